@@ -1,0 +1,1 @@
+"""The machine: tailer, worker, publisher, fetcher and their composition."""

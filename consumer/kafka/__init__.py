@@ -1,0 +1,1 @@
+"""Kafka: topics, the guarded transactional producer, readers and membership."""

@@ -1,0 +1,1 @@
+"""From decisions to topics: the event envelope and the lane publisher."""

@@ -1,0 +1,1 @@
+"""Postgres: schema, named queries, and the row types."""

@@ -1,0 +1,1 @@
+"""From the relay's socket to chive.firehose: subscription, relevance, the tailer's loop."""

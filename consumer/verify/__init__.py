@@ -1,0 +1,1 @@
+"""Verification of frames, commits, trees and proofs.  Pure: no I/O, no asyncio."""

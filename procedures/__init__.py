@@ -1,0 +1,1 @@
+"""The published vocabulary: syntax, lexicon contracts, control messages, operations."""

@@ -1,0 +1,1 @@
+"""A signed network in memory: accounts, repositories, commits with full proofs, frames."""
