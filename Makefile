@@ -1,0 +1,57 @@
+# Everything runs from a bare checkout: each target makes the virtual environment it needs.
+# Needed on the machine: Python >= 3.11, Node >= 20, a C++ compiler and make.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+FOR    ?=
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test test-unit check format bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=/path/to/it")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+setup: $(STAMP) ## make the virtual environment with the pinned dependencies
+
+run: $(STAMP) ## run the consumer with the embedded Kafka and PostgreSQL (ARGS="--relay URL")
+	$(BIN)/python -m consumer run $(ARGS)
+
+demo: $(STAMP) ## the main job on a real network on loopback; FOR=45 ends by itself and compares
+	$(BIN)/python -m demo $(if $(FOR),--for $(FOR)) $(ARGS)
+
+test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS
+	$(BIN)/pytest $(ARGS)
+
+test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
+	$(BIN)/pytest tests/unit tests/property $(ARGS)
+
+check: $(STAMP) ## lint, format, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code, apply safe lint fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## the benchmark: one table, also as JSON (ARGS="--help" for more)
+	$(BIN)/python -m bench $(ARGS)
+
+lock: ## pin what pyproject.toml asks for into requirements.txt
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet '.[dev]'
+	$(VENV)-lock/bin/pip freeze --exclude chive-firehose > requirements.txt
+	rm -rf $(VENV)-lock build
+
+clean: ## remove what the targets made: the environment, the embedded data, caches
+	rm -rf $(VENV) .chive .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
