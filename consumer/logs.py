@@ -1,0 +1,169 @@
+"""Structured logs on standard error: JSON for machines, a console form for people.
+
+Modules ask ``structlog.get_logger()`` and log a short event name with fields.  Libraries that
+use the standard ``logging`` (aiokafka, uvicorn, asyncio) come out in the same form.
+
+Much of what is logged was written by strangers.  No character of it reaches the terminal or
+the log file as a control character: whatever is not printable is shown as an escape, and long
+texts are cut.  Only our own tracebacks keep their line breaks.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from consumer.settings import LogSettings
+
+MAX_TEXT = 2_000
+_MULTILINE = frozenset({"exception", "stack"})
+
+# Libraries that say at INFO what is of no use to an operator, and at DEBUG every frame.
+_QUIET = ("aiokafka", "kafka", "httpx", "httpcore", "websockets", "uvicorn", "asyncio", "psycopg")
+
+
+def escape(text: str, *, keep: str = "") -> str:
+    """Return ``text`` with every unprintable character but those in ``keep`` as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _harmless(value: object) -> object:
+    match value:
+        case str():
+            cut = value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}… ({len(value)} chars)"
+            return escape(cut)
+        case bool() | int() | float() | None:
+            return value
+        case dict():
+            return {escape(str(k)): _harmless(v) for k, v in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_harmless(v) for v in value]
+        case bytes():
+            return _harmless(value.hex())
+        case _:
+            return _harmless(str(value))
+
+
+def _escape_fields(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if key in _MULTILINE and isinstance(value, str):
+            event[key] = escape(value, keep="\n\t")
+        elif not key.startswith("_"):
+            event[key] = _harmless(value)
+    return event
+
+
+def _json(event: object, **_: object) -> str:
+    return orjson.dumps(event).decode()
+
+
+def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
+    if settings.format == "json" or (settings.format == "auto" and not stream.isatty()):
+        return structlog.processors.JSONRenderer(serializer=_json)
+    return structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Send all logs of this process to ``stream`` (standard error) as ``settings`` say."""
+    stream = stream or sys.stderr
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _escape_fields,
+    ]
+    renderer = _renderer(settings, stream)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    _route_libraries(shared, renderer, stream, level)
+
+
+def _route_libraries(
+    shared: list[Processor], renderer: Processor, stream: TextIO, level: int
+) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+    for name in _QUIET:
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+        library.setLevel(logging.INFO if level == logging.DEBUG else max(level, logging.WARNING))
+
+
+class Outage:
+    """Says calmly that something is away: at once, then rarely, and once when it is back.
+
+    One per thing that can be away.  ``clock`` returns seconds and only moves forward.
+    """
+
+    def __init__(
+        self,
+        log: FilteringBoundLogger,
+        what: str,
+        *,
+        every: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._what = what
+        self._every = every
+        self._clock = clock
+        self._began: float | None = None
+        self._said = 0.0
+        self.attempts = 0
+
+    def again(self, error: object, **fields: object) -> None:
+        """Note one more failed attempt; log it if it is the first, or the last word is old."""
+        now = self._clock()
+        self.attempts += 1
+        if self._began is None:
+            self._began = now
+        elif now - self._said < self._every:
+            return
+        self._said = now
+        away = round(now - self._began)
+        self._log.warning(
+            f"{self._what}_unreachable",
+            error=str(error),
+            attempts=self.attempts,
+            away=away,
+            **fields,
+        )
+
+    def over(self, **fields: object) -> None:
+        """Note that it answers; log it if it was away."""
+        if self._began is None:
+            return
+        away = round(self._clock() - self._began)
+        self._log.info(f"{self._what}_back", attempts=self.attempts, away=away, **fields)
+        self._began, self.attempts = None, 0

@@ -1,0 +1,118 @@
+"""Logs: both forms, hostile text, library logs, and calm outages."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from consumer import logs
+from consumer.settings import LogSettings
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def configured(form: str, level: str = "info") -> io.StringIO:
+    stream = io.StringIO()
+    logs.configure(LogSettings.model_validate({"format": form, "level": level}), stream)
+    return stream
+
+
+HOSTILE = "a\x1b[31mred\x07\r\nfake line\x9b2J\u202eevil\x7f\ud800"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_control_characters_never_reach_the_stream(form: str) -> None:
+    stream = configured(form)
+    structlog.get_logger().info("refused", detail=HOSTILE, nested={"k\x1b": [HOSTILE]})
+    logging.getLogger("aiokafka").error("bad %s", HOSTILE)
+    text = stream.getvalue()
+    assert len(text.splitlines()) == 2
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+    assert "red" in text
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_keeps_its_lines_but_not_the_escapes_of_a_message(form: str) -> None:
+    stream = configured(form)
+    try:
+        int(HOSTILE)
+    except ValueError:
+        structlog.get_logger().exception("root_failed", detail=HOSTILE)
+    text = stream.getvalue()
+    assert "Traceback" in text
+    assert "\x1b" not in text
+    assert "\x9b" not in text
+
+
+def test_json_has_level_time_and_fields() -> None:
+    stream = configured("json")
+    structlog.get_logger().warning("lane_lost", lane=3, raw=b"\x00\xff")
+    entry = json.loads(stream.getvalue())
+    assert entry["event"] == "lane_lost"
+    assert entry["level"] == "warning"
+    assert entry["lane"] == 3
+    assert entry["raw"] == "00ff"
+    assert entry["timestamp"].endswith("Z")
+
+
+def test_auto_is_json_when_nobody_looks() -> None:
+    stream = configured("auto")
+    structlog.get_logger().info("started")
+    assert json.loads(stream.getvalue())["event"] == "started"
+
+
+def test_level_filters_ours_and_the_libraries() -> None:
+    stream = configured("json", "warning")
+    structlog.get_logger().info("quiet")
+    logging.getLogger("some.library").info("quiet")
+    assert stream.getvalue() == ""
+
+
+def test_library_logs_have_the_same_form() -> None:
+    stream = configured("json")
+    logging.getLogger("aiokafka.conn").warning("no broker at %s", "x:1")
+    logging.getLogger("aiokafka.conn").info("chatter")
+    (line,) = stream.getvalue().splitlines()
+    entry = json.loads(line)
+    assert entry["event"] == "no broker at x:1"
+    assert entry["logger"] == "aiokafka.conn"
+    assert entry["level"] == "warning"
+
+
+def test_long_texts_are_cut() -> None:
+    stream = configured("json")
+    structlog.get_logger().info("x", detail="y" * 100_000)
+    assert len(stream.getvalue()) < logs.MAX_TEXT + 300
+
+
+def test_an_outage_is_said_at_once_then_rarely_then_its_end() -> None:
+    now = [0.0]
+    with capture_logs() as entries:
+        outage = logs.Outage(structlog.get_logger(), "relay", every=60, clock=lambda: now[0])
+        for second in range(0, 130, 10):
+            now[0] = second
+            outage.again("no route")
+        outage.over(url="wss://x")
+        outage.over()
+    assert [(e["event"], e["away"]) for e in entries] == [
+        ("relay_unreachable", 0),
+        ("relay_unreachable", 60),
+        ("relay_unreachable", 120),
+        ("relay_back", 120),
+    ]
+    assert entries[-1]["attempts"] == 13
