@@ -1,0 +1,173 @@
+"""The database of one deployment: pool, sessions, transactions.
+
+Contract
+- ``transaction()`` is the only way to write.  What its block raises rolls back; psycopg's
+  errors leave it as ``Transient`` or ``Fatal``; ``CommitUnknown`` (a ``Transient``) means that
+  COMMIT was sent and nobody knows its outcome.
+- Every session has ``search_path`` set to the deployment's schema, and both
+  ``idle_in_transaction_session_timeout`` and ``transaction_timeout``: an owner that freezes in
+  mid-transaction loses its locks after so long.  That needs PostgreSQL 17.
+- ``synchronous_commit`` stays on: what was answered must survive the server's crash, since the
+  publisher's markers in Kafka are compared with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool
+
+from consumer.errors import Fatal
+from consumer.settings import PostgresSettings
+from consumer.store.errors import CommitUnknown, translate_commit, translated
+from consumer.store.schema import migrate, migrations, schema_of
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+_MIN_SERVER = 170000
+_CONNECT_TIMEOUT = 10
+# The pool gives up an attempt to reconnect after so long; the next caller starts a new one.
+_RECONNECT_TIMEOUT = 2
+# The server's own bounds fire first; these only notice a server that has vanished.
+_GRACE = 5.0
+
+_SESSION = """
+SELECT set_config('search_path', %(schema)s, false),
+       set_config('idle_in_transaction_session_timeout', %(timeout)s, false),
+       set_config('transaction_timeout', %(timeout)s, false),
+       set_config('synchronous_commit', 'on', false),
+       set_config('jit', 'off', false)
+"""
+
+
+def _dsn(settings: PostgresSettings) -> str:
+    if settings.dsn is None:
+        raise Fatal("postgres.dsn is not set")
+    try:
+        return make_conninfo(
+            settings.dsn.get_secret_value(),
+            connect_timeout=_CONNECT_TIMEOUT,
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=int((settings.transaction_timeout + _GRACE) * 1000),
+        )
+    except psycopg.ProgrammingError as error:
+        raise Fatal(f"postgres.dsn is not a connection string: {error}") from error
+
+
+class Database:
+    """A pool of sessions on one deployment's schema."""
+
+    def __init__(self, settings: PostgresSettings, prefix: str) -> None:
+        self.schema = schema_of(prefix)
+        self._dsn = _dsn(settings)
+        self._timeout = settings.transaction_timeout
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            self._dsn,
+            min_size=1,
+            max_size=settings.pool_size,
+            open=False,
+            configure=self._configure,
+            timeout=_CONNECT_TIMEOUT + _GRACE,
+            check=AsyncConnectionPool.check_connection,
+            reconnect_timeout=_RECONNECT_TIMEOUT,
+            name=self.schema,
+        )
+
+    async def open(self) -> None:
+        """Connect, bring the tables up to date, start the pool.  Raises Transient or Fatal."""
+        with translated():
+            async with await self._connect() as connection:
+                _require_version(connection.info.server_version)
+                await connection.execute("SET transaction_timeout = 0")
+                await migrate(connection, self.schema, migrations())
+            await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life.  Raises Transient."""
+        async with self.transaction() as connection:
+            await connection.execute("SELECT 1")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Open a transaction that commits when the block ends, and rolls back when it raises."""
+        with translated():
+            connection = await self._pool.getconn()
+            try:
+                async with _undone_on_error(connection), asyncio.timeout(self._timeout + _GRACE):
+                    yield connection
+                await _commit(connection, self._timeout + _GRACE)
+            finally:
+                await self._pool.putconn(connection)
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncIterator[AsyncIterator[None]]:
+        """Listen on this deployment's ``channel``: an endless iterator of wake-ups."""
+        with translated():
+            async with await self._connect() as connection:
+                name = psycopg.sql.Identifier(f"{self.schema}_{channel}")
+                await connection.execute(psycopg.sql.SQL("LISTEN {}").format(name))
+                yield _wakeups(connection)
+
+    async def _connect(self) -> Connection:
+        connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+        await self._configure(connection)
+        return connection
+
+    async def _configure(self, connection: Connection) -> None:
+        milliseconds = str(int(self._timeout * 1000))
+        await connection.execute(_SESSION, {"schema": self.schema, "timeout": milliseconds})
+        if not connection.autocommit:
+            await connection.commit()
+
+
+def _require_version(version: int) -> None:
+    if version < _MIN_SERVER:
+        raise Fatal(f"PostgreSQL 17 or newer is needed, the server is {version // 10000}")
+
+
+async def _wakeups(connection: Connection) -> AsyncIterator[None]:
+    with translated():
+        async for _ in connection.notifies():
+            yield
+
+
+@asynccontextmanager
+async def _undone_on_error(connection: Connection) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        await _rollback(connection)
+        raise
+
+
+async def _rollback(connection: Connection) -> None:
+    try:
+        await connection.rollback()
+    except psycopg.Error:
+        await connection.close()  # the server rolls back what it can no longer be told about
+
+
+async def _commit(connection: Connection, bound: float) -> None:
+    """Commit; the outcome of a COMMIT that was sent and not answered is unknown."""
+    if connection.info.transaction_status == TransactionStatus.INERROR:
+        await _rollback(connection)
+        raise Fatal("a failed statement was passed over inside a transaction")
+    try:
+        async with asyncio.timeout(bound):
+            await connection.commit()
+    except psycopg.Error as error:
+        raise translate_commit(error) from error
+    except TimeoutError as error:
+        await connection.close()
+        raise CommitUnknown("PostgreSQL: COMMIT was not answered in time") from error

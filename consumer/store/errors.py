@@ -1,0 +1,55 @@
+"""Translation of psycopg's errors into ``Transient`` and ``Fatal``.
+
+What the server says is judged by its SQLSTATE (PostgreSQL manual, appendix A), what the
+client says by its class.  Anything that waiting can cure is ``Transient``; a statement that
+the server will never accept (syntax, constraint, type, permission) is ours: ``Fatal``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from consumer.errors import Fatal, Transient
+
+# Connections, rollbacks, resources, locks, operator intervention, system errors.
+_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
+# Of class 25 only the two time-outs that bound a frozen transaction.
+_TRANSIENT_STATES = frozenset({"25P03", "25P04"})
+# A COMMIT answered with one of these classes certainly did not happen.
+_ROLLED_BACK_CLASSES = frozenset({"23", "40"})
+
+
+class CommitUnknown(Transient):
+    """COMMIT was sent and its outcome is not known: re-read before deciding anything."""
+
+
+def translate(error: psycopg.Error) -> Transient | Fatal:
+    """Return the project's error for a psycopg error."""
+    state = error.sqlstate
+    text = f"PostgreSQL: {type(error).__name__}: {error}".strip()
+    if state is not None:
+        waits = state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES
+    else:
+        waits = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return Transient(text) if waits else Fatal(text)
+
+
+def translate_commit(error: psycopg.Error) -> Transient | Fatal:
+    """Return the project's error for a psycopg error raised by COMMIT itself."""
+    if error.sqlstate is not None and error.sqlstate[:2] in _ROLLED_BACK_CLASSES:
+        return translate(error)
+    return CommitUnknown(f"PostgreSQL: COMMIT: {type(error).__name__}: {error}".strip())
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Translate psycopg errors and time-outs raised in the block."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from error
+    except TimeoutError as error:
+        raise Transient("PostgreSQL: no answer in time") from error

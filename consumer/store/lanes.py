@@ -1,0 +1,115 @@
+"""Lanes: who owns one, and how far it has got.
+
+``token`` proves ownership.  Claiming replaces the token that was seen; every later write of
+the owner names the token and the positions it believes in, and finds no row when somebody
+else has claimed meanwhile.  The nil token means: released in good order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from uuid import UUID, uuid4
+
+from consumer.store.database import Connection
+
+RELEASED = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One row of ``lanes``; offsets are the next to be read."""
+
+    lane: int
+    token: UUID
+    firehose_offset: int = 0
+    backfill_offset: int = 0
+    control_offset: int = 0
+    session: int = 0
+    last_seq: int = 0
+    last_out_seq: int = 0
+    stalls: int = 0
+    scope: bytes | None = None
+
+
+_COLUMNS = ", ".join(field.name for field in fields(Lane))
+
+_READ = f"SELECT {_COLUMNS} FROM lanes WHERE lane = %s"  # noqa: S608 — names of a dataclass
+_CREATE = "INSERT INTO lanes (lane, token) VALUES (%s, %s) ON CONFLICT (lane) DO NOTHING"
+_CLAIM = f"UPDATE lanes SET token = %s WHERE lane = %s AND token = %s RETURNING {_COLUMNS}"  # noqa: S608
+_RELEASE = "UPDATE lanes SET token = %s WHERE lane = %s AND token = %s"
+_STALLS = "UPDATE lanes SET stalls = %s WHERE lane = %s AND token = %s"
+
+_ADVANCE = """
+UPDATE lanes SET
+    firehose_offset = %(firehose_offset)s,
+    backfill_offset = %(backfill_offset)s,
+    control_offset = %(control_offset)s,
+    session = %(session)s,
+    last_seq = %(last_seq)s,
+    last_out_seq = %(last_out_seq)s,
+    stalls = %(stalls)s,
+    scope = %(scope)s
+WHERE lane = %(lane)s AND token = %(token)s
+  AND firehose_offset = %(seen_firehose_offset)s
+  AND backfill_offset = %(seen_backfill_offset)s
+  AND control_offset = %(seen_control_offset)s
+  AND last_out_seq = %(seen_last_out_seq)s
+"""
+
+_GUARD = """
+SELECT 1 FROM lanes
+WHERE lane = %(lane)s AND token = %(token)s
+  AND firehose_offset = %(firehose_offset)s
+  AND backfill_offset = %(backfill_offset)s
+  AND control_offset = %(control_offset)s
+  AND last_out_seq = %(last_out_seq)s
+FOR UPDATE
+"""
+
+
+def _values(lane: Lane) -> dict[str, object]:
+    return {field.name: getattr(lane, field.name) for field in fields(Lane)}
+
+
+async def read(connection: Connection, lane: int) -> Lane | None:
+    """Return the lane's row, None before its first claim."""
+    row = await (await connection.execute(_READ, [lane])).fetchone()
+    return Lane(*row) if row else None
+
+
+async def claim(connection: Connection, lane: int, seen: UUID) -> Lane | None:
+    """Replace the token ``seen`` by a new one; None when somebody else was quicker."""
+    row = await (await connection.execute(_CLAIM, [uuid4(), lane, seen])).fetchone()
+    return Lane(*row) if row else None
+
+
+async def create(connection: Connection, lane: int) -> None:
+    """Make the row of a lane that nobody has owned yet."""
+    await connection.execute(_CREATE, [lane, RELEASED])
+
+
+async def release(connection: Connection, lane: Lane) -> None:
+    """Give the lane up in good order; nothing happens when it was lost already."""
+    await connection.execute(_RELEASE, [RELEASED, lane.lane, lane.token])
+
+
+async def set_stalls(connection: Connection, lane: Lane, stalls: int) -> bool:
+    """Write the count of stalls outside of a batch; False when the lane was lost."""
+    cursor = await connection.execute(_STALLS, [stalls, lane.lane, lane.token])
+    return cursor.rowcount == 1
+
+
+async def guard(connection: Connection, seen: Lane) -> bool:
+    """Lock the lane's row; False when the token or a position is not the one ``seen``.
+
+    The first statement of every batch: nothing is read or decided before it.
+    """
+    cursor = await connection.execute(_GUARD, _values(seen))
+    return cursor.rowcount == 1
+
+
+async def advance(connection: Connection, seen: Lane, new: Lane) -> bool:
+    """Move the lane from ``seen`` to ``new``; False when it is not the caller's any more."""
+    expected = {f"seen_{name}": value for name, value in _values(seen).items()}
+    cursor = await connection.execute(_ADVANCE, _values(new) | expected)
+    return cursor.rowcount == 1
