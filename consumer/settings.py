@@ -10,12 +10,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from consumer.scope import History, Repos
+from consumer.setting_types import (
+    Bytes,
+    Count,
+    Did,
+    Dsn,
+    ExistingFile,
+    HostPort,
+    HttpOrigin,
+    Patterns,
+    RelayUrl,
+    Seconds,
+    Servers,
+)
 
-Seconds = Annotated[float, Field(gt=0)]
-Bytes = Annotated[int, Field(gt=0)]
+# The largest message on any topic is 8 MiB; a frame leaves room for its headers.
+_MAX_FRAME = 8 * 1024 * 1024 - 64 * 1024
 
 
 class Section(BaseModel):
@@ -27,7 +40,7 @@ class Section(BaseModel):
 class RelaySettings(Section):
     """Where the firehose comes from, and how much of it is kept."""
 
-    url: str = "wss://bsky.network"
+    url: RelayUrl = "wss://bsky.network"
     forward: Literal["relevant", "all"] = "relevant"
     silence: Seconds = 30.0  # no frame and no pong for so long: the socket is half-open
     start: Literal["live", "oldest"] = "live"  # where to begin without a cursor
@@ -36,7 +49,7 @@ class RelaySettings(Section):
 class IdentitySettings(Section):
     """How DIDs are resolved."""
 
-    plc_url: str = "https://plc.directory"
+    plc_url: HttpOrigin = "https://plc.directory"
     timeout: Seconds = 10.0
     document_limit: Bytes = 512 * 1024
     refresh_interval: Seconds = 60.0  # at most one forced refresh of a DID in so long
@@ -46,13 +59,13 @@ class NetworkSettings(Section):
     """The guard on outgoing requests."""
 
     allow_loopback: bool = False
-    requests_per_host: Annotated[int, Field(gt=0)] = 4
+    requests_per_host: Count = 4
 
 
 class KafkaSettings(Section):
     """The Kafka cluster; without ``bootstrap_servers`` the embedded one is started."""
 
-    bootstrap_servers: str | None = None
+    bootstrap_servers: Servers | None = None
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "chive."
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
@@ -60,15 +73,25 @@ class KafkaSettings(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    ssl_ca_file: Path | None = None
-    transaction_timeout: Seconds = 60.0
+    ssl_ca_file: ExistingFile | None = None
+    transaction_timeout: Annotated[Seconds, Field(le=900)] = 60.0  # the broker's own maximum
     request_timeout: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _credentials_match_the_protocol(self) -> KafkaSettings:
+        if self.security_protocol.startswith("SASL") and not (
+            self.sasl_username and self.sasl_password
+        ):
+            raise ValueError(
+                f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
+            )
+        return self
 
 
 class PostgresSettings(Section):
     """The PostgreSQL database; without ``dsn`` the embedded one is started."""
 
-    dsn: SecretStr | None = None
+    dsn: Dsn | None = None
     pool_size: Annotated[int, Field(ge=2, le=100)] = 12
     transaction_timeout: Seconds = 60.0
 
@@ -77,39 +100,45 @@ class ScopeSettings(Section):
     """Which repositories and collections are wanted."""
 
     repos: Repos = Repos.COLLECTIONS
-    collections: tuple[str, ...] = (
+    collections: Patterns = (
         "pub.chive.*",
         "network.cosmik.*",
         "at.margin.*",
         "site.standard.*",
     )
-    dids: tuple[str, ...] = ()
+    dids: tuple[Did, ...] = ()
     history: History = History.FULL
 
 
 class LimitSettings(Section):
     """Upper bounds on what the network may send."""
 
-    frame: Bytes = 5_000_000
+    frame: Annotated[Bytes, Field(le=_MAX_FRAME)] = 5_000_000
     commit_blocks: Bytes = 2_000_000
     sync_blocks: Bytes = 10_000
-    ops: Annotated[int, Field(gt=0)] = 200
+    ops: Count = 200
     record: Bytes = 1_048_576
     rev_ahead: Seconds = 300.0
-    parked_frames: Annotated[int, Field(gt=0)] = 2_048
+    parked_frames: Count = 2_048
+
+    @model_validator(mode="after")
+    def _parts_fit_the_whole(self) -> LimitSettings:
+        if self.commit_blocks > self.frame:
+            raise ValueError("commit_blocks is larger than frame")
+        return self
 
 
 class WorkerSettings(Section):
     """Batching of the worker."""
 
-    batch_frames: Annotated[int, Field(gt=0)] = 400
+    batch_frames: Count = 400
     batch_bytes: Bytes = 8 * 1024 * 1024
 
 
 class HttpSettings(Section):
     """The health and metrics server of each process; port 0 takes a free one."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     ready_lag: Seconds = 300.0
 
@@ -117,9 +146,9 @@ class HttpSettings(Section):
 class GatewaySettings(Section):
     """The XRPC gateway."""
 
-    bind: str = "127.0.0.1:8480"
-    service_did: str | None = None
-    admins: tuple[str, ...] = ()
+    bind: HostPort = "127.0.0.1:8480"
+    service_did: Did | None = None
+    admins: tuple[Did, ...] = ()
 
 
 class LogSettings(Section):

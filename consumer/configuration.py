@@ -1,0 +1,225 @@
+"""From the outside world to ``Settings`` and back: sources, their errors, and the masked dump.
+
+Order: built-in defaults < TOML file < ``CHIVE_*`` variables < command line.  The file is the
+one named by ``--config`` or ``CHIVE_CONFIG``, else ``./chive.toml`` if there is one.  An empty
+variable counts as not set; lists are comma separated.
+
+Whatever cannot be right raises ``BadSettings`` with one line per mistake, each naming the key
+as its author wrote it, and for an unknown key the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from consumer.errors import Fatal
+from consumer.logs import escape
+from consumer.settings import Section, Settings
+
+PREFIX = "CHIVE_"
+CONFIG_VARIABLE = "CHIVE_CONFIG"
+DEFAULT_FILE = Path("chive.toml")
+# Variables that mean something to the project without being settings.
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "CHIVE_VECTORS"})
+NOT_SETTINGS_PREFIXES = ("CHIVE_TEST_", "CHIVE_BENCH_", "CHIVE_DEMO_")
+_MASK = "***"
+_MAX_QUOTE = 80
+
+Key = tuple[str, ...]  # ("relay", "url")
+
+
+class BadSettings(Fatal):
+    """Settings that cannot be right; ``lines`` has one sentence per mistake."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
+def paths(model: type[Section] = Settings, above: Key = ()) -> Iterator[Key]:
+    """Yield the path of every single setting, in the order of the models."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from paths(field.annotation, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def variable(path: Key) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + "__".join(path).upper()
+
+
+def _nearest(name: str, valid: Iterable[str]) -> str:
+    def likeness(candidate: str) -> float:
+        return difflib.SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
+
+    return max(valid, key=likeness)
+
+
+class _Environment(EnvSettingsSource):
+    """``CHIVE_*`` variables; what pydantic calls complex is a comma-separated list here."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002  # pydantic-settings calls it so
+        return [part.strip() for part in str(value).split(",") if part.strip()]
+
+
+def _combine(overrides: Mapping[str, Any], file: Mapping[str, Any]) -> Settings:
+    class Sources(Settings, BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # replaced by our own
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # not a source of ours
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # nor this
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            in_file = InitSettingsSource(settings_cls, init_kwargs=dict(file))
+            return (init_settings, _Environment(settings_cls), in_file)
+
+    loaded = Sources(**overrides)
+    return Settings(**{name: getattr(loaded, name) for name in Settings.model_fields})
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = {variable(path) for path in paths()}
+    return [
+        f"{escape(name)}: unknown variable; did you mean {_nearest(name, known | NOT_SETTINGS)}?"
+        for name in sorted(environ)
+        if name.upper().startswith(PREFIX)
+        and name.upper() not in known | NOT_SETTINGS
+        and not name.startswith(NOT_SETTINGS_PREFIXES)
+    ]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSettings(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path}: not TOML: {error}") from None
+
+
+def _setting_of(error: ErrorDetails) -> Key:
+    """Return the path of the setting (list items belong to their list)."""
+    return tuple(part for part in error["loc"] if isinstance(part, str))[:2]
+
+
+def _is_secret(path: Key) -> bool:
+    return path in {("postgres", "dsn"), ("kafka", "sasl_password")}
+
+
+def _sentence(error: ErrorDetails, name: str) -> str:
+    path = _setting_of(error)
+    if error["type"] == "extra_forbidden":
+        names = [".".join(p) for p in paths()]
+        return f"{name}: unknown key; did you mean {_nearest('.'.join(path), names)}?"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] != "value_error" and not _is_secret(path):
+        message += f", not {str(error['input'])[:_MAX_QUOTE]!r}"
+    return escape(f"{name}: {message}")
+
+
+def _check_file(data: Mapping[str, Any], file: Path) -> None:
+    """Refuse unknown keys and wrong types in the file: TOML has types, so no text for numbers.
+
+    Rules that span several settings wait until all sources are combined.
+    """
+    try:
+        Settings.model_validate_json(orjson.dumps(data, default=str), strict=True)
+    except ValidationError as invalid:
+        lines = [
+            _sentence(error, f"{escape('.'.join(_setting_of(error)))} in {file}")
+            for error in invalid.errors()
+            if not (error["type"] == "value_error" and len(error["loc"]) <= 1)
+        ]
+        if lines:
+            raise BadSettings(*lines) from None
+
+
+def _author(path: Key, environ: Mapping[str, str], file: Path | None) -> str:
+    """Name the setting as whoever set it wrote it."""
+    if environ.get(variable(path)):
+        return variable(path)
+    return ".".join(path) + (f" in {file}" if file else "")
+
+
+def _chosen_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if file is not None:
+        return file
+    if named := environ.get(CONFIG_VARIABLE):
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the effective settings of this process.
+
+    ``overrides`` is nested like the models and comes from the command line.  Raises
+    ``BadSettings``.
+    """
+    if unknown := _unknown_variables(os.environ):
+        raise BadSettings(*unknown)
+    file = _chosen_file(file, os.environ)
+    data = _read_file(file) if file else {}
+    if file:
+        _check_file(data, file)
+    try:
+        return _combine(overrides or {}, data)
+    except ValidationError as invalid:
+        raise BadSettings(
+            *(_sentence(e, _author(_setting_of(e), os.environ, file)) for e in invalid.errors())
+        ) from None
+
+
+def _masked_dsn(dsn: str) -> str:
+    secret = ("password", "sslpassword")
+    parts = conninfo_to_dict(dsn)
+    return make_conninfo("", **{k: _MASK if k in secret else v for k, v in parts.items()})
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case Section():
+            return {name: _masked(getattr(value, name)) for name in type(value).model_fields}
+        case SecretStr():
+            return _MASK
+        case tuple():
+            return [_masked(item) for item in value]
+        case Path():
+            return str(value)
+        case _:
+            return value
+
+
+def dump(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain nested values, secrets masked, in the order of the models."""
+    plain: dict[str, Any] = _masked(settings)
+    if settings.postgres.dsn is not None:
+        plain["postgres"]["dsn"] = _masked_dsn(settings.postgres.dsn.get_secret_value())
+    return plain

@@ -1,0 +1,140 @@
+"""The checked types of single settings: each refuses impossible values in one clear phrase.  Pure.
+
+Validators return the value in its one normal form; their errors never quote secrets.
+NSIDs, DIDs and patterns follow https://atproto.com/specs/nsid and https://atproto.com/specs/did.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AfterValidator, Field, SecretStr
+
+from consumer.scope import EVERYTHING
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+_SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_SEGMENT = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_AUTHORITY = rf"(?![0-9]){_SEGMENT}(?:\.{_SEGMENT})*"
+_NSID = re.compile(rf"(?![0-9]){_SEGMENT}(?:\.{_SEGMENT})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
+_WILDCARD = re.compile(rf"{_AUTHORITY}\.\*")
+_DID = re.compile(r"did:(?:plc:[a-z2-7]{24}|web:[a-zA-Z0-9.-]+(?:%3A[0-9]{1,5})?)")
+_MAX_NSID = 317
+
+
+def pattern(text: str) -> str:
+    """Return ``text`` if it is a collection NSID, a wildcard over whole segments, or ``*``."""
+    if text == EVERYTHING or (
+        len(text) <= _MAX_NSID and (_NSID.fullmatch(text) or _WILDCARD.fullmatch(text))
+    ):
+        return text
+    if "*" in text and not text.endswith(".*"):
+        raise ValueError(f"'{text}' is not a pattern: a wildcard is a whole last segment ('a.b.*')")
+    raise ValueError(f"'{text}' is neither a collection NSID nor a pattern such as 'pub.chive.*'")
+
+
+def patterns(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return at least one pattern."""
+    if not given:
+        raise ValueError("no collection is wanted; '*' wants every one")
+    return given
+
+
+def did(text: str) -> str:
+    """Return ``text`` if it is a did:plc or did:web."""
+    if not _DID.fullmatch(text):
+        raise ValueError(f"'{text}' is not a did:plc or did:web")
+    return text
+
+
+def _split_url(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    if not url.hostname:
+        raise ValueError("not a URL: no host")
+    if url.username is not None or url.password is not None:
+        raise ValueError("credentials in a URL are refused")
+    if url.query or url.fragment:
+        raise ValueError("a URL with a query or fragment has no meaning here")
+    return url
+
+
+def relay_url(text: str) -> str:
+    """Return the relay's origin as ``ws(s)://host[:port]``; the XRPC path may be given too."""
+    url = _split_url(text)
+    scheme = {"wss": "wss", "https": "wss", "ws": "ws", "http": "ws"}.get(url.scheme)
+    if scheme is None:
+        raise ValueError("a relay's URL starts with wss:// or ws://")
+    if url.path.rstrip("/") not in ("", _SUBSCRIBE):
+        raise ValueError("a relay's URL has no path: only scheme, host and port")
+    return f"{scheme}://{url.netloc.lower()}"
+
+
+def http_origin(text: str) -> str:
+    """Return ``https://host[:port]``; plain http is accepted for loopback only."""
+    url = _split_url(text)
+    if url.scheme not in ("https", "http"):
+        raise ValueError("the URL starts with https://")
+    if url.scheme == "http" and url.hostname not in _LOOPBACK:
+        raise ValueError("plain http is accepted for loopback only")
+    if url.path not in ("", "/"):
+        raise ValueError("the URL has no path: only scheme, host and port")
+    return f"{url.scheme}://{url.netloc.lower()}"
+
+
+def host_port(text: str) -> str:
+    """Return ``text`` if it is ``host:port``."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and 0 <= int(port) <= 65535):  # noqa: PLR2004  # the last port
+        raise ValueError(f"'{text}' is not host:port")
+    if "/" in host or "@" in host or any(c.isspace() for c in host):
+        raise ValueError(f"'{text}' is not host:port")
+    return text
+
+
+def servers(text: str) -> str:
+    """Return a comma-separated list of ``host:port`` without blanks."""
+    return ",".join(host_port(part.strip()) for part in text.split(","))
+
+
+def dsn(secret: SecretStr) -> SecretStr:
+    """Return a PostgreSQL connection string that libpq can read."""
+    text = secret.get_secret_value()
+    if "://" in text and not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("the connection string starts with postgresql://")
+    try:
+        conninfo_to_dict(text)
+    except (ProgrammingError, UnicodeError):
+        # libpq quotes the string in its message, and with it the password.
+        raise ValueError("not a PostgreSQL connection string") from None
+    return secret
+
+
+def existing_file(path: Path) -> Path:
+    """Return ``path`` if a readable file is there."""
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    return path
+
+
+Pattern = Annotated[str, AfterValidator(pattern)]
+Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
+Did = Annotated[str, AfterValidator(did)]
+RelayUrl = Annotated[str, AfterValidator(relay_url)]
+HttpOrigin = Annotated[str, AfterValidator(http_origin)]
+HostPort = Annotated[str, AfterValidator(host_port)]
+Servers = Annotated[str, AfterValidator(servers)]
+Dsn = Annotated[SecretStr, AfterValidator(dsn)]
+ExistingFile = Annotated[Path, AfterValidator(existing_file)]

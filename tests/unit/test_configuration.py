@@ -1,0 +1,192 @@
+"""Sources of settings: their order, their mistakes, and the masked dump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consumer.configuration import BadSettings, dump, load
+from consumer.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("CHIVE_VECTORS", "CHIVE_CONFIG", "CHIVE_LOG__LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def mistakes(file: Path | None = None) -> list[str]:
+    with pytest.raises(BadSettings) as caught:
+        load(file)
+    return list(caught.value.lines)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert load() == Settings()
+
+
+def test_file_then_environment_then_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = '[relay]\nurl = "wss://file"\nforward = "all"\nsilence = 5\n[scope]\ndids = []\n'
+    written(tmp_path / "chive.toml", file)
+    assert load().relay.url == "wss://file"
+    monkeypatch.setenv("CHIVE_RELAY__URL", "wss://variable")
+    assert load().relay.url == "wss://variable"
+    settings = load(overrides={"relay": {"url": "wss://flag"}})
+    assert settings.relay.url == "wss://flag"
+    assert settings.relay.forward == "all"
+    assert settings.relay.silence == 5.0
+
+
+def test_which_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written(tmp_path / "chive.toml", 'data_dir = "a"')
+    named = written(tmp_path / "named.toml", 'data_dir = "b"')
+    flag = written(tmp_path / "flag.toml", 'data_dir = "c"')
+    assert load().data_dir == Path("a")
+    monkeypatch.setenv("CHIVE_CONFIG", str(named))
+    assert load().data_dir == Path("b")
+    assert load(flag).data_dir == Path("c")
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path / "gone.toml")
+    assert "gone.toml: cannot be read" in line
+
+
+def test_what_is_not_toml(tmp_path: Path) -> None:
+    (line,) = mistakes(written(tmp_path / "x.toml", "[relay\nurl=1"))
+    assert "x.toml: not TOML" in line
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIVE_SCOPE__COLLECTIONS", "app.bsky.feed.*, pub.chive.*,")
+    assert load().scope.collections == ("app.bsky.feed.*", "pub.chive.*")
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAFKA__BOOTSTRAP_SERVERS", "SCOPE__COLLECTIONS", "HTTP__PORT", "CONFIG"):
+        monkeypatch.setenv(f"CHIVE_{name}", "")
+    assert load() == Settings()
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIVE_VECTORS", "/somewhere")
+    monkeypatch.setenv("CHIVE_TEST_ANYTHING", "1")
+    assert load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("CHIVE_RELAY_URL", "CHIVE_RELAY__URL"),
+        ("CHIVE_KAFKA__PARTITONS", "CHIVE_KAFKA__PARTITIONS"),
+        ("CHIVE_DATADIR", "CHIVE_DATA_DIR"),
+        ("CHIVE_CONFIGS", "CHIVE_CONFIG"),
+        ("CHIVE_RELAY", "CHIVE_RELAY__URL"),
+        ("CHIVE_COLLECTIONS", "CHIVE_SCOPE__COLLECTIONS"),
+    ],
+)
+def test_an_unknown_variable_names_its_nearest(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert mistakes() == [f"{name}: unknown variable; did you mean {nearest}?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ('[relay]\nulr = "x"', "relay.ulr", "relay.url"),
+        ('[rely]\nurl = "x"', "rely", "relay.url"),
+        ('datadir = "x"', "datadir", "data_dir"),
+    ],
+)
+def test_an_unknown_key_names_its_nearest(
+    tmp_path: Path, text: str, key: str, nearest: str
+) -> None:
+    file = written(tmp_path / "x.toml", text)
+    assert mistakes(file) == [f"{key} in {file}: unknown key; did you mean {nearest}?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[kafka]\npartitions = "8"', "kafka.partitions"),
+        ("[kafka]\npartitions = true", "kafka.partitions"),
+        ("[kafka]\npartitions = 0", "kafka.partitions"),
+        ("[relay]\nurl = 1", "relay.url"),
+        ("relay = 1", "relay"),
+        ('[scope]\ncollections = "pub.chive.*"', "scope.collections"),
+        ('[scope]\ncollections = ["pub.chive.*", 1]', "scope.collections"),
+        ('[scope]\ncollections = ["pub.chive*"]', "scope.collections"),
+        ("[http]\nready_lag = nan", "http.ready_lag"),
+        ("[http]\nready_lag = 1979-05-27", "http.ready_lag"),
+    ],
+)
+def test_wrong_types_and_values_in_a_file(tmp_path: Path, text: str, key: str) -> None:
+    (line,) = mistakes(written(tmp_path / "x.toml", text))
+    assert line.startswith(f"{key} in ")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CHIVE_KAFKA__PARTITIONS", "many"),
+        ("CHIVE_KAFKA__PARTITIONS", "-1"),
+        ("CHIVE_RELAY__FORWARD", "some"),
+        ("CHIVE_RELAY__SILENCE", "inf"),
+        ("CHIVE_NETWORK__ALLOW_LOOPBACK", "perhaps"),
+        ("CHIVE_SCOPE__DIDS", "did:plc:x"),
+        ("CHIVE_SCOPE__REPOS", "none"),
+        ("CHIVE_SCOPE__COLLECTIONS", ","),
+        ("CHIVE_KAFKA__SSL_CA_FILE", "/no/such/file"),
+        ("CHIVE_LOG__LEVEL", "\x1b[31mloud\n"),
+    ],
+)
+def test_wrong_types_and_values_in_variables(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    (line,) = mistakes()
+    assert line.startswith(f"{name}: ")
+    assert line.isprintable()
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    file = written(tmp_path / "x.toml", '[relay]\nulr = "x"\nforward = "y"\n[http]\nport = -1')
+    assert len(mistakes(file)) == 3
+
+
+def test_a_rule_over_two_sources_sees_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_username = "u"\n'
+    file = written(tmp_path / "x.toml", text)
+    assert "sasl_password" in mistakes(file)[0]
+    monkeypatch.setenv("CHIVE_KAFKA__SASL_PASSWORD", "p")
+    assert load(file).kafka.sasl_username == "u"
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://u:hidden@h/db", "host=h user=u password=hidden"])
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv("CHIVE_POSTGRES__DSN", dsn)
+    monkeypatch.setenv("CHIVE_KAFKA__SASL_PASSWORD", "hidden")
+    shown = dump(load())
+    assert "hidden" not in repr(shown)
+    assert "host=h" in shown["postgres"]["dsn"]
+    assert set(shown["kafka"]["sasl_password"]) == {"*"}
+
+
+@pytest.mark.parametrize("dsn", ["hidden", "mysql://u:hidden@h/db", "postgresql://u:hidden@[h/db"])
+def test_a_wrong_dsn_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv("CHIVE_POSTGRES__DSN", dsn)
+    (line,) = mistakes()
+    assert line.startswith("CHIVE_POSTGRES__DSN: ")
+    assert "hidden" not in line

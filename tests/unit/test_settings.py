@@ -1,0 +1,133 @@
+"""Single settings: what is accepted, in which normal form, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from consumer import setting_types
+from consumer.configuration import dump, paths
+from consumer.settings import GatewaySettings, KafkaSettings, LimitSettings, Settings
+
+DEFAULT_TOML = Path(__file__).parents[2] / "config" / "default.toml"
+
+
+def test_default_toml_is_the_code() -> None:
+    assert Settings.model_validate(tomllib.loads(DEFAULT_TOML.read_text())) == Settings()
+
+
+def test_default_toml_names_every_setting_once() -> None:
+    section, documented = "", []
+    for line in DEFAULT_TOML.read_text().splitlines():
+        if table := re.fullmatch(r"\[(\w+)]", line):
+            section = table[1] + "."
+        elif key := re.fullmatch(r"(?:# )?([a-z_]+) = .*", line):
+            documented.append(section + key[1])
+    assert sorted(documented) == sorted(".".join(path) for path in paths())
+
+
+def test_default_toml_gives_every_value_that_is_not_none() -> None:
+    given = tomllib.loads(DEFAULT_TOML.read_text())
+    for section, values in dump(Settings()).items():
+        if isinstance(values, dict):
+            assert set(given[section]) == {k for k, v in values.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pub.chive.*", "app.bsky.feed.post", "*", "com.*", "site.standard.docCollection", "a1.b-c.d9"],
+)
+def test_patterns(text: str) -> None:
+    assert setting_types.pattern(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "pub.chive*",
+        "pub.*.x",
+        "*.chive",
+        ".*",
+        "pub..*",
+        "pub.chive",
+        "1pub.chive.x",
+        "pub.chive.x-y",
+        "pub.-chive.x",
+        "pub.chive.*.*",
+        "pub.chive.x\n",
+        "pub.chive.x/3k",
+        "é.b.c",
+        "a." * 160 + "c",
+    ],
+)
+def test_what_is_no_pattern(text: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        setting_types.pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("wss://bsky.network", "wss://bsky.network"),
+        ("wss://Relay.Example/", "wss://relay.example"),
+        ("https://relay.example", "wss://relay.example"),
+        ("http://localhost:2583", "ws://localhost:2583"),
+        ("wss://r.example/xrpc/com.atproto.sync.subscribeRepos", "wss://r.example"),
+        ("ws://[::1]:3000", "ws://[::1]:3000"),
+    ],
+)
+def test_relay_urls(given: str, normal: str) -> None:
+    assert setting_types.relay_url(given) == normal
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bsky.network",
+        "ftp://x",
+        "wss://",
+        "wss://x/path",
+        "wss://u:p@x",
+        "wss://x?cursor=1",
+        "wss://x:99999",
+        "wss://[x",
+    ],
+)
+def test_what_is_no_relay_url(text: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        setting_types.relay_url(text)
+
+
+def test_plain_http_is_for_loopback() -> None:
+    assert setting_types.http_origin("http://localhost:2582/") == "http://localhost:2582"
+    with pytest.raises(ValueError, match="loopback"):
+        setting_types.http_origin("http://plc.directory")
+
+
+def test_servers() -> None:
+    assert setting_types.servers("a:1, b:2") == "a:1,b:2"
+    for wrong in ("a", "a:", ":1", "a:x", "a:70000", "a:1,", "kafka://a:1"):
+        with pytest.raises(ValueError, match="host:port"):
+            setting_types.servers(wrong)
+
+
+def test_dids() -> None:
+    for right in ("did:plc:z72i7hdynmk6r22z27h6tvur", "did:web:localhost%3A8099", "did:web:a.b"):
+        assert setting_types.did(right) == right
+    for wrong in ("did:plc:short", "did:key:z6", "alice.test", "did:web:a/b"):
+        with pytest.raises(ValueError, match="did"):
+            setting_types.did(wrong)
+
+
+def test_rules_that_span_settings() -> None:
+    with pytest.raises(ValidationError, match="sasl_username"):
+        KafkaSettings(security_protocol="SASL_SSL")
+    with pytest.raises(ValidationError, match="commit_blocks"):
+        LimitSettings(frame=1000)
+    with pytest.raises(ValidationError):
+        GatewaySettings(admins=("alice",))
