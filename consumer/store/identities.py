@@ -1,0 +1,66 @@
+"""Identities: what the DID document of an account said when it was last resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from consumer.store.arrays import Doubles, Texts
+from consumer.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A resolved DID; ``error`` is set, and the key is None, when there is no usable key.
+
+    ``fetched_at`` is in Unix seconds, by the fetcher's clock.
+    """
+
+    did: str
+    signing_key: str | None
+    pds: str | None
+    handle: str | None
+    error: str | None
+    fetched_at: float
+
+
+_READ = """
+SELECT did, signing_key, pds, handle, error, extract(epoch FROM fetched_at)::float8
+FROM identities WHERE did = ANY(%s)
+"""
+# An older answer that comes late changes nothing.
+_WRITE = """
+INSERT INTO identities AS known (did, signing_key, pds, handle, error, fetched_at)
+SELECT did, signing_key, pds, handle, error, to_timestamp(fetched_at)
+FROM unnest(%s, %s, %s, %s, %s, %s)
+    AS new (did, signing_key, pds, handle, error, fetched_at)
+ON CONFLICT (did) DO UPDATE SET
+    signing_key = EXCLUDED.signing_key,
+    pds = EXCLUDED.pds,
+    handle = EXCLUDED.handle,
+    error = EXCLUDED.error,
+    fetched_at = EXCLUDED.fetched_at
+WHERE known.fetched_at <= EXCLUDED.fetched_at
+"""
+
+
+async def read(connection: Connection, dids: Sequence[str]) -> list[Identity]:
+    """Return the identities known of ``dids``."""
+    cursor = await connection.execute(_READ, [Texts(dids)])
+    return [Identity(*row) for row in await cursor.fetchall()]
+
+
+async def write(connection: Connection, identities: Iterable[Identity]) -> None:
+    """Keep the newest answer of each DID; ``identities`` names a DID at most once."""
+    rows = list(identities)
+    await connection.execute(
+        _WRITE,
+        [
+            Texts([row.did for row in rows]),
+            Texts([row.signing_key for row in rows]),
+            Texts([row.pds for row in rows]),
+            Texts([row.handle for row in rows]),
+            Texts([row.error for row in rows]),
+            Doubles([row.fetched_at for row in rows]),
+        ],
+    )

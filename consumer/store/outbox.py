@@ -1,0 +1,104 @@
+"""The outbox: decided, and not yet in Kafka.
+
+``out_seq`` counts per lane without gaps, from 1.  ``topic`` is the topic's short name
+(``events``, ``operations``, ``dead-letter``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from consumer.store.arrays import Byteas
+from consumer.store.database import Connection
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutRow:
+    """One Kafka record of a lane, to be published in ``out_seq`` order."""
+
+    out_seq: int
+    topic: str
+    partition: int
+    key: bytes | None
+    headers: Headers
+    value: bytes | None
+
+
+_APPEND = """
+COPY outbox (lane, out_seq, topic, partition, key, headers, value) FROM STDIN (FORMAT BINARY)
+"""
+_TYPES = ["int4", "int8", "text", "int4", "bytea", "bytea[]", "bytea"]
+
+# The first row always comes, whatever its size; then as many as fit.
+_READ = """
+SELECT out_seq, topic, partition, key, headers, value
+FROM (
+    SELECT *, sum(coalesce(octet_length(value), 0)) OVER earlier AS bytes_before
+    FROM (
+        SELECT * FROM outbox WHERE lane = %(lane)s AND out_seq > %(after)s
+        ORDER BY out_seq LIMIT %(rows)s
+    ) AS next_rows
+    WINDOW earlier AS (ORDER BY out_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS measured
+WHERE coalesce(bytes_before, 0) < %(bytes)s
+ORDER BY out_seq
+"""
+_TRIM = "DELETE FROM outbox WHERE lane = %s AND out_seq <= %s"
+_DEPTH = "SELECT lane, count(*) FROM outbox GROUP BY lane"
+
+
+async def append(connection: Connection, lane: int, rows: Iterable[OutRow]) -> None:
+    """Write rows; their ``out_seq`` was counted on from the lane's ``last_out_seq``."""
+    async with connection.cursor() as cursor, cursor.copy(_APPEND) as copy:
+        copy.set_types(_TYPES)
+        for row in rows:
+            await copy.write_row(
+                (
+                    lane,
+                    row.out_seq,
+                    row.topic,
+                    row.partition,
+                    row.key,
+                    Byteas(flattened(row.headers)),
+                    row.value,
+                )
+            )
+
+
+async def read(
+    connection: Connection, lane: int, after: int, *, max_rows: int, max_bytes: int
+) -> list[OutRow]:
+    """Return the rows that follow ``out_seq`` ``after``, bounded by number and by bytes."""
+    bounds = {"lane": lane, "after": after, "rows": max_rows, "bytes": max_bytes}
+    cursor = await connection.execute(_READ, bounds, binary=True)
+    return [
+        OutRow(out_seq, topic, partition, key, paired(headers), value)
+        for out_seq, topic, partition, key, headers, value in await cursor.fetchall()
+    ]
+
+
+async def trim(connection: Connection, lane: int, through: int) -> int:
+    """Forget rows up to ``through``: the lane's marker in Kafka, committed and read back."""
+    return (await connection.execute(_TRIM, [lane, through])).rowcount
+
+
+async def depth(connection: Connection) -> dict[int, int]:
+    """Return how many rows wait, by lane."""
+    return dict(await (await connection.execute(_DEPTH)).fetchall())
+
+
+def flattened(headers: Headers) -> list[bytes]:
+    """Return names and values in turn, as the column holds them."""
+    flat: list[bytes] = []
+    for name, value in headers:
+        flat.append(name.encode())
+        flat.append(value)
+    return flat
+
+
+def paired(flat: Sequence[bytes]) -> Headers:
+    """Return the headers that ``flattened`` made."""
+    return tuple((name.decode(), value) for name, value in zip(flat[::2], flat[1::2], strict=True))
