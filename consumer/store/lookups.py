@@ -73,8 +73,8 @@ WHERE (did, kind) IN (
 RETURNING did, kind, lane, session, seq, version, attempts
 """
 _NEXT_DUE = """
-SELECT extract(epoch FROM min(greatest(run_after, coalesce(lease_until, run_after))) - now())::float8
-FROM lookups
+SELECT extract(epoch FROM min(due) - now())::float8
+FROM (SELECT greatest(run_after, lease_until) AS due FROM lookups) AS waiting
 """
 _CLOSE = "DELETE FROM lookups WHERE did = %s AND kind = %s AND version = %s"
 _REOPEN = """

@@ -99,10 +99,19 @@ CREATE TABLE parked (
     PRIMARY KEY (did, log_offset)
 );
 
+-- One row per DID with parked frames; ready: an answer has come, try them again.
+CREATE TABLE parking (
+    did   text COLLATE "C" PRIMARY KEY,
+    lane  integer NOT NULL,
+    ready boolean NOT NULL DEFAULT false
+);
+CREATE INDEX parking_by_lane ON parking (lane);
+
 CREATE TABLE operations (
     id                text PRIMARY KEY,
     type              text NOT NULL,
     did               text COLLATE "C" NOT NULL,
+    lane              integer NOT NULL,
     uri               text,
     status            text NOT NULL DEFAULT 'queued',
     phase             text,
@@ -134,7 +143,7 @@ CREATE INDEX operations_due ON operations (run_after) WHERE status = 'queued';
 -- At most one automatic sync of a DID is open at a time.
 CREATE UNIQUE INDEX operations_one_automatic ON operations (did)
     WHERE automatic AND type = 'didSync' AND status = 'queued';
-CREATE INDEX operations_unpublished ON operations (id) WHERE published_version < version;
+CREATE INDEX operations_unpublished ON operations (lane) WHERE published_version < version;
 
 -- Decided, not yet in Kafka.  headers alternates names and values.
 CREATE TABLE outbox (

@@ -1,0 +1,109 @@
+"""Parked frames: they wait for their account's key, and later frames of it wait behind.
+
+A DID with parked frames has one row in ``parking``; ``ready`` says that an answer about its
+identity has come since, so that its frames are to be tried again, oldest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from consumer.store.arrays import Bigints, Booleans, Texts
+from consumer.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedFrame:
+    """A frame as it was read: ``log_offset`` and ``log_time`` (ms) are those in the topic."""
+
+    did: str
+    log_offset: int
+    log_time: int
+    seq: int
+    session: int
+    relay: str
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """How many frames of a DID wait, and whether they are to be tried again."""
+
+    did: str
+    ready: bool
+    frames: int
+
+
+_APPEND = """
+COPY parked (did, lane, log_offset, log_time, seq, session, relay, frame)
+FROM STDIN (FORMAT BINARY)
+"""
+_TYPES = ["text", "int4", "int8", "int8", "int8", "int8", "text", "bytea"]
+# The first frame always comes, whatever its size; then as many as fit.
+_TAKE = """
+SELECT did, log_offset, log_time, seq, session, relay, frame
+FROM (
+    SELECT *, sum(octet_length(frame)) OVER earlier AS bytes_before
+    FROM (
+        SELECT * FROM parked WHERE did = %(did)s ORDER BY log_offset LIMIT %(frames)s
+    ) AS oldest
+    WINDOW earlier AS (ORDER BY log_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS measured
+WHERE coalesce(bytes_before, 0) < %(bytes)s
+ORDER BY log_offset
+"""
+_DROP = """
+DELETE FROM parked AS p USING unnest(%s, %s) AS gone (did, log_offset)
+WHERE p.did = gone.did AND p.log_offset <= gone.log_offset
+"""
+_SET = """
+INSERT INTO parking (did, lane, ready) SELECT did, %s, ready FROM unnest(%s, %s) AS s (did, ready)
+ON CONFLICT (did) DO UPDATE SET ready = EXCLUDED.ready
+"""
+_CLEAR = "DELETE FROM parking WHERE did = ANY(%s)"
+_READ = """
+SELECT did, ready, (SELECT count(*) FROM parked WHERE parked.did = parking.did)
+FROM parking WHERE lane = %s
+"""
+
+
+async def read(connection: Connection, lane: int) -> list[Parking]:
+    """Return the DIDs of the lane that have parked frames."""
+    return [Parking(*row) for row in await (await connection.execute(_READ, [lane])).fetchall()]
+
+
+async def append(connection: Connection, lane: int, frames: Sequence[ParkedFrame]) -> None:
+    """Park frames behind those that are parked already."""
+    async with connection.cursor() as cursor, cursor.copy(_APPEND) as copy:
+        copy.set_types(_TYPES)
+        for f in frames:
+            await copy.write_row(
+                (f.did, lane, f.log_offset, f.log_time, f.seq, f.session, f.relay, f.frame)
+            )
+
+
+async def take(
+    connection: Connection, did: str, *, max_frames: int, max_bytes: int
+) -> list[ParkedFrame]:
+    """Return the oldest parked frames of ``did``, bounded by number and by bytes."""
+    bounds = {"did": did, "frames": max_frames, "bytes": max_bytes}
+    cursor = await connection.execute(_TAKE, bounds, binary=True)
+    return [ParkedFrame(*row) for row in await cursor.fetchall()]
+
+
+async def drop(connection: Connection, through: dict[str, int]) -> None:
+    """Forget the parked frames of each DID up to an offset; they have been decided."""
+    dids, offsets = list(through), list(through.values())
+    await connection.execute(_DROP, [Texts(dids), Bigints(offsets)])
+
+
+async def set_ready(connection: Connection, lane: int, ready: dict[str, bool]) -> None:
+    """Note for each DID that it has parked frames, and whether to try them again."""
+    columns = [lane, Texts(list(ready)), Booleans(list(ready.values()))]
+    await connection.execute(_SET, columns)
+
+
+async def clear(connection: Connection, dids: Sequence[str]) -> None:
+    """Note that nothing is parked for ``dids`` any more."""
+    await connection.execute(_CLEAR, [Texts(dids)])

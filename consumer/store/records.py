@@ -1,0 +1,53 @@
+"""Records: what every path of every repository holds.
+
+A row is ``(did, path, cid, rev)``; ``cid`` None is a tombstone: the path is known to be gone
+at ``rev``.  Paths compare bytewise, which is the order of the repository's own tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from consumer.store.arrays import Byteas, Texts
+from consumer.store.database import Connection
+
+Record = tuple[str, str, bytes | None, str]
+
+_READ = """
+SELECT r.did, r.path, r.cid, r.rev
+FROM unnest(%s, %s) AS wanted (did, path)
+JOIN records AS r ON r.did = wanted.did AND r.path = wanted.path
+"""
+_READ_REPOS = "SELECT did, path, cid, rev FROM records WHERE did = ANY(%s)"
+_WRITE = """
+INSERT INTO records (did, path, cid, rev) SELECT * FROM unnest(%s, %s, %s, %s)
+ON CONFLICT (did, path) DO UPDATE SET cid = EXCLUDED.cid, rev = EXCLUDED.rev
+"""
+_DELETE = """
+DELETE FROM records AS r USING unnest(%s, %s) AS gone (did, path)
+WHERE r.did = gone.did AND r.path = gone.path
+"""
+
+
+async def read(connection: Connection, keys: Sequence[tuple[str, str]]) -> list[Record]:
+    """Return the rows among ``keys``, pairs of DID and path."""
+    wanted = [Texts([did for did, _ in keys]), Texts([path for _, path in keys])]
+    return await (await connection.execute(_READ, wanted, binary=True)).fetchall()
+
+
+async def read_repos(connection: Connection, dids: Sequence[str]) -> list[Record]:
+    """Return all rows of ``dids``."""
+    cursor = await connection.execute(_READ_REPOS, [Texts(dids)], binary=True)
+    return await cursor.fetchall()
+
+
+async def write(connection: Connection, rows: Sequence[Record]) -> None:
+    """Create or replace rows; a key occurs at most once."""
+    dids, paths, cids, revs = zip(*rows, strict=True)
+    await connection.execute(_WRITE, [Texts(dids), Texts(paths), Byteas(cids), Texts(revs)])
+
+
+async def delete(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
+    """Remove rows altogether, tombstones included."""
+    gone = [Texts([did for did, _ in keys]), Texts([path for _, path in keys])]
+    await connection.execute(_DELETE, gone)
