@@ -1,0 +1,196 @@
+"""How to reach Kafka: connection settings, factories, and the translation of its errors.
+
+aiokafka's exceptions do not leave ``consumer.kafka``: ``translated()`` turns them into
+``Transient`` (the cluster is away or busy: wait) or ``Fatal`` (not allowed, misconfigured:
+stop).  Nothing here waits for ever: every wait on Kafka has a deadline.
+
+Maximum sizes: a record is at most ``MAX_RECORD_BYTES`` on topics, producers and consumers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from consumer.errors import Fatal, Transient
+from consumer.settings import KafkaSettings
+
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+# What one partition contributes to one produce request, before compression.
+_BATCH_BYTES = 4 * 1024 * 1024
+_CLOSE_SECONDS = 5.0
+_RETRY_BACKOFF_MS = 50
+_SESSION_TIMEOUT_MS = 10_000
+_HEARTBEAT_MS = 1_000
+_NEVER_MS = 2**31 - 1
+
+_FATAL = (
+    errors.AuthenticationFailedError,
+    errors.AuthenticationMethodNotSupported,
+    errors.ClusterAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.IncompatibleBrokerVersion,
+    errors.InvalidConfigurationError,
+    errors.InvalidReplicationFactorError,
+    errors.InvalidTopicError,
+    errors.InvalidTransactionTimeout,
+    errors.MessageSizeTooLargeError,
+    errors.PolicyViolationError,
+    errors.RecordListTooLargeError,
+    errors.SaslAuthenticationFailed,
+    errors.TopicAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+    errors.UnsupportedCodecError,
+    errors.UnsupportedSaslMechanismError,
+    errors.UnsupportedVersionError,
+)
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise ``Transient`` or ``Fatal`` for what the driver raises while ``doing``."""
+    try:
+        yield
+    except _FATAL as error:
+        raise Fatal(f"Kafka refuses while {doing}: {_described(error)}") from error
+    except (errors.KafkaError, errors.IllegalOperation, OSError) as error:
+        raise Transient(f"Kafka is away while {doing}: {_described(error)}") from error
+
+
+@asynccontextmanager
+async def deadline(seconds: float, doing: str) -> AsyncIterator[None]:
+    """Like ``translated``, for at most ``seconds``; then ``Transient``."""
+    try:
+        with translated(doing):
+            async with asyncio.timeout(seconds):
+                yield
+    except TimeoutError as error:
+        raise Transient(f"Kafka did not answer in {seconds:g} s while {doing}") from error
+
+
+class Client:
+    """One Kafka cluster and one deployment on it; makes drivers' objects, holds none.
+
+    ``settings.bootstrap_servers`` must be set (the embedded stack fills it in).
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        if not settings.bootstrap_servers:
+            raise Fatal("kafka.bootstrap_servers is not set")
+        self.settings = settings
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one exchange with Kafka may take."""
+        return self.settings.request_timeout
+
+    def scoped(self, name: str) -> str:
+        """Return a group or transactional id that belongs to this deployment alone."""
+        return f"{self.settings.topic_prefix}{name}"
+
+    def producer(self, transactional_id: str) -> Any:
+        """Return a transactional producer that has not been started."""
+        return AIOKafkaProducer(
+            **self._connection(),
+            transactional_id=transactional_id,
+            transaction_timeout_ms=round(self.settings.transaction_timeout * 1000),
+            compression_type="zstd",
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=MAX_RECORD_BYTES,
+        )
+
+    def consumer(self) -> Any:
+        """Return a group-less consumer of committed records that has not been started."""
+        return AIOKafkaConsumer(
+            **self._connection(),
+            group_id=None,
+            isolation_level="read_committed",
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=MAX_RECORD_BYTES,
+            fetch_max_bytes=2 * MAX_RECORD_BYTES,
+        )
+
+    def member(self, group: str, client_id: str) -> Any:
+        """Return a group member that has not been started, and never leaves for idleness."""
+        return AIOKafkaConsumer(
+            **self._connection(),
+            group_id=group,
+            client_id=client_id,
+            enable_auto_commit=False,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=_SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=_HEARTBEAT_MS,
+            max_poll_interval_ms=_NEVER_MS,
+        )
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator[Any]:
+        """Open an admin client for the length of the block."""
+        admin = AIOKafkaAdminClient(**self._connection())
+        async with deadline(self.timeout, "connecting"):
+            try:
+                await admin.start()
+            except BaseException:
+                await closed(admin.close)
+                raise
+        try:
+            with translated("administering"):
+                yield admin
+        finally:
+            await closed(admin.close)
+
+    async def cluster_id(self) -> str:
+        """Return the id of the cluster, which never changes."""
+        async with self.admin() as admin, deadline(self.timeout, "asking for the cluster"):
+            return str((await admin.describe_cluster())["cluster_id"])
+
+    def _connection(self) -> dict[str, Any]:
+        settings = self.settings
+        password = settings.sasl_password
+        return {
+            "bootstrap_servers": settings.bootstrap_servers,
+            "request_timeout_ms": round(settings.request_timeout * 1000),
+            "retry_backoff_ms": _RETRY_BACKOFF_MS,
+            "security_protocol": settings.security_protocol,
+            "ssl_context": self._tls(),
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": password.get_secret_value() if password else None,
+        }
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if not self.settings.security_protocol.endswith("SSL"):
+            return None
+        return ssl.create_default_context(cafile=self.settings.ssl_ca_file)
+
+
+async def closed(close: Callable[[], Any], seconds: float = _CLOSE_SECONDS) -> bool:
+    """Await a driver's ``close()``; return False if it failed or took too long.
+
+    A group-less consumer's ``stop()`` may raise CancelledError although nobody cancelled us.
+    """
+    task = asyncio.current_task()
+    try:
+        async with asyncio.timeout(seconds):
+            await close()
+    except asyncio.CancelledError:
+        if task is not None and task.cancelling():
+            raise
+        return False
+    except (errors.KafkaError, TimeoutError, OSError) as error:
+        logging.getLogger(__name__).debug("close failed: %r", error)
+        return False
+    return True
