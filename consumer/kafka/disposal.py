@@ -1,0 +1,43 @@
+"""Throwing an aiokafka producer away, whatever state it is in.
+
+``stop()`` may wait for a sender task that waits for a Kafka which is gone, and a failed
+transaction leaves futures whose exceptions nobody reads, which asyncio then logs.  Neither can
+be helped from outside: this module alone looks into aiokafka 0.14.
+"""
+# ruff: noqa: SLF001 - see above
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from consumer.kafka.client import closed
+
+
+async def dispose(producer: Any) -> None:
+    """Release everything that ``producer`` holds; its open transaction stays open."""
+    _silence(producer)
+    if not await closed(producer.stop):
+        task = producer._sender.sender_task
+        while task is not None and not task.done():
+            task.cancel()  # ends one of its waits; there may be several
+            await asyncio.wait([task], timeout=0.1)
+        await closed(producer.client.close)
+    _silence(producer)
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Mark the exception of a future that is done as seen."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _silence(producer: Any) -> None:
+    accumulator = producer._message_accumulator
+    queued = [batch for batches in accumulator._batches.values() for batch in batches]
+    waiters = [producer._txn_manager.wait_for_transaction_end()]
+    for batch in (*queued, *accumulator._pending_batches):
+        waiters += [batch.future, batch._drain_waiter]
+    for waiter in waiters:
+        if waiter is not None:
+            waiter.add_done_callback(retrieve)

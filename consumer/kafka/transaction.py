@@ -1,0 +1,174 @@
+"""The guarded producer: one call is one Kafka transaction, or the producer is dead.
+
+``commit()`` writes records to any number of partitions, all or nothing.  When it raises, the
+object must not be used again: its owner closes it, opens a new one (whose higher epoch fences
+the old, so that a delayed request of it cannot take effect later) and asks ``durable()`` what
+has become of the last transaction.
+
+aiokafka commits although a record of the transaction failed, waits without a deadline, and
+leaves failed futures for the garbage collector to complain about; all of that ends here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from aiokafka import errors
+
+from consumer.errors import Fatal, Transient
+from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
+from consumer.kafka.compacted import BARRIER, read_compacted
+from consumer.kafka.disposal import dispose, retrieve
+
+# One produce request carries all partitions of a broker; the broker's own limit is 100 MiB.
+MAX_TRANSACTION_BYTES = 64 * 1024 * 1024
+_RECORD_OVERHEAD = 128
+
+
+class Fenced(Transient):
+    """Somebody opened a producer with the same transactional id: it is not us any more."""
+
+
+class OutcomeUnknown(Transient):
+    """The transaction may or may not have been committed: read the durable position."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutRecord:
+    """One record to write; ``value`` None is a tombstone."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes before compression, rounded up."""
+        headers = sum(len(name) + len(value) + 8 for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + _RECORD_OVERHEAD
+
+
+class TransactionalProducer:
+    """The only live producer with one transactional id.  Open with ``open``, always close."""
+
+    def __init__(self, client: Client, producer: Any) -> None:
+        self._client = client
+        self._producer = producer
+        self._alive = True
+
+    @classmethod
+    async def open(cls, client: Client, name: str) -> Self:
+        """Start the producer ``name`` of the deployment and fence its predecessors.
+
+        When this returns, every transaction of a predecessor is committed or aborted.
+        Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
+        """
+        producer = client.producer(client.scoped(name))
+        try:
+            async with deadline(client.timeout, f"opening the producer {name}"):
+                await producer.start()
+        except BaseException:
+            await dispose(producer)
+            raise
+        return cls(client, producer)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def commit(self, records: Sequence[OutRecord]) -> None:
+        """Write ``records`` in one transaction, in their order per partition.
+
+        Raises ``Fenced`` or ``OutcomeUnknown``, after which the producer is dead, as after
+        cancellation; ``Fatal`` for a record or a transaction that is too large (nothing is
+        written and the producer lives on) and for what Kafka will never accept.
+        """
+        _check_sizes(records)
+        if not records:
+            return
+        if not self._alive:
+            raise OutcomeUnknown("the producer is dead after an earlier failure")
+        self._alive = False
+        try:
+            async with deadline(self._client.timeout, "committing a transaction"):
+                await self._transact(records)
+        except Transient as error:
+            if isinstance(error.__cause__, errors.ProducerFenced):
+                raise Fenced("another producer has taken over") from error
+            raise OutcomeUnknown(str(error)) from error
+        self._alive = True
+
+    async def durable(self, topic: str, partition: int) -> dict[bytes, bytes]:
+        """Return what the compacted partition says, with all earlier transactions decided.
+
+        Commits a barrier record and reads from the start until it appears: end offsets lie
+        around transaction markers.  Only this producer's name may write to the partition.
+        """
+        token = uuid4().hex.encode()
+        await self.commit([OutRecord(topic, partition, BARRIER, token)])
+        return await read_compacted(self._client, topic, partition, until=token)
+
+    async def close(self) -> None:
+        """Release the connections; an open transaction is left to be fenced or to expire."""
+        self._alive = False
+        await dispose(self._producer)
+
+    async def _transact(self, records: Sequence[OutRecord]) -> None:
+        producer = self._producer
+        await producer.begin_transaction()
+        sent: list[Awaitable[Any]] = []
+        for topic, partition, batch in self._batches(records):
+            future = await producer.send_batch(batch, topic, partition=partition)
+            future.add_done_callback(retrieve)
+            sent.append(future)
+        # commit_transaction() succeeds even if one of these has failed.
+        await asyncio.gather(*sent)
+        await producer.commit_transaction()
+
+    def _batches(self, records: Iterable[OutRecord]) -> list[tuple[str, int, Any]]:
+        full: list[tuple[str, int, Any]] = []
+        open_: dict[tuple[str, int], Any] = {}
+        for record in records:
+            place = record.topic, record.partition
+            batch = open_.get(place)
+            if batch is None:
+                batch = open_[place] = self._producer.create_batch()
+            if not _append(batch, record):
+                full.append((*place, batch))
+                batch = open_[place] = self._producer.create_batch()
+                _append(batch, record)
+        return full + [(*place, batch) for place, batch in open_.items()]
+
+
+def _append(batch: Any, record: OutRecord) -> bool:
+    return (
+        batch.append(
+            timestamp=None, key=record.key, value=record.value, headers=list(record.headers)
+        )
+        is not None
+    )
+
+
+def _check_sizes(records: Iterable[OutRecord]) -> None:
+    total = 0
+    for record in records:
+        size = record.size
+        if size > MAX_RECORD_BYTES:
+            raise Fatal(f"a record of {size} bytes for {record.topic} is too large for Kafka")
+        total += size
+    if total > MAX_TRANSACTION_BYTES:
+        raise Fatal(f"a transaction of {total} bytes is too large")
