@@ -173,3 +173,4 @@ class Settings(Section):
     gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
     data_dir: Path = Path(".chive")
+    cache_dir: Path | None = None  # downloads; None: chive in the user's cache directory

@@ -1,0 +1,156 @@
+"""Kafka and PostgreSQL in one data directory: started by the first user, shared by others.
+
+``stack.lock`` is held by the process that runs the servers, ``stack.json`` says where they
+listen.  A second process on the same data directory attaches; its services end with the
+first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from consumer.embedded.jars import cache_home
+from consumer.embedded.kafka import EmbeddedKafka
+from consumer.embedded.postgres import EmbeddedPostgres
+from consumer.embedded.process import take_lock
+from consumer.errors import Fatal
+
+_ATTACH_DEADLINE = 180.0  # seconds; the first process may be downloading
+_POLL = 0.2
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the stack's servers listen, and who runs them."""
+
+    bootstrap_servers: str
+    dsn: str
+    pid: int
+
+
+class EmbeddedStack:
+    """``async with EmbeddedStack(data_dir) as stack``: both servers, ready.
+
+    Leaving the block stops them if this process started them.  ``cache_dir`` keeps
+    downloads; None is the user's cache directory.
+    """
+
+    def __init__(self, data_dir: Path, cache_dir: Path | None = None) -> None:
+        self._data_dir = data_dir.absolute()
+        self._lock: int | None = None
+        self._addresses: Addresses | None = None
+        self.kafka = EmbeddedKafka(self._data_dir / "kafka", cache_home(cache_dir))
+        self.postgres = EmbeddedPostgres(self._data_dir / "postgres")
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Kafka's address, ``host:port``."""
+        return self._running.bootstrap_servers
+
+    @property
+    def dsn(self) -> str:
+        """PostgreSQL's connection URI; contains its password."""
+        return self._running.dsn
+
+    @property
+    def attached(self) -> bool:
+        """Whether another process runs the servers."""
+        return self._addresses is not None and self._lock is None
+
+    @property
+    def _running(self) -> Addresses:
+        if self._addresses is None:
+            raise Fatal("the embedded stack is not started")
+        return self._addresses
+
+    async def __aenter__(self) -> Self:
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        async with asyncio.timeout(_ATTACH_DEADLINE):
+            while self._addresses is None:
+                self._lock = await take_lock(self._data_dir / "stack.lock", deadline=0)
+                if self._lock is not None:
+                    break
+                self._addresses = self._published()
+                await asyncio.sleep(_POLL)
+        if self._addresses is None:
+            await self._start()
+        _log.info("embedded stack", attached=self.attached, kafka=self.bootstrap_servers)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            await self._stop()
+
+    async def ended(self) -> Fatal:
+        """Wait until a server has ended by itself, or its owner has; return what to raise."""
+        if self._lock is None:
+            return await self._owner_gone()
+        waits = [
+            asyncio.ensure_future(each.wait_ended())
+            for each in (self.kafka.server, self.postgres.server)
+        ]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _owner_gone(self) -> Fatal:
+        while self._published() == self._addresses:  # noqa: ASYNC110  another process's end
+            await asyncio.sleep(_POLL * 5)
+        return Fatal(f"the process {self._running.pid} that ran the embedded stack has ended")
+
+    async def _start(self) -> None:
+        self._file.unlink(missing_ok=True)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.kafka.start())
+                group.create_task(self.postgres.start())
+        except BaseException as failure:
+            await self._stop()
+            if isinstance(failure, BaseExceptionGroup):
+                raise failure.exceptions[0] from None
+            raise
+        self._publish(Addresses(self.kafka.bootstrap_servers, self.postgres.dsn, os.getpid()))
+
+    async def _stop(self) -> None:
+        self._file.unlink(missing_ok=True)
+        await asyncio.gather(self.kafka.stop(), self.postgres.stop())
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = self._addresses = None
+
+    @property
+    def _file(self) -> Path:
+        return self._data_dir / "stack.json"
+
+    def _publish(self, addresses: Addresses) -> None:
+        partial = self._file.with_suffix(".partial")
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(asdict(addresses)))
+        partial.replace(self._file)
+        self._addresses = addresses
+
+    def _published(self) -> Addresses | None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            addresses = Addresses(**json.loads(self._file.read_text()))
+            os.kill(addresses.pid, 0)
+            return addresses
+        return None
