@@ -34,6 +34,7 @@ class Lane:
 _COLUMNS = ", ".join(field.name for field in fields(Lane))
 
 _READ = f"SELECT {_COLUMNS} FROM lanes WHERE lane = %s"  # noqa: S608 — names of a dataclass
+_READ_ALL = f"SELECT {_COLUMNS} FROM lanes ORDER BY lane"  # noqa: S608
 _CREATE = "INSERT INTO lanes (lane, token) VALUES (%s, %s) ON CONFLICT (lane) DO NOTHING"
 _CLAIM = f"UPDATE lanes SET token = %s WHERE lane = %s AND token = %s RETURNING {_COLUMNS}"  # noqa: S608
 _RELEASE = "UPDATE lanes SET token = %s WHERE lane = %s AND token = %s"
@@ -75,6 +76,11 @@ async def read(connection: Connection, lane: int) -> Lane | None:
     """Return the lane's row, None before its first claim."""
     row = await (await connection.execute(_READ, [lane])).fetchone()
     return Lane(*row) if row else None
+
+
+async def read_all(connection: Connection) -> list[Lane]:
+    """Return every lane that was ever claimed."""
+    return [Lane(*row) for row in await (await connection.execute(_READ_ALL)).fetchall()]
 
 
 async def claim(connection: Connection, lane: int, seen: UUID) -> Lane | None:

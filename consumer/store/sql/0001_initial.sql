@@ -36,6 +36,7 @@ CREATE TABLE repos (
     gap_rev          text COLLATE "C",
     hint_rev         text COLLATE "C",
     floor_rev        text COLLATE "C",
+    proof_rev        text COLLATE "C",
     want             bigint  NOT NULL DEFAULT 0,
     incarnation      integer NOT NULL DEFAULT 0,
     complete         boolean NOT NULL DEFAULT false,

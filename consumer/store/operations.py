@@ -1,0 +1,85 @@
+"""Operations: queued by the worker in the transaction that notices the need.
+
+At most one automatic sync of a DID is queued; asking again changes nothing.  Every change of
+a row raises ``version``; the worker's lane publishes rows whose newest version is not out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from consumer.store.arrays import Bigints, Texts
+from consumer.store.database import Connection
+from procedures.operations import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class SyncWanted:
+    """An automatic sync of ``did``: why, and the repo's ``want`` when it was noticed."""
+
+    did: str
+    reason: str
+    want: int
+
+
+_QUEUE = """
+INSERT INTO operations (id, type, did, lane, automatic, reason, want)
+SELECT id, 'didSync', did, %s, true, reason, want
+FROM unnest(%s, %s, %s, %s) AS new (id, did, reason, want)
+ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
+"""
+_SETTLE = """
+UPDATE operations SET
+    status = 'cancelled',
+    error = 'the repository became active without it',
+    completed_at = now(),
+    version = version + 1
+WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
+"""
+_PUBLISH = """
+WITH chosen AS (
+    SELECT id FROM operations WHERE lane = %s AND published_version < version
+    LIMIT %s FOR UPDATE
+)
+UPDATE operations SET published_version = version FROM chosen
+WHERE operations.id = chosen.id
+RETURNING operations.id, type, status, did, uri, phase, reason, progress, records_processed,
+    total_records, created, updated, deleted, attempts, requested_by, error, new_cid,
+    version, requested_at, started_at, completed_at
+"""
+_BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
+
+
+async def queue(connection: Connection, lane: int, wanted: Sequence[SyncWanted]) -> None:
+    """Queue automatic syncs; a DID occurs at most once."""
+    await connection.execute(
+        _QUEUE,
+        [
+            lane,
+            Texts([str(uuid4()) for _ in wanted]),
+            Texts([sync.did for sync in wanted]),
+            Texts([sync.reason for sync in wanted]),
+            Bigints([sync.want for sync in wanted]),
+        ],
+    )
+
+
+async def settle(connection: Connection, dids: Sequence[str]) -> None:
+    """Cancel the automatic syncs that are still queued for ``dids``: they are moot."""
+    await connection.execute(_SETTLE, [Texts(dids)])
+
+
+async def take_unpublished(connection: Connection, lane: int, limit: int) -> list[Operation]:
+    """Return operations of the lane whose newest version is not out, and note that it is.
+
+    The caller writes them to the outbox in the same transaction.
+    """
+    cursor = await connection.execute(_PUBLISH, [lane, limit], binary=True)
+    return [Operation(*row) for row in await cursor.fetchall()]
+
+
+async def by_status(connection: Connection) -> dict[str, int]:
+    """Return how many operations there are in each status."""
+    return dict(await (await connection.execute(_BY_STATUS)).fetchall())

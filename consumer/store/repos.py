@@ -1,0 +1,102 @@
+"""Repositories: the state of each, one row per DID.
+
+The row's dataclass belongs to the state machine (``worker.repo_state.Repo``); ``Repos`` maps
+its fields to columns by name, so that neither package knows the other's insides.  Times are
+Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+
+from consumer.errors import Fatal
+from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Doubles, Texts
+from consumer.store.database import Connection
+
+Row = TypeVar("Row")
+
+_TEXTS = (
+    "did status sync_state reason rev gap_rev hint_rev floor_rev proof_rev pds"
+    " snapshot_operation snapshot_rev snapshot_through"
+)
+_BIGINTS = "lane status_session status_seq want incarnation snapshot_attempt"
+_COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
+    **dict.fromkeys(_TEXTS.split(), Texts),
+    **dict.fromkeys(_BIGINTS.split(), Bigints),
+    **dict.fromkeys(("data", "scope"), Byteas),
+    "complete": Booleans,
+    "retry_at": Doubles,
+}
+_TIMES = frozenset({"retry_at"})
+
+_KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"
+_LISTED = "SELECT did FROM repos"
+
+
+class Repos(Generic[Row]):
+    """The table ``repos`` as rows of ``make``, a dataclass whose fields are its columns."""
+
+    def __init__(self, make: type[Row]) -> None:
+        names = [field.name for field in fields(make)]  # type: ignore[arg-type]  # any dataclass
+        if unknown := set(names) - _COLUMNS.keys():
+            raise Fatal(f"repos has no columns {sorted(unknown)}")
+        self._make = make
+        self._columns = [_COLUMNS[name] for name in names]
+        self._values = attrgetter(*names)
+        selected = ", ".join(map(_selected, names))
+        self._read = f"SELECT {selected} FROM repos WHERE did = ANY(%s)"  # noqa: S608 — field names
+        self._page = (
+            f"SELECT {selected} FROM repos WHERE lane = %s AND did > %s"  # noqa: S608
+            " ORDER BY did LIMIT %s"
+        )
+        self._write = _upsert(names)
+
+    async def read(self, connection: Connection, dids: Sequence[str]) -> list[Row]:
+        """Return the rows of ``dids``."""
+        cursor = await connection.execute(self._read, [Texts(dids)], binary=True)
+        return [self._make(*row) for row in await cursor.fetchall()]
+
+    async def page(self, connection: Connection, lane: int, after: str, limit: int) -> list[Row]:
+        """Return the rows of a lane that follow the DID ``after``, in order."""
+        cursor = await connection.execute(self._page, [lane, after, limit], binary=True)
+        return [self._make(*row) for row in await cursor.fetchall()]
+
+    async def write(self, connection: Connection, rows: Iterable[Row]) -> None:
+        """Create or replace rows; a DID occurs at most once."""
+        values = zip(*map(self._values, rows), strict=True)
+        columns = [make(column) for make, column in zip(self._columns, values, strict=True)]
+        await connection.execute(self._write, columns)
+
+
+async def known(connection: Connection, dids: Sequence[str]) -> set[str]:
+    """Return which of ``dids`` have a row."""
+    rows = await (await connection.execute(_KNOWN, [Texts(dids)])).fetchall()
+    return {did for (did,) in rows}
+
+
+async def dids(connection: Connection) -> set[str]:
+    """Return every DID that has a row: the tracked repositories."""
+    return {did for (did,) in await (await connection.execute(_LISTED)).fetchall()}
+
+
+def _selected(name: str) -> str:
+    return f"extract(epoch FROM {name})::float8" if name in _TIMES else name
+
+
+def _inserted(name: str) -> str:
+    return f"to_timestamp({name})" if name in _TIMES else name
+
+
+def _upsert(names: Sequence[str]) -> str:
+    listed = ", ".join(names)
+    inserted = ", ".join(map(_inserted, names))
+    marks = ", ".join(["%s"] * len(names))
+    updated = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != "did")
+    return (
+        f"INSERT INTO repos ({listed}) "  # noqa: S608 — names of a dataclass
+        f"SELECT {inserted} FROM unnest({marks}) AS new ({listed}) "
+        f"ON CONFLICT (did) DO UPDATE SET {updated}, updated_at = now()"
+    )

@@ -1,0 +1,75 @@
+"""What an operator asks the tables: one reading of everything, in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from consumer.store import lanes, operations, outbox
+from consumer.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The mirror of a relay's cursor."""
+
+    relay: str
+    seq: int
+    time: datetime | None
+    session: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Counts and positions; ``repos`` by (status, sync state, reason), ``outbox`` by lane."""
+
+    cursors: list[Cursor]
+    lanes: list[lanes.Lane]
+    repos: dict[tuple[str, str, str | None], int]
+    records: int
+    parked: int
+    lookups: int
+    operations: dict[str, int]
+    outbox: dict[int, int]
+
+
+_CURSORS = "SELECT relay, seq, time, session, updated_at FROM cursors ORDER BY updated_at DESC"
+_REPOS = "SELECT status, sync_state, reason, count(*) FROM repos GROUP BY 1, 2, 3"
+_RECORDS = "SELECT count(*) FROM records WHERE cid IS NOT NULL"
+_PARKED = "SELECT count(*) FROM parked"
+_LOOKUPS = "SELECT count(*) FROM lookups"
+
+_MIRROR = """
+INSERT INTO cursors (relay, seq, time, session) VALUES (%s, %s, %s, %s)
+ON CONFLICT (relay) DO UPDATE SET
+    seq = EXCLUDED.seq, time = EXCLUDED.time, session = EXCLUDED.session, updated_at = now()
+"""
+
+
+async def read(connection: Connection) -> Status:
+    """Return the state of the deployment."""
+    cursors = await (await connection.execute(_CURSORS)).fetchall()
+    repos = await (await connection.execute(_REPOS)).fetchall()
+    return Status(
+        cursors=[Cursor(*row) for row in cursors],
+        lanes=await lanes.read_all(connection),
+        repos={(status, state, reason): n for status, state, reason, n in repos},
+        records=await _count(connection, _RECORDS),
+        parked=await _count(connection, _PARKED),
+        lookups=await _count(connection, _LOOKUPS),
+        operations=await operations.by_status(connection),
+        outbox=await outbox.depth(connection),
+    )
+
+
+async def mirror_cursor(
+    connection: Connection, relay: str, seq: int, time: datetime | None, session: int
+) -> None:
+    """Note a relay's cursor for people; the truth is ``chive.cursor``."""
+    await connection.execute(_MIRROR, [relay, seq, time, session])
+
+
+async def _count(connection: Connection, query: str) -> int:
+    row = await (await connection.execute(query)).fetchone()
+    return int(row[0]) if row else 0
