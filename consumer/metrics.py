@@ -146,7 +146,6 @@ class Claim(StrEnum):
 
 EVENT_TYPES = ("record", "account", "identity", "sync")
 EVENT_SOURCES = ("firehose", "backfill", "refresh", "account")
-ROLES = ("tailer", "worker", "fetcher")
 TOPICS = ("firehose", "backfill", "cursor", "events", "operations", "published", "dead-letter")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -205,8 +204,14 @@ class Ages(Collector):
 
 # --- process ---------------------------------------------------------------------------------
 
-ROLE_UP = Gauge(
-    "chive_role_up", "1 while the role runs in this process", ["role"], registry=REGISTRY
+ROOT_UP = Gauge(
+    "chive_root_up", "1 while the root task runs in this process", ["root"], registry=REGISTRY
+)
+ROOT_RESTARTS = Counter(
+    "chive_root_restarts_total",
+    "Times a root began again because a service was away",
+    ["root"],
+    registry=REGISTRY,
 )
 LOOP_DELAY = Gauge(
     "chive_event_loop_delay_seconds",

@@ -1,0 +1,212 @@
+"""How a process lives and ends: signals, supervised roots, restarts after infrastructure trouble.
+
+- The first SIGTERM or SIGINT sets the stop event: roles finish what they hold and return.
+  Whoever has not returned when ``DRAIN_SECONDS`` are over is cancelled (every durable step is a
+  transaction, so nothing is lost), and after ``STOP_SECONDS`` the process ends in any case.
+  The exit code is 0.  A second signal kills the process at once.
+- A root that raises ``Transient`` starts again after a pause, for ever: infrastructure trouble
+  is waited out.  A root that raises anything else, or returns unasked, has died: the others
+  are stopped and ``RootDied`` says which one it was and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import structlog
+import uvloop
+
+from consumer import metrics
+from consumer.errors import Fatal, Transient
+from consumer.logs import Outage
+
+DRAIN_SECONDS = 15.0
+STOP_SECONDS = 28.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CANCEL_SECONDS = 5.0
+_HEALTHY_SECONDS = 30.0  # a root that ran so long was not failing at its start
+
+Root = Callable[[asyncio.Event], Awaitable[None]]
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+class RootDied(Fatal):
+    """A root of this process ended unasked."""
+
+    def __init__(self, root: str, reason: str) -> None:
+        super().__init__(f"{root} died: {reason}")
+        self.root = root
+        self.reason = reason
+
+
+class Stopped(Exception):
+    """The process was told to stop before the work was done."""
+
+
+class Backoff:
+    """Pauses in seconds that double from ``first`` to ``longest``, each with jitter."""
+
+    def __init__(self, first: float = 0.25, longest: float = 15.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def reset(self) -> None:
+        """Begin again with the first pause."""
+        self._next = self._first
+
+    def pause(self) -> float:
+        """Return the next pause: between half of it and the whole."""
+        pause, self._next = self._next, min(self._next * 2, self._longest)
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
+
+
+def run(main: Root) -> None:
+    """Run ``main`` in a fresh event loop with signals handled; ``Stopped`` is a normal end."""
+
+    async def handled() -> None:
+        stop = asyncio.Event()
+        with _signals(stop), suppress(Stopped):
+            await main(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(handled())
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def first(number: signal.Signals) -> None:
+        _log.info("stopping", signal=number.name, draining=not stop.is_set())
+        stop.set()
+        _end_in_any_case(0)
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+            # The second one is the kernel's business: it works even when the loop hangs.
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in _SIGNALS:
+        loop.add_signal_handler(each, first, each)
+    try:
+        yield
+    finally:
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+
+
+def _end_in_any_case(code: int) -> None:
+    """End the process when the time to stop is over, whatever still hangs."""
+
+    def end() -> None:
+        _log.error("stop_forced", seconds=STOP_SECONDS)
+        os._exit(code)
+
+    timer = threading.Timer(STOP_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+
+
+async def wait_for_stop(stop: asyncio.Event, seconds: float) -> bool:
+    """Sleep for ``seconds`` or until told to stop; return whether told to stop."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
+
+
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, T]) -> T:
+    """Return the result of ``work``; cancel it and raise ``Stopped`` when told to stop first."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Stopped
+    finally:
+        await _cancelled({task, stopped}, _CANCEL_SECONDS)
+
+
+async def persistently(name: str, attempt: Root, stop: asyncio.Event) -> None:
+    """Run ``attempt`` until it returns or is told to stop, again after every ``Transient``."""
+    outage, backoff = Outage(_log, f"services_of_{name}"), Backoff()
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        began = loop.time()
+        try:
+            await attempt(stop)
+        except Transient as trouble:
+            if loop.time() - began > _HEALTHY_SECONDS:
+                backoff.reset()
+                outage.over()
+            outage.again(trouble)
+            metrics.ROOT_RESTARTS.labels(name).inc()
+            await wait_for_stop(stop, backoff.pause())
+        else:
+            return
+
+
+async def _root(name: str, root: Root, stop: asyncio.Event) -> None:
+    metrics.ROOT_UP.labels(name).set(1)
+    try:
+        await persistently(name, root, stop)
+    except Fatal as fatal:
+        raise RootDied(name, str(fatal)) from fatal
+    except Exception as error:
+        _log.exception("root_failed", root=name)
+        raise RootDied(name, f"{type(error).__name__}: {error}") from error
+    finally:
+        metrics.ROOT_UP.labels(name).set(0)
+    if not stop.is_set():
+        raise RootDied(name, "it ended unasked")
+
+
+async def supervise(
+    roots: Mapping[str, Root], stop: asyncio.Event, drain: float = DRAIN_SECONDS
+) -> None:
+    """Run all roots until told to stop, then let them drain.  Raises ``RootDied``.
+
+    ``stop`` is set when this returns or raises.
+    """
+    tasks = {asyncio.create_task(_root(name, r, stop), name=name) for name, r in roots.items()}
+    told = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({*tasks, told}, return_when=asyncio.FIRST_COMPLETED)
+        died = _first_failure(tasks)
+        if died is not None:
+            _log.error("root_died", root=died.root, reason=died.reason)
+            _end_in_any_case(1)
+        stop.set()
+        _, late = await asyncio.wait(tasks, timeout=drain)
+        if late:
+            _log.warning("drain_cut_short", roots=sorted(task.get_name() for task in late))
+    finally:
+        stop.set()
+        await _cancelled({*tasks, told}, _CANCEL_SECONDS)
+    if died := died or _first_failure(tasks):
+        raise died
+
+
+def _first_failure(tasks: set[asyncio.Task[None]]) -> RootDied | None:
+    for task in tasks:
+        if task.done() and not task.cancelled() and isinstance(task.exception(), RootDied):
+            return task.exception()  # type: ignore[return-value]  # checked on the line above
+    return None
+
+
+async def _cancelled(tasks: Iterable[asyncio.Future[Any]], seconds: float) -> None:
+    """Cancel what still runs, and wait for its end, but not for ever."""
+    running = {task for task in tasks if not task.done()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=seconds)
