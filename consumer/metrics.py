@@ -162,6 +162,15 @@ def _closed(metric: _M, *values: Iterable[str]) -> _M:
     return metric
 
 
+def by_label(gauge: Gauge) -> dict[str, float]:
+    """Return the values of a gauge that has one label, or of one without under ``""``."""
+    return {
+        next(iter(sample.labels.values()), ""): sample.value
+        for family in gauge.collect()
+        for sample in family.samples
+    }
+
+
 class Ages(Collector):
     """A gauge of seconds since a moment, computed when it is read, so that what is stuck grows.
 

@@ -1,0 +1,179 @@
+"""One small HTTP server per process: ``/livez``, ``/readyz`` and ``/metrics``.
+
+- ``/livez`` answers 200 while the process works: its event loop turns and every root runs.
+  A quiet network, or a service that is away, is not a fault of the process.
+- ``/readyz`` answers 200 while everything it needs answers and its lag is below
+  ``http.ready_lag``; else 503.  The JSON body says which check failed and why.
+- Checks run at most once in ``_FRESH_SECONDS``, however often somebody asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import structlog
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from consumer import metrics
+from consumer.errors import ChiveError, Fatal
+from consumer.logs import escape
+from consumer.settings import HttpSettings
+
+Check = Callable[[], Awaitable[None]]
+
+_FRESH_SECONDS = 2.0
+_CHECK_SECONDS = 5.0
+_BEAT_SECONDS = 1.0
+_STUCK_SECONDS = 10.0
+
+_log = structlog.get_logger()
+
+
+def lag(now: float) -> dict[str, float]:
+    """Return the lag in seconds of the tailer and of each lane in this process."""
+    ages = [("tailer", age) for age in metrics.TAIL_LAG.read(now).values()]
+    ages += [(f"lane {lane}", age) for lane, age in metrics.WORKER_LAG.read(now).items()]
+    return {name: round(seconds, 3) for name, seconds in ages}
+
+
+class Health:
+    """What this process says of itself.
+
+    ``checks`` raise (a ``ChiveError``, for an expected trouble) when what they ask does not
+    answer; ``roots`` are the names that must be running.
+    """
+
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        roots: Collection[str],
+        ready_lag: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._checks = dict(checks)
+        self._roots = tuple(roots)
+        self._ready_lag = ready_lag
+        self._clock = clock
+        self._last: tuple[float, dict[str, Any]] | None = None
+        self._asking = asyncio.Lock()
+        self.loop_delay = 0.0
+
+    def alive(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether the process works, and the detail."""
+        up = metrics.by_label(metrics.ROOT_UP)
+        running = {name: up.get(name) == 1 for name in self._roots}
+        ok = all(running.values()) and self.loop_delay < _STUCK_SECONDS
+        return ok, {"alive": ok, "roots": running, "loopDelay": round(self.loop_delay, 4)}
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether the process can do its work at present, and the detail."""
+        checks = dict(await self._answers())
+        seconds = lag(time.time())
+        worst = max(seconds.values(), default=0.0)
+        checks["lag"] = {"ok": worst < self._ready_lag, "limit": self._ready_lag, **seconds}
+        ok = all(check["ok"] for check in checks.values())
+        return ok, {"ready": ok, "checks": checks}
+
+    async def _answers(self) -> dict[str, Any]:
+        async with self._asking:
+            if self._last is None or self._clock() - self._last[0] >= _FRESH_SECONDS:
+                answers = await asyncio.gather(*map(_ask, self._checks.values()))
+                self._last = (self._clock(), dict(zip(self._checks, answers, strict=True)))
+            return self._last[1]
+
+    async def beat(self) -> None:
+        """Measure for ever how late the event loop is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _BEAT_SECONDS
+            await asyncio.sleep(_BEAT_SECONDS)
+            self.loop_delay = max(0.0, loop.time() - due)
+            metrics.LOOP_DELAY.set(self.loop_delay)
+
+
+async def _ask(check: Check) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await check()
+    except TimeoutError:
+        return {"ok": False, "error": f"no answer in {_CHECK_SECONDS:g} s"}
+    except ChiveError as error:
+        return {"ok": False, "error": escape(str(error))}
+    except Exception as error:  # noqa: BLE001  # the root of a request: it says what it saw
+        return {"ok": False, "error": escape(f"{type(error).__name__}: {error}")}
+    return {"ok": True}
+
+
+def application(health: Health) -> Starlette:
+    """Return the ASGI application."""
+
+    async def livez(_request: Request) -> Response:
+        ok, detail = health.alive()
+        return JSONResponse(detail, 200 if ok else 503)
+
+    async def readyz(_request: Request) -> Response:
+        ok, detail = await health.ready()
+        return JSONResponse(detail, 200 if ok else 503)
+
+    async def exposition(_request: Request) -> Response:
+        return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/metrics", exposition),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its own idea of signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listening(settings: HttpSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise Fatal(
+            f"http: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from error
+
+
+@asynccontextmanager
+async def serving(app: Starlette, settings: HttpSettings) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve ``app`` for the length of the block; the task ends when the server does."""
+    with _listening(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                lifespan="off",
+                access_log=False,
+                ws="none",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        try:
+            yield task
+        finally:
+            server.should_exit = True
+            await asyncio.wait({task})

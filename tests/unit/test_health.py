@@ -1,0 +1,151 @@
+"""Health: what makes a process alive, what makes it ready, and the server around both."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from consumer import metrics
+from consumer.errors import Fatal, Transient
+from consumer.health import Check, Health, application, serving
+from consumer.settings import HttpSettings
+
+
+async def fine() -> None:
+    return
+
+
+async def away() -> None:
+    raise Transient("no broker at \x1b[31m127.0.0.1:1")
+
+
+async def broken() -> None:
+    raise KeyError("x")
+
+
+@pytest.fixture(autouse=True)
+def _metrics() -> Iterator[None]:
+    metrics.ROOT_UP.labels("tailer").set(1)
+    yield
+    metrics.ROOT_UP.clear()
+    metrics.TAIL_LAG.drop()
+    metrics.WORKER_LAG.drop(3)
+
+
+def health(**checks: Check) -> Health:
+    return Health(checks, ["tailer"], ready_lag=60.0)
+
+
+async def test_a_quiet_network_and_services_away_are_no_fault() -> None:
+    ok, detail = health(kafka=away).alive()
+    assert ok
+    assert detail["roots"] == {"tailer": True}
+
+
+async def test_a_root_that_does_not_run_is() -> None:
+    metrics.ROOT_UP.labels("tailer").set(0)
+    ok, detail = health().alive()
+    assert not ok
+    assert detail["roots"] == {"tailer": False}
+
+
+async def test_a_stuck_event_loop_is() -> None:
+    subject = health()
+    subject.loop_delay = 30.0
+    assert not subject.alive()[0]
+
+
+async def test_the_beat_measures_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.health._BEAT_SECONDS", 0.01)
+    subject = health()
+    beat = asyncio.create_task(subject.beat())
+    await asyncio.sleep(0)
+    time.sleep(0.1)  # noqa: ASYNC251  # the fault to be measured
+    async with asyncio.timeout(5):
+        while subject.loop_delay == 0.0:  # noqa: ASYNC110  # a float has no event
+            await asyncio.sleep(0)
+    assert subject.loop_delay > 0.05
+    beat.cancel()
+
+
+async def test_ready_when_everything_answers() -> None:
+    ok, detail = await health(kafka=fine, postgres=fine).ready()
+    assert ok
+    assert detail["checks"]["kafka"] == {"ok": True}
+
+
+async def test_not_ready_says_why() -> None:
+    ok, detail = await health(kafka=away, postgres=fine, relay=broken).ready()
+    assert not ok
+    assert detail["checks"]["kafka"] == {
+        "ok": False,
+        "error": "no broker at \\x1b[31m127.0.0.1:1",
+    }
+    assert detail["checks"]["postgres"] == {"ok": True}
+    assert "KeyError" in detail["checks"]["relay"]["error"]
+
+
+async def test_a_check_that_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.health._CHECK_SECONDS", 0.01)
+
+    async def hanging() -> None:
+        await asyncio.Event().wait()
+
+    _, detail = await health(kafka=hanging).ready()
+    assert detail["checks"]["kafka"]["error"] == "no answer in 0.01 s"
+
+
+async def test_lag_makes_unready_and_names_the_lane() -> None:
+    metrics.TAIL_LAG.settled()
+    metrics.WORKER_LAG.since(time.time() - 10, 3)
+    ok, detail = await health().ready()
+    assert ok
+    metrics.WORKER_LAG.since(time.time() - 100, 3)
+    ok, detail = await health().ready()
+    assert not ok
+    assert detail["checks"]["lag"]["tailer"] == 0.0
+    assert 100 <= detail["checks"]["lag"]["lane 3"] < 110
+
+
+async def test_checks_are_shared_while_fresh() -> None:
+    asked: list[int] = []
+    now = [0.0]
+
+    async def counting() -> None:
+        asked.append(1)
+
+    subject = Health({"kafka": counting}, [], 60.0, clock=lambda: now[0])
+    await asyncio.gather(*(subject.ready() for _ in range(5)))
+    assert len(asked) == 1
+    now[0] = 10.0
+    await subject.ready()
+    assert len(asked) == 2
+
+
+async def test_the_server_answers_all_three() -> None:
+    with capture_logs() as logs:
+        async with serving(application(health(kafka=away)), HttpSettings()) as task:
+            url = logs[0]["url"]
+            async with httpx.AsyncClient() as client:
+                alive = await client.get(f"{url}/livez")
+                ready = await client.get(f"{url}/readyz")
+                exposition = await client.get(f"{url}/metrics")
+                nothing = await client.get(f"{url}/nothing")
+    assert (alive.status_code, ready.status_code, nothing.status_code) == (200, 503, 404)
+    assert ready.json()["ready"] is False
+    assert "chive_root_up" in exposition.text
+    assert task.done()
+
+
+async def test_a_taken_port_is_a_clear_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Fatal, match=f"cannot listen on 127.0.0.1:{port}"):
+            async with serving(application(health()), HttpSettings(port=port)):
+                pass
