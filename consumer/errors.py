@@ -48,6 +48,11 @@ class Reason(StrEnum):
     REPLAY = "replay"
     EQUIVOCATION = "equivocation"
     ACCOUNT_INACTIVE = "account_inactive"
+    UNTRACKED = "untracked"
+    # snapshots and proofs
+    SNAPSHOT_STALE = "snapshot_stale"
+    SNAPSHOT_HOLE = "snapshot_hole"
+    SNAPSHOT_SCOPE = "snapshot_scope"
     # worker
     PARKED_OVERFLOW = "parked_overflow"
     STALLED = "stalled"

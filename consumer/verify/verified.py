@@ -1,0 +1,60 @@
+"""What verification proves, as values.  Pure.
+
+Only :mod:`consumer.verify.commit` makes them; whoever holds one may rely on it: the
+signature is the account's, every block has its hash, the tree is well formed, and the
+ops are exactly the difference between ``prev_data`` and ``data``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from consumer.errors import Reason, Refused
+from consumer.publish.envelope import Action
+
+# The root of a repository without records: CIDv1, dag-cbor, SHA-256 of {"e": [], "l": null}
+# (bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm).
+EMPTY_TREE = b"\x01\x71\x12\x20" + hashlib.sha256(b"\xa2ae\x80al\xf6").digest()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedOp:
+    """One change of a commit; ``prev`` as the signed op claims it, ``record`` DAG-CBOR."""
+
+    action: Action
+    path: str
+    cid: bytes | None
+    prev: bytes | None
+    record: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCommit:
+    """A signed commit whose ops turn the tree ``prev_data`` (proven) into ``data``."""
+
+    did: str
+    rev: str
+    since: str | None
+    data: bytes
+    prev_data: bytes
+    commit: bytes
+    ops: tuple[VerifiedOp, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSync:
+    """A signed commit without its tree: at ``rev`` the root is ``data``."""
+
+    did: str
+    rev: str
+    data: bytes
+    commit: bytes
+
+
+class Unverifiable(Refused):
+    """The signature is good, the rest is not; ``rev`` is signed and may move ``gap_rev``."""
+
+    def __init__(self, reason: Reason, detail: str, rev: str) -> None:
+        super().__init__(reason, detail)
+        self.rev = rev

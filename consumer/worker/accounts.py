@@ -1,0 +1,80 @@
+"""The account status machine.  Pure.
+
+``status`` follows ``#account``, ordered by (relay session, seq) and never backwards.  What
+a frame says takes effect at once, but for ``deleted``: an old host says so after a
+migration, so the account's host of today is asked first, and its answer counts only while
+no newer frame has been seen.
+
+Not active: commits and facts are ignored, the rows stay.  Active again: the repo is
+desynchronized and ``want`` is bumped.  Deleted: the rows go, nothing at or below the newest
+rev known is ever believed again, and the next record belongs to a new incarnation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from consumer.worker.outputs import SyncReason
+from consumer.worker.repo_state import (
+    ACTIVE_ACCOUNT,
+    Repo,
+    Step,
+    SyncState,
+    newest,
+    on_doubt,
+)
+
+DELETED = "deleted"
+UNEXPLAINED = "inactive"  # not active, and the host does not say why
+
+
+def stated_status(*, active: bool, status: str | None) -> str:
+    """Return the status that a frame states: ``active`` decides, ``status`` explains."""
+    return ACTIVE_ACCOUNT if active else status or UNEXPLAINED
+
+
+def is_news(repo: Repo, session: int, seq: int) -> bool:
+    """Tell whether a frame is newer than the one that set the ratchet."""
+    return (session, seq) > (repo.status_session, repo.status_seq)
+
+
+def answers_newest(repo: Repo, session: int, seq: int) -> bool:
+    """Tell whether an answer belongs to the newest ``#account`` frame seen."""
+    return (session, seq) == (repo.status_session, repo.status_seq)
+
+
+def ratcheted(repo: Repo, session: int, seq: int) -> Repo:
+    """Return ``repo`` with the ratchet at (``session``, ``seq``)."""
+    return replace(repo, status_session=session, status_seq=seq)
+
+
+def with_status(repo: Repo, status: str) -> Step:
+    """Set any status but ``deleted``."""
+    if status == repo.status:
+        return Step(repo)
+    changed = replace(repo, status=status)
+    return on_doubt(changed, SyncReason.REACTIVATED) if changed.account_active else Step(changed)
+
+
+def newest_rev(repo: Repo) -> str | None:
+    """Return the newest rev known of the repo, by any signed evidence."""
+    return newest(repo.rev, repo.gap_rev, repo.floor_rev, repo.proof_rev)
+
+
+def deleted(repo: Repo) -> Repo:
+    """Return ``repo`` after its confirmed deletion: the start of another incarnation.
+
+    Its rev is the newest known, its root unknown: whatever comes next breaks the chain.
+    """
+    last = newest_rev(repo)
+    return replace(
+        repo,
+        status=DELETED,
+        sync_state=SyncState.DESYNCHRONIZED,
+        reason=SyncReason.ACCOUNT_DELETED,
+        rev=last,
+        data=None,
+        floor_rev=last,
+        incarnation=repo.incarnation + 1,
+        complete=False,
+    )

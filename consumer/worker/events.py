@@ -1,0 +1,64 @@
+"""Events built from a repo and what happened to it.  Pure."""
+
+from __future__ import annotations
+
+from consumer.errors import Fatal
+from consumer.publish.envelope import (
+    AccountEvent,
+    Action,
+    IdentityEvent,
+    Origin,
+    RecordEvent,
+    SyncEvent,
+)
+from consumer.worker.facts import Statement
+from consumer.worker.reconcile import Change
+from consumer.worker.repo_state import Repo
+
+
+def record_event(origin: Origin, repo: Repo, said: Statement, change: Change) -> RecordEvent:
+    """Return the event of a change that a statement made."""
+    return RecordEvent(
+        origin,
+        repo.did,
+        repo.incarnation,
+        repo.pds,
+        said.rev,
+        said.path,
+        change.action,
+        said.cid,
+        change.prev,
+        said.record,
+    )
+
+
+def gone_with_account(origin: Origin, repo: Repo, path: str, cid: bytes) -> RecordEvent:
+    """Return the delete of a record whose account was deleted; ``repo.rev`` is the last."""
+    rev = repo.rev
+    if rev is None:
+        raise Fatal(f"{repo.did} has rows but no rev")
+    action = Action.DELETE
+    return RecordEvent(
+        origin, repo.did, repo.incarnation, repo.pds, rev, path, action, None, cid, None
+    )
+
+
+def account_event(
+    origin: Origin, repo: Repo, status: str, *, active: bool, session: int
+) -> AccountEvent:
+    """Return the event of an account that took ``status``."""
+    return AccountEvent(
+        origin, repo.did, repo.incarnation, repo.pds, repo.rev, active, status, session
+    )
+
+
+def identity_event(origin: Origin, repo: Repo, handle: str | None, session: int) -> IdentityEvent:
+    """Return the event of an announced change of identity."""
+    return IdentityEvent(origin, repo.did, repo.incarnation, repo.pds, repo.rev, handle, session)
+
+
+def sync_event(origin: Origin, repo: Repo) -> SyncEvent:
+    """Return the event of a repo that took its present sync state."""
+    return SyncEvent(
+        origin, repo.did, repo.incarnation, repo.pds, repo.rev, repo.sync_state, repo.reason
+    )

@@ -1,0 +1,85 @@
+"""Facts: what a verified source says about single paths of one repository.  Pure.
+
+A fact is "in this repo, at ``rev``, the keys in this interval are exactly these" (DESIGN
+§3).  Spread over the paths concerned it is a stream of statements: *at ``rev`` the record
+at ``path`` was ``cid``*, or *was absent*.
+
+- A commit states one path per op.
+- A proof states one path.
+- A chunk states every entry it carries, and the absence of every other known path within
+  its intervals: it is merged with the rows there, so that nothing else needs to be kept.
+
+Statements only ever speak of wanted paths; the caller passes what "wanted" means today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from consumer.backfill import Chunk, Entry, Proof
+from consumer.publish.envelope import Action
+from consumer.verify.verified import VerifiedCommit, VerifiedOp
+
+Wants = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of a path: its record at ``rev``, or a tombstone (``cid`` None)."""
+
+    cid: bytes | None
+    rev: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a signed op calls its own change."""
+
+    action: Action
+    prev: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """At ``rev``, ``path`` held ``cid`` (whose DAG-CBOR is ``record``), or nothing.
+
+    ``single`` tells a path spoken of by name (op, proof) from one that a chunk covers.
+    """
+
+    path: str
+    rev: str
+    cid: bytes | None
+    record: bytes | None
+    single: bool
+    claim: Claim | None = None
+
+
+def of_commit(commit: VerifiedCommit, wants: Wants) -> Iterator[Statement]:
+    """Return what the wanted ops of ``commit`` state."""
+    return (_of_op(commit.rev, op) for op in commit.ops if wants(op.path))
+
+
+def _of_op(rev: str, op: VerifiedOp) -> Statement:
+    return Statement(op.path, rev, op.cid, op.record, True, Claim(op.action, op.prev))
+
+
+def of_proof(proof: Proof) -> Statement:
+    """Return what ``proof`` states of its path."""
+    entry = proof.entry
+    if entry is None:
+        return Statement(proof.path, proof.rev, None, None, single=True)
+    return Statement(proof.path, proof.rev, entry.cid, entry.record, single=True)
+
+
+def of_chunk(chunk: Chunk, known: Iterable[str]) -> Iterator[Statement]:
+    """Return what ``chunk`` states, in key order, given the ``known`` paths in its intervals."""
+    entries = {entry.path: entry for entry in chunk.entries}
+    for path in sorted(entries.keys() | set(known)):
+        yield _of_entry(chunk.rev, path, entries.get(path))
+
+
+def _of_entry(rev: str, path: str, entry: Entry | None) -> Statement:
+    if entry is None:
+        return Statement(path, rev, None, None, single=False)
+    return Statement(path, rev, entry.cid, entry.record, single=False)

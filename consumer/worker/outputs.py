@@ -1,0 +1,90 @@
+"""What applying inputs asks for, besides events and changed rows.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consumer.errors import Reason
+
+
+class SyncReason(StrEnum):
+    """Why a repo is desynchronized: a closed set, kept in ``repos.reason``."""
+
+    FIRST_SIGHTING = "first_sighting"
+    BROKEN_CHAIN = "broken_chain"
+    UNVERIFIABLE = "unverifiable"
+    SYNC_FRAME = "sync_frame"
+    SNAPSHOT = "snapshot"  # a snapshot newer than the chain is being applied
+    REACTIVATED = "reactivated"
+    SCOPE_CHANGED = "scope_changed"
+    LOSS_WINDOW = "loss_window"
+    ACCOUNT_DELETED = "account_deleted"
+
+
+class LookupKind(StrEnum):
+    IDENTITY = "identity"
+    ACCOUNT = "account"
+
+
+class Outcome(StrEnum):
+    """What a chunk or proof did for its operation."""
+
+    ADVANCED = "advanced"  # applied; more chunks to come
+    COMPLETED = "completed"
+    AGAIN = "again"  # its last chunk is through, and it must be fetched again
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """An automatic ``didSync`` to be queued; one that is queued for the DID already serves."""
+
+    did: str
+    reason: SyncReason
+    want: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A question to the fetcher; ``session`` and ``seq`` are those of the frame that asks."""
+
+    did: str
+    kind: LookupKind
+    session: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedOperation:
+    """One chunk or proof of ``operation`` went through, with the changes that it made.
+
+    ``reason`` says why it was refused or must be fetched ``AGAIN``; ``hint_missed`` that the
+    snapshot is below an unverified hint of something newer.
+    """
+
+    operation: str
+    did: str
+    outcome: Outcome
+    reason: Reason | None = None
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    entries: int = 0
+    hint_missed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """Tombstones of ``did`` with rev ≤ ``through`` guard nothing any more: delete them."""
+
+    did: str
+    through: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An input that was not applied; ``kept`` tells that it belongs in the dead letter."""
+
+    reason: Reason
+    detail: str = ""
+    kept: bool = True

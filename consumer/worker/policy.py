@@ -1,0 +1,47 @@
+"""What the settings decide for one lane: which repos are tracked, what is automatic.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from consumer.scope import History, Repos, Scope
+from consumer.worker.repo_state import Repo
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The scope, as seen from ``lane``."""
+
+    lane: int
+    scope: Scope
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The hash of the wanted collections."""
+        return self.scope.digest
+
+    @property
+    def automatic(self) -> bool:
+        """Whether gaps are repaired without being asked."""
+        return self.scope.history is History.FULL
+
+    def tracks(self, did: str, paths: Iterable[str]) -> bool:
+        """Tell whether an unknown repo is tracked from a frame on that touches ``paths``."""
+        match self.scope.repos:
+            case Repos.ALL:
+                return True
+            case Repos.LISTED:
+                return did in self.scope.dids
+            case Repos.COLLECTIONS:
+                return any(map(self.scope.wants, paths))
+
+    @property
+    def tracks_all(self) -> bool:
+        """Whether frames that touch no path make a repo known too."""
+        return self.scope.repos is Repos.ALL
+
+    def newborn(self, did: str, pds: str | None) -> Repo:
+        """Return the state of a repo of which nothing is known."""
+        return Repo(did, self.lane, scope=self.digest, pds=pds)

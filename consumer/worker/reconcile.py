@@ -1,0 +1,62 @@
+"""The one rule that applies every fact: per path, the newest ``rev`` wins.  Pure.
+
+``reconcile`` takes what is known of a path and what a statement says of it, and returns
+what is known afterwards and which change, if any, became visible.  It is idempotent, and
+gives the same end state in any order of its inputs.
+
+- Equal revs apply; a newer row stays as it is.
+- A path said to be gone keeps a tombstone, so that an older snapshot cannot bring it back;
+  one spoken of by name leaves a tombstone even if it was unknown.
+- A statement by name that repeats what the row holds still moves the row's rev; an
+  unchanged entry of a chunk writes nothing (its rev is guarded by the floor).
+- Action and prev come from the row.  Only when the path is unknown and the repo never had
+  a complete snapshot do they come from the signed op, so that the delete of something
+  older than our knowledge is still an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consumer.publish.envelope import Action
+from consumer.worker.facts import Claim, Row, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that consumers see; ``prev`` is the record it replaces, if known."""
+
+    action: Action
+    prev: bytes | None
+
+
+Outcome = tuple[Row | None, Change | None]
+
+
+def reconcile(row: Row | None, said: Statement, *, complete: bool) -> Outcome:
+    """Return the row after ``said``, and the change it makes.
+
+    ``complete`` tells whether the repo ever had a complete snapshot.  The very same ``row``
+    object comes back when there is nothing to write.
+    """
+    if row is None:
+        return _unknown(said, None if complete else said.claim)
+    if row.rev > said.rev:
+        return row, None
+    if row.cid == said.cid:
+        moves = said.single and row.rev != said.rev
+        return (Row(row.cid, said.rev) if moves else row), None
+    return Row(said.cid, said.rev), Change(_action(row, said), row.cid)
+
+
+def _unknown(said: Statement, claim: Claim | None) -> Outcome:
+    row = Row(said.cid, said.rev) if said.cid is not None or said.single else None
+    if claim is not None:
+        return row, Change(claim.action, claim.prev)
+    return row, None if said.cid is None else Change(Action.CREATE, None)
+
+
+def _action(row: Row, said: Statement) -> Action:
+    if said.cid is None:
+        return Action.DELETE
+    return Action.CREATE if row.cid is None else Action.UPDATE

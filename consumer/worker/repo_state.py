@@ -1,0 +1,283 @@
+"""The state of one repository, and how verified input moves it.  Pure.
+
+``sync_state`` is ``active`` (the rows are exactly the repo at ``rev``; ``reason`` is None) or
+``desynchronized`` with a reason (DESIGN §7).  Verified commits flow in both.  Each function
+takes a :class:`Repo` and one piece of evidence and returns a :class:`Step`: the repo
+afterwards, whether a sync must be queued, or why nothing happened.
+
+Revisions kept, all of them signed but the hint:
+
+``rev``        the newest commit of the chain; everything at or below it is a replay
+``gap_rev``    something at or below it was missed: only a snapshot from there on repairs it
+``floor_rev``  snapshots below it are refused; tombstones at or below it may be gone
+``proof_rev``  the newest record proof: rows may be newer than ``rev``, up to here
+``hint_rev``   what unverified input claims to exist; fetchers try to reach it
+
+``floor_rev`` ≤ ``rev`` always.  Triggers without a signed rev bump ``want`` instead, and a
+snapshot whose download began before the bump does not complete the repo.
+
+A first commit whose proven ``prev_data`` is the empty tree states the whole repository in
+its ops, whatever its ``since``: nothing known of the repo, it becomes active and complete
+at once, with the floor at its rev.  (Genesis is the case ``since`` null; an account whose
+first commits were irrelevant to the tailer is the common one.)  The property model holds
+with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from consumer.backfill import Chunk, Proof
+from consumer.errors import Reason
+from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedSync
+from consumer.worker.outputs import Rejection, SyncReason
+
+ACTIVE_ACCOUNT = "active"
+
+
+class SyncState(StrEnum):
+    ACTIVE = "active"
+    DESYNCHRONIZED = "desynchronized"
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """One row of table ``repos``; ``retry_at`` in Unix seconds."""
+
+    did: str
+    lane: int
+    status: str = ACTIVE_ACCOUNT
+    status_session: int = 0
+    status_seq: int = 0
+    sync_state: str = SyncState.DESYNCHRONIZED
+    reason: str | None = SyncReason.FIRST_SIGHTING
+    rev: str | None = None
+    data: bytes | None = None
+    gap_rev: str | None = None
+    hint_rev: str | None = None
+    floor_rev: str | None = None
+    proof_rev: str | None = None
+    want: int = 0
+    incarnation: int = 0
+    complete: bool = False
+    scope: bytes | None = None
+    pds: str | None = None
+    snapshot_operation: str | None = None
+    snapshot_attempt: int | None = None
+    snapshot_rev: str | None = None
+    snapshot_through: str | None = None
+    retry_at: float | None = None
+
+    @property
+    def account_active(self) -> bool:
+        return self.status == ACTIVE_ACCOUNT
+
+    @property
+    def active(self) -> bool:
+        return self.sync_state == SyncState.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one piece of evidence did to a repo.
+
+    ``applies``: its facts are to be reconciled.  ``trigger``: queue a sync, for this reason.
+    """
+
+    repo: Repo
+    applies: bool = False
+    trigger: SyncReason | None = None
+    rejection: Rejection | None = None
+
+
+def newest(*revs: str | None) -> str | None:
+    """Return the newest of ``revs``, None if all are None."""
+    return max((rev for rev in revs if rev is not None), default=None)
+
+
+def reaches(rev: str, mark: str | None) -> bool:
+    """Tell whether ``rev`` is at or above ``mark``; everything is, when there is no mark."""
+    return mark is None or rev >= mark
+
+
+def on_commit(repo: Repo, commit: VerifiedCommit) -> Step:
+    """Move the chain by one verified commit."""
+    if not repo.account_active:
+        return _ignored(repo, Reason.ACCOUNT_INACTIVE)
+    if repo.rev is None:
+        return _first_commit(repo, commit)
+    if commit.rev <= repo.rev:
+        return _not_newer(repo, commit.rev, commit.data)
+    moved = replace(repo, rev=commit.rev, data=commit.data)
+    if commit.prev_data == repo.data and commit.since == repo.rev:
+        return Step(moved, applies=True)
+    return _gap(moved, commit.rev, SyncReason.BROKEN_CHAIN, applies=True)
+
+
+def on_sync(repo: Repo, sync: VerifiedSync) -> Step:
+    """Compare the chain with a verified ``#sync``."""
+    if not repo.account_active:
+        return _ignored(repo, Reason.ACCOUNT_INACTIVE)
+    if repo.rev is not None and sync.rev <= repo.rev:
+        return _not_newer(repo, sync.rev, sync.data)
+    moved = replace(repo, rev=sync.rev, data=sync.data)
+    # Content-hash roots come back: only if no row is newer than our rev does the same root
+    # mean that the rows are right at the new rev.
+    if repo.rev is not None and sync.data == repo.data and reaches(repo.rev, repo.proof_rev):
+        return Step(moved)
+    return _gap(moved, sync.rev, SyncReason.SYNC_FRAME)
+
+
+def on_unverifiable(repo: Repo, rev: str | None, *, signed: bool, why: Rejection) -> Step:
+    """Take note that something happened which cannot be followed: ``why`` says what."""
+    if not repo.account_active:
+        return _ignored(repo, Reason.ACCOUNT_INACTIVE)
+    if rev is not None and repo.rev is not None and rev <= repo.rev:
+        return _ignored(repo, Reason.REPLAY)
+    if signed and rev is not None:
+        return replace(_gap(repo, rev, SyncReason.UNVERIFIABLE), rejection=why)
+    hinted = replace(repo, hint_rev=newest(repo.hint_rev, rev))
+    return replace(on_doubt(hinted, SyncReason.UNVERIFIABLE), rejection=why)
+
+
+def on_doubt(repo: Repo, reason: SyncReason) -> Step:
+    """Desynchronize for a reason that carries no signed rev."""
+    return Step(_desynchronized(replace(repo, want=repo.want + 1), reason), trigger=reason)
+
+
+def on_lost(repo: Repo) -> Step:
+    """Take note of a loss window: any frame of this repo may be missing."""
+    return on_doubt(repo, SyncReason.LOSS_WINDOW) if repo.account_active else Step(repo)
+
+
+def on_scope(repo: Repo, scope: bytes) -> Step:
+    """Compare the wanted collections with those of the last look at the repo.
+
+    What is newly wanted never had a complete snapshot, so the repo has none.
+    """
+    if repo.scope == scope:
+        return Step(repo)
+    return on_doubt(replace(repo, scope=scope, complete=False), SyncReason.SCOPE_CHANGED)
+
+
+def on_chunk(repo: Repo, chunk: Chunk, scope: bytes) -> Step:
+    """Accept or refuse a chunk; the first one of an attempt may move the chain."""
+    refusal = _chunk_refusal(repo, chunk, scope)
+    if refusal is not None:
+        rejection = Rejection(refusal, kept=False)
+        return Step(repo, trigger=_again(repo) if chunk.last else None, rejection=rejection)
+    if chunk.after is None:
+        return _first_chunk(repo, chunk)
+    return Step(replace(repo, snapshot_through=chunk.through), applies=True)
+
+
+def on_last_chunk(repo: Repo, chunk: Chunk) -> Step:
+    """Activate the repo if its snapshot, now applied without a hole, is recent enough."""
+    closed = replace(
+        repo,
+        snapshot_operation=None,
+        snapshot_attempt=None,
+        snapshot_rev=None,
+        snapshot_through=None,
+    )
+    if not reaches(chunk.rev, repo.gap_rev) or chunk.want != repo.want:
+        rejection = Rejection(Reason.SNAPSHOT_STALE, kept=False)
+        return Step(closed, trigger=_again(closed), rejection=rejection)
+    return Step(_activated(closed))
+
+
+def on_proof(repo: Repo, proof: Proof) -> Step:
+    """Accept or refuse a record proof."""
+    if not repo.account_active:
+        return _ignored(repo, Reason.ACCOUNT_INACTIVE)
+    if not reaches(proof.rev, newest(repo.floor_rev, repo.gap_rev)):
+        return _ignored(repo, Reason.SNAPSHOT_STALE)
+    return Step(replace(repo, proof_rev=newest(repo.proof_rev, proof.rev)), applies=True)
+
+
+def _first_commit(repo: Repo, commit: VerifiedCommit) -> Step:
+    moved = replace(repo, rev=commit.rev, data=commit.data)
+    if _states_everything(repo, commit):
+        return Step(_activated(replace(moved, floor_rev=commit.rev)), applies=True)
+    return _gap(moved, commit.rev, SyncReason.FIRST_SIGHTING, applies=True)
+
+
+def _states_everything(repo: Repo, commit: VerifiedCommit) -> bool:
+    known_nothing = repo.want == 0 and repo.proof_rev is None
+    return known_nothing and commit.prev_data == EMPTY_TREE and reaches(commit.rev, repo.gap_rev)
+
+
+def _first_chunk(repo: Repo, chunk: Chunk) -> Step:
+    begun = replace(
+        repo,
+        floor_rev=chunk.rev,
+        snapshot_operation=chunk.operation,
+        snapshot_attempt=chunk.attempt,
+        snapshot_rev=chunk.rev,
+        snapshot_through=chunk.through,
+    )
+    if repo.rev is not None and chunk.rev <= repo.rev:
+        return Step(begun, applies=True)
+    gap_rev = newest(repo.gap_rev, chunk.rev)
+    moved = replace(begun, rev=chunk.rev, data=chunk.data, gap_rev=gap_rev)
+    if not repo.active:
+        return Step(moved, applies=True)
+    # Until the last chunk the rows are a mixture; should it never come, a sync is queued.
+    mixed = _desynchronized(moved, SyncReason.SNAPSHOT)
+    return Step(mixed, applies=True, trigger=SyncReason.SNAPSHOT)
+
+
+def _again(repo: Repo) -> SyncReason | None:
+    return None if repo.reason is None else SyncReason(repo.reason)
+
+
+def _chunk_refusal(repo: Repo, chunk: Chunk, scope: bytes) -> Reason | None:
+    if not repo.account_active:
+        return Reason.ACCOUNT_INACTIVE
+    if chunk.scope != scope or repo.scope != scope:
+        return Reason.SNAPSHOT_SCOPE
+    if not reaches(chunk.rev, repo.floor_rev):
+        return Reason.SNAPSHOT_STALE
+    if chunk.rev == repo.rev and repo.data is not None and chunk.data != repo.data:
+        return Reason.EQUIVOCATION
+    return None if chunk.after is None or _continues(repo, chunk) else Reason.SNAPSHOT_HOLE
+
+
+def _continues(repo: Repo, chunk: Chunk) -> bool:
+    return (
+        repo.snapshot_operation == chunk.operation
+        and repo.snapshot_attempt == chunk.attempt
+        and repo.snapshot_rev == chunk.rev
+        and repo.snapshot_through == chunk.after
+    )
+
+
+def _not_newer(repo: Repo, rev: str, data: bytes) -> Step:
+    if rev == repo.rev and repo.data is not None and data != repo.data:
+        return Step(repo, rejection=Rejection(Reason.EQUIVOCATION, f"another root at rev {rev}"))
+    return _ignored(repo, Reason.REPLAY)
+
+
+def _ignored(repo: Repo, reason: Reason) -> Step:
+    return Step(repo, rejection=Rejection(reason, kept=False))
+
+
+def _gap(repo: Repo, rev: str, reason: SyncReason, *, applies: bool = False) -> Step:
+    gapped = replace(repo, gap_rev=newest(repo.gap_rev, rev))
+    return Step(_desynchronized(gapped, reason), applies=applies, trigger=reason)
+
+
+def _desynchronized(repo: Repo, reason: SyncReason) -> Repo:
+    return replace(repo, sync_state=SyncState.DESYNCHRONIZED, reason=reason)
+
+
+def _activated(repo: Repo) -> Repo:
+    return replace(
+        repo,
+        sync_state=SyncState.ACTIVE,
+        reason=None,
+        complete=True,
+        hint_rev=None,
+        retry_at=None,
+    )

@@ -1,0 +1,364 @@
+"""One batch's working memory: inputs go in, in order; rows, events, requests come out.  Pure.
+
+The worker loads what :func:`consumer.worker.inputs.needs` names, applies every input, and
+writes the outcome in one transaction.  Nothing here reads a clock or a database, and the
+same inputs always give the same outputs:
+
+``events``    what consumers see, in order
+``syncs``     automatic syncs to be queued, at most one per DID
+``settled``   DIDs that became active: automatic syncs still queued for them are moot, and
+              are dropped *before* ``syncs`` are queued
+``lookups``   questions to the fetcher
+``applied``   what chunks and proofs did for their operations, in order
+``cleared``   tombstones to be deleted, before or after the dirty rows are written
+``triggers``  how often each sync reason occurred
+
+``dirty_repos()`` and ``dirty_rows()`` are what the store upserts or deletes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from consumer.backfill import Chunk, Proof
+from consumer.errors import Reason
+from consumer.publish.envelope import Action, Event, Origin, RecordEvent
+from consumer.worker import accounts, events, facts, repo_state
+from consumer.worker.facts import Row, Statement
+from consumer.worker.inputs import (
+    AccountLearnt,
+    AccountSeen,
+    ChunkSeen,
+    CommitSeen,
+    CommitUnverifiable,
+    IdentityLearnt,
+    IdentitySeen,
+    Input,
+    Lost,
+    ProofSeen,
+    ScopeChanged,
+    SyncSeen,
+    SyncUnverifiable,
+)
+from consumer.worker.outputs import (
+    AppliedOperation,
+    Cleared,
+    Lookup,
+    LookupKind,
+    Outcome,
+    Rejection,
+    SyncReason,
+    SyncRequest,
+)
+from consumer.worker.policy import Policy
+from consumer.worker.reconcile import reconcile
+from consumer.worker.repo_state import Repo, Step
+
+Rows = dict[str, dict[str, Row]]
+
+_UNTRACKED = Rejection(Reason.UNTRACKED, kept=False)
+_REPLAY = Rejection(Reason.REPLAY, kept=False)
+
+
+def _no_host(_did: str) -> str | None:
+    return None
+
+
+class Workset:
+    """Repos by DID and rows by DID and path, as they change while a batch is applied.
+
+    It owns ``repos`` and ``rows`` from then on.  ``pds_of`` gives the host of a DID that has
+    no repo yet.
+    """
+
+    def __init__(
+        self,
+        repos: dict[str, Repo],
+        rows: Rows,
+        policy: Policy,
+        pds_of: Callable[[str], str | None] = _no_host,
+    ) -> None:
+        self.repos = repos
+        self.rows = rows
+        self.policy = policy
+        self.events: list[Event] = []
+        self.lookups: list[Lookup] = []
+        self.applied: list[AppliedOperation] = []
+        self.cleared: list[Cleared] = []
+        self.settled: set[str] = set()
+        self.triggers: Counter[SyncReason] = Counter()
+        self._pds_of = pds_of
+        self._syncs: dict[str, SyncRequest] = {}
+        self._dirty_repos: set[str] = set()
+        self._dirty_rows: set[tuple[str, str]] = set()
+
+    @property
+    def syncs(self) -> list[SyncRequest]:
+        return list(self._syncs.values())
+
+    def dirty_repos(self) -> list[Repo]:
+        """Return the repos to be upserted."""
+        return [self.repos[did] for did in self._dirty_repos]
+
+    def dirty_rows(self) -> list[tuple[str, str, Row | None]]:
+        """Return (did, path, row) to be upserted, or deleted where the row is None."""
+        return [(did, path, self.rows[did].get(path)) for did, path in self._dirty_rows]
+
+    def apply(self, one: Input) -> Rejection | None:  # noqa: C901, PLR0911 -- one arm per input
+        """Apply one input; return why it was not, or not fully, applied."""
+        match one:
+            case CommitSeen():
+                return self._commit(one)
+            case CommitUnverifiable():
+                return self._unverifiable(one, one.paths)
+            case SyncSeen():
+                return self._sync(one)
+            case SyncUnverifiable():
+                return self._unverifiable(one, ())
+            case AccountSeen():
+                return self._account(one)
+            case AccountLearnt():
+                return self._account_learnt(one)
+            case IdentitySeen():
+                return self._identity(one)
+            case IdentityLearnt():
+                return self._identity_learnt(one)
+            case ChunkSeen():
+                return self._chunk(one)
+            case ProofSeen():
+                return self._proof(one)
+            case Lost() | ScopeChanged():
+                return self._doubt(one)
+        assert_never(one)
+
+    # -- frames ------------------------------------------------------------------------
+
+    def _commit(self, seen: CommitSeen) -> Rejection | None:
+        commit = seen.verified
+        repo = self.repos.get(commit.did) or self._born(commit.did, (o.path for o in commit.ops))
+        if repo is None:
+            return _UNTRACKED
+        step = repo_state.on_commit(repo, commit)
+        if step.applies:
+            said = facts.of_commit(commit, self.policy.scope.wants)
+            self._reconcile(step.repo, said, seen.origin)
+        return self._take(step, seen.origin)
+
+    def _unverifiable(
+        self, seen: CommitUnverifiable | SyncUnverifiable, paths: Sequence[str]
+    ) -> Rejection | None:
+        repo = self.repos.get(seen.did) or self._born(seen.did, paths)
+        if repo is None:
+            return _UNTRACKED
+        why = Rejection(seen.reason, seen.detail)
+        step = repo_state.on_unverifiable(repo, seen.rev, signed=seen.signed, why=why)
+        return self._take(step, seen.origin)
+
+    def _sync(self, seen: SyncSeen) -> Rejection | None:
+        repo = self._known_or_announced(seen.did)
+        if repo is None:
+            return _UNTRACKED
+        return self._take(repo_state.on_sync(repo, seen.verified), seen.origin)
+
+    def _account(self, seen: AccountSeen) -> Rejection | None:
+        repo, seq = self._known_or_announced(seen.did), seen.origin.seq
+        if repo is None:
+            return _UNTRACKED
+        if not accounts.is_news(repo, seen.session, seq):
+            return _REPLAY
+        noted = accounts.ratcheted(repo, seen.session, seq)
+        status = accounts.stated_status(active=seen.active, status=seen.status)
+        if status != accounts.DELETED:
+            return self._set_status(noted, status, seen.session, seen.origin)
+        if repo.status != accounts.DELETED:
+            self.lookups.append(Lookup(seen.did, LookupKind.ACCOUNT, seen.session, seq))
+        return self._take(Step(noted), seen.origin)
+
+    def _identity(self, seen: IdentitySeen) -> Rejection | None:
+        repo = self._known_or_announced(seen.did)
+        if repo is None:
+            return _UNTRACKED
+        self.lookups.append(Lookup(seen.did, LookupKind.IDENTITY, seen.session, seen.origin.seq))
+        self.events.append(events.identity_event(seen.origin, repo, seen.handle, seen.session))
+        return self._take(Step(repo), seen.origin)
+
+    def _doubt(self, one: Lost | ScopeChanged) -> Rejection | None:
+        repo = self.repos.get(one.did)
+        if repo is None:
+            return _UNTRACKED
+        if isinstance(one, Lost):
+            return self._take(repo_state.on_lost(repo), one.origin)
+        return self._take(repo_state.on_scope(repo, self.policy.digest), one.origin)
+
+    # -- answers of the fetcher --------------------------------------------------------
+
+    def _identity_learnt(self, learnt: IdentityLearnt) -> Rejection | None:
+        repo, answer = self.repos.get(learnt.did), learnt.answer
+        if repo is not None and answer.error is None and answer.pds != repo.pds:
+            self._take(Step(replace(repo, pds=answer.pds)), learnt.origin)
+        return None
+
+    def _account_learnt(self, learnt: AccountLearnt) -> Rejection | None:
+        repo, answer = self.repos.get(learnt.did), learnt.answer
+        if repo is None:
+            return _UNTRACKED
+        if not accounts.answers_newest(repo, answer.session, answer.seq):
+            return _REPLAY
+        if answer.status != accounts.DELETED:
+            return self._set_status(repo, answer.status, answer.session, learnt.origin)
+        if repo.status != accounts.DELETED:
+            self._delete_account(repo, answer.session, learnt.origin)
+        return None
+
+    def _chunk(self, seen: ChunkSeen) -> Rejection | None:
+        chunk, begin = seen.chunk, len(self.events)
+        repo = self.repos.get(chunk.did) or self._newborn(chunk.did)
+        step = repo_state.on_chunk(repo, chunk, self.policy.digest)
+        if step.applies:
+            said = facts.of_chunk(chunk, self._known_paths(chunk))
+            self._reconcile(step.repo, said, seen.origin)
+            if chunk.last:
+                step = repo_state.on_last_chunk(step.repo, chunk)
+        changes = self.events[begin:]
+        self._take(step, seen.origin)
+        outcome = _outcome_of(step.rejection, last=chunk.last)
+        if outcome is Outcome.COMPLETED:
+            self._clear_tombstones(chunk.did, chunk.rev)
+        missed = not repo_state.reaches(chunk.rev, repo.hint_rev)
+        self._applied(chunk, outcome, step.rejection, changes, hint_missed=missed)
+        return step.rejection
+
+    def _proof(self, seen: ProofSeen) -> Rejection | None:
+        proof, begin = seen.proof, len(self.events)
+        if not self.policy.scope.wants(proof.path):
+            return _UNTRACKED
+        repo = self.repos.get(proof.did) or self._newborn(proof.did)
+        step = repo_state.on_proof(repo, proof)
+        if step.applies:
+            self._reconcile(step.repo, (facts.of_proof(proof),), seen.origin)
+        changes = self.events[begin:]
+        self._take(step, seen.origin)
+        self._applied(proof, _outcome_of(step.rejection, last=True), step.rejection, changes)
+        return step.rejection
+
+    # -- shared by all -----------------------------------------------------------------
+
+    def _newborn(self, did: str) -> Repo:
+        return self.policy.newborn(did, self._pds_of(did))
+
+    def _born(self, did: str, paths: Iterable[str]) -> Repo | None:
+        return self._newborn(did) if self.policy.tracks(did, paths) else None
+
+    def _known_or_announced(self, did: str) -> Repo | None:
+        known = self.repos.get(did)
+        return self._newborn(did) if known is None and self.policy.tracks_all else known
+
+    def _reconcile(self, repo: Repo, said: Iterable[Statement], origin: Origin) -> None:
+        rows = self.rows.setdefault(repo.did, {})
+        for one in said:
+            row = rows.get(one.path)
+            after, change = reconcile(row, one, complete=repo.complete)
+            if after is not None and after is not row:
+                rows[one.path] = after
+                self._dirty_rows.add((repo.did, one.path))
+            if change is not None:
+                self.events.append(events.record_event(origin, repo, one, change))
+
+    def _take(self, step: Step, origin: Origin) -> Rejection | None:
+        """Keep the repo of ``step``, announce its sync state, queue the sync it asks for."""
+        repo, before = step.repo, self.repos.get(step.repo.did)
+        if repo is not before:
+            self.repos[repo.did] = repo
+            self._dirty_repos.add(repo.did)
+            if before is None or before.sync_state != repo.sync_state:
+                self._announce(repo, origin)
+        born_behind = before is None and not repo.active
+        trigger = step.trigger or (SyncReason.FIRST_SIGHTING if born_behind else None)
+        if trigger is not None:
+            self._queue_sync(repo, trigger)
+        return step.rejection
+
+    def _announce(self, repo: Repo, origin: Origin) -> None:
+        self.events.append(events.sync_event(origin, repo))
+        if repo.active:
+            self._syncs.pop(repo.did, None)
+            self.settled.add(repo.did)
+
+    def _queue_sync(self, repo: Repo, reason: SyncReason) -> None:
+        self.triggers[reason] += 1
+        if self.policy.automatic and repo.account_active:
+            self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.want)
+
+    def _set_status(
+        self, repo: Repo, status: str, session: int, origin: Origin
+    ) -> Rejection | None:
+        """Take a status that is not ``deleted``; the first one of a repo is news as well."""
+        before = self.repos.get(repo.did)
+        step = accounts.with_status(repo, status)
+        if before is None or before.status != status:
+            self.events.append(
+                events.account_event(
+                    origin, repo, status, active=step.repo.account_active, session=session
+                )
+            )
+        return self._take(step, origin)
+
+    def _delete_account(self, repo: Repo, session: int, origin: Origin) -> None:
+        gone = accounts.deleted(repo)
+        last = replace(repo, rev=gone.rev)
+        self.events.append(
+            events.account_event(origin, last, gone.status, active=False, session=session)
+        )
+        rows = self.rows.setdefault(repo.did, {})
+        for path, row in sorted(rows.items()):
+            if row.cid is not None:
+                self.events.append(events.gone_with_account(origin, last, path, row.cid))
+        self._drop(repo.did, list(rows))
+        self._take(Step(gone), origin)
+
+    def _known_paths(self, chunk: Chunk) -> list[str]:
+        rows = self.rows.get(chunk.did, {})
+        return [p for p in rows if any(p in interval for interval in chunk.intervals)]
+
+    def _clear_tombstones(self, did: str, through: str) -> None:
+        rows = self.rows.get(did, {})
+        self._drop(did, [p for p, r in rows.items() if r.cid is None and r.rev <= through])
+        self.cleared.append(Cleared(did, through))
+
+    def _drop(self, did: str, paths: Iterable[str]) -> None:
+        for path in paths:
+            del self.rows[did][path]
+            self._dirty_rows.add((did, path))
+
+    def _applied(
+        self,
+        message: Chunk | Proof,
+        outcome: Outcome,
+        rejection: Rejection | None,
+        changes: Sequence[Event],
+        *,
+        hint_missed: bool = False,
+    ) -> None:
+        made = Counter(change.action for change in changes if isinstance(change, RecordEvent))
+        self.applied.append(
+            AppliedOperation(
+                operation=message.operation,
+                did=message.did,
+                outcome=outcome,
+                reason=rejection.reason if rejection else None,
+                created=made[Action.CREATE],
+                updated=made[Action.UPDATE],
+                deleted=made[Action.DELETE],
+                entries=len(message.entries) if isinstance(message, Chunk) else 1,
+                hint_missed=hint_missed,
+            )
+        )
+
+
+def _outcome_of(rejection: Rejection | None, *, last: bool) -> Outcome:
+    if not last:
+        return Outcome.ADVANCED
+    return Outcome.AGAIN if rejection else Outcome.COMPLETED
