@@ -1,0 +1,6 @@
+"""Fixtures of all tests: one file per concern under tests/support."""
+
+pytest_plugins = [
+    "tests.support.services",
+    "tests.support.deployment",
+]
