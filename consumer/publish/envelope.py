@@ -1,9 +1,33 @@
-"""Events as values, and their envelope on ``chive.events``.  Pure."""
+"""Events as values, and their envelope on ``chive.events``.  Pure.
+
+``encode(event)`` gives the Kafka record of an event: JSON of exactly the form that
+``config/events.schema.json`` publishes.  Invariants:
+
+- the same event always gives the same bytes, and ``id`` names it: a replay repeats it;
+- the key is what compaction keeps the newest value of: the AT-URI of a record, the DID with
+  ``#account``, ``#identity`` or ``#sync`` for the rest;
+- no record is ever dropped: one without atproto JSON, or with more than ``MAX_RECORD_JSON``
+  bytes of it, travels as its DAG-CBOR in ``recordCbor`` (base64) with ``record`` null;
+- every value stays below Kafka's maximum of 8 MiB.
+"""
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from consumer.publish.atproto_json import to_json
+from procedures.syntax import cid_text
+
+VERSION = 1
+MAX_RECORD_JSON = 4 * 1024 * 1024
+
+_ID_BYTES = 16
 
 
 class Action(StrEnum):
@@ -93,3 +117,93 @@ class SyncEvent:
 
 
 Event = RecordEvent | AccountEvent | IdentityEvent | SyncEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The Kafka record of an event; with ``tombstone``, a null of the same key follows it."""
+
+    key: bytes
+    value: bytes
+    tombstone: bool = False
+
+
+def encode(event: Event) -> Encoded:
+    """Return the Kafka record of ``event``."""
+    match event:
+        case RecordEvent():
+            return _encode_record(event)
+        case AccountEvent():
+            fields: dict[str, Any] = {"active": event.active, "status": event.status}
+            return _encode_state(event, "account", (event.session,), fields)
+        case IdentityEvent():
+            return _encode_state(event, "identity", (event.session,), {"handle": event.handle})
+        case SyncEvent():
+            fields = {"state": event.state, "reason": event.reason}
+            stamp = (event.origin.time, event.origin.source, event.origin.operation)
+            return _encode_state(event, "sync", stamp, fields)
+
+
+def _encode_record(event: RecordEvent) -> Encoded:
+    uri = f"at://{event.did}/{event.path}"
+    collection, _, rkey = event.path.partition("/")
+    envelope = _opening(event, "record", (event.path, event.action, (event.cid or b"").hex()))
+    envelope |= {
+        "uri": uri,
+        "collection": collection,
+        "rkey": rkey,
+        "action": event.action,
+        "cid": cid_text(event.cid) if event.cid else None,
+        "prev": cid_text(event.prev) if event.prev else None,
+    }
+    envelope |= _content(event.record) if event.record is not None else {"record": None}
+    value = orjson.dumps(envelope | _closing(event))
+    return Encoded(uri.encode(), value, event.action is Action.DELETE)
+
+
+def _content(record: bytes) -> dict[str, object]:
+    text = to_json(record)
+    if text is None or len(text) > MAX_RECORD_JSON:
+        return {"record": None, "recordCbor": b2a_base64(record, newline=False).decode()}
+    return {"record": orjson.Fragment(text)}
+
+
+def _encode_state(
+    event: AccountEvent | IdentityEvent | SyncEvent,
+    kind: str,
+    stamp: tuple[object, ...],
+    fields: dict[str, Any],
+) -> Encoded:
+    stamp = (kind, event.origin.seq, *stamp, *fields.values())
+    envelope = _opening(event, kind, stamp) | fields | _closing(event)
+    return Encoded(f"{event.did}#{kind}".encode(), orjson.dumps(envelope))
+
+
+def _opening(event: Event, kind: str, stamp: tuple[object, ...]) -> dict[str, Any]:
+    return {
+        "v": VERSION,
+        "type": kind,
+        "id": _identifier(event, stamp),
+        "seq": event.origin.seq,
+        "time": event.origin.time,
+        "did": event.did,
+        "repo": event.did,
+        "rev": event.rev,
+    }
+
+
+def _closing(event: Event) -> dict[str, Any]:
+    origin = event.origin
+    return {
+        "live": origin.source is Source.FIREHOSE,
+        "source": origin.source,
+        "operationId": origin.operation,
+        "pds": event.pds,
+        "relay": origin.relay,
+    }
+
+
+def _identifier(event: Event, stamp: tuple[object, ...]) -> str:
+    """Derive an id from what the event says, so that a replay gives the same one."""
+    parts = (event.did, event.incarnation, event.rev, *stamp)
+    return blake2b("\0".join(map(str, parts)).encode(), digest_size=_ID_BYTES).hexdigest()

@@ -1,0 +1,125 @@
+"""Records as atproto JSON: the ``$link`` and ``$bytes`` projection of DAG-CBOR.  Pure.
+
+``to_json(data)`` gives the JSON text of one record, or None when the bytes are not valid
+atproto data and must travel as they are:
+
+- not strict DAG-CBOR (``consumer.verify.cbor``), or not a map at the top;
+- a float, an integer beyond signed 64 bit, more than ``RECORD_DEPTH`` nested containers;
+- a link that is not CIDv1, SHA-256, of codec dag-cbor or raw;
+- a map with a key ``$link`` or ``$bytes``: its JSON would read back as something else.
+
+Source of the rules: https://atproto.com/specs/data-model.
+
+The bulk of the work is done by libipld and orjson without a loop in Python.  libipld gives a
+link as the bytes of its CID and, encoding, makes a link of all bytes that parse as a CID.
+So when re-encoding gives the same bytes, a value with the shape of a wanted CID *is* a link,
+and the count of link tags tells whether there are links of any other shape.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import b2a_base64
+from typing import Any
+
+import libipld
+import orjson
+
+from consumer.errors import Refused
+from consumer.verify import cbor
+from procedures.syntax import cid_text, is_cid
+
+_LINK_TAG = b"\xd8\x2a"
+_FLOAT_HEAD = 0xFB  # of the only floats that re-encode to themselves
+_BEYOND_INT64 = re.compile(rb"\x1b[\x80-\xff]").search  # the head of an integer from 2^63 on
+_INT64 = range(-(2**63), 2**63)
+
+
+class _Inadmissible(Exception):
+    """The value has no faithful atproto JSON."""
+
+
+def base64_unpadded(data: bytes) -> str:
+    """Return ``data`` in standard base64 without padding, as ``$bytes`` wants it."""
+    return b2a_base64(data, newline=False).rstrip(b"=").decode()
+
+
+def to_json(data: bytes) -> bytes | None:
+    """Return the atproto JSON of one DAG-CBOR record, or None when it has none."""
+    try:
+        value = libipld.decode_dag_cbor(data)
+        if type(value) is not dict:
+            return None
+        if libipld.encode_dag_cbor(value) != data:
+            return _by_strict_decoder(data)
+        if _is_suspect(data):
+            _check(value, 1)
+        return _by_default(value, data)
+    except (_Inadmissible, ValueError, TypeError, RecursionError, Refused):
+        return None
+
+
+def _is_suspect(data: bytes) -> bool:
+    """Tell cheaply that ``_check`` must look: these bytes may be part of a hash or a text."""
+    return (
+        _FLOAT_HEAD in data
+        or b"$link" in data
+        or b"$bytes" in data
+        or _BEYOND_INT64(data) is not None
+    )
+
+
+def _by_default(value: dict[str, Any], data: bytes) -> bytes:
+    links = 0
+
+    def leaf(value: object) -> dict[str, str]:
+        nonlocal links
+        if is_cid(value):
+            links += 1
+            return {"$link": cid_text(value)}
+        if type(value) is not bytes:
+            raise TypeError
+        return {"$bytes": base64_unpadded(value)}
+
+    text = orjson.dumps(value, default=leaf)
+    if data.count(_LINK_TAG) != links:
+        return _by_strict_decoder(data)
+    if text.count(b"{") + text.count(b"[") > cbor.RECORD_DEPTH:
+        _check(value, 1)
+    return text
+
+
+def _by_strict_decoder(data: bytes) -> bytes:
+    """Project with the decoder that tells links from bytes by their tags."""
+    value = cbor.decode(data)
+    _check(value, 1)
+    return orjson.dumps(value, default=_strict_leaf, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _strict_leaf(value: object) -> dict[str, str]:
+    if type(value) is cbor.Link:
+        return {"$link": cid_text(value.raw)}
+    if type(value) is bytes:
+        return {"$bytes": base64_unpadded(value)}
+    raise TypeError
+
+
+def _check(value: Any, depth: int) -> None:
+    """Raise unless every value in the tree has a faithful JSON."""
+    kind = type(value)
+    if kind is dict or kind is list:
+        _check_container(value, depth)
+    elif kind is float or (kind is int and value not in _INT64):
+        raise _Inadmissible
+
+
+def _check_container(value: Any, depth: int) -> None:
+    if depth > cbor.RECORD_DEPTH:
+        raise _Inadmissible
+    if type(value) is dict:
+        if "$link" in value or "$bytes" in value:
+            raise _Inadmissible
+        value = value.values()
+    for item in value:
+        if type(item) is not str:
+            _check(item, depth + 1)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from consumer.publish import envelope
+from consumer.publish.envelope import (
+    AccountEvent,
+    Action,
+    Event,
+    IdentityEvent,
+    Origin,
+    RecordEvent,
+    Source,
+    SyncEvent,
+    encode,
+)
+from procedures.syntax import DAG_CBOR_PREFIX, cid_text
+
+SCHEMA = json.loads((Path(__file__).parents[3] / "config/events.schema.json").read_text())
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+DID = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
+REV = "3lbcdefghijkl"
+PATH = "pub.chive.eprint.submission/3lbcdefghijkl"
+PDS = "https://pds.example"
+CID = DAG_CBOR_PREFIX + bytes(32)
+OTHER_CID = DAG_CBOR_PREFIX + b"\x01" * 32
+RECORD = cbor2.dumps({"$type": "pub.chive.eprint.submission", "title": "Ü"}, canonical=True)
+FLOAT_RECORD = cbor2.dumps({"$type": "pub.chive.eprint.submission", "f": 0.5}, canonical=True)
+
+LIVE = Origin(Source.FIREHOSE, 31527015322, "2026-07-04T14:39:14.123Z", "wss://relay.example")
+BACKFILL = Origin(Source.BACKFILL, 0, "2026-07-04T14:39:14.123Z", None, "op-1")
+
+CREATE = RecordEvent(LIVE, DID, 0, PDS, REV, PATH, Action.CREATE, CID, None, RECORD)
+UPDATE = replace(CREATE, action=Action.UPDATE, prev=OTHER_CID)
+DELETE = replace(CREATE, action=Action.DELETE, cid=None, prev=CID, record=None)
+ACCOUNT = AccountEvent(LIVE, DID, 0, PDS, REV, active=False, status="deactivated", session=1)
+IDENTITY = IdentityEvent(LIVE, DID, 0, None, None, handle="alice.example", session=1)
+SYNC = SyncEvent(LIVE, DID, 0, PDS, REV, state="desynchronized", reason="broken_chain")
+
+EVENTS: list[Event] = [
+    CREATE,
+    UPDATE,
+    DELETE,
+    replace(CREATE, record=FLOAT_RECORD),
+    replace(CREATE, record=b"\xff garbage"),
+    replace(CREATE, origin=BACKFILL, pds=None),
+    replace(DELETE, origin=replace(LIVE, source=Source.ACCOUNT), prev=None),
+    ACCOUNT,
+    replace(ACCOUNT, active=True, status="active", rev=None),
+    IDENTITY,
+    replace(IDENTITY, handle=None),
+    SYNC,
+    replace(SYNC, state="active", reason=None, origin=BACKFILL),
+]
+
+
+def decoded(event: Event) -> Any:
+    return json.loads(encode(event).value)
+
+
+def test_the_schema_is_valid() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_event_satisfies_the_schema(event: Event) -> None:
+    VALIDATOR.validate(decoded(event))
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_the_schema_is_closed(event: Event) -> None:
+    with pytest.raises(ValidationError):
+        VALIDATOR.validate(decoded(event) | {"surprise": 1})
+
+
+def missing_one(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in value:
+        yield {key: item for key, item in value.items() if key != name}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_member_is_required(event: Event) -> None:
+    for value in missing_one(decoded(event)):
+        with pytest.raises(ValidationError):
+            VALIDATOR.validate(value)
+
+
+@pytest.mark.parametrize(
+    ("event", "change"),
+    [
+        (DELETE, {"cid": cid_text(CID)}),
+        (DELETE, {"record": {}}),
+        (CREATE, {"cid": None}),
+        (CREATE, {"record": None}),
+        (CREATE, {"recordCbor": "AQ=="}),
+        (CREATE, {"seq": "31527015322"}),
+        (CREATE, {"seq": None}),
+        (CREATE, {"rev": None}),
+        (CREATE, {"live": 1}),
+        (SYNC, {"state": "confused"}),
+        (ACCOUNT, {"type": "sync"}),
+    ],
+)
+def test_the_schema_refuses(event: Event, change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        VALIDATOR.validate(decoded(event) | change)
+
+
+def test_a_live_create_in_full() -> None:
+    encoded = encode(CREATE)
+    value = json.loads(encoded.value)
+    assert encoded.key == f"at://{DID}/{PATH}".encode()
+    assert not encoded.tombstone
+    assert value.pop("id")
+    assert value == {
+        "v": 1,
+        "type": "record",
+        "seq": 31527015322,
+        "time": "2026-07-04T14:39:14.123Z",
+        "did": DID,
+        "repo": DID,
+        "rev": REV,
+        "uri": f"at://{DID}/{PATH}",
+        "collection": "pub.chive.eprint.submission",
+        "rkey": "3lbcdefghijkl",
+        "action": "create",
+        "cid": cid_text(CID),
+        "prev": None,
+        "record": {"$type": "pub.chive.eprint.submission", "title": "Ü"},
+        "live": True,
+        "source": "firehose",
+        "operationId": None,
+        "pds": PDS,
+        "relay": "wss://relay.example",
+    }
+
+
+def test_a_delete_asks_for_a_tombstone_of_the_same_key() -> None:
+    encoded = encode(DELETE)
+    assert encoded.tombstone
+    assert encoded.key == encode(CREATE).key
+    value = json.loads(encoded.value)
+    assert (value["cid"], value["prev"], value["record"]) == (None, cid_text(CID), None)
+
+
+@pytest.mark.parametrize(
+    ("event", "suffix"), [(ACCOUNT, b"#account"), (IDENTITY, b"#identity"), (SYNC, b"#sync")]
+)
+def test_keys_of_the_rest(event: Event, suffix: bytes) -> None:
+    encoded = encode(event)
+    assert encoded.key == DID.encode() + suffix
+    assert not encoded.tombstone
+
+
+@pytest.mark.parametrize("record", [FLOAT_RECORD, b"\xff garbage", b""])
+def test_a_record_without_json_travels_as_its_bytes(record: bytes) -> None:
+    value = decoded(replace(CREATE, record=record))
+    assert value["record"] is None
+    assert base64.b64decode(value["recordCbor"], validate=True) == record
+
+
+def test_a_record_with_too_much_json_travels_as_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = cbor2.dumps({"t": "\x00" * 1000}, canonical=True)  # six bytes of JSON for each
+    length = len(b'{"t":""}') + 6 * 1000
+    monkeypatch.setattr(envelope, "MAX_RECORD_JSON", length)
+    assert decoded(replace(CREATE, record=record))["record"] == {"t": "\x00" * 1000}
+    monkeypatch.setattr(envelope, "MAX_RECORD_JSON", length - 1)
+    value = decoded(replace(CREATE, record=record))
+    assert value["record"] is None
+    assert base64.b64decode(value["recordCbor"]) == record
+
+
+def test_the_largest_record_stays_below_the_limit_of_kafka() -> None:
+    record = cbor2.dumps({"t": "\x00" * 1_048_000}, canonical=True)
+    assert len(encode(replace(CREATE, record=record)).value) < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_replay_repeats_the_bytes(event: Event) -> None:
+    assert encode(event) == encode(replace(event))
+
+
+RECORD_CHANGES: list[dict[str, Any]] = [
+    {"did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"},
+    {"incarnation": 1},
+    {"rev": "3lbcdefghijkm"},
+    {"path": "pub.chive.eprint.submission/other"},
+    {"action": Action.UPDATE},
+    {"cid": OTHER_CID},
+]
+
+
+@pytest.mark.parametrize("change", RECORD_CHANGES)
+def test_the_id_of_a_record_event_depends_on_what_it_says(change: dict[str, Any]) -> None:
+    assert decoded(replace(CREATE, **change))["id"] != decoded(CREATE)["id"]
+
+
+def test_the_id_of_a_record_event_depends_on_nothing_else() -> None:
+    other = replace(CREATE, origin=BACKFILL, pds=None, prev=OTHER_CID)
+    assert decoded(other)["id"] == decoded(CREATE)["id"]
+
+
+@pytest.mark.parametrize(
+    ("event", "change"),
+    [
+        (ACCOUNT, {"session": 2}),
+        (ACCOUNT, {"origin": replace(LIVE, seq=1)}),
+        (ACCOUNT, {"status": "deleted"}),
+        (ACCOUNT, {"incarnation": 1}),
+        (IDENTITY, {"session": 2}),
+        (IDENTITY, {"origin": replace(LIVE, seq=1)}),
+        (SYNC, {"origin": replace(LIVE, time="2026-07-04T14:39:14.124Z")}),
+        (SYNC, {"origin": replace(LIVE, operation="op-1")}),
+        (SYNC, {"rev": None}),
+        (SYNC, {"state": "active"}),
+        (SYNC, {"reason": "sync_frame"}),
+    ],
+)
+def test_the_id_of_the_rest_depends_on_session_and_seq(
+    event: Event, change: dict[str, Any]
+) -> None:
+    assert decoded(replace(event, **change))["id"] != decoded(event)["id"]
+
+
+def test_ids_of_different_types_differ() -> None:
+    assert len({decoded(event)["id"] for event in (CREATE, ACCOUNT, IDENTITY, SYNC)}) == 4
