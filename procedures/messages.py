@@ -1,0 +1,282 @@
+"""Commands on ``chive.control``: decode, encode.  Pure.
+
+A command is one JSON object of at most 16 KiB (``config/control.schema.json`` says the same in
+JSON Schema).  Only ``type`` and its subject are required, so that a bare line from
+``kafka-console-producer`` works; an optional field may be null, which means absent:
+
+    {"type": "didSync", "did": "did:plc:…", "emit": "changes" | "all"}
+    {"type": "recordRefresh", "uri": "at://did:plc:…/collection/rkey"}
+    {"type": "cancel", "operationId": "…"}
+
+beside ``v`` (1), ``id``, ``requestedBy`` and ``requestedAt``.
+
+- Decoding never raises: it gives a command or a ``Refusal`` with a reason of a closed set.
+- It is a function of the message and its place alone, so that a replay gives the same command.
+  A missing id is derived from offset and timestamp; the prefix of derived ids is reserved, so
+  that nobody can take one beforehand.
+- An unknown field is refused: a misspelt ``emit`` must not quietly do something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import orjson
+
+from procedures import strict_json, syntax, times
+
+VERSION = 1
+MAX_BYTES = 16 * 1024
+DERIVED_PREFIX = "control-"
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}")
+_REQUESTER = re.compile(r"[\x20-\x7e]{1,2048}")
+_SHOWN = 128  # of a wrong value, in a message for people
+
+_COMMON = frozenset({"v", "id", "type", "requestedBy", "requestedAt"})
+
+
+class CommandType(StrEnum):
+    """The values of ``type``."""
+
+    DID_SYNC = "didSync"
+    RECORD_REFRESH = "recordRefresh"
+    CANCEL = "cancel"
+
+
+class Emit(StrEnum):
+    """What a sync publishes: what changed, or every record (for a consumer that lost its index)."""
+
+    CHANGES = "changes"
+    ALL = "all"
+
+
+_TYPES = frozenset(kind.value for kind in CommandType)
+_EMITS = frozenset(emit.value for emit in Emit)
+
+
+class RefusalReason(StrEnum):
+    """Why a command was not carried out; the last two are the controller's."""
+
+    TOO_BIG = "command_too_big"
+    NOT_JSON = "command_not_json"
+    DUPLICATE_KEY = "command_duplicate_key"
+    NOT_OBJECT = "command_not_object"
+    UNKNOWN_VERSION = "command_unknown_version"
+    UNKNOWN_TYPE = "command_unknown_type"
+    UNKNOWN_FIELD = "command_unknown_field"
+    MISSING_FIELD = "command_missing_field"
+    INVALID_FIELD = "command_invalid_field"
+    INVALID_ID = "command_invalid_id"
+    INVALID_DID = "command_invalid_did"
+    INVALID_URI = "command_invalid_uri"
+    ID_TAKEN = "command_id_taken"
+    UNKNOWN_OPERATION = "command_unknown_operation"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that is no command; ``detail`` is for people and may quote the message."""
+
+    reason: RefusalReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DidSync:
+    """Make the index of ``did`` equal to its repository."""
+
+    id: str
+    did: str
+    emit: Emit = Emit.CHANGES
+    requested_by: str | None = None
+    requested_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRefresh:
+    """Make the index of one record, ``at://did/collection/rkey``, equal to its repository."""
+
+    id: str
+    uri: str
+    requested_by: str | None = None
+    requested_at: float
+
+    @property
+    def did(self) -> str:
+        return self.uri.removeprefix("at://").partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop an operation that has not ended."""
+
+    id: str
+    operation_id: str
+    requested_by: str | None = None
+    requested_at: float
+
+
+Command = DidSync | RecordRefresh | Cancel
+
+
+class _Refused(Exception):
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
+        super().__init__(detail)
+        self.refusal = Refusal(reason, detail)
+
+
+def is_operation_id(text: str) -> bool:
+    """Tell whether ``text`` can name an operation: 1 to 128 characters, no blanks."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_record_uri(text: str) -> bool:
+    """Tell whether ``text`` names a record of a DID: ``at://did/collection/rkey``, no handle."""
+    did, _, path = text.removeprefix("at://").partition("/")
+    return (
+        text.startswith("at://")
+        and len(did) <= syntax.MAX_DID
+        and len(path) <= syntax.MAX_PATH
+        and syntax.is_did(did)
+        and syntax.is_path(path)
+    )
+
+
+def _is_did(text: str) -> bool:
+    return len(text) <= syntax.MAX_DID and syntax.is_did(text)
+
+
+def _is_free_id(text: str) -> bool:
+    return is_operation_id(text) and not text.startswith(DERIVED_PREFIX)
+
+
+def _text(
+    fields: Mapping[str, Any],
+    name: str,
+    valid: Callable[[str], bool],
+    reason: RefusalReason = RefusalReason.INVALID_FIELD,
+) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not valid(value):
+        raise _Refused(reason, f"{name}: {str(value)[:_SHOWN]!r} is not valid")
+    return value
+
+
+_T = TypeVar("_T")
+
+
+def _required(value: _T | None, name: str) -> _T:
+    if value is None:
+        raise _Refused(RefusalReason.MISSING_FIELD, f"{name} is missing")
+    return value
+
+
+def _known(fields: Mapping[str, Any], *subject: str) -> None:
+    unknown = sorted(fields.keys() - _COMMON - set(subject))
+    if unknown:
+        raise _Refused(RefusalReason.UNKNOWN_FIELD, f"{unknown[0][:_SHOWN]!r} is not a field")
+
+
+def _fields(value: bytes | None) -> dict[str, Any]:
+    if value is None or len(value) > MAX_BYTES:
+        size = "no value" if value is None else f"{len(value)} bytes"
+        reason = RefusalReason.NOT_JSON if value is None else RefusalReason.TOO_BIG
+        raise _Refused(reason, f"{size}; a command is JSON of at most {MAX_BYTES} bytes")
+    try:
+        fields = strict_json.loads(value)
+    except strict_json.DuplicateKey as error:
+        raise _Refused(RefusalReason.DUPLICATE_KEY, str(error)[:_SHOWN]) from error
+    except strict_json.NotJson as error:
+        raise _Refused(RefusalReason.NOT_JSON, str(error)[:_SHOWN]) from error
+    if not isinstance(fields, dict):
+        raise _Refused(RefusalReason.NOT_OBJECT, f"a {type(fields).__name__}, not an object")
+    return fields
+
+
+def _type(fields: Mapping[str, Any]) -> CommandType:
+    version = fields.get("v")
+    if version is not None and (isinstance(version, bool) or version != VERSION):
+        raise _Refused(
+            RefusalReason.UNKNOWN_VERSION, f"v is {str(version)[:_SHOWN]!r}, not {VERSION}"
+        )
+    name = fields.get("type")
+    if not isinstance(name, str) or name not in _TYPES:
+        known = ", ".join(CommandType)
+        shown = str(name)[:_SHOWN]
+        raise _Refused(RefusalReason.UNKNOWN_TYPE, f"type is {shown!r}, not one of {known}")
+    return CommandType(name)
+
+
+def _is_datetime(text: str) -> bool:
+    try:
+        times.from_text(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _command(fields: Mapping[str, Any], offset: int, timestamp: int) -> Command:
+    kind = _type(fields)
+    identifier = _text(fields, "id", _is_free_id, RefusalReason.INVALID_ID)
+    when = _text(fields, "requestedAt", _is_datetime)
+    identifier = identifier or f"{DERIVED_PREFIX}{offset}-{timestamp}"
+    by = _text(fields, "requestedBy", lambda text: _REQUESTER.fullmatch(text) is not None)
+    at = timestamp / 1000 if when is None else times.from_text(when)
+    match kind:
+        case CommandType.DID_SYNC:
+            _known(fields, "did", "emit")
+            did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+            emit = Emit(_text(fields, "emit", lambda text: text in _EMITS) or Emit.CHANGES)
+            return DidSync(id=identifier, did=did, emit=emit, requested_by=by, requested_at=at)
+        case CommandType.RECORD_REFRESH:
+            _known(fields, "uri")
+            uri = _required(_text(fields, "uri", is_record_uri, RefusalReason.INVALID_URI), "uri")
+            return RecordRefresh(id=identifier, uri=uri, requested_by=by, requested_at=at)
+        case CommandType.CANCEL:
+            _known(fields, "operationId")
+            target = _text(fields, "operationId", is_operation_id, RefusalReason.INVALID_ID)
+            target = _required(target, "operationId")
+            return Cancel(id=identifier, operation_id=target, requested_by=by, requested_at=at)
+
+
+def decode(value: bytes | None, offset: int, timestamp: int) -> Command | Refusal:
+    """Return the command in a message, or why it is none.
+
+    ``offset`` and ``timestamp`` (milliseconds, the broker's) are the message's own: they give
+    the id and the time that the message does not carry.
+    """
+    try:
+        return _command(_fields(value), offset, timestamp)
+    except _Refused as refused:
+        return refused.refusal
+
+
+def _subject(command: Command) -> dict[str, str]:
+    match command:
+        case DidSync():
+            return {"type": CommandType.DID_SYNC, "did": command.did, "emit": command.emit}
+        case RecordRefresh():
+            return {"type": CommandType.RECORD_REFRESH, "uri": command.uri}
+        case Cancel():
+            return {"type": CommandType.CANCEL, "operationId": command.operation_id}
+
+
+def encode(command: Command) -> bytes:
+    """Return the message of a command; ``requested_at`` is rounded to milliseconds."""
+    fields: dict[str, object] = {"v": VERSION, "id": command.id, **_subject(command)}
+    if command.requested_by is not None:
+        fields["requestedBy"] = command.requested_by
+    fields["requestedAt"] = times.to_text(command.requested_at)
+    return orjson.dumps(fields)
+
+
+def key(command: Command) -> bytes | None:
+    """Return the Kafka key of a command: its DID; none for a cancel, which names no DID."""
+    return None if isinstance(command, Cancel) else command.did.encode()
