@@ -27,10 +27,10 @@ from consumer import metrics
 from consumer.errors import Fatal, Transient
 from consumer.logs import Outage
 
-DRAIN_SECONDS = 15.0
+DRAIN_SECONDS = 12.0
 STOP_SECONDS = 28.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CANCEL_SECONDS = 5.0
+_CANCEL_SECONDS = 3.0
 _HEALTHY_SECONDS = 30.0  # a root that ran so long was not failing at its start
 
 Root = Callable[[asyncio.Event], Awaitable[None]]
