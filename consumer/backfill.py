@@ -1,14 +1,24 @@
 """Messages on ``chive.backfill``: what the fetcher learnt, on its way to the worker.  Pure.
 
-One record per message, keyed by DID, DAG-CBOR.  Everything in it was verified by the
-fetcher; the worker trusts the topic and decides only whether the message still applies.
+One message per Kafka record, keyed by DID.  Everything in it was verified by the fetcher; the
+worker trusts the topic and decides only whether the message still applies.
+
+Each is one DAG-CBOR map: ``v`` (the version), ``kind`` and the fields of its dataclass, with
+intervals and entries as arrays.  Missing, unknown and mistyped fields are refused, so whoever
+changes a field raises the version.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
 
+import cbor2
+
+from consumer.errors import Fatal, Reason, Refused
 from consumer.scope import Interval
+
+VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +98,93 @@ class Proof:
 
 
 Message = IdentityAnswer | AccountAnswer | Chunk | Proof
+
+_KINDS: dict[str, type[Message]] = {
+    "identity": IdentityAnswer,
+    "account": AccountAnswer,
+    "chunk": Chunk,
+    "proof": Proof,
+}
+_NAMES = {shape: kind for kind, shape in _KINDS.items()}
+_TYPES = {shape: get_type_hints(shape) for shape in _KINDS.values()}
+
+
+def encode(message: Message) -> bytes:
+    """Return the value of the Kafka record that carries ``message``."""
+    members: dict[str, object] = {"v": VERSION, "kind": _NAMES[type(message)]}
+    for field in fields(message):
+        members[field.name] = _plain(getattr(message, field.name))
+    in_order = sorted(members, key=lambda name: (len(name), name))  # as DAG-CBOR wants it
+    return cbor2.dumps({name: members[name] for name in in_order})
+
+
+def decode(data: bytes) -> Message:
+    """Return the message that ``encode`` wrote.
+
+    Raises ``Refused(BACKFILL_MALFORMED)`` for anything else, and ``Fatal`` for a version newer
+    than this process: dropping such a message would lose what its sender takes for delivered.
+    """
+    members = _members(data)
+    version = members.pop("v", None)
+    if isinstance(version, int) and version > VERSION:
+        raise Fatal(f"chive.backfill holds messages of version {version}: upgrade this process")
+    shape = _KINDS.get(str(members.pop("kind", None)))
+    if version != VERSION or shape is None:
+        raise _malformed("unknown version or kind")
+    types = _TYPES[shape]
+    if members.keys() != types.keys():
+        raise _malformed(f"wrong fields for {shape.__name__}")
+    return shape(**{name: _typed(value, name, types[name]) for name, value in members.items()})
+
+
+def _malformed(detail: str) -> Refused:
+    return Refused(Reason.BACKFILL_MALFORMED, detail)
+
+
+def _members(data: bytes) -> dict[Any, Any]:
+    try:
+        value = cbor2.loads(data)
+    except (cbor2.CBORDecodeError, ValueError) as error:
+        raise _malformed(f"not CBOR: {error}") from error
+    if not isinstance(value, dict):
+        raise _malformed("not a map")
+    return value
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Entry(path=path, cid=cid, record=record):
+            return [path, cid, record]
+        case Interval(lower=lower, upper=upper):
+            return [lower, upper]
+        case tuple():
+            return [_plain(item) for item in value]
+    return value
+
+
+def _typed(value: Any, name: str, expected: Any) -> Any:
+    """Return ``value`` as the type of the field ``name``, or refuse it."""
+    try:
+        if name == "intervals":
+            return tuple(_interval(*item) for item in value)
+        if name == "entries":
+            return tuple(_entry(*item) for item in value)
+        if name == "entry":
+            return None if value is None else _entry(*value)
+    except TypeError as error:
+        raise _malformed(f"{name}: {error}") from error
+    if not isinstance(value, int | float if expected is float else expected):
+        raise _malformed(f"{name} is {type(value).__name__}")
+    return value
+
+
+def _interval(lower: object, upper: object) -> Interval:
+    if not isinstance(lower, str) or not isinstance(upper, str | None):
+        raise TypeError("an interval is two texts")
+    return Interval(lower, upper)
+
+
+def _entry(path: object, cid: object, record: object) -> Entry:
+    if not (isinstance(path, str) and isinstance(cid, bytes) and isinstance(record, bytes)):
+        raise TypeError("an entry is a path, a CID and a record")
+    return Entry(path, cid, record)

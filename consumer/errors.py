@@ -54,6 +54,7 @@ class Reason(StrEnum):
     SNAPSHOT_HOLE = "snapshot_hole"
     SNAPSHOT_SCOPE = "snapshot_scope"
     # worker
+    BACKFILL_MALFORMED = "backfill_malformed"
     PARKED_OVERFLOW = "parked_overflow"
     STALLED = "stalled"
 
