@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
@@ -60,6 +61,22 @@ def _dsn(settings: PostgresSettings) -> str:
         )
     except psycopg.ProgrammingError as error:
         raise Fatal(f"postgres.dsn is not a connection string: {error}") from error
+
+
+class Listener:
+    """One session that listens on one channel."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a notification, at most ``seconds``; tell whether one came.
+
+        Those that came since the last call count.  Raises Transient.
+        """
+        with translated():
+            found = [n async for n in self._connection.notifies(timeout=seconds, stop_after=1)]
+        return bool(found)
 
 
 class Database:
@@ -111,13 +128,13 @@ class Database:
                 await self._pool.putconn(connection)
 
     @asynccontextmanager
-    async def listening(self, channel: str) -> AsyncIterator[AsyncIterator[None]]:
-        """Listen on this deployment's ``channel``: an endless iterator of wake-ups."""
+    async def listening(self, channel: str) -> AsyncIterator[Listener]:
+        """Listen on this deployment's ``channel`` for the length of the block."""
         with translated():
             async with await self._connect() as connection:
-                name = psycopg.sql.Identifier(f"{self.schema}_{channel}")
-                await connection.execute(psycopg.sql.SQL("LISTEN {}").format(name))
-                yield _wakeups(connection)
+                name = sql.Identifier(f"{self.schema}_{channel}")
+                await connection.execute(sql.SQL("LISTEN {}").format(name))
+                yield Listener(connection)
 
     async def _connect(self) -> Connection:
         connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
@@ -134,12 +151,6 @@ class Database:
 def _require_version(version: int) -> None:
     if version < _MIN_SERVER:
         raise Fatal(f"PostgreSQL 17 or newer is needed, the server is {version // 10000}")
-
-
-async def _wakeups(connection: Connection) -> AsyncIterator[None]:
-    with translated():
-        async for _ in connection.notifies():
-            yield
 
 
 @asynccontextmanager

@@ -1,0 +1,350 @@
+"""The store on a real PostgreSQL: every repository goes out and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, replace
+
+import psycopg
+import pytest
+
+from consumer.errors import Fatal, Transient
+from consumer.settings import PostgresSettings
+from consumer.store import (
+    deployment,
+    identities,
+    lookups,
+    operations,
+    outbox,
+    parked,
+    records,
+    repos,
+    schema,
+    status,
+)
+from consumer.store.database import Database
+from consumer.store.deployment import Deployment
+from consumer.store.errors import CommitUnknown
+from consumer.store.identities import Identity
+from consumer.store.lookups import Question
+from consumer.store.operations import SyncWanted
+from consumer.store.outbox import OutRow
+from consumer.store.parked import ParkedFrame, Parking
+
+pytestmark = pytest.mark.services
+
+ALICE, BOB = "did:plc:alice", "did:plc:bob"
+
+
+# -- sessions, migrations, deployment ---------------------------------------------------------
+
+
+async def test_many_processes_may_open_fresh_tables_at_once(
+    postgres_settings: PostgresSettings, prefix: str
+) -> None:
+    databases = [Database(postgres_settings, prefix) for _ in range(4)]
+    await asyncio.gather(*(database.open() for database in databases))
+    async with databases[0].transaction() as connection:
+        rows = await (await connection.execute("SELECT version FROM schema_versions")).fetchall()
+        await connection.execute(f'DROP SCHEMA "{databases[0].schema}" CASCADE')
+    assert [version for (version,) in rows] == [m.version for m in schema.migrations()]
+    await asyncio.gather(*(database.close() for database in databases))
+
+
+async def test_newer_tables_are_refused(
+    database: Database, postgres_settings: PostgresSettings, prefix: str
+) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("INSERT INTO schema_versions VALUES (9999, 'future')")
+    with pytest.raises(Fatal, match="9999"):
+        await Database(postgres_settings, prefix).open()
+
+
+async def test_another_cluster_prefix_or_partition_count_is_refused(database: Database) -> None:
+    mine = Deployment("cluster", "chive.", 8)
+    async with database.transaction() as connection:
+        await deployment.check(connection, mine)
+        await deployment.check(connection, mine)
+        assert await deployment.read(connection) == mine
+        for other in (
+            replace(mine, cluster_id="another"),
+            replace(mine, prefix="test."),
+            replace(mine, partitions=4),
+        ):
+            with pytest.raises(Fatal, match="another deployment"):
+                await deployment.check(connection, other)
+
+
+async def test_a_session_is_bounded(database: Database) -> None:
+    async with database.transaction() as connection:
+        for setting in ("idle_in_transaction_session_timeout", "transaction_timeout"):
+            row = await (await connection.execute(f"SHOW {setting}")).fetchone()
+            assert row == ("1min",)
+
+
+async def test_what_raises_rolls_back(database: Database) -> None:
+    async def fails() -> None:
+        async with database.transaction() as connection:
+            await status.mirror_cursor(connection, "wss://relay", 1, None, 1)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fails()
+    async with database.transaction() as connection:
+        assert (await status.read(connection)).cursors == []
+
+
+async def test_a_failed_statement_that_was_passed_over_is_not_committed(
+    database: Database,
+) -> None:
+    async def passes_over() -> None:
+        async with database.transaction() as connection:
+            with contextlib.suppress(psycopg.Error):
+                await connection.execute("SELECT nonsense")
+
+    with pytest.raises(Fatal, match="passed over"):
+        await passes_over()
+
+
+async def test_a_lost_connection_is_transient_and_the_next_one_works(database: Database) -> None:
+    with pytest.raises(Transient) as raised:
+        async with database.transaction() as connection:
+            await _terminate(connection)
+    assert not isinstance(raised.value, CommitUnknown)
+    await database.ping()
+
+
+async def test_a_commit_without_an_answer_is_unknown(database: Database) -> None:
+    async def breaks() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("SELECT 1")
+            # The transport breaks after the last statement and before COMMIT is answered.
+            connection.pgconn.finish()
+
+    with pytest.raises(CommitUnknown):
+        await breaks()
+    await database.ping()
+
+
+async def test_an_unreachable_server_is_transient(prefix: str) -> None:
+    settings = PostgresSettings.model_validate({"dsn": "postgresql://nobody@127.0.0.1:1/nothing"})
+    with pytest.raises(Transient):
+        await Database(settings, prefix).open()
+
+
+async def test_a_notification_wakes_who_listens(database: Database) -> None:
+    async with database.listening(lookups.CHANNEL) as listener:
+        assert not await listener.wait(0.01)
+        async with database.transaction() as connection:
+            await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+        assert await listener.wait(10.0)
+
+
+async def _terminate(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+    await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+# -- repositories of named SQL ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RepoRow:
+    did: str
+    lane: int
+    sync_state: str
+    want: int = 0
+    complete: bool = False
+    rev: str | None = None
+    data: bytes | None = None
+    snapshot_attempt: int | None = None
+    retry_at: float | None = None
+
+
+async def test_repos_round_trip(database: Database) -> None:
+    table = repos.Repos(RepoRow)
+    full = RepoRow(ALICE, 3, "active", 7, True, "3k", b"\x01", 2, 1_700_000_000.5)
+    bare = RepoRow(BOB, 3, "desynchronized")
+    async with database.transaction() as connection:
+        await table.write(connection, [full, bare])
+        await table.write(connection, [replace(full, want=8, retry_at=None)])
+        assert sorted(await table.read(connection, [ALICE, BOB, "did:plc:nobody"]), key=str) == [
+            replace(full, want=8, retry_at=None),
+            bare,
+        ]
+        assert await table.page(connection, 3, "", 1) == [replace(full, want=8, retry_at=None)]
+        assert await table.page(connection, 3, ALICE, 5) == [bare]
+        assert await table.page(connection, 4, "", 5) == []
+        assert await repos.known(connection, [BOB, "did:plc:nobody"]) == {BOB}
+        assert await repos.dids(connection) == {ALICE, BOB}
+
+
+async def test_a_repo_row_must_have_columns() -> None:
+    @dataclass
+    class Strange:
+        did: str
+        colour: str
+
+    with pytest.raises(Fatal, match="colour"):
+        repos.Repos(Strange)
+
+
+async def test_records_round_trip(database: Database) -> None:
+    rows: list[records.Record] = [
+        (ALICE, "a.b.c/1", b"cid1", "3k"),
+        (ALICE, "a.b.c/2", None, "3k"),
+        (BOB, "a.b.c/1", b"cid2", "3j"),
+    ]
+    async with database.transaction() as connection:
+        await records.write(connection, rows)
+        keys = [(did, path) for did, path, _, _ in rows]
+        found = await records.read(connection, [*keys[1:], (BOB, "a.b.c/none")])
+        assert sorted(found) == rows[1:]
+        await records.write(connection, [(ALICE, "a.b.c/2", b"cid3", "3l")])
+        assert sorted(await records.read_repos(connection, [ALICE])) == [
+            rows[0],
+            (ALICE, "a.b.c/2", b"cid3", "3l"),
+        ]
+        await records.delete(connection, [keys[0]])
+        assert await records.read(connection, [keys[0]]) == []
+
+
+async def test_the_newest_identity_stays(database: Database) -> None:
+    known = Identity(ALICE, "did:key:z1", "https://pds", "alice.test", None, 1000.25)
+    older = Identity(ALICE, "did:key:z0", None, None, None, 999.0)
+    refused = Identity(BOB, None, None, None, "no such DID", 1.0)
+    async with database.transaction() as connection:
+        await identities.write(connection, [known, refused])
+        await identities.write(connection, [older])
+        assert sorted(await identities.read(connection, [ALICE, BOB]), key=str) == [known, refused]
+
+
+async def test_the_outbox_is_read_in_order_and_bounded(database: Database) -> None:
+    headers = (("reason", b"x"), ("offset", b"1"))
+    rows = [OutRow(n, "events", 0, b"key", headers, b"v" * n) for n in range(1, 11)]
+    tombstone = OutRow(11, "events", 3, None, (), None)
+    async with database.transaction() as connection:
+        await outbox.append(connection, 1, [*rows, tombstone])
+        await outbox.append(connection, 2, [rows[0]])
+        assert await outbox.read(connection, 1, 3, max_rows=3, max_bytes=1000) == rows[3:6]
+        assert await outbox.read(connection, 1, 9, max_rows=9, max_bytes=1000) == [
+            rows[9],
+            tombstone,
+        ]
+        # 1 + 2 + 3 bytes are read before the bound of 5 is passed; the first always comes.
+        assert await outbox.read(connection, 1, 0, max_rows=9, max_bytes=5) == rows[:3]
+        assert await outbox.read(connection, 1, 9, max_rows=9, max_bytes=1) == rows[9:10]
+        assert await outbox.trim(connection, 1, 10) == 10
+        assert await outbox.depth(connection) == {1: 1, 2: 1}
+
+
+async def test_parked_frames_wait_in_order(database: Database) -> None:
+    frames = [ParkedFrame(ALICE, n, 1000 + n, 50 + n, 1, "wss://r", b"f" * n) for n in (7, 8, 9)]
+    async with database.transaction() as connection:
+        await parked.append(connection, 5, frames)
+        await parked.set_ready(connection, 5, {ALICE: False})
+        await parked.set_ready(connection, 5, {ALICE: True})
+        assert await parked.read(connection, 5) == [Parking(ALICE, ready=True, frames=3)]
+        assert await parked.read(connection, 6) == []
+        assert await parked.take(connection, ALICE, max_frames=2, max_bytes=100) == frames[:2]
+        assert await parked.take(connection, ALICE, max_frames=9, max_bytes=1) == frames[:1]
+        await parked.drop(connection, {ALICE: 8})
+        assert await parked.take(connection, ALICE, max_frames=9, max_bytes=100) == frames[2:]
+        await parked.clear(connection, [ALICE])
+        assert await parked.read(connection, 5) == []
+
+
+# -- look-ups ---------------------------------------------------------------------------------
+
+
+async def test_a_question_is_leased_once_and_closed(database: Database) -> None:
+    async with database.transaction() as connection:
+        await lookups.ask(connection, [Question(ALICE, "identity", 2)])
+    async with database.transaction() as connection:
+        [lookup] = await lookups.lease(connection, 10, 30.0)
+        assert (lookup.did, lookup.kind, lookup.lane, lookup.attempts) == (ALICE, "identity", 2, 0)
+        assert await lookups.lease(connection, 10, 30.0) == []
+        await lookups.close(connection, lookup)
+        assert await lookups.next_due(connection) is None
+
+
+async def test_a_question_asked_again_meanwhile_stays_open(database: Database) -> None:
+    async with database.transaction() as connection:
+        await lookups.ask(connection, [Question(ALICE, "account", 2, session=1, seq=5)])
+        [taken] = await lookups.lease(connection, 10, 30.0)
+        await lookups.ask(connection, [Question(ALICE, "account", 2, session=1, seq=9)])
+        await lookups.close(connection, taken)
+        [again] = await lookups.lease(connection, 10, 30.0)
+        assert (again.session, again.seq) == (1, 9)
+
+
+async def test_a_question_never_goes_back_to_an_older_frame(database: Database) -> None:
+    async with database.transaction() as connection:
+        for session, seq in ((2, 5), (1, 9), (2, 4)):
+            question = Question(ALICE, "account", 0, session=session, seq=seq)
+            await lookups.ask(connection, [question])
+        [lookup] = await lookups.lease(connection, 1, 30.0)
+        assert (lookup.session, lookup.seq) == (2, 5)
+
+
+async def test_a_failed_question_keeps_its_backoff_when_asked_again(database: Database) -> None:
+    async with database.transaction() as connection:
+        await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+        [lookup] = await lookups.lease(connection, 1, 30.0)
+        await lookups.postpone(connection, lookup, 600.0, "no route")
+        await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+        assert await lookups.lease(connection, 1, 30.0) == []
+        due = await lookups.next_due(connection)
+        assert due is not None
+        assert 590 < due <= 600
+
+
+async def test_an_earlier_wish_brings_a_delayed_question_forward(database: Database) -> None:
+    async with database.transaction() as connection:
+        await lookups.ask(connection, [Question(ALICE, "identity", 0, delay=600.0)])
+        assert await lookups.lease(connection, 1, 30.0) == []
+        await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+    async with database.transaction() as connection:
+        assert len(await lookups.lease(connection, 1, 30.0)) == 1
+
+
+# -- operations -------------------------------------------------------------------------------
+
+
+async def test_one_automatic_sync_of_a_did_is_queued_at_a_time(database: Database) -> None:
+    async with database.transaction() as connection:
+        await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        await operations.queue(
+            connection, 4, [SyncWanted(ALICE, "loss_window", 2), SyncWanted(BOB, "loss_window", 1)]
+        )
+        found = await operations.take_unpublished(connection, 4, 10)
+        assert sorted((o.did, o.reason, o.status, o.version) for o in found) == [
+            (ALICE, "broken_chain", "queued", 1),
+            (BOB, "loss_window", "queued", 1),
+        ]
+        assert await operations.take_unpublished(connection, 4, 10) == []
+
+
+async def test_a_settled_sync_is_published_once_more(database: Database) -> None:
+    async with database.transaction() as connection:
+        await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        await operations.take_unpublished(connection, 4, 10)
+        await operations.settle(connection, [ALICE, BOB])
+        assert await operations.take_unpublished(connection, 5, 10) == []
+        [cancelled] = await operations.take_unpublished(connection, 4, 10)
+        assert (cancelled.status, cancelled.version) == ("cancelled", 2)
+        assert await operations.by_status(connection) == {"cancelled": 1}
+        await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        assert await operations.by_status(connection) == {"cancelled": 1, "queued": 1}
+
+
+async def test_status_counts_everything(database: Database) -> None:
+    async with database.transaction() as connection:
+        await status.mirror_cursor(connection, "wss://relay", 5, None, 1)
+        await status.mirror_cursor(connection, "wss://relay", 9, None, 2)
+        await repos.Repos(RepoRow).write(connection, [RepoRow(ALICE, 3, "active")])
+        await records.write(connection, [(ALICE, "a/1", b"x", "3k"), (ALICE, "a/2", None, "3k")])
+        found = await status.read(connection)
+    assert [(c.relay, c.seq, c.session) for c in found.cursors] == [("wss://relay", 9, 2)]
+    assert found.repos == {("active", "active", None): 1}
+    assert (found.records, found.parked, found.lookups, found.outbox) == (1, 0, 0, {})
