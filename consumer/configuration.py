@@ -190,11 +190,23 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     if file:
         _check_file(data, file)
     try:
-        return _combine(overrides or {}, data)
+        settings = _combine(overrides or {}, data)
     except ValidationError as invalid:
         raise BadSettings(
             *(_sentence(e, _author(_setting_of(e), os.environ, file)) for e in invalid.errors())
         ) from None
+    _check_servers(settings)
+    return settings
+
+
+def _check_servers(settings: Settings) -> None:
+    given = {
+        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
+        "postgres.dsn": settings.postgres.dsn,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == 1:
+        raise BadSettings(f"{missing[0]}: not set; set both {' and '.join(given)}, or neither")
 
 
 def _masked_dsn(dsn: str) -> str:

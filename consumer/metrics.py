@@ -111,6 +111,7 @@ class Service(StrEnum):
     RELAY = "relay"
     PLC = "plc"
     PDS = "pds"
+    EMBEDDED = "embedded_stack"
 
 
 class TransactionOutcome(StrEnum):

@@ -5,6 +5,6 @@ there.  Invariants: servers listen on loopback only; their state survives a rest
 server outlives the process that started it, however that process ends.
 """
 
-from consumer.embedded.stack import EmbeddedStack
+from consumer.embedded.stack import Addresses, EmbeddedStack, running
 
-__all__ = ["EmbeddedStack"]
+__all__ = ["Addresses", "EmbeddedStack", "running"]

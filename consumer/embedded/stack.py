@@ -26,6 +26,7 @@ from consumer.errors import Fatal
 
 _ATTACH_DEADLINE = 180.0  # seconds; the first process may be downloading
 _POLL = 0.2
+_FILE = "stack.json"
 
 _log = structlog.get_logger()
 
@@ -139,7 +140,7 @@ class EmbeddedStack:
 
     @property
     def _file(self) -> Path:
-        return self._data_dir / "stack.json"
+        return self._data_dir / _FILE
 
     def _publish(self, addresses: Addresses) -> None:
         partial = self._file.with_suffix(".partial")
@@ -149,8 +150,13 @@ class EmbeddedStack:
         self._addresses = addresses
 
     def _published(self) -> Addresses | None:
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            addresses = Addresses(**json.loads(self._file.read_text()))
-            os.kill(addresses.pid, 0)
-            return addresses
-        return None
+        return running(self._data_dir)
+
+
+def running(data_dir: Path) -> Addresses | None:
+    """Return where the stack of ``data_dir`` listens; None when no process runs it."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        addresses = Addresses(**json.loads((data_dir / _FILE).read_text()))
+        os.kill(addresses.pid, 0)
+        return addresses
+    return None

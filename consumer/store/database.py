@@ -46,6 +46,8 @@ SELECT set_config('search_path', %(schema)s, false),
        set_config('jit', 'off', false)
 """
 
+_PREPARED = "SELECT to_regclass('deployment')"
+
 
 def _dsn(settings: PostgresSettings) -> str:
     if settings.dsn is None:
@@ -105,6 +107,16 @@ class Database:
                 _require_version(connection.info.server_version)
                 await connection.execute("SET transaction_timeout = 0")
                 await migrate(connection, self.schema, migrations())
+            await self._pool.open()
+
+    async def attach(self) -> None:
+        """Connect and start the pool, changing nothing.  Raises Fatal if there are no tables."""
+        with translated():
+            async with await self._connect() as connection:
+                _require_version(connection.info.server_version)
+                found = await (await connection.execute(_PREPARED)).fetchone()
+                if found is None or found[0] is None:
+                    raise Fatal(f"nothing has run with this prefix: no tables in {self.schema}")
             await self._pool.open()
 
     async def close(self) -> None:

@@ -177,6 +177,7 @@ def test_a_rule_over_two_sources_sees_both(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize("dsn", ["postgresql://u:hidden@h/db", "host=h user=u password=hidden"])
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", dsn)
+    monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "h:1")
     monkeypatch.setenv("CHIVE_KAFKA__SASL_PASSWORD", "hidden")
     shown = dump(load())
     assert "hidden" not in repr(shown)
@@ -190,3 +191,11 @@ def test_a_wrong_dsn_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch,
     (line,) = mistakes()
     assert line.startswith("CHIVE_POSTGRES__DSN: ")
     assert "hidden" not in line
+
+
+def test_one_server_alone_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "h:1")
+    (line,) = mistakes()
+    assert line.startswith("postgres.dsn: not set")
+    monkeypatch.setenv("CHIVE_POSTGRES__DSN", "postgresql://h/db")
+    assert load().kafka.bootstrap_servers == "h:1"

@@ -1,0 +1,135 @@
+"""Reading ``chive.events`` for people: filters, readable lines, and the reader behind both.
+
+What is shown was written by strangers: lines are free of control characters.  Tombstones are
+passed over (the delete event before one says the same).  Only committed events are seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from consumer.errors import Fatal
+from consumer.kafka.client import Client, deadline
+from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.topics import Topic, Topics
+from consumer.logs import escape
+from consumer.scope import Scope
+
+_WAIT_SECONDS = 0.5
+_SHORT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events are wanted; an empty filter is no filter.
+
+    With ``collections`` only events of records remain.
+    """
+
+    dids: frozenset[str] = frozenset()
+    collections: tuple[str, ...] = ()
+    types: frozenset[str] = frozenset()
+    _scope: Scope | None = None
+
+    @classmethod
+    def of(
+        cls, dids: Collection[str], collections: Collection[str], types: Collection[str]
+    ) -> Filter:
+        """Make a filter of DIDs, collection patterns and event types."""
+        patterns = tuple(collections)
+        scope = Scope(patterns) if patterns else None
+        return cls(frozenset(dids), patterns, frozenset(types), scope)
+
+    def wants(self, event: dict[str, Any]) -> bool:
+        """Tell whether ``event`` passes."""
+        if self.dids and event.get("did") not in self.dids:
+            return False
+        if self.types and event.get("type") not in self.types:
+            return False
+        return self._scope is None or (
+            event.get("type") == "record" and self._scope.wants(f"{event.get('collection')}/")
+        )
+
+
+def line(event: dict[str, Any]) -> str:
+    """Return the event as one readable line without control characters."""
+    clock = str(event.get("time", ""))[:19].replace("T", " ")
+    kind = str(event.get("type", "?"))
+    parts = [clock, kind.ljust(_SHORT), _what(event).ljust(_SHORT), str(event.get("did", "?"))]
+    if kind == "record":
+        parts.append(f"{event.get('collection')}/{event.get('rkey')}")
+    parts += [f"{key}={event[key]}" for key in ("reason", "handle", "rev") if event.get(key)]
+    if not event.get("live"):
+        parts.append(f"source={event.get('source')}")
+    return escape("  ".join(parts))
+
+
+def _what(event: dict[str, Any]) -> str:
+    match event.get("type"):
+        case "record":
+            return str(event.get("action"))
+        case "account":
+            return str(event.get("status"))
+        case "sync":
+            return str(event.get("state"))
+        case _:
+            return "changed"
+
+
+async def _places(client: Client, topics: Topics, dids: Collection[str]) -> list[Place]:
+    """Return the partitions to read.  Raises ``Fatal`` if the topic is not there."""
+    name = topics.name(Topic.EVENTS)
+    async with client.admin() as admin, deadline(client.timeout, "asking for topics"):
+        found = [t for t in await admin.describe_topics() if t["topic"] == name]
+    if not found:
+        raise Fatal(f"there is no topic {name} yet: nothing has run with this prefix")
+    if (actual := len(found[0]["partitions"])) != topics.partitions:
+        raise Fatal(
+            f"topic {name} has {actual} partitions, kafka.partitions says {topics.partitions}"
+        )
+    wanted = {topics.partition_of(did) for did in dids} or set(range(topics.partitions))
+    return [Place(name, partition) for partition in sorted(wanted)]
+
+
+async def events(
+    client: Client, topics: Topics, wanted: Filter, *, from_start: bool, follow: bool
+) -> AsyncIterator[tuple[dict[str, Any], bytes]]:
+    """Yield wanted events, parsed and as published, in the order of each partition.
+
+    From the oldest kept one (``from_start``) or from the end; for ever (``follow``) or up to
+    the end as it was found.  Raises ``Transient`` or ``Fatal``.
+    """
+    places = await _places(client, topics, wanted.dids)
+    async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
+        bounds = await reader.bounds()
+        if not from_start:
+            for place in places:
+                reader.seek(place, bounds[place][1])
+        ends = {place: bounds[place][1] for place in places}
+        while follow or await _remain(reader, ends):
+            for record in await reader.fetch(wait=_WAIT_SECONDS):
+                if record.value is not None:
+                    event = _parsed(record.value)
+                    if wanted.wants(event):
+                        yield event, record.value
+
+
+async def _remain(reader: PartitionReader, ends: dict[Place, int]) -> bool:
+    for place in list(ends):
+        if await reader.position(place) >= ends[place]:
+            del ends[place]
+    return bool(ends)
+
+
+def _parsed(value: bytes) -> dict[str, Any]:
+    try:
+        event = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise Fatal(f"an event that is not JSON: {error}") from error
+    if not isinstance(event, dict):
+        raise Fatal("an event that is not a JSON object")
+    return event

@@ -1,0 +1,133 @@
+"""The Kafka and PostgreSQL of one deployment: found, waited for, prepared and checked.
+
+Without ``kafka.bootstrap_servers`` and ``postgres.dsn`` they are the embedded ones of
+``data_dir``: ``run`` starts them, everything else attaches to those that run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from pydantic import SecretStr
+
+from consumer import metrics
+from consumer.embedded import EmbeddedStack, running
+from consumer.errors import Fatal, Transient
+from consumer.kafka.client import Client
+from consumer.kafka.topics import Topics
+from consumer.lifecycle import Backoff, Stopped, unless_stopped, wait_for_stop
+from consumer.logs import Outage
+from consumer.settings import Settings
+from consumer.store import deployment
+from consumer.store.database import Database
+from consumer.store.deployment import Deployment
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every role needs; ``settings`` name the servers that are really used."""
+
+    settings: Settings
+    client: Client
+    topics: Topics
+    database: Database
+
+    async def kafka_answers(self) -> None:
+        """Raise ``Transient`` if Kafka does not answer."""
+        await self.client.cluster_id()
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Tell whether the servers are those of ``data_dir``."""
+    return settings.kafka.bootstrap_servers is None and settings.postgres.dsn is None
+
+
+def at(settings: Settings, bootstrap_servers: str, dsn: str) -> Settings:
+    """Return ``settings`` with the addresses of the servers."""
+    kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
+    postgres = settings.postgres.model_copy(update={"dsn": SecretStr(dsn)})
+    return settings.model_copy(update={"kafka": kafka, "postgres": postgres})
+
+
+def attached(settings: Settings) -> Settings:
+    """Return settings that name running servers.  Raises ``Fatal`` if nothing runs."""
+    if not is_embedded(settings):
+        return settings
+    found = running(settings.data_dir)
+    if found is None:
+        raise Fatal(
+            f"nothing runs in {settings.data_dir}: start it with 'python -m consumer run', "
+            "or set kafka.bootstrap_servers and postgres.dsn"
+        )
+    return at(settings, found.bootstrap_servers, found.dsn)
+
+
+async def waited_for(service: str, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+    """Return the result of ``attempt``, tried again for ever while it raises ``Transient``."""
+    outage, backoff = Outage(_log, service), Backoff(longest=5.0)
+    while True:
+        try:
+            result = await unless_stopped(stop, _awaited(attempt))
+        except Transient as trouble:
+            outage.again(trouble)
+            metrics.WAITS.labels(service).inc()
+            if await wait_for_stop(stop, backoff.pause()):
+                raise Stopped from None
+        else:
+            outage.over()
+            return result
+
+
+async def _awaited(attempt: Callable[[], Awaitable[T]]) -> T:
+    return await attempt()
+
+
+@asynccontextmanager
+async def stack_of(
+    settings: Settings, stop: asyncio.Event
+) -> AsyncIterator[tuple[Settings, EmbeddedStack | None]]:
+    """Give settings that name servers: the embedded ones, which run during the block, or given."""
+    if not is_embedded(settings):
+        yield settings, None
+        return
+    stack = EmbeddedStack(settings.data_dir, settings.cache_dir)
+    await waited_for("embedded_stack", stack.__aenter__, stop)
+    try:
+        yield at(settings, stack.bootstrap_servers, stack.dsn), stack
+    finally:
+        await stack.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def opened(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Services]:
+    """Wait for both servers, check that they belong together, prepare tables and topics."""
+    prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
+    client, topics = Client(settings.kafka), Topics(prefix, partitions)
+
+    async def connect() -> Database:
+        database = Database(settings.postgres, prefix)
+        await database.open()
+        return database
+
+    database = await waited_for("postgres", connect, stop)
+    try:
+        cluster = await waited_for("kafka", client.cluster_id, stop)
+
+        async def check() -> None:
+            async with database.transaction() as connection:
+                await deployment.check(connection, Deployment(cluster, prefix, partitions))
+
+        await waited_for("postgres", check, stop)
+        await waited_for("kafka", lambda: topics.ensure(client), stop)
+        yield Services(settings, client, topics, database)
+    finally:
+        await database.close()
