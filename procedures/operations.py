@@ -1,15 +1,26 @@
 """Operations: what was asked of the system, and how far it has got.  Pure.
 
 An operation is published on ``chive.operations``, keyed by its id, each time that it
-changes; ``version`` tells newer from older.  Times are ISO 8601 in UTC with milliseconds.
+changes; ``version`` tells newer from older.  Times are Unix seconds inside, ISO 8601 in UTC
+with milliseconds in JSON.
+
+- ``started_at`` is None exactly as long as ``attempts`` is 0; JSON shows ``requestedAt`` then.
+- ``completed_at`` is None exactly as long as the status is not final.
+- ``same_as`` names the operation that does the work of this one.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from procedures import times
+from procedures.failures import Failure
+from procedures.messages import Emit
 
 
 class Type(StrEnum):
@@ -17,6 +28,7 @@ class Type(StrEnum):
 
     DID_SYNC = "didSync"
     RECORD_REFRESH = "recordRefresh"
+    DISCOVERY = "discovery"  # find the repos that already hold wanted records
 
 
 class Status(StrEnum):
@@ -29,16 +41,34 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+class Phase(StrEnum):
+    """What a running operation is at, in the order in which it goes through them."""
+
+    RESOLVING = "resolving"
+    LISTING = "listing"  # discovery only
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    INJECTING = "injecting"
+    INJECTED = "injected"  # all is on chive.backfill; the worker does the rest
+    APPLIED = "applied"
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation; ``requested_by`` None: the system asked itself, for ``reason``."""
+    """One operation; ``requested_by`` None: the system asked itself, for ``reason``.
+
+    The first fields are in the order in which the store selects them.  Discovery has no ``did``.
+    """
 
     id: str
-    type: str
-    status: str
-    did: str
+    type: Type
+    status: Status
+    did: str | None
     uri: str | None
-    phase: str | None
+    phase: Phase | None
     reason: str | None
     progress: int
     records_processed: int
@@ -51,24 +81,89 @@ class Operation:
     error: str | None
     new_cid: str | None
     version: int
-    requested_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
+    requested_at: float
+    started_at: float | None
+    completed_at: float | None
+    automatic: bool = False
+    emit: Emit = Emit.CHANGES
+    same_as: str | None = None
+    run_after: float = 0.0
+    failure: Failure | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in FINAL
 
 
-def encode(operation: Operation) -> bytes:
+def queued(
+    identifier: str,
+    kind: Type,
+    did: str | None,
+    now: float,
+    *,
+    uri: str | None = None,
+    emit: Emit = Emit.CHANGES,
+    requested_by: str | None = None,
+    requested_at: float | None = None,
+    reason: str | None = None,
+    automatic: bool = False,
+) -> Operation:
+    """Return a new operation, due at once."""
+    return Operation(
+        id=identifier,
+        type=kind,
+        status=Status.QUEUED,
+        did=did,
+        uri=uri,
+        phase=None,
+        reason=reason,
+        progress=0,
+        records_processed=0,
+        total_records=None,
+        created=0,
+        updated=0,
+        deleted=0,
+        attempts=0,
+        requested_by=requested_by,
+        error=None,
+        new_cid=None,
+        version=1,
+        requested_at=now if requested_at is None else requested_at,
+        started_at=None,
+        completed_at=None,
+        automatic=automatic,
+        emit=emit,
+        run_after=now,
+    )
+
+
+def answered_through(operation: Operation, leader: Operation) -> Operation:
+    """Return a follower (``same_as`` = ``leader.id``) as it is seen: at its leader's stage.
+
+    One that was cancelled by itself stays so.  The store raises the version of the followers
+    together with the leader's.
+    """
+    if operation.ended:
+        return operation
+    return replace(
+        leader,
+        id=operation.id,
+        same_as=leader.id,
+        emit=operation.emit,
+        automatic=operation.automatic,
+        reason=operation.reason,
+        requested_by=operation.requested_by,
+        requested_at=operation.requested_at,
+        version=operation.version,
+    )
+
+
+def to_json(operation: Operation) -> dict[str, Any]:
     """Return the operation as the JSON object of ``chive.operations``.
 
     Members marked optional in the contract are left out when there is nothing to say.
     """
-    optional = {
-        "uri": operation.uri,
-        "totalRecords": operation.total_records,
-        "completedAt": _time(operation.completed_at),
-        "error": operation.error,
-        "newCid": operation.new_cid,
-        "reason": operation.reason,
-    }
+    started = operation.requested_at if operation.started_at is None else operation.started_at
     always = {
         "v": 1,
         "id": operation.id,
@@ -76,7 +171,8 @@ def encode(operation: Operation) -> bytes:
         "type": operation.type,
         "status": operation.status,
         "phase": operation.phase,
-        "did": operation.did,
+        "automatic": operation.automatic,
+        "emit": operation.emit,
         "progress": operation.progress,
         "recordsProcessed": operation.records_processed,
         "created": operation.created,
@@ -84,15 +180,68 @@ def encode(operation: Operation) -> bytes:
         "deleted": operation.deleted,
         "attempts": operation.attempts,
         "requestedBy": operation.requested_by,
-        "requestedAt": _time(operation.requested_at),
-        "startedAt": _time(operation.started_at),
+        "requestedAt": times.to_text(operation.requested_at),
+        "startedAt": times.to_text(started),
     }
-    present = {name: value for name, value in optional.items() if value is not None}
-    return json.dumps(always | present, separators=(",", ":"), ensure_ascii=False).encode()
+    waiting = operation.status == Status.QUEUED and operation.attempts > 0
+    optional = {
+        "did": operation.did,
+        "uri": operation.uri,
+        "totalRecords": operation.total_records,
+        "completedAt": None
+        if operation.completed_at is None
+        else times.to_text(operation.completed_at),
+        "nextAttemptAt": times.to_text(operation.run_after) if waiting else None,
+        "sameAs": operation.same_as,
+        "error": operation.error,
+        "errorName": operation.failure,
+        "newCid": operation.new_cid,
+        "reason": operation.reason,
+    }
+    return always | {name: value for name, value in optional.items() if value is not None}
 
 
-def _time(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    utc = moment.astimezone(UTC)
-    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def encode(operation: Operation) -> bytes:
+    """Return the message of ``chive.operations``."""
+    return orjson.dumps(to_json(operation))
+
+
+def _moment(fields: Mapping[str, Any], name: str) -> float | None:
+    return None if fields.get(name) is None else times.from_text(fields[name])
+
+
+def from_json(fields: Mapping[str, Any]) -> Operation:
+    """Return the operation of a JSON object that ``to_json`` made.
+
+    Raises ``KeyError`` or ``ValueError`` for another one.
+    """
+    phase, failure = fields.get("phase"), fields.get("errorName")
+    requested_at = times.from_text(fields["requestedAt"])
+    return Operation(
+        id=fields["id"],
+        type=Type(fields["type"]),
+        status=Status(fields["status"]),
+        did=fields.get("did"),
+        uri=fields.get("uri"),
+        phase=None if phase is None else Phase(phase),
+        reason=fields.get("reason"),
+        progress=fields["progress"],
+        records_processed=fields["recordsProcessed"],
+        total_records=fields.get("totalRecords"),
+        created=fields["created"],
+        updated=fields["updated"],
+        deleted=fields["deleted"],
+        attempts=fields["attempts"],
+        requested_by=fields.get("requestedBy"),
+        error=fields.get("error"),
+        new_cid=fields.get("newCid"),
+        version=fields["version"],
+        requested_at=requested_at,
+        started_at=_moment(fields, "startedAt") if fields["attempts"] else None,
+        completed_at=_moment(fields, "completedAt"),
+        automatic=fields["automatic"],
+        emit=Emit(fields["emit"]),
+        same_as=fields.get("sameAs"),
+        run_after=_moment(fields, "nextAttemptAt") or requested_at,
+        failure=None if failure is None else Failure(failure),
+    )

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
+
+from psycopg.rows import dict_row
 
 from consumer.store.arrays import Bigints, Texts
 from consumer.store.database import Connection
-from procedures.operations import Operation
+from procedures.messages import Emit
+from procedures.operations import Operation, Phase, Status, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,12 @@ WITH chosen AS (
 UPDATE operations SET published_version = version FROM chosen
 WHERE operations.id = chosen.id
 RETURNING operations.id, type, status, did, uri, phase, reason, progress, records_processed,
-    total_records, created, updated, deleted, attempts, requested_by, error, new_cid,
-    version, requested_at, started_at, completed_at
+    total_records, created, updated, deleted, attempts, requested_by, error, new_cid, version,
+    automatic, emit_all, same_as,
+    extract(epoch FROM requested_at)::float8 AS requested_at,
+    extract(epoch FROM started_at)::float8 AS started_at,
+    extract(epoch FROM completed_at)::float8 AS completed_at,
+    extract(epoch FROM run_after)::float8 AS run_after
 """
 _BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
 
@@ -76,8 +84,21 @@ async def take_unpublished(connection: Connection, lane: int, limit: int) -> lis
 
     The caller writes them to the outbox in the same transaction.
     """
-    cursor = await connection.execute(_PUBLISH, [lane, limit], binary=True)
-    return [Operation(*row) for row in await cursor.fetchall()]
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(_PUBLISH, [lane, limit])
+        return [_operation(row) for row in await cursor.fetchall()]
+
+
+def _operation(row: dict[str, Any]) -> Operation:
+    return Operation(
+        **row
+        | {
+            "type": Type(row["type"]),
+            "status": Status(row["status"]),
+            "phase": None if row["phase"] is None else Phase(row["phase"]),
+            "emit": Emit.ALL if row.pop("emit_all") else Emit.CHANGES,
+        }
+    )
 
 
 async def by_status(connection: Connection) -> dict[str, int]:
