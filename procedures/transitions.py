@@ -1,0 +1,195 @@
+"""The states of an operation, and every legal step between them.  Pure.
+
+    queued ──start──▶ running ──complete──▶ completed
+       ▲                │ │
+       └───try_again────┘ ├──fail──▶ failed
+                          └──cancel▶ cancelled        (fail and cancel also from queued)
+
+- A final status never changes again; what applies afterwards only raises the counts
+  (``count``): chunks that were injected before a cancel still apply.
+- Within an attempt the phase never goes back; a new attempt begins anew, but keeps the counts
+  of what was applied: facts are idempotent, so nothing is counted twice.
+- Each step raises ``version`` by one.  Each raises ``IllegalTransition`` where it is not legal;
+  the store guards the same with ``WHERE status = …``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from procedures.failures import PERMANENT, Failure
+from procedures.operations import Operation, Phase, Status, Type
+from procedures.retries import RetryRule, delay, rule_of
+
+_PHASES = tuple(Phase)
+_FIRST = {
+    Type.DID_SYNC: Phase.RESOLVING,
+    Type.RECORD_REFRESH: Phase.RESOLVING,
+    Type.DISCOVERY: Phase.LISTING,
+}
+_DONE = 100
+
+
+class IllegalTransition(ValueError):
+    """A step that the operation's state does not allow: two processes disagree about it."""
+
+    def __init__(self, operation: Operation, step: str) -> None:
+        state = f"{operation.status}/{operation.phase or '-'}"
+        super().__init__(f"operation {operation.id} is {state}: cannot {step}")
+        self.operation = operation.id
+        self.step = step
+
+
+def _need(operation: Operation, step: str, *statuses: Status) -> None:
+    if operation.status not in statuses:
+        raise IllegalTransition(operation, step)
+
+
+def start(operation: Operation, now: float) -> Operation:
+    """Begin an attempt: a fetcher has claimed the operation."""
+    _need(operation, "start", Status.QUEUED)
+    if operation.same_as is not None:
+        raise IllegalTransition(operation, f"start: {operation.same_as} does its work")
+    if operation.run_after > now:
+        raise IllegalTransition(operation, "start: not due")
+    return replace(
+        operation,
+        status=Status.RUNNING,
+        phase=_FIRST[operation.type],
+        progress=0,
+        records_processed=0,
+        total_records=None,
+        attempts=operation.attempts + 1,
+        started_at=now if operation.started_at is None else operation.started_at,
+        error=None,
+        failure=None,
+        version=operation.version + 1,
+    )
+
+
+def advance(
+    operation: Operation,
+    phase: Phase,
+    *,
+    progress: int | None = None,
+    records_processed: int | None = None,
+    total_records: int | None = None,
+) -> Operation:
+    """Note how far a running operation is; progress never falls and reaches 100 at its end."""
+    _need(operation, f"advance to {phase}", Status.RUNNING)
+    before = operation.phase
+    if before is not None and _PHASES.index(phase) < _PHASES.index(before):
+        raise IllegalTransition(operation, f"go back to {phase}")
+    wanted = operation.progress if progress is None else progress
+    return replace(
+        operation,
+        phase=phase,
+        progress=max(operation.progress, min(wanted, _DONE - 1)),
+        records_processed=max(operation.records_processed, records_processed or 0),
+        total_records=operation.total_records if total_records is None else total_records,
+        version=operation.version + 1,
+    )
+
+
+def count(
+    operation: Operation, *, created: int = 0, updated: int = 0, deleted: int = 0
+) -> Operation:
+    """Add what the worker has applied; legal at any time after the first start."""
+    if operation.attempts == 0:
+        raise IllegalTransition(operation, "count what was applied")
+    return replace(
+        operation,
+        created=operation.created + created,
+        updated=operation.updated + updated,
+        deleted=operation.deleted + deleted,
+        version=operation.version + 1,
+    )
+
+
+def requeue(
+    operation: Operation,
+    run_after: float,
+    failure: Failure | None = None,
+    error: str | None = None,
+) -> Operation:
+    """End an attempt without a result: to be tried again, or its process was lost."""
+    _need(operation, "requeue", Status.RUNNING)
+    return replace(
+        operation,
+        status=Status.QUEUED,
+        phase=None,
+        run_after=run_after,
+        failure=failure,
+        error=error,
+        version=operation.version + 1,
+    )
+
+
+def try_again(
+    operation: Operation,
+    now: float,
+    failure: Failure,
+    error: str,
+    *,
+    jitter: float,
+    retry_after: float | None = None,
+    rule: RetryRule | None = None,
+) -> Operation:
+    """Decide after a failed attempt: requeue with a delay, or fail for good.
+
+    ``jitter`` is a random number in [0, 1); ``retry_after`` the seconds that the host asked
+    for; ``rule`` by default that of the operation's kind.  Permanent failures fail at once,
+    others when the operation has been tried for longer than the rule allows.
+    """
+    rule = rule or rule_of(automatic=operation.automatic)
+    if failure in PERMANENT:
+        return fail(operation, now, failure, error)
+    wait = delay(rule, operation.attempts, jitter, retry_after)
+    since = operation.requested_at if operation.started_at is None else operation.started_at
+    if now + wait - since > rule.give_up_after:
+        return fail(
+            operation, now, failure, f"given up after {operation.attempts} attempts: {error}"
+        )
+    return requeue(operation, now + wait, failure, error)
+
+
+def complete(operation: Operation, now: float, *, new_cid: str | None = None) -> Operation:
+    """End well: the worker has applied everything."""
+    _need(operation, "complete", Status.RUNNING)
+    return replace(
+        operation,
+        status=Status.COMPLETED,
+        phase=Phase.APPLIED,
+        progress=_DONE,
+        completed_at=now,
+        new_cid=new_cid,
+        error=None,
+        failure=None,
+        version=operation.version + 1,
+    )
+
+
+def fail(operation: Operation, now: float, failure: Failure, error: str) -> Operation:
+    """End badly, for good."""
+    _need(operation, "fail", Status.QUEUED, Status.RUNNING)
+    return replace(
+        operation,
+        status=Status.FAILED,
+        completed_at=now,
+        failure=failure,
+        error=error,
+        version=operation.version + 1,
+    )
+
+
+def cancel(operation: Operation, now: float, error: str = "cancelled") -> Operation:
+    """Stop: nothing more is fetched; what was injected still applies."""
+    _need(operation, "cancel", Status.QUEUED, Status.RUNNING)
+    return replace(
+        operation,
+        status=Status.CANCELLED,
+        completed_at=now,
+        failure=None,
+        error=error,
+        version=operation.version + 1,
+    )

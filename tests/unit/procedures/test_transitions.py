@@ -1,0 +1,151 @@
+"""Every legal step between the states of an operation, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from procedures import transitions
+from procedures.failures import PERMANENT, Failure
+from procedures.operations import Operation, Phase, Status, Type, queued
+from procedures.transitions import IllegalTransition
+from tests.unit.procedures.strategies import DID, MOMENTS
+from tests.unit.procedures.strategies import operations as any_operation
+
+NOW = 4_000_000_001.0
+_FAILURES = st.sampled_from(Failure)
+
+Step = Callable[[Operation], Operation]
+STEPS: dict[str, tuple[Step, set[Status]]] = {
+    "start": (lambda o: transitions.start(o, NOW), {Status.QUEUED}),
+    "advance": (lambda o: transitions.advance(o, Phase.APPLIED), {Status.RUNNING}),
+    "requeue": (lambda o: transitions.requeue(o, NOW), {Status.RUNNING}),
+    "complete": (lambda o: transitions.complete(o, NOW), {Status.RUNNING}),
+    "fail": (
+        lambda o: transitions.fail(o, NOW, Failure.INTERNAL, "x"),
+        {Status.QUEUED, Status.RUNNING},
+    ),
+    "cancel": (lambda o: transitions.cancel(o, NOW), {Status.QUEUED, Status.RUNNING}),
+}
+
+
+def _running() -> Operation:
+    return transitions.start(queued("op", Type.DID_SYNC, DID, 1_000.0), 1_000.0)
+
+
+@given(any_operation(), st.sampled_from(sorted(STEPS)))
+def test_a_step_is_taken_from_its_own_states_only(operation: Operation, name: str) -> None:
+    step, legal = STEPS[name]
+    if operation.status not in legal:
+        with pytest.raises(IllegalTransition):
+            step(operation)
+        return
+    after = step(operation)
+    assert after.version == operation.version + 1
+    assert (after.completed_at is not None) == after.ended
+    assert (after.started_at is not None) == (after.attempts > 0)
+    assert after.id == operation.id
+
+
+@given(any_operation(), st.lists(st.sampled_from(sorted(STEPS)), max_size=12))
+def test_what_ended_never_goes_on_and_counts_never_fall(
+    operation: Operation, names: list[str]
+) -> None:
+    for name in names:
+        try:
+            after = STEPS[name][0](operation)
+        except IllegalTransition:
+            continue
+        if operation.ended:
+            assert after.status == operation.status
+        assert after.created >= operation.created
+        assert after.attempts >= operation.attempts
+        operation = after
+
+
+def test_an_attempt_begins_anew() -> None:
+    first = transitions.advance(_running(), Phase.INJECTING, progress=70, records_processed=9)
+    again = transitions.start(transitions.requeue(first, 2_000.0), 2_000.0)
+    assert (again.attempts, again.phase, again.progress) == (2, Phase.RESOLVING, 0)
+    assert (again.records_processed, again.started_at) == (0, 1_000.0)
+
+
+@given(any_operation())
+def test_what_is_applied_counts_from_the_first_start_to_after_the_end(o: Operation) -> None:
+    if o.attempts:
+        after = transitions.count(o, created=3, deleted=1)
+        assert after == replace(
+            o, created=o.created + 3, deleted=o.deleted + 1, version=o.version + 1
+        )
+    else:
+        with pytest.raises(IllegalTransition):
+            transitions.count(o, created=3)
+
+
+def test_counts_survive_a_new_attempt() -> None:
+    counted = transitions.count(_running(), created=3, updated=2, deleted=1)
+    again = transitions.start(transitions.requeue(counted, 2_000.0), 2_000.0)
+    assert (again.created, again.updated, again.deleted) == (3, 2, 1)
+
+
+def test_discovery_begins_by_listing() -> None:
+    assert transitions.start(queued("d", Type.DISCOVERY, None, 0), 1).phase == Phase.LISTING
+
+
+def test_not_before_it_is_due_and_not_as_a_follower() -> None:
+    operation = queued("op", Type.DID_SYNC, DID, 1_000.0)
+    with pytest.raises(IllegalTransition, match="not due"):
+        transitions.start(replace(operation, run_after=1_000.5), 1_000.0)
+    with pytest.raises(IllegalTransition, match="other does its work"):
+        transitions.start(replace(operation, same_as="other"), 1_000.0)
+
+
+def test_the_phase_never_goes_back() -> None:
+    injected = transitions.advance(_running(), Phase.INJECTED)
+    with pytest.raises(IllegalTransition, match="op is running/injected"):
+        transitions.advance(injected, Phase.DOWNLOADING)
+
+
+@given(st.lists(st.integers(min_value=-5, max_value=200), max_size=8))
+def test_progress_never_falls_and_ends_at_a_hundred(values: list[int]) -> None:
+    operation = _running()
+    for value in values:
+        after = transitions.advance(operation, Phase.DOWNLOADING, progress=value)
+        assert operation.progress <= after.progress < 100
+        operation = after
+    assert transitions.complete(operation, NOW).progress == 100
+
+
+@given(_FAILURES, st.floats(min_value=0, max_value=0.99), st.booleans())
+def test_permanent_failures_fail_at_once_and_others_wait(
+    failure: Failure, jitter: float, automatic: bool
+) -> None:
+    running = replace(_running(), automatic=automatic)
+    after = transitions.try_again(running, 1_001.0, failure, "why", jitter=jitter)
+    assert (after.error, after.failure) == ("why", failure)
+    if failure in PERMANENT:
+        assert after.status == Status.FAILED
+    else:
+        assert after.status == Status.QUEUED
+        first = 60 if automatic else 1
+        assert 1_001 + first / 2 <= after.run_after <= 1_001 + first
+
+
+def test_the_host_is_not_asked_before_it_said() -> None:
+    after = transitions.try_again(
+        _running(), 1_001.0, Failure.RATE_LIMITED, "429", jitter=0, retry_after=900
+    )
+    assert after.run_after == 1_901.0
+
+
+@given(MOMENTS)
+def test_it_is_given_up_after_a_day(later: float) -> None:
+    after = transitions.try_again(
+        _running(), 1_000.0 + 24 * 3600 + later, Failure.HOST_TIMEOUT, "slow", jitter=0
+    )
+    assert after.status == Status.FAILED
+    assert after.error == "given up after 1 attempts: slow"
