@@ -8,7 +8,7 @@ else has claimed meanwhile.  The nil token means: released in good order.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from consumer.store.database import Connection
 
@@ -83,9 +83,9 @@ async def read_all(connection: Connection) -> list[Lane]:
     return [Lane(*row) for row in await (await connection.execute(_READ_ALL)).fetchall()]
 
 
-async def claim(connection: Connection, lane: int, seen: UUID) -> Lane | None:
-    """Replace the token ``seen`` by a new one; None when somebody else was quicker."""
-    row = await (await connection.execute(_CLAIM, [uuid4(), lane, seen])).fetchone()
+async def claim(connection: Connection, lane: int, seen: UUID, token: UUID) -> Lane | None:
+    """Replace the token ``seen`` by ``token``; None when somebody else was quicker."""
+    row = await (await connection.execute(_CLAIM, [token, lane, seen])).fetchone()
     return Lane(*row) if row else None
 
 
