@@ -92,6 +92,12 @@ class Membership:
             await self._wait_for(self._changed)
         return self._assigned
 
+    async def until(self, condition: Callable[[frozenset[int]], bool]) -> None:
+        """Wait until ``condition`` holds of what is assigned; raises like ``changed``."""
+        seen = self._assigned
+        while not condition(seen):
+            seen = await self.changed(seen)
+
     def rejoin(self) -> None:
         """Leave and join again: nothing is ours until Kafka has assigned anew."""
         self._set([])

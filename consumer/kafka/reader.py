@@ -73,6 +73,11 @@ class PartitionReader:
         self._consumer = consumer
         self._places = tuple(places)
 
+    @property
+    def timeout(self) -> float:
+        """Seconds after which Kafka is away that does not give what it has."""
+        return self._client.timeout
+
     @classmethod
     async def open(cls, client: Client, positions: Mapping[Place, int | None]) -> Self:
         """Start at ``positions``: offsets of the next record, None for the oldest kept one.

@@ -1,0 +1,190 @@
+"""Messages of the firehose become the records of the next Kafka transaction.
+
+Every message ends in exactly one of these: forwarded to ``chive.firehose`` byte for byte, left
+out as irrelevant or as a replay, or refused (counted by reason, kept on ``chive.dead-letter``).
+The cursor in the same transaction covers all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from consumer import metrics
+from consumer.errors import Refused
+from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.transaction import OutRecord
+from consumer.metrics import FrameKind, FrameOutcome, SessionCause
+from consumer.tail.cursor import Cursor, Position
+from consumer.tail.outcomes import OUTDATED_CURSOR, Garbage, RelayError, classify
+from consumer.tail.relevance import Relevance
+from consumer.tail.splitter import Message, Unusable
+from consumer.verify.frames import ErrorFrame, InfoFrame, Kind, Peek, decode_frame, peek
+
+MAX_FRAMES = 2_000
+MAX_BYTES = 8 * 1024 * 1024
+# Seconds until a transaction is due: with frames, with only the cursor moved, with nothing new.
+LINGER = 0.05
+_CURSOR_EVERY = 1.0
+_REFRESH_EVERY = 600.0
+_DETAIL = 1_000
+# So many messages in a row that cannot be read: this is hardly a firehose.
+_GARBAGE = 10_000
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Frames and the cursor that covers them."""
+
+    records: list[OutRecord]
+    frames: int
+    cursor: Cursor
+
+
+class Collector:
+    """The transaction that is being collected; its ``position`` runs ahead of the durable one."""
+
+    def __init__(
+        self, relay: str, topics: Topics, relevance: Relevance, position: Position, limit: int
+    ) -> None:
+        self.position = position
+        self.size = 0
+        self._relay = relay.encode()
+        self._topics = topics
+        self._relevance = relevance
+        self._limit = limit
+        self._records: list[OutRecord] = []
+        self._counts: Counter[tuple[FrameKind | Kind, FrameOutcome]] = Counter()
+        self._since: float | None = None  # when the oldest record came
+        self._cut_at: float | None = None
+        self._cut_seq = position.seq
+        self._refused_in_a_row = 0
+
+    @property
+    def full(self) -> bool:
+        """True when no more should be taken before the transaction is cut."""
+        return len(self._records) >= MAX_FRAMES or self.size >= MAX_BYTES
+
+    @property
+    def pending(self) -> bool:
+        """True if there is anything that the last transaction did not say."""
+        return bool(self._records) or self.position.seq != self._cut_seq
+
+    def due_in(self, now: float) -> float:
+        """Return in how many seconds a transaction is due; 0 or less: at once."""
+        if self.full:
+            return 0.0
+        if self._since is not None:
+            return self._since + LINGER - now
+        if self._cut_at is None:
+            self._cut_at = now
+        return self._cut_at + (_CURSOR_EVERY if self.pending else _REFRESH_EVERY) - now
+
+    def take(self, messages: Iterable[Message], now: float) -> None:
+        """Take in what came, in order.
+
+        Raises ``RelayError`` at an error frame, and ``Garbage`` if nothing makes sense; what
+        came before it is collected.
+        """
+        try:
+            for message in messages:
+                try:
+                    self._take(message)
+                except Refused as refused:
+                    self._refuse(refused, message)
+                else:
+                    self._refused_in_a_row = 0
+        finally:
+            if self._records and self._since is None:
+                self._since = now
+
+    def cut(self, now: float) -> Transaction:
+        """Return the transaction, and begin the next."""
+        records, frames = self._records, len(self._records)
+        cursor = self.position.cursor()
+        records.append(OutRecord(self._topics.name(Topic.CURSOR), 0, self._relay, cursor.encode()))
+        for (kind, outcome), count in self._counts.items():
+            metrics.FRAMES.labels(kind, outcome).inc(count)
+        metrics.TRACKED.set(self._relevance.tracked)
+        self._records, self.size = [], 0
+        self._counts.clear()
+        self._since, self._cut_at, self._cut_seq = None, now, cursor.seq
+        return Transaction(records, frames, cursor)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Unusable):
+            outcome = classify(message)
+            _log.warning("unusable_message", cause=outcome.cause, detail=outcome.detail)
+            raise Refused(message.reason, message.detail)
+        look = peek(message, self._limit)
+        if look.seq is None:
+            self._notice(message)
+            return
+        admitted = self.position.admit(look.seq, look.time)
+        if not admitted:
+            self._counts[look.kind, FrameOutcome.DUPLICATE] += 1
+            return
+        if admitted is not True:
+            self._broken(admitted)
+        if self._relevance.wants(look):
+            self._forward(look, look.seq, message)
+        else:
+            self._counts[look.kind, FrameOutcome.IRRELEVANT] += 1
+
+    def _forward(self, look: Peek, seq: int, frame: bytes) -> None:
+        did = look.did or ""
+        partition = self._topics.partition_of(did)
+        last = self.position.last
+        headers = (
+            ("seq", b"%d" % seq),
+            ("relay", self._relay),
+            ("session", b"%d" % self.position.session),
+            ("prev_seq", b"%d" % last[partition]),
+        )
+        last[partition] = seq
+        self._add(
+            OutRecord(self._topics.name(Topic.FIREHOSE), partition, did.encode(), frame, headers)
+        )
+        self._counts[look.kind, FrameOutcome.FORWARDED] += 1
+
+    def _refuse(self, refused: Refused, message: Message) -> None:
+        data = message.data if isinstance(message, Unusable) else message
+        headers = (
+            ("reason", refused.reason.encode()),
+            ("detail", refused.detail[:_DETAIL].encode(errors="replace")),
+            ("relay", self._relay),
+            ("source", b"relay"),
+        )
+        self._add(OutRecord(self._topics.name(Topic.DEAD_LETTER), 0, None, data, headers))
+        self._counts[FrameKind.UNKNOWN, FrameOutcome.REFUSED] += 1
+        metrics.REFUSED.labels(refused.reason, metrics.Stage.TAILER).inc()
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= _GARBAGE:
+            self._refused_in_a_row = 0
+            raise Garbage(f"{_GARBAGE} messages in a row were refused, the last: {refused}")
+
+    def _add(self, record: OutRecord) -> None:
+        self._records.append(record)
+        self.size += record.size
+
+    def _notice(self, message: bytes) -> None:
+        """Read a frame that is about the stream itself."""
+        match decode_frame(message, self._limit):
+            case ErrorFrame(error=name, message=text):
+                self._counts[Kind.ERROR, FrameOutcome.IRRELEVANT] += 1
+                raise RelayError(name, text)
+            case InfoFrame(name=name, message=text):
+                self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
+                _log.warning("relay_says", name=name, message=text)
+                if name == OUTDATED_CURSOR:
+                    self.position.begin_session()
+                    self._broken(SessionCause.TOO_OLD)
+
+    def _broken(self, cause: SessionCause) -> None:
+        metrics.SESSIONS.labels(cause).inc()
+        _log.warning("session_began", cause=cause, session=self.position.session)

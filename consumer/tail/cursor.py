@@ -1,0 +1,186 @@
+"""Where we are on one relay's firehose, and what a reconnect may assume.  Pure.
+
+A ``Cursor`` is the durable position: a value on ``chive.cursor`` under the relay's URL, written
+in the transaction of the frames before it.  A cursor belongs to one relay URL.
+
+A **session** is a stretch of the firehose without a known break.  Sessions are numbered from 1
+over all relays of the deployment; a higher number tells the workers that frames may be missing
+before it.  Continuity breaks when
+
+- the relay was changed: another one's frames came between;
+- the sequence was reset: the first frame after connecting has a seq below the cursor, or the
+  relay says FutureCursor, or nothing but old seqs comes for a long while;
+- the cursor is too old: the relay says OutdatedCursor, or we were away so long that the relay
+  may have forgotten frames, and the first one is much younger than the cursor.
+
+A jump in seq alone proves nothing: gaps are legal.  Frames with a seq at or below the position
+are replays, and dropped.  Times are Unix seconds, but for ``time``, the frame's own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from consumer.errors import Fatal
+from consumer.metrics import SessionCause
+
+HOUR = 3600.0
+# Relays keep about 72 hours, none less than 12; none keeps more than 72.
+_REMEMBERED = 12 * HOUR
+_FORGOTTEN = 72 * HOUR
+# The first frame after the cursor may be this much younger without a doubt.
+_JUMP = 600.0
+# So many frames in a row with seqs of the past are not replays.
+_REPLAYS = 1_000
+
+
+def seconds(time: str | None) -> float | None:
+    """Return the Unix time of a frame's ``time``, None if it is not a date and time."""
+    if time is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The durable position; ``seq`` 0 means that no frame of the session has come yet.
+
+    ``last`` holds, for each partition of ``chive.firehose``, the seq of its newest frame in
+    this session, 0 before the first.  ``as_of``: until then we had received everything.
+    """
+
+    seq: int
+    time: str | None
+    session: int
+    last: tuple[int, ...]
+    as_of: float
+
+    def encode(self) -> bytes:
+        """Return the value for ``chive.cursor``."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> Cursor:
+        """Parse ``encode()``'s form; raise ``Fatal`` for anything else."""
+        try:
+            fields: dict[str, Any] = orjson.loads(value)
+            return cls(**{**fields, "last": tuple(map(int, fields["last"]))})
+        except (ValueError, TypeError, KeyError) as error:
+            raise Fatal(f"a cursor that we did not write: {value[:200]!r}") from error
+
+
+class Position:
+    """The tailer's place on the firehose: ahead of the durable cursor by what is in flight.
+
+    Before each connection read ``ask`` and call ``connected``.  Of each frame with a seq ask
+    ``admit``.
+    """
+
+    def __init__(self, session: int, partitions: int, *, oldest: bool, now: float) -> None:
+        self.session = session
+        self.seq = 0
+        self.time: str | None = None
+        self.last = [0] * partitions
+        self.as_of = now
+        self._oldest = oldest
+        self._settled = True  # continuity with what came before the connection is decided
+        self._away = 0.0
+        self._replays = 0
+
+    @property
+    def ask(self) -> int | None:
+        """The cursor to connect with; None to begin live."""
+        return self.seq or (0 if self._oldest else None)
+
+    def cursor(self) -> Cursor:
+        """Return the position as it is to be stored."""
+        return Cursor(self.seq, self.time, self.session, tuple(self.last), self.as_of)
+
+    def connected(self, now: float) -> None:
+        """Note that a connection with ``ask`` is open."""
+        self._away = now - self.as_of
+        self._settled = not self.seq
+        self._replays = 0
+
+    def caught_up(self, now: float) -> None:
+        """Note that the relay has nothing more for us at present."""
+        self.as_of = max(self.as_of, now)
+
+    def reached(self) -> None:
+        """Note that everything up to the newest frame has come."""
+        self.as_of = max(self.as_of, seconds(self.time) or 0.0)
+
+    def admit(self, seq: int, time: str | None) -> SessionCause | bool:
+        """Move to ``seq``; return True, False for a replay, or why a new session begins."""
+        if seq > self.seq and self._settled:
+            self.seq, self.time, self._replays = seq, time, 0
+            return True
+        return self._judge(seq, time)
+
+    def begin_session(self) -> None:
+        """Continuity is broken, what comes next has no known predecessor."""
+        self.session += 1
+        self.last = [0] * len(self.last)
+        self._settled = True
+
+    def forget(self) -> None:
+        """Begin a session in another sequence: the seqs of this one mean nothing to the relay."""
+        self.begin_session()
+        self.seq, self.time = 0, None
+
+    def _judge(self, seq: int, time: str | None) -> SessionCause | bool:
+        cause = self._break(seq, time)
+        if cause is None and seq <= self.seq:
+            self._settled = True  # it replays our own position: nothing is missing
+            self._replays += 1
+            return False
+        if cause is not None:
+            self.begin_session()
+        self.seq, self.time, self._settled, self._replays = seq, time, True, 0
+        return cause or True
+
+    def _break(self, seq: int, time: str | None) -> SessionCause | None:
+        if seq < self.seq and (not self._settled or self._replays >= _REPLAYS):
+            return SessionCause.RESET
+        if seq > self.seq and not self._settled and self._forgotten(time):
+            return SessionCause.TOO_OLD
+        return None
+
+    def _forgotten(self, time: str | None) -> bool:
+        """Tell whether the relay may have dropped frames between the position and ``time``."""
+        if self._away < _REMEMBERED:
+            return False
+        before, after = seconds(self.time), seconds(time)
+        return self._away > _FORGOTTEN or before is None or after is None or after - before > _JUMP
+
+
+def resume(
+    cursors: Mapping[str, Cursor], relay: str, partitions: int, *, oldest: bool, now: float
+) -> tuple[Position, SessionCause | None]:
+    """Return the position on ``relay`` to go on from, and why its session is new, if it is.
+
+    ``cursors`` are the durable ones of all relays.  Without one of ``relay`` the position is
+    the oldest frame kept, or (not ``oldest``) whatever comes next.
+    """
+    newest = max((cursor.session for cursor in cursors.values()), default=0)
+    own = cursors.get(relay)
+    if own is None:
+        position = Position(newest + 1, partitions, oldest=oldest, now=now)
+        return position, SessionCause.RELAY if newest else None
+    if len(own.last) != partitions:
+        raise Fatal(f"the cursor knows {len(own.last)} partitions, the settings say {partitions}")
+    position = Position(own.session, partitions, oldest=oldest, now=own.as_of)
+    position.seq, position.time, position.last = own.seq, own.time, list(own.last)
+    if own.session == newest:
+        return position, None
+    position.session, position.last = newest + 1, [0] * partitions
+    return position, SessionCause.RELAY

@@ -1,0 +1,129 @@
+"""What can happen to a firehose connection, and what to do about each.  Pure.
+
+``classify`` is the one place that tells these apart: a clean close, a broken transport, a peer
+that is not there, an HTTP answer instead of a websocket, silence, a text or an oversized
+message, an error frame, broken framing.  Nothing of it is fatal: the tailer goes on for ever.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from websockets.exceptions import (
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    InvalidHandshake,
+    InvalidStatus,
+)
+from websockets.frames import CloseCode
+
+from consumer.errors import Reason
+from consumer.metrics import ReconnectCause
+from consumer.tail.splitter import Unskippable, Unusable, Violation
+
+FUTURE_CURSOR = "FutureCursor"
+OUTDATED_CURSOR = "OutdatedCursor"
+
+_LONGEST_PAUSE = 60.0
+_LONGEST_OBEYED = 600.0
+
+
+class Pace(Enum):
+    """What follows; the value is the first pause before a reconnect, in seconds."""
+
+    GO_ON = 0.0  # the connection is still good
+    SOON = 0.5  # nothing speaks against trying again
+    LATER = 5.0  # the relay does not want us, or is not what it should be
+
+
+class Silent(Exception):
+    """The socket is half-open: neither a frame nor a pong came for too long."""
+
+
+class RelayError(Exception):
+    """The relay sent an error frame, which ends the stream."""
+
+    def __init__(self, name: str, message: str | None) -> None:
+        super().__init__(f"{name}: {message}" if message else name)
+        self.name = name
+
+
+class Garbage(Exception):
+    """So many messages in a row could not be read that this is hardly a firehose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened: the metric label, what to do, and the text for the log.
+
+    ``at_least``: seconds that the relay asked us to wait.  ``forget``: our cursor means nothing
+    to the relay.
+    """
+
+    cause: ReconnectCause
+    pace: Pace
+    detail: str
+    at_least: float = 0.0
+    forget: bool = False
+
+    def pause(self, attempts: int, chance: random.Random) -> float:
+        """Return the seconds to wait before attempt ``attempts`` (from 0), with full jitter."""
+        longest = min(self.pace.value * 2.0 ** min(attempts, 16), _LONGEST_PAUSE)
+        return max(chance.uniform(0.0, longest), self.at_least)
+
+
+_PLAIN: tuple[tuple[type[Exception], ReconnectCause, Pace], ...] = (
+    (Unskippable, ReconnectCause.TOO_BIG, Pace.LATER),
+    (Violation, ReconnectCause.PROTOCOL, Pace.LATER),
+    (Garbage, ReconnectCause.PROTOCOL, Pace.LATER),
+    (Silent, ReconnectCause.SILENCE, Pace.SOON),
+    (ConnectionClosedOK, ReconnectCause.CLOSED, Pace.SOON),
+    (InvalidHandshake, ReconnectCause.REJECTED, Pace.LATER),
+    (ssl.SSLCertVerificationError, ReconnectCause.UNREACHABLE, Pace.LATER),
+    # Refused, no such name, no route, no answer in time, TLS: whatever the system says.
+    (Exception, ReconnectCause.UNREACHABLE, Pace.SOON),
+)
+
+
+def classify(event: Exception | Unusable) -> Outcome:
+    """Tell what ``event`` was; it came from connecting, or from reading a connection."""
+    match event:
+        case Unusable(reason=reason):
+            is_text = reason is Reason.FRAME_TEXT
+            cause = ReconnectCause.TEXT_FRAME if is_text else ReconnectCause.TOO_BIG
+            return Outcome(cause, Pace.GO_ON, event.detail)
+        case RelayError(name=name):
+            future = name == FUTURE_CURSOR
+            pace = Pace.SOON if future else Pace.LATER
+            return Outcome(ReconnectCause.ERROR_FRAME, pace, str(event), forget=future)
+        case ConnectionClosedError():
+            return _closed(event)
+        case InvalidStatus(response=response):
+            detail = f"HTTP {response.status_code} {response.reason_phrase}"
+            wait = _retry_after(response.headers)
+            return Outcome(ReconnectCause.REJECTED, Pace.LATER, detail, wait)
+    return next(
+        _outcome(cause, pace, event) for kind, cause, pace in _PLAIN if isinstance(event, kind)
+    )
+
+
+def _outcome(cause: ReconnectCause, pace: Pace, event: Exception) -> Outcome:
+    return Outcome(cause, pace, str(event) or type(event).__name__)
+
+
+def _closed(event: ConnectionClosedError) -> Outcome:
+    """Tell a close frame with an error code from a transport that broke."""
+    if event.sent is not None and event.sent.code == CloseCode.PROTOCOL_ERROR:
+        return _outcome(ReconnectCause.PROTOCOL, Pace.LATER, event)
+    if event.rcvd is not None:
+        return _outcome(ReconnectCause.CLOSED, Pace.LATER, event)
+    return _outcome(ReconnectCause.DROPPED, Pace.SOON, event)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    value = headers.get("Retry-After", "")
+    return min(float(value), _LONGEST_OBEYED) if value.isascii() and value.isdigit() else 0.0

@@ -1,0 +1,47 @@
+"""Which frames are forwarded to ``chive.firehose``.  Pure.
+
+``#account``, ``#identity`` and ``#sync`` always are.  A commit is, if its repository is
+tracked, or touches a wanted collection: then the repository is tracked from that commit on.
+So a tracked repository's chain of commits arrives without holes, and the tracked set can be
+found again: it is what the workers know, and what they have not read yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from consumer.scope import Repos, Scope
+from consumer.verify.frames import Kind, Peek
+
+
+class Relevance:
+    """The filter, and the set of tracked DIDs as it grows."""
+
+    def __init__(self, scope: Scope, *, forward_all: bool) -> None:
+        self._scope = scope
+        self._everything = forward_all or scope.repos is Repos.ALL
+        self._joins = scope.repos is Repos.COLLECTIONS
+        self._tracked: set[str] = set(scope.dids)
+
+    @property
+    def selective(self) -> bool:
+        """False if every frame is forwarded, so that nobody needs to know what is tracked."""
+        return not self._everything
+
+    @property
+    def tracked(self) -> int:
+        """The number of tracked DIDs."""
+        return len(self._tracked)
+
+    def track(self, dids: Iterable[str]) -> None:
+        """Track ``dids`` from now on."""
+        self._tracked.update(dids)
+
+    def wants(self, look: Peek) -> bool:
+        """Tell whether the frame is forwarded, and track its repository if it joins."""
+        if self._everything or look.kind is not Kind.COMMIT or look.did in self._tracked:
+            return True
+        if self._joins and any(map(self._scope.wants, look.paths)):
+            self._tracked.add(look.did or "")
+            return True
+        return False

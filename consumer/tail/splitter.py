@@ -1,0 +1,171 @@
+"""Cutting a websocket server's byte stream into messages.  Pure.  RFC 6455, section 5.2.
+
+websockets parses every frame with generators and wakes a coroutine for every message, which
+costs more than the rest of the tailer's work on a frame that nobody wants; and it must end the
+connection at a message above the limit, which the relay would send again at each reconnect.
+So the tailer cuts out data frames itself, and leaves handshake and control frames to websockets.
+
+Relays do fragment: Go's writers flush a large message in several frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consumer.errors import Reason
+
+# A message this many times above the limit is not read past: its length is nonsense.
+_SKIP_FACTOR = 16
+_MAX_CONTROL = 125
+_QUOTED = 200
+
+_FIN, _RESERVED, _OPCODE = 0x80, 0x70, 0x0F
+_CONTINUATION, _TEXT, _BINARY, _CONTROL = 0x0, 0x1, 0x2, 0x8
+_WHOLE_BINARY = _FIN | _BINARY
+_EXTENSION = {126: 2, 127: 8}  # bytes of length that follow
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A message that cannot be a frame of the firehose; ``data`` is what was kept of it."""
+
+    reason: Reason
+    detail: str
+    data: bytes
+
+
+Message = bytes | Unusable
+
+
+class Violation(Exception):
+    """The peer broke the framing: what follows cannot be understood."""
+
+
+class Unskippable(Violation):
+    """A message so large that reading past it is no use."""
+
+
+class Splitter:
+    """What has arrived on one connection, as whole messages.
+
+    ``messages`` are the binary messages in order, with an ``Unusable`` for each text message
+    and each above ``limit`` bytes; ``size`` is their sum in bytes.  ``control`` are whole
+    control frames, for websockets.  All are for the reader to take away.  Between calls the
+    splitter itself holds less than one message of ``limit`` bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+        self._needed = 0  # length of _rest before looking at it is worth while
+        self._skipping = 0  # bytes of an oversized message still to come
+        self._opcode: int | None = None  # of the fragmented message under way
+        self._parts: list[bytes] = []
+        self._total = 0  # its bytes so far
+        self._room = limit  # its bytes allowed; -1 once it is oversized
+        self.messages: list[Message] = []
+        self.control: list[bytes] = []
+        self.size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the socket gave; raise ``Violation`` where the stream breaks."""
+        if self._skipping:
+            skipped = min(self._skipping, len(data))
+            self._skipping -= skipped
+            data = data[skipped:]
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        at = self._split(data)
+        if at < len(data):
+            self._rest += data[at:]
+
+    def take(self) -> list[Message]:
+        """Return the messages, and forget them."""
+        taken, self.messages, self.size = self.messages, [], 0
+        return taken
+
+    def _split(self, data: bytes) -> int:
+        """Cut out every frame that ``data`` holds whole; return where the rest begins."""
+        at, end = 0, len(data)
+        self._needed = 0
+        while end - at > 1:
+            first, length = data[at], data[at + 1]
+            body = at + 2
+            if length > _MAX_CONTROL:
+                body += self._extension(first, length)
+                if body > end:
+                    self._needed = body - at
+                    break
+                length = int.from_bytes(data[at + 2 : body], "big")
+            stop = body + length
+            if length > self._room and not first & _CONTROL:
+                at = self._oversized(first, length, stop, end)
+                continue
+            if stop > end:
+                self._needed = stop - at
+                break
+            if first == _WHOLE_BINARY and self._opcode is None:
+                self.messages.append(data[body:stop])
+                self.size += length
+            elif first & _CONTROL:
+                self.control.append(data[at:stop])
+            else:
+                self._part(first, data[body:stop])
+            at = stop
+        return at
+
+    def _extension(self, first: int, length: int) -> int:
+        if length not in _EXTENSION:
+            raise Violation("a masked frame")
+        if first & _CONTROL:
+            raise Violation("a long control frame")
+        return _EXTENSION[length]
+
+    def _oversized(self, first: int, length: int, stop: int, end: int) -> int:
+        """Begin to skip a data frame that takes its message above the limit."""
+        self._enter(first)
+        self._total += length
+        self._parts.clear()
+        if self._total > _SKIP_FACTOR * self._limit:
+            raise Unskippable(f"a message of {self._total} bytes or more")
+        self._room = -1
+        self._skipping = max(0, stop - end)
+        if first & _FIN:
+            detail = f"{self._total} bytes, the limit is {self._limit}"
+            self._finish(Unusable(Reason.FRAME_TOO_BIG, detail, b""))
+        return min(stop, end)
+
+    def _part(self, first: int, payload: bytes) -> None:
+        """Add a whole frame to the message under way, or make one of it."""
+        self._enter(first)
+        self._parts.append(payload)
+        self._total += len(payload)
+        self._room = self._limit - self._total
+        if not first & _FIN:
+            return
+        data = b"".join(self._parts)
+        if self._opcode == _TEXT:
+            text = data[:_QUOTED].decode(errors="replace")
+            self._finish(Unusable(Reason.FRAME_TEXT, text, data))
+        else:
+            self._finish(data)
+
+    def _enter(self, first: int) -> None:
+        """Check that a data frame may stand here, and note the message that it begins."""
+        opcode = first & _OPCODE
+        if first & _RESERVED or opcode > _BINARY:
+            raise Violation(f"a frame with the first byte {first:#04x}")
+        if (opcode == _CONTINUATION) is (self._opcode is None):
+            raise Violation("fragments out of order")
+        if opcode != _CONTINUATION:
+            self._opcode = opcode
+
+    def _finish(self, message: Message) -> None:
+        self.messages.append(message)
+        self.size += len(message) if isinstance(message, bytes) else len(message.data)
+        self._parts = []
+        self._opcode, self._total, self._room = None, 0, self._limit
