@@ -3,4 +3,5 @@
 pytest_plugins = [
     "tests.support.services",
     "tests.support.deployment",
+    "tests.support.database",
 ]

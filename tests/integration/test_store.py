@@ -11,8 +11,8 @@ import pytest
 
 from consumer.errors import Fatal, Transient
 from consumer.settings import PostgresSettings
+from consumer.store import deployment as noted
 from consumer.store import (
-    deployment,
     identities,
     lookups,
     operations,
@@ -24,13 +24,13 @@ from consumer.store import (
     status,
 )
 from consumer.store.database import Database
-from consumer.store.deployment import Deployment
 from consumer.store.errors import CommitUnknown
 from consumer.store.identities import Identity
 from consumer.store.lookups import Question
 from consumer.store.operations import SyncWanted
 from consumer.store.outbox import OutRow
 from consumer.store.parked import ParkedFrame, Parking
+from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.services
 
@@ -41,39 +41,36 @@ ALICE, BOB = "did:plc:alice", "did:plc:bob"
 
 
 async def test_many_processes_may_open_fresh_tables_at_once(
-    postgres_settings: PostgresSettings, prefix: str
+    deployment: Deployment,
 ) -> None:
-    databases = [Database(postgres_settings, prefix) for _ in range(4)]
+    databases = [Database(deployment.postgres(), deployment.prefix) for _ in range(4)]
     await asyncio.gather(*(database.open() for database in databases))
     async with databases[0].transaction() as connection:
         rows = await (await connection.execute("SELECT version FROM schema_versions")).fetchall()
-        await connection.execute(f'DROP SCHEMA "{databases[0].schema}" CASCADE')
     assert [version for (version,) in rows] == [m.version for m in schema.migrations()]
     await asyncio.gather(*(database.close() for database in databases))
 
 
-async def test_newer_tables_are_refused(
-    database: Database, postgres_settings: PostgresSettings, prefix: str
-) -> None:
+async def test_newer_tables_are_refused(database: Database, deployment: Deployment) -> None:
     async with database.transaction() as connection:
         await connection.execute("INSERT INTO schema_versions VALUES (9999, 'future')")
     with pytest.raises(Fatal, match="9999"):
-        await Database(postgres_settings, prefix).open()
+        await Database(deployment.postgres(), deployment.prefix).open()
 
 
 async def test_another_cluster_prefix_or_partition_count_is_refused(database: Database) -> None:
-    mine = Deployment("cluster", "chive.", 8)
+    mine = noted.Deployment("cluster", "chive.", 8)
     async with database.transaction() as connection:
-        await deployment.check(connection, mine)
-        await deployment.check(connection, mine)
-        assert await deployment.read(connection) == mine
+        await noted.check(connection, mine)
+        await noted.check(connection, mine)
+        assert await noted.read(connection) == mine
         for other in (
             replace(mine, cluster_id="another"),
             replace(mine, prefix="test."),
             replace(mine, partitions=4),
         ):
             with pytest.raises(Fatal, match="another deployment"):
-                await deployment.check(connection, other)
+                await noted.check(connection, other)
 
 
 async def test_a_session_is_bounded(database: Database) -> None:
@@ -127,10 +124,10 @@ async def test_a_commit_without_an_answer_is_unknown(database: Database) -> None
     await database.ping()
 
 
-async def test_an_unreachable_server_is_transient(prefix: str) -> None:
+async def test_an_unreachable_server_is_transient() -> None:
     settings = PostgresSettings.model_validate({"dsn": "postgresql://nobody@127.0.0.1:1/nothing"})
     with pytest.raises(Transient):
-        await Database(settings, prefix).open()
+        await Database(settings, "nowhere.").open()
 
 
 async def test_a_notification_wakes_who_listens(database: Database) -> None:
