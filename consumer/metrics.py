@@ -274,6 +274,9 @@ FRAMES = _closed(
 TAIL_BYTES = Counter(
     "chive_tail_received_bytes_total", "Bytes of frames received", registry=REGISTRY
 )
+TAIL_ACTIVE = Gauge(
+    "chive_tail_active", "1 while it is this process's turn to tail", registry=REGISTRY
+)
 TAIL_CONNECTED = Gauge(
     "chive_tail_connected", "1 while the firehose is connected", registry=REGISTRY
 )

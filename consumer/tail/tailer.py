@@ -113,6 +113,7 @@ class Tailer:
                     await self._until_relieved(membership)
                 except Fenced:
                     _log.warning("fenced", role=ROLE)
+                    _stand_by()
                     membership.rejoin()
                 except Transient as error:
                     self._kafka_outage.again(error)
@@ -122,8 +123,10 @@ class Tailer:
     async def _until_relieved(self, membership: Membership) -> None:
         """Tail until the group has given the work to somebody else."""
         relieved = membership.until(lambda assigned: 0 not in assigned)
+        metrics.TAIL_ACTIVE.set(1)
         await _first(relieved, self._tail(), self._mirror())
         _log.info("relieved", role=ROLE)
+        _stand_by()
 
     async def _tail(self) -> None:
         async with await TransactionalProducer.open(self._client, ROLE) as producer:
@@ -249,6 +252,12 @@ class Tailer:
     def _new_session(self, cause: SessionCause, position: Position) -> None:
         metrics.SESSIONS.labels(cause).inc()
         _log.warning("session_began", cause=cause, session=position.session)
+
+
+def _stand_by() -> None:
+    """Let the metrics say that somebody else tails: standing by is not being late."""
+    metrics.TAIL_ACTIVE.set(0)
+    metrics.TAIL_LAG.drop()
 
 
 async def _first(*work: Coroutine[Any, Any, None]) -> None:
