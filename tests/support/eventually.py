@@ -6,18 +6,22 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    look: Callable[[], T | Awaitable[T]],
-    *,
-    what: str = "",
-    deadline: float = 30.0,
-    every: float = 0.05,
-) -> T:
+    look: Callable[[], Awaitable[T]], *, what: str = ..., deadline: float = ..., every: float = ...
+) -> T: ...
+@overload
+async def eventually(
+    look: Callable[[], T], *, what: str = ..., deadline: float = ..., every: float = ...
+) -> T: ...
+async def eventually(
+    look: Callable[[], Any], *, what: str = "", deadline: float = 30.0, every: float = 0.05
+) -> Any:
     """Call ``look`` until it returns something true, and return that.
 
     An AssertionError inside ``look`` means "not yet".  After ``deadline`` seconds the last one,

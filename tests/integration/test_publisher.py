@@ -1,0 +1,414 @@
+"""The publisher on real Kafka and PostgreSQL: exactly once, in order, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from consumer import metrics
+from consumer.errors import Fatal
+from consumer.kafka.client import Client
+from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
+from consumer.publish import marker
+from consumer.publish.publisher import LaneLost, Pace, Publisher
+from consumer.store import lanes, outbox
+from consumer.store.database import Database
+from consumer.store.lanes import Lane
+from consumer.store.outbox import OutRow
+from tests.support.deployment import PARTITIONS, Deployment
+from tests.support.eventually import eventually
+from tests.support.proxy import TcpProxy
+
+pytestmark = pytest.mark.services
+
+LANE = 2
+# Small transactions, prompt looks: many boundaries in little time.
+PACE = Pace(transaction_rows=7, trim_every=0.0, look_every=0.1)
+
+Commit = Callable[[TransactionalProducer, Sequence[OutRecord]], Awaitable[None]]
+
+
+@dataclass
+class World:
+    """One lane of a deployment, and the test's hands on all of it."""
+
+    client: Client
+    topics: Topics
+    database: Database
+    lane: Lane
+    decided: int = 0
+
+    def publisher(self, pace: Pace = PACE, client: Client | None = None) -> Publisher:
+        return Publisher(self.lane, client or self.client, self.topics, self.database, pace)
+
+    async def claim(self) -> Lane:
+        """Take the lane from whoever has it."""
+        async with self.database.transaction() as connection:
+            await lanes.create(connection, LANE)
+            seen = await lanes.read(connection, LANE)
+            assert seen is not None
+            claimed = await lanes.claim(connection, LANE, seen.token, uuid4())
+        assert claimed is not None
+        self.lane = claimed
+        return claimed
+
+    async def decide(self, count: int) -> list[OutRow]:
+        """Commit ``count`` rows, as a batch of the worker does, and return them."""
+        rows = [row(self.decided + i) for i in range(1, count + 1)]
+        async with self.database.transaction() as connection:
+            seen = await lanes.read(connection, LANE)
+            assert seen is not None
+            await outbox.append(connection, LANE, rows)
+            new = replace(seen, last_out_seq=self.decided + count)
+            assert await lanes.advance(connection, seen, new)
+        self.decided += count
+        return rows
+
+    async def waiting(self) -> int:
+        async with self.database.transaction() as connection:
+            return (await outbox.depth(connection)).get(LANE, 0)
+
+    async def published(self) -> list[Any]:
+        """Return everything a read_committed reader sees, by partition."""
+        return [
+            record
+            for topic in (Topic.EVENTS, Topic.DEAD_LETTER)
+            for partition in range(PARTITIONS)
+            for record in await self.everything(Place(self.topics.name(topic), partition))
+        ]
+
+    async def everything(self, place: Place) -> list[Any]:
+        found: list[Any] = []
+        async with await PartitionReader.open(self.client, {place: None}) as reader:
+            _, end = (await reader.bounds(place))[place]
+            while await reader.position(place) < end:
+                found += await reader.fetch(place, wait=0.5)
+        return found
+
+
+def row(out_seq: int) -> OutRow:
+    topic = "dead-letter" if out_seq % 10 == 0 else "events"
+    value = None if out_seq % 5 == 3 else b"value %d" % out_seq
+    headers = (("reason", b"test"),) if topic == "dead-letter" else ()
+    return OutRow(out_seq, topic, out_seq % 3, b"key %d" % (out_seq // 2), headers, value)
+
+
+def sequence(records: Sequence[Any]) -> list[int]:
+    return [int(dict(record.headers)["out_seq"]) for record in records]
+
+
+async def exactly_once(world: World) -> None:
+    """Assert that every decided row is in Kafka once, in order per partition, as decided."""
+    found = await world.published()
+    assert sorted(sequence(found)) == list(range(1, world.decided + 1))
+    places: dict[Place, list[int]] = {}
+    for record in found:
+        (out_seq,) = sequence([record])
+        expected = row(out_seq)
+        assert (record.key, record.value) == (expected.key, expected.value)
+        assert record.topic == world.topics.name(Topic(expected.topic))
+        assert record.partition == expected.partition
+        headers = (*expected.headers, ("lane", b"%d" % LANE), ("out_seq", b"%d" % out_seq))
+        assert tuple(record.headers) == headers
+        places.setdefault(Place(record.topic, record.partition), []).append(out_seq)
+    assert all(order == sorted(order) for order in places.values())
+
+
+async def all_trimmed(world: World) -> None:
+    await eventually(lambda: empty(world), what="an empty outbox")
+
+
+async def empty(world: World) -> bool:
+    return await world.waiting() == 0
+
+
+@pytest.fixture
+async def world(deployment: Deployment) -> AsyncIterator[World]:
+    kafka = deployment.kafka(request_timeout=10.0)
+    client, topics = Client(kafka), Topics(deployment.prefix, PARTITIONS)
+    database = Database(deployment.postgres(), deployment.prefix)
+    await asyncio.gather(database.open(), topics.ensure(client))
+    world = World(client, topics, database, Lane(LANE, lanes.RELEASED))
+    await world.claim()
+    yield world
+    await database.close()
+
+
+@asynccontextmanager
+async def running(publisher: Publisher) -> AsyncIterator[asyncio.Task[None]]:
+    """Run the publisher during the block, and stop it in good order."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(publisher.run(stop))
+    try:
+        yield task
+        stop.set()
+        await asyncio.wait_for(task, 30)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def killed(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def count_of(outcome: str) -> float:
+    labels = {"role": "publisher", "outcome": outcome}
+    return metrics.REGISTRY.get_sample_value("chive_transactions_total", labels) or 0.0
+
+
+# -- in good order ----------------------------------------------------------------------------
+
+
+async def test_rows_handed_over_are_published_and_trimmed(world: World) -> None:
+    publisher = world.publisher()
+    async with running(publisher):
+        for _ in range(10):
+            await publisher.hand_over(await world.decide(9))
+        await all_trimmed(world)
+    await exactly_once(world)
+
+
+async def test_rows_decided_before_the_start_come_first(world: World) -> None:
+    await world.decide(50)
+    publisher = world.publisher()
+    handed = await world.decide(10)
+    await publisher.hand_over(handed)
+    async with running(publisher):
+        await all_trimmed(world)
+    await exactly_once(world)
+
+
+async def test_rows_never_handed_over_are_found(world: World) -> None:
+    publisher = world.publisher()
+    async with running(publisher):
+        await publisher.hand_over(await world.decide(3))
+        await world.decide(4)  # its COMMIT was not answered
+        await all_trimmed(world)
+        await world.decide(5)  # nor was this one's, and the next batch makes the gap known
+        await publisher.hand_over(await world.decide(6))
+        await all_trimmed(world)
+    await exactly_once(world)
+
+
+async def test_stopping_publishes_what_was_handed_over(world: World) -> None:
+    publisher = world.publisher()
+    async with running(publisher):
+        await publisher.hand_over(await world.decide(30))
+    await exactly_once(world)
+
+
+async def test_nothing_is_trimmed_before_its_marker_was_read_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def blind(*_: object, **__: object) -> list[Any]:
+        return []
+
+    await world.decide(20)
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionReader, "fetch", sighted_once(blind))
+        async with running(world.publisher()):
+            await eventually(lambda: published_all(world), what="everything in Kafka")
+        assert await world.waiting() == 20
+    async with running(world.publisher()):
+        await all_trimmed(world)
+    await exactly_once(world)
+
+
+def sighted_once(blind: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Awaitable[list[Any]]]:
+    """Let readers see, but not the publisher's own reader of markers, which never waits."""
+    real = PartitionReader.fetch
+
+    async def fetch(
+        self: PartitionReader, *places: Place, wait: float, limit: int | None = None
+    ) -> Any:
+        if wait == 0:
+            return await blind()
+        return await real(self, *places, wait=wait, limit=limit)
+
+    return fetch
+
+
+async def published_all(world: World) -> bool:
+    return len(await world.published()) == world.decided
+
+
+# -- crashes ----------------------------------------------------------------------------------
+
+
+async def test_a_crash_between_commit_and_trim_repeats_nothing(world: World) -> None:
+    await world.decide(20)
+    never = replace(PACE, trim_every=1e9)
+    task = asyncio.create_task(world.publisher(never).run(asyncio.Event()))
+    await eventually(lambda: published_all(world), what="everything in Kafka")
+    await killed(task)
+    assert await world.waiting() > 0
+    async with running(world.publisher()):
+        await all_trimmed(world)
+    await exactly_once(world)
+
+
+async def test_crashes_anywhere_repeat_and_lose_nothing(world: World) -> None:
+    chance = random.Random(7)
+    for _ in range(12):
+        publisher = world.publisher()
+        task = asyncio.create_task(publisher.run(asyncio.Event()))
+        for _ in range(chance.randrange(1, 5)):
+            await publisher.hand_over(await world.decide(chance.randrange(1, 20)))
+        await asyncio.sleep(chance.uniform(0.0, 0.3))  # anywhere between two awaits
+        await killed(task)
+    async with running(world.publisher()):
+        await all_trimmed(world)
+    await exactly_once(world)
+
+
+def interfering(
+    times: int,
+    interfere: Callable[[TransactionalProducer, Sequence[OutRecord], Commit], Awaitable[None]],
+) -> Any:
+    """Return a ``commit`` that goes wrong the first ``times``, barriers excepted."""
+    real = TransactionalProducer.commit
+    left = times
+
+    async def commit(self: TransactionalProducer, records: Sequence[OutRecord]) -> None:
+        nonlocal left
+        if len(records) > 1 and left:
+            left -= 1
+            await interfere(self, records, real)
+        else:
+            await real(self, records)
+
+    return commit
+
+
+async def committed_and_unknown(
+    producer: TransactionalProducer, records: Sequence[OutRecord], commit: Commit
+) -> None:
+    await commit(producer, records)
+    raise OutcomeUnknown("the answer was lost")
+
+
+async def lost_and_unknown(*_: object) -> None:
+    raise OutcomeUnknown("the request was lost")
+
+
+@pytest.mark.parametrize("interfere", [committed_and_unknown, lost_and_unknown])
+async def test_an_unknown_outcome_is_looked_up(
+    world: World, monkeypatch: pytest.MonkeyPatch, interfere: Any
+) -> None:
+    before = count_of("unknown")
+    monkeypatch.setattr(TransactionalProducer, "commit", interfering(3, interfere))
+    publisher = world.publisher()
+    async with running(publisher):
+        await publisher.hand_over(await world.decide(40))
+        await all_trimmed(world)
+    await exactly_once(world)
+    assert count_of("unknown") == before + 3
+
+
+async def test_a_fenced_publisher_that_owns_the_lane_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fenced(
+        producer: TransactionalProducer, records: Sequence[OutRecord], commit: Commit
+    ) -> None:
+        name = f"publisher-{LANE}"
+        async with await TransactionalProducer.open(world.client, name):
+            with pytest.raises(Fenced):
+                await commit(producer, records)
+            raise Fenced("by the test")
+
+    before = count_of("fenced")
+    monkeypatch.setattr(TransactionalProducer, "commit", interfering(1, fenced))
+    publisher = world.publisher()
+    async with running(publisher):
+        await publisher.hand_over(await world.decide(20))
+        await all_trimmed(world)
+    await exactly_once(world)
+    assert count_of("fenced") == before + 1
+
+
+# -- owners -----------------------------------------------------------------------------------
+
+
+async def test_a_new_owner_takes_over_and_the_old_one_ends(world: World) -> None:
+    old = world.publisher(replace(PACE, look_every=1e9))
+    async with running(old) as task:
+        await old.hand_over(await world.decide(10))
+        await all_trimmed(world)
+        await world.claim()
+        new = world.publisher()
+        async with running(new):
+            handed = await world.decide(10)
+            await new.hand_over(handed)
+            await all_trimmed(world)
+            await old.hand_over(handed)  # it does not know yet
+            await asyncio.wait_for(task, 30)
+            with pytest.raises(LaneLost):
+                await old.hand_over(handed)
+    await exactly_once(world)
+
+
+async def test_a_publisher_without_the_lane_publishes_nothing(world: World) -> None:
+    await world.decide(10)
+    late = world.publisher()
+    await world.claim()
+    await asyncio.wait_for(late.run(asyncio.Event()), 30)
+    assert await world.published() == []
+
+
+# -- restored from the past -------------------------------------------------------------------
+
+
+async def test_a_marker_ahead_of_postgres_is_fatal(world: World) -> None:
+    await world.decide(5)
+    async with await TransactionalProducer.open(world.client, f"publisher-{LANE}") as producer:
+        place = Place(world.topics.name(Topic.PUBLISHED), LANE)
+        await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(6))])
+    with pytest.raises(Fatal, match="PostgreSQL was restored"):
+        await asyncio.wait_for(world.publisher().run(asyncio.Event()), 30)
+    assert await world.waiting() == 5
+
+
+async def test_a_marker_behind_what_was_trimmed_is_fatal(world: World) -> None:
+    await world.decide(5)
+    async with world.database.transaction() as connection:
+        await outbox.trim(connection, LANE, 3)
+    with pytest.raises(Fatal, match="Kafka was restored"):
+        await asyncio.wait_for(world.publisher().run(asyncio.Event()), 30)
+    assert await world.published() == []
+
+
+# -- services away ----------------------------------------------------------------------------
+
+
+async def test_kafka_away_holds_the_worker_back_and_is_waited_out(
+    world: World, kafka_proxy: TcpProxy
+) -> None:
+    address = f"127.0.0.1:{kafka_proxy.port}"
+    settings = world.client.settings.model_copy(
+        update={"bootstrap_servers": address, "request_timeout": 3.0}
+    )
+    publisher = world.publisher(replace(PACE, waiting_bytes=2000), Client(settings))
+    async with running(publisher):
+        await publisher.hand_over(await world.decide(5))
+        await all_trimmed(world)
+        await kafka_proxy.stop()
+        blocked = asyncio.create_task(publisher.hand_over(await world.decide(50)))
+        done, _ = await asyncio.wait([blocked], timeout=2.0)
+        assert not done
+        assert kafka_proxy.cut > 0
+        await kafka_proxy.start()
+        await asyncio.wait_for(blocked, 60)
+        await all_trimmed(world)
+    await exactly_once(world)
