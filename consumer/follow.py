@@ -6,7 +6,7 @@ passed over (the delete event before one says the same).  Only committed events 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ async def _places(client: Client, topics: Topics, dids: Collection[str]) -> list
 
 async def events(
     client: Client, topics: Topics, wanted: Filter, *, from_start: bool, follow: bool
-) -> AsyncIterator[tuple[dict[str, Any], bytes]]:
+) -> AsyncGenerator[tuple[dict[str, Any], bytes], None]:
     """Yield wanted events, parsed and as published, in the order of each partition.
 
     From the oldest kept one (``from_start``) or from the end; for ever (``follow``) or up to

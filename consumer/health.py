@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from consumer import metrics
-from consumer.errors import ChiveError, Fatal
+from consumer.errors import ChiveError, Fatal, Transient
 from consumer.logs import escape
 from consumer.settings import HttpSettings
 
@@ -49,24 +49,25 @@ def lag(now: float) -> dict[str, float]:
 class Health:
     """What this process says of itself.
 
-    ``checks`` raise (a ``ChiveError``, for an expected trouble) when what they ask does not
-    answer; ``roots`` are the names that must be running.
+    A process that has not been told what to expect is still starting: alive, not ready.
     """
 
-    def __init__(
-        self,
-        checks: Mapping[str, Check],
-        roots: Collection[str],
-        ready_lag: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._checks = dict(checks)
-        self._roots = tuple(roots)
+    def __init__(self, ready_lag: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._checks: dict[str, Check] = {"start": _starting}
+        self._roots: tuple[str, ...] = ()
         self._ready_lag = ready_lag
         self._clock = clock
         self._last: tuple[float, dict[str, Any]] | None = None
         self._asking = asyncio.Lock()
         self.loop_delay = 0.0
+
+    def expect(self, checks: Mapping[str, Check], roots: Collection[str]) -> None:
+        """Say what must hold from here on.
+
+        ``checks`` raise (a ``ChiveError``, for an expected trouble) when what they ask does not
+        answer; ``roots`` are the names that must be running.
+        """
+        self._checks, self._roots, self._last = dict(checks), tuple(roots), None
 
     def alive(self) -> tuple[bool, dict[str, Any]]:
         """Return whether the process works, and the detail."""
@@ -87,8 +88,9 @@ class Health:
     async def _answers(self) -> dict[str, Any]:
         async with self._asking:
             if self._last is None or self._clock() - self._last[0] >= _FRESH_SECONDS:
-                answers = await asyncio.gather(*map(_ask, self._checks.values()))
-                self._last = (self._clock(), dict(zip(self._checks, answers, strict=True)))
+                checks = self._checks
+                answers = await asyncio.gather(*map(_ask, checks.values()))
+                self._last = (self._clock(), dict(zip(checks, answers, strict=True)))
             return self._last[1]
 
     async def beat(self) -> None:
@@ -99,6 +101,10 @@ class Health:
             await asyncio.sleep(_BEAT_SECONDS)
             self.loop_delay = max(0.0, loop.time() - due)
             metrics.LOOP_DELAY.set(self.loop_delay)
+
+
+async def _starting() -> None:
+    raise Transient("still starting")
 
 
 async def _ask(check: Check) -> dict[str, Any]:

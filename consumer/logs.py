@@ -23,6 +23,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 from consumer.settings import LogSettings
 
 MAX_TEXT = 2_000
+_MAX_REMEMBERED = 1_000
 _MULTILINE = frozenset({"exception", "stack"})
 
 # Libraries that say at INFO what is of no use to an operator, and at DEBUG every frame.
@@ -66,6 +67,14 @@ def _escape_fields(
     return event
 
 
+def _in_order(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Put what the eye looks for in front."""
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
 def _json(event: object, **_: object) -> str:
     return orjson.dumps(event).decode()
 
@@ -88,6 +97,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         _escape_fields,
+        _in_order,
     ]
     renderer = _renderer(settings, stream)
     structlog.configure(
@@ -97,6 +107,35 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=False,
     )
     _route_libraries(shared, renderer, stream, level)
+
+
+class _Calm(logging.Filter):
+    """Lets the same message of a library through once in a while, with the count of the rest.
+
+    A driver that reconnects many times a second says so each time.  Errors of aiokafka are
+    warnings here: it tries again, and what it cannot cure is raised and judged by us.
+    """
+
+    def __init__(self, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every = every
+        self._clock = clock
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key, now = (record.name, str(record.msg)), self._clock()
+        said, more = self._said.get(key, (-self._every, 0))
+        if now - said < self._every:
+            self._said[key] = (said, more + 1)
+            return False
+        if record.levelno == logging.ERROR and record.name.startswith("aiokafka"):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        if len(self._said) >= _MAX_REMEMBERED:
+            self._said.clear()
+        self._said[key] = (now, 0)
+        if more:
+            record.msg, record.args = f"{record.getMessage()} ({more} more like this)", ()
+        return True
 
 
 def _route_libraries(
@@ -109,6 +148,7 @@ def _route_libraries(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_Calm())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

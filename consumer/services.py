@@ -22,6 +22,7 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.lifecycle import Backoff, Stopped, unless_stopped, wait_for_stop
 from consumer.logs import Outage
+from consumer.metrics import Service
 from consumer.settings import Settings
 from consumer.store import deployment
 from consumer.store.database import Database
@@ -92,42 +93,73 @@ async def _awaited(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 @asynccontextmanager
-async def stack_of(
-    settings: Settings, stop: asyncio.Event
-) -> AsyncIterator[tuple[Settings, EmbeddedStack | None]]:
-    """Give settings that name servers: the embedded ones, which run during the block, or given."""
+async def stack_of(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Settings]:
+    """Give settings that name servers: those given, or embedded ones that run during the block.
+
+    If an embedded one ends by itself, ``stop`` is set and the block ends with its ``Fatal``.
+    """
     if not is_embedded(settings):
-        yield settings, None
+        yield settings
         return
     stack = EmbeddedStack(settings.data_dir, settings.cache_dir)
-    await waited_for("embedded_stack", stack.__aenter__, stop)
+    await waited_for(Service.EMBEDDED, stack.__aenter__, stop)
+    watch = asyncio.create_task(_watched(stack, stop), name="embedded_stack")
     try:
-        yield at(settings, stack.bootstrap_servers, stack.dsn), stack
+        yield at(settings, stack.bootstrap_servers, stack.dsn)
     finally:
+        watch.cancel()
+        await asyncio.wait({watch})
         await stack.__aexit__(None, None, None)
+        if not watch.cancelled():
+            raise watch.result()
+
+
+async def _watched(stack: EmbeddedStack, stop: asyncio.Event) -> Fatal:
+    fatal = await stack.ended()
+    _log.error("embedded_stack_ended", reason=str(fatal))
+    stop.set()
+    return fatal
+
+
+def kafka_of(settings: Settings) -> tuple[Client, Topics]:
+    """Return the cluster and the topics that ``settings`` name."""
+    kafka = settings.kafka
+    return Client(kafka), Topics(kafka.topic_prefix, kafka.partitions)
+
+
+@asynccontextmanager
+async def read_only(settings: Settings) -> AsyncIterator[Services]:
+    """Give both servers as they are; nothing is waited for, made or changed."""
+    client, topics = kafka_of(settings)
+    database = Database(settings.postgres, settings.kafka.topic_prefix)
+    try:
+        await database.attach()
+        yield Services(settings, client, topics, database)
+    finally:
+        await database.close()
 
 
 @asynccontextmanager
 async def opened(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Services]:
     """Wait for both servers, check that they belong together, prepare tables and topics."""
     prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
-    client, topics = Client(settings.kafka), Topics(prefix, partitions)
+    client, topics = kafka_of(settings)
 
     async def connect() -> Database:
         database = Database(settings.postgres, prefix)
         await database.open()
         return database
 
-    database = await waited_for("postgres", connect, stop)
+    database = await waited_for(Service.POSTGRES, connect, stop)
     try:
-        cluster = await waited_for("kafka", client.cluster_id, stop)
+        cluster = await waited_for(Service.KAFKA, client.cluster_id, stop)
 
         async def check() -> None:
             async with database.transaction() as connection:
                 await deployment.check(connection, Deployment(cluster, prefix, partitions))
 
-        await waited_for("postgres", check, stop)
-        await waited_for("kafka", lambda: topics.ensure(client), stop)
+        await waited_for(Service.POSTGRES, check, stop)
+        await waited_for(Service.KAFKA, lambda: topics.ensure(client), stop)
         yield Services(settings, client, topics, database)
     finally:
         await database.close()

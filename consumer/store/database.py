@@ -119,6 +119,15 @@ class Database:
                     raise Fatal(f"nothing has run with this prefix: no tables in {self.schema}")
             await self._pool.open()
 
+    async def server(self) -> str:
+        """Ask the server who it is, without the pool and without changing anything."""
+        with translated():
+            async with await self._connect() as connection:
+                info = connection.info
+                _require_version(info.server_version)
+                version = info.parameter_status("server_version")
+                return f"{info.host}:{info.port}/{info.dbname}, PostgreSQL {version}"
+
     async def close(self) -> None:
         await self._pool.close()
 

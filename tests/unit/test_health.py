@@ -39,7 +39,9 @@ def _metrics() -> Iterator[None]:
 
 
 def health(**checks: Check) -> Health:
-    return Health(checks, ["tailer"], ready_lag=60.0)
+    subject = Health(ready_lag=60.0)
+    subject.expect(checks, ["tailer"])
+    return subject
 
 
 async def test_a_quiet_network_and_services_away_are_no_fault() -> None:
@@ -72,6 +74,14 @@ async def test_the_beat_measures_the_delay(monkeypatch: pytest.MonkeyPatch) -> N
             await asyncio.sleep(0)
     assert subject.loop_delay > 0.05
     beat.cancel()
+
+
+async def test_a_process_that_starts_is_alive_and_not_ready() -> None:
+    subject = Health(ready_lag=60.0)
+    assert subject.alive()[0]
+    ok, detail = await subject.ready()
+    assert not ok
+    assert detail["checks"]["start"] == {"ok": False, "error": "still starting"}
 
 
 async def test_ready_when_everything_answers() -> None:
@@ -120,7 +130,8 @@ async def test_checks_are_shared_while_fresh() -> None:
     async def counting() -> None:
         asked.append(1)
 
-    subject = Health({"kafka": counting}, [], 60.0, clock=lambda: now[0])
+    subject = Health(60.0, clock=lambda: now[0])
+    subject.expect({"kafka": counting}, [])
     await asyncio.gather(*(subject.ready() for _ in range(5)))
     assert len(asked) == 1
     now[0] = 10.0

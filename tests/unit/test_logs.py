@@ -94,6 +94,39 @@ def test_library_logs_have_the_same_form() -> None:
     assert entry["level"] == "warning"
 
 
+def test_a_library_that_repeats_itself_is_calmed() -> None:
+    now = [0.0]
+    calm = logs._Calm(every=30.0, clock=lambda: now[0])
+    said: list[str] = []
+    for second in range(0, 61, 10):
+        now[0] = second
+        record = logging.LogRecord("aiokafka", 40, "", 0, "no node %s", (second,), None)
+        if calm.filter(record):
+            said.append(record.getMessage())
+    assert said == [
+        "no node 0",
+        "no node 30 (2 more like this)",
+        "no node 60 (2 more like this)",
+    ]
+    assert calm.filter(logging.LogRecord("aiokafka", 40, "", 0, "something else", (), None))
+
+
+def test_errors_of_the_kafka_driver_are_warnings() -> None:
+    stream = configured("json")
+    logging.getLogger("aiokafka.conn").error("no node")
+    logging.getLogger("asyncio").error("a task failed")
+    assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == [
+        "warning",
+        "error",
+    ]
+
+
+def test_json_begins_with_what_the_eye_looks_for() -> None:
+    stream = configured("json")
+    structlog.get_logger().info("lane_lost", alpha=1)
+    assert list(json.loads(stream.getvalue())) == ["timestamp", "level", "event", "alpha"]
+
+
 def test_long_texts_are_cut() -> None:
     stream = configured("json")
     structlog.get_logger().info("x", detail="y" * 100_000)

@@ -1,0 +1,184 @@
+"""The composition root: which roles run in this process, and everything they are made of.
+
+Nothing else builds a role.  The order of starting is the reverse of stopping: the HTTP server
+(so that a process that starts can be asked), the embedded servers, pool and topics, the roles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+
+from consumer import health, metrics
+from consumer.children import WorkerProcesses
+from consumer.configuration import CONFIG_VARIABLE, variable
+from consumer.errors import Fatal, Transient
+from consumer.health import Check, Health
+from consumer.lifecycle import DRAIN_SECONDS, Root, supervise
+from consumer.scope import Scope
+from consumer.services import Services, opened, stack_of
+from consumer.settings import Settings
+from consumer.store import lanes, repos, status
+from consumer.tail.cursor import Cursor, seconds
+from consumer.tail.tailer import Store, Tailer
+
+_CHILDREN_SECONDS = 5.0  # what the parent of worker processes drains longer than they do
+
+_log = structlog.get_logger()
+
+
+class Role(StrEnum):
+    """What a process can do."""
+
+    TAILER = "tailer"
+    WORKER = "worker"
+    FETCHER = "fetcher"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What this process is to be.
+
+    ``workers``: run that many worker processes instead of the worker in this one.  ``file``:
+    the settings file to hand down to them.
+    """
+
+    settings: Settings
+    roles: frozenset[Role] = frozenset(Role)
+    workers: int | None = None
+    file: Path | None = None
+
+
+async def run(plan: Plan, stop: asyncio.Event) -> None:
+    """Live until told to stop.  Raises ``Fatal`` (``RootDied``) when a part of it dies."""
+    _introduce(plan)
+    state = Health(plan.settings.http.ready_lag)
+    async with (
+        health.serving(health.application(state), plan.settings.http) as server,
+        stack_of(plan.settings, stop) as settings,
+        opened(settings, stop) as services,
+    ):
+        roots = _roots(replace(plan, settings=settings), services)
+        state.expect(_checks(plan.roles, services), roots)
+        _log.info("running", roots=sorted(roots))
+        drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
+        await supervise({**roots, "http": _watching(server, state)}, stop, drain)
+    _log.info("stopped")
+
+
+def _introduce(plan: Plan) -> None:
+    settings = plan.settings
+    _log.info(
+        "starting",
+        pid=os.getpid(),
+        roles=sorted(plan.roles),
+        relay=settings.relay.url,
+        kafka=settings.kafka.bootstrap_servers or f"embedded in {settings.data_dir}",
+        collections=settings.scope.collections,
+    )
+    if settings.network.allow_loopback:
+        _log.warning("LOOPBACK_ALLOWED: requests may go to this machine; for development only")
+
+
+def _roots(plan: Plan, services: Services) -> dict[str, Root]:
+    roots: dict[str, Root] = {}
+    if Role.TAILER in plan.roles:
+        roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
+    if Role.WORKER in plan.roles and plan.workers:
+        roots["workers"] = _worker_processes(plan, plan.workers).run
+    return roots
+
+
+def _scope(settings: Settings) -> Scope:
+    scope = settings.scope
+    return Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids))
+
+
+def _tailer(services: Services) -> Tailer:
+    database, settings = services.database, services.settings
+
+    async def tracked() -> set[str]:
+        async with database.transaction() as connection:
+            return await repos.dids(connection)
+
+    async def consumed() -> Mapping[int, int]:
+        async with database.transaction() as connection:
+            return {lane.lane: lane.firehose_offset for lane in await lanes.read_all(connection)}
+
+    async def mirror(relay: str, cursor: Cursor) -> None:
+        async with database.transaction() as connection:
+            unix = seconds(cursor.time)
+            time = None if unix is None else datetime.fromtimestamp(unix, UTC)
+            await status.mirror_cursor(connection, relay, cursor.seq, time, cursor.session)
+
+    return Tailer(
+        settings.relay,
+        _scope(settings),
+        services.client,
+        services.topics,
+        Store(tracked, consumed, mirror),
+        frame_limit=settings.limits.frame,
+    )
+
+
+def _worker_processes(plan: Plan, count: int) -> WorkerProcesses:
+    program = [sys.executable, "-m", "consumer", "run", "--role", Role.WORKER]
+    return WorkerProcesses(program, [_inherited(plan, n) for n in range(1, count + 1)])
+
+
+def _inherited(plan: Plan, number: int) -> dict[str, str]:
+    """Return the variables that give a worker process this one's settings and servers."""
+    settings = plan.settings
+    if settings.postgres.dsn is None or settings.kafka.bootstrap_servers is None:
+        raise Fatal("worker processes need servers with addresses")
+    port = settings.http.port
+    inherited = {
+        ("kafka", "bootstrap_servers"): settings.kafka.bootstrap_servers,
+        ("postgres", "dsn"): settings.postgres.dsn.get_secret_value(),
+        ("relay", "url"): settings.relay.url,
+        ("data_dir",): str(settings.data_dir.absolute()),
+        ("http", "port"): str(port + number if port else 0),
+    }
+    file = {CONFIG_VARIABLE: str(plan.file.absolute())} if plan.file else {}
+    return {variable(key): value for key, value in inherited.items()} | file
+
+
+def _checks(roles: frozenset[Role], services: Services) -> dict[str, Check]:
+    checks: dict[str, Check] = {
+        "kafka": services.kafka_answers,
+        "postgres": services.database.ping,
+    }
+    if Role.TAILER in roles:
+        checks["relay"] = _relay_connected
+    return checks
+
+
+async def _relay_connected() -> None:
+    """Raise ``Transient`` if it is this process's turn to tail and there is no connection."""
+    if metrics.by_label(metrics.TAIL_ACTIVE).get("") != 1:
+        return
+    if metrics.by_label(metrics.TAIL_CONNECTED).get("") != 1:
+        raise Transient("not connected to the relay")
+
+
+def _watching(server: asyncio.Task[None], state: Health) -> Root:
+    async def watch(stop: asyncio.Event) -> None:
+        beat = asyncio.create_task(state.beat())
+        told = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({server, beat, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            beat.cancel()
+            told.cancel()
+        if not stop.is_set():
+            raise Fatal("the HTTP server ended")
+
+    return watch

@@ -1,0 +1,110 @@
+"""Whether Kafka, Postgres and the relay can be reached, each asked as it will be used."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tomli_w
+
+from consumer.configuration import dump
+from consumer.embedded import running
+from consumer.errors import ChiveError, Transient
+from consumer.kafka.client import Client
+from consumer.logs import escape
+from consumer.services import at, is_embedded
+from consumer.settings import Settings
+from consumer.store.database import Database
+from consumer.tail.outcomes import classify
+from consumer.tail.subscription import subscribe
+
+_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``ok`` is None when there was nobody to ask."""
+
+    ok: bool | None
+    detail: str
+    seconds: float = 0.0
+
+
+async def check(settings: Settings) -> dict[str, Answer]:
+    """Ask all three at once."""
+    asked = {"relay": _ask(lambda: _relay(settings))}
+    if is_embedded(settings) and (found := running(settings.data_dir)) is None:
+        idle = Answer(None, f"embedded, not running; 'run' starts it in {settings.data_dir}")
+        servers = {"kafka": idle, "postgres": idle}
+    else:
+        servers = {}
+        if is_embedded(settings) and found is not None:
+            settings = at(settings, found.bootstrap_servers, found.dsn)
+        asked |= {
+            "kafka": _ask(lambda: _kafka(settings)),
+            "postgres": _ask(lambda: _postgres(settings)),
+        }
+    answers = await asyncio.gather(*asked.values())
+    return servers | dict(zip(asked, answers, strict=True))
+
+
+async def _ask(question: Callable[[], Awaitable[str]]) -> Answer:
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(_SECONDS):
+            ok, detail = True, await question()
+    except TimeoutError:
+        ok, detail = False, f"no answer in {_SECONDS:g} s"
+    except ChiveError as error:
+        ok, detail = False, str(error)
+    return Answer(ok, escape(detail), round(time.monotonic() - began, 3))
+
+
+async def _kafka(settings: Settings) -> str:
+    cluster = await Client(settings.kafka).cluster_id()
+    return f"{settings.kafka.bootstrap_servers}, cluster {cluster}"
+
+
+async def _postgres(settings: Settings) -> str:
+    return await Database(settings.postgres, settings.kafka.topic_prefix).server()
+
+
+async def _relay(settings: Settings) -> str:
+    relay = settings.relay
+    try:
+        connection = await subscribe(
+            relay.url, None, limit=settings.limits.frame, silence=relay.silence
+        )
+        await connection.close()
+    except ChiveError:
+        raise
+    except Exception as error:
+        raise Transient(f"{relay.url}: {classify(error).detail}") from error
+    return relay.url
+
+
+def as_toml(settings: Settings, answers: Mapping[str, Answer]) -> str:
+    """Return the effective settings as TOML, and the answers as comments in front."""
+    words = {True: "ok", False: "FAILED", None: "-"}
+    lines = [f"# {name:<9}{words[a.ok]:<7}{a.detail}" for name, a in sorted(answers.items())]
+    return "\n".join([*lines, "", tomli_w.dumps(_without_none(dump(settings)))])
+
+
+def as_json(settings: Settings, answers: Mapping[str, Answer]) -> dict[str, Any]:
+    """Return the same as plain values."""
+    return {
+        "ok": all(answer.ok is not False for answer in answers.values()),
+        "checks": {name: asdict(answer) for name, answer in answers.items()},
+        "settings": dump(settings),
+    }
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }

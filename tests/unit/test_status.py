@@ -1,0 +1,86 @@
+"""The status report: what it says of given tables and waiting messages, and its readable form."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import orjson
+from rich.console import Console
+
+from consumer.kafka.topics import Topic
+from consumer.status import Waiting, render, report
+from consumer.store.lanes import RELEASED, Lane
+from consumer.store.status import Cursor, Status
+
+NOW = 1_800_000_000.0
+
+
+def moment(ago: float) -> datetime:
+    return datetime.fromtimestamp(NOW - ago, UTC)
+
+
+FOUND = Status(
+    cursors=[Cursor("wss://relay.example", 31527015322, moment(2.5), 3, moment(1))],
+    lanes=[
+        Lane(0, uuid4(), firehose_offset=1000, last_seq=7),
+        Lane(1, RELEASED, firehose_offset=50, stalls=2),
+    ],
+    repos={
+        ("active", "active", None): 40,
+        ("active", "desynchronized", "first_seen"): 7,
+        ("active", "desynchronized", "chain"): 2,
+        ("deactivated", "active", None): 1,
+    },
+    records=1234,
+    parked=3,
+    lookups=1,
+    operations={"queued": 9},
+    outbox={1: 5},
+)
+WAITING = {(Topic.FIREHOSE, 1): Waiting(12, NOW - 30)}
+
+
+def test_report() -> None:
+    seen = report(FOUND, WAITING, NOW)
+    assert seen["cursors"][0]["ageSeconds"] == 2.5
+    assert seen["lagSeconds"] == 30.0
+    assert seen["repos"] == {
+        "total": 50,
+        "byState": {"active": 41, "desynchronized": 9},
+        "byStatus": {"active": 49, "deactivated": 1},
+        "desynchronizedBy": {"first_seen": 7, "chain": 2},
+    }
+    assert [lane["owned"] for lane in seen["lanes"]] == [True, False]
+    assert [lane["firehoseWaiting"] for lane in seen["lanes"]] == [0, 12]
+    assert [lane["outbox"] for lane in seen["lanes"]] == [0, 5]
+    assert seen["outbox"] == 5
+    assert orjson.loads(orjson.dumps(seen)) == seen
+
+
+def test_report_of_nothing() -> None:
+    seen = report(Status([], [], {}, 0, 0, 0, {}, {}), {}, NOW)
+    assert seen["lagSeconds"] == 0.0
+    assert seen["repos"]["total"] == 0
+    assert "none yet" in shown(seen)
+
+
+def shown(seen: dict[str, object]) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    render(seen, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_people_see_the_same() -> None:
+    text = shown(report(FOUND, WAITING, NOW))
+    for words in ("seq 31527015322", "30.0", "7 first_seen", "9 queued", "1,234", "5 rows"):
+        assert words in text
+
+
+def test_a_status_that_a_stranger_chose_is_escaped() -> None:
+    strange = Status([], [], {("[red]\x1b[2J", "active", None): 1}, 0, 0, 0, {}, {})
+    text = shown(report(strange, {}, NOW))
+    assert "\x1b" not in text
+    assert "[red]" in text
