@@ -1,7 +1,7 @@
 """JSON as it must be when it decides something: one meaning for every text.  Pure.
 
 RFC 8259 leaves open what a repeated key means, and Python's reader takes ``NaN``, lone
-surrogates and texts that are not UTF-8.  Two readers of the same command or token could then
+surrogates and numbers beyond every float.  Two readers of the same command or token could then
 see different things; here such a text is refused.
 """
 

@@ -21,6 +21,8 @@ from procedures import strict_json
         b"\xef\xbb\xbf{}",
         b"[" * 16_000,
         b"1" * 5_000,
+        b"1" * 400,
+        b"-1e999",
         b"{'a': 1}",
         b'{"a": 1,}',
     ],
