@@ -1,6 +1,7 @@
 """Fixtures of all tests: one file per concern under tests/support."""
 
 pytest_plugins = [
+    "tests.support.consumer",
     "tests.support.services",
     "tests.support.deployment",
     "tests.support.database",
