@@ -154,11 +154,14 @@ def on_lost(repo: Repo) -> Step:
 def on_scope(repo: Repo, scope: bytes) -> Step:
     """Compare the wanted collections with those of the last look at the repo.
 
-    What is newly wanted never had a complete snapshot, so the repo has none.
+    What is newly wanted never had a complete snapshot, so the repo has none; and all commits
+    up to ``rev`` were read with the old scope, so only a snapshot from there on repairs it.
     """
     if repo.scope == scope:
         return Step(repo)
-    return on_doubt(replace(repo, scope=scope, complete=False), SyncReason.SCOPE_CHANGED)
+    gap_rev = newest(repo.gap_rev, repo.rev)
+    other = replace(repo, scope=scope, complete=False, gap_rev=gap_rev)
+    return on_doubt(other, SyncReason.SCOPE_CHANGED)
 
 
 def on_chunk(repo: Repo, chunk: Chunk, scope: bytes) -> Step:

@@ -288,8 +288,10 @@ class Workset:
             self.settled.add(repo.did)
 
     def _queue_sync(self, repo: Repo, reason: SyncReason) -> None:
+        if not repo.account_active:
+            return
         self.triggers[reason] += 1
-        if self.policy.automatic and repo.account_active:
+        if self.policy.automatic:
             self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.want)
 
     def _set_status(
