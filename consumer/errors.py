@@ -53,6 +53,11 @@ class Reason(StrEnum):
     SNAPSHOT_STALE = "snapshot_stale"
     SNAPSHOT_HOLE = "snapshot_hole"
     SNAPSHOT_SCOPE = "snapshot_scope"
+    # fetching
+    FETCH_FORBIDDEN = "fetch_forbidden"
+    FETCH_TOO_BIG = "fetch_too_big"
+    DID_NOT_FOUND = "did_not_found"
+    DID_INVALID = "did_invalid"
     # worker
     BACKFILL_MALFORMED = "backfill_malformed"
     PARKED_OVERFLOW = "parked_overflow"

@@ -1,0 +1,58 @@
+"""Which addresses an outgoing request may reach.  Pure.
+
+Public means: unicast, allocated, and routed on the internet at large (the registries
+https://www.iana.org/assignments/iana-ipv4-special-registry and its sibling for IPv6).  An IPv6
+address that carries an IPv4 address is judged by that one, since somebody may translate it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+Address = IPv4Address | IPv6Address
+
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_TRANSLATED = IPv6Network("64:ff9b::/96")  # NAT64: how an IPv6-only network sees the rest
+# Inside 2000::/3, and nothing that a host on the internet has: documentation, 6to4, Teredo.
+_UNUSED = tuple(
+    map(IPv6Network, ("3fff::/20", "2001:db8::/32", "2002::/16", "2001::/23", "5f00::/16"))
+)
+_UNUSED_IPV4 = IPv4Address("192.88.99.0")  # the relays of 6to4, a /24
+_LAST_BYTE = 8
+
+
+def parse(text: str) -> Address | None:
+    """Return the address that ``text`` is, as the resolver writes it; None if it is none."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def is_public(address: Address) -> bool:
+    """Tell whether ``address`` belongs to a host on the internet."""
+    if isinstance(address, IPv6Address):
+        inner = _inner(address)
+        return _is_public_ipv6(address) if inner is None else is_public(inner)
+    if int(address) >> _LAST_BYTE == int(_UNUSED_IPV4) >> _LAST_BYTE:
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def is_loopback(address: Address) -> bool:
+    """Tell whether ``address`` is this machine: 127.0.0.0/8 or ::1."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
+def _inner(address: IPv6Address) -> IPv4Address | None:
+    if address in _TRANSLATED:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped
+
+
+def _is_public_ipv6(address: IPv6Address) -> bool:
+    if address.scope_id is not None or address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not any(address in network for network in _UNUSED)

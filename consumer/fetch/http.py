@@ -1,0 +1,206 @@
+"""Guarded HTTP requests to hosts that upstream has named.
+
+What a request may do: https, no credentials in the URL, public addresses judged when they are
+dialled (``guard.py``), at most ``MAX_REDIRECTS`` redirects with the same rules for each, no
+compression, no cookies, no proxy from the environment, a limit on the body and one deadline
+for everything.  The development switch ``allow_loopback`` adds this machine, over http too.
+
+Errors: ``Refused`` for what would break these rules however often it is tried;
+``HostTrouble`` for hosts that are away, slow, busy (429) or broken (5xx).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
+from typing import Self
+
+import httpcore
+import httpx
+import structlog
+
+from consumer.errors import Reason, Refused, Transient
+from consumer.fetch import addresses
+from consumer.fetch.addresses import Address
+from consumer.fetch.guard import GuardedBackend, Permit, Resolve, Resolver
+
+MAX_REDIRECTS = 3
+_MAX_URL = 8192
+_MAX_PORT = 65535
+_MAX_CONNECTIONS = 128
+_IDLE_CONNECTIONS = 32
+_IDLE_SECONDS = 30.0
+_LONGEST_REST = 3600.0
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+_HEADERS = {
+    "Accept-Encoding": "identity",
+    "User-Agent": "chive-firehose (+https://chive.pub)",
+}
+
+_log = structlog.get_logger()
+
+
+class HostTrouble(Transient):
+    """The host is away, slow, busy or broken; ``retry_after`` is its own wish, in seconds."""
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response; no status of 429 or from 500 on."""
+
+    status: int
+    body: bytes
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's own transport over guarded connections."""
+
+    def __init__(self, tls: ssl.SSLContext, resolve: Resolve, permit: Permit) -> None:
+        # httpx has no parameter for the network backend; its pool is all that the base class has.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=_MAX_CONNECTIONS,
+            max_keepalive_connections=_IDLE_CONNECTIONS,
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=GuardedBackend(resolve, permit),
+        )
+
+
+class HttpClient:
+    """Guarded requests.  ``resolve`` is for tests; always close."""
+
+    def __init__(self, *, allow_loopback: bool, resolve: Resolve | None = None) -> None:
+        self._schemes = {"https", "http"} if allow_loopback else {"https"}
+        self._resolver = Resolver()
+        resolve = resolve or self._resolver
+        tls = httpx.create_ssl_context(trust_env=False)
+        permit = _public_or_loopback if allow_loopback else addresses.is_public
+        mounts = {"https://": _Transport(tls, resolve, permit)}
+        if allow_loopback:
+            _log.warning(
+                "loopback_allowed",
+                danger="hosts named by upstream can reach services on this machine",
+                setting="network.allow_loopback",
+            )
+            mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback)
+        self._client = httpx.AsyncClient(
+            transport=_Transport(tls, resolve, _nothing),
+            mounts=mounts,
+            headers=_HEADERS,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=False,
+            timeout=None,  # noqa: S113 - get() bounds the whole
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        self._resolver.close()
+
+    async def get(self, url: str, *, limit: int, seconds: float) -> Answer:
+        """Return the answer of at most ``limit`` bytes, had within ``seconds``.
+
+        Raises ``Refused`` or ``HostTrouble``.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._follow(url, limit)
+        except TimeoutError as error:
+            raise HostTrouble(f"no whole answer in {seconds:g} s from {url}") from error
+        except httpx.HTTPError as error:
+            raise HostTrouble(f"{type(error).__name__} from {url}: {error}") from error
+
+    async def _follow(self, url: str, limit: int) -> Answer:
+        for _ in range(1 + MAX_REDIRECTS):
+            request = self._client.build_request("GET", self._checked(url))
+            response = await self._client.send(request, stream=True)
+            try:
+                if not response.has_redirect_location:
+                    return await _read(response, limit)
+                url = _join(response)
+            finally:
+                await response.aclose()
+        raise Refused(Reason.FETCH_FORBIDDEN, f"more than {MAX_REDIRECTS} redirects, to {url}")
+
+    def _checked(self, url: str) -> httpx.URL:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
+        if parsed.scheme not in self._schemes or not parsed.host or parsed.userinfo:
+            raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL to be fetched: {url[:100]!r}")
+        if len(url) > _MAX_URL or (parsed.port or 0) > _MAX_PORT:
+            raise Refused(Reason.FETCH_FORBIDDEN, f"beyond the limits of a URL: {url[:100]!r}")
+        return parsed
+
+
+def host_of(url: str) -> str:
+    """Return the host and port that a URL names, by which its requests are counted."""
+    parsed = httpx.URL(url)
+    return f"{parsed.host}:{parsed.port}" if parsed.port else parsed.host
+
+
+def _join(response: httpx.Response) -> str:
+    try:
+        return str(response.url.join(response.headers["location"]))
+    except httpx.InvalidURL as error:
+        raise Refused(Reason.FETCH_FORBIDDEN, "a redirect to what is not a URL") from error
+
+
+def _nothing(_address: Address) -> bool:
+    return False
+
+
+def _public_or_loopback(address: Address) -> bool:
+    return addresses.is_public(address) or addresses.is_loopback(address)
+
+
+async def _read(response: httpx.Response, limit: int) -> Answer:
+    status = response.status_code
+    if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+        after = retry_after(response.headers.get("retry-after"), time.time())
+        raise HostTrouble(f"status {status} from {response.url}", after)
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed, though not asked for: {response.url}")
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > limit:
+            raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {response.url}")
+    return Answer(status, bytes(body))
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds that a ``Retry-After`` asks for, at most an hour; None if it is none."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdigit() else _date(value) - now
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), _LONGEST_REST)
+
+
+def _date(value: str) -> float:
+    return parsedate_to_datetime(value).timestamp()

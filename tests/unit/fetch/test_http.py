@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from email.utils import formatdate
+from ipaddress import ip_address
+
+import pytest
+
+from consumer.errors import Reason, Refused
+from consumer.fetch.addresses import Address
+from consumer.fetch.guard import Resolve
+from consumer.fetch.http import HostTrouble, HttpClient, host_of, retry_after
+from tests.support.web import Web, redirect, response, web
+
+LIMIT = 1000
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Web]:
+    async with web() as running:
+        yield running
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpClient]:
+    """Give the client of a development machine."""
+    async with HttpClient(allow_loopback=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def strict() -> AsyncIterator[HttpClient]:
+    """Give the client of a production machine."""
+    async with HttpClient(allow_loopback=False) as client:
+        yield client
+
+
+async def refusal(http: HttpClient, url: str) -> Reason:
+    with pytest.raises(Refused) as caught:
+        await http.get(url, limit=LIMIT, seconds=5)
+    return caught.value.reason
+
+
+async def trouble(http: HttpClient, url: str, seconds: float = 5) -> HostTrouble:
+    with pytest.raises(HostTrouble) as caught:
+        await http.get(url, limit=LIMIT, seconds=seconds)
+    return caught.value
+
+
+def resolving(*texts: str) -> Resolve:
+    """Return a resolver that gives every name the addresses ``texts``."""
+
+    async def resolve(_host: str, _port: int) -> Sequence[Address]:
+        return [ip_address(text) for text in texts]
+
+    return resolve
+
+
+# -- what is asked ----------------------------------------------------------------------------
+
+
+async def test_an_answer(http: HttpClient, site: Web) -> None:
+    site.replies["/a"] = response(200, b"hello")
+    answer = await http.get(f"{site.origin}/a", limit=LIMIT, seconds=5)
+    assert (answer.status, answer.body) == (200, b"hello")
+    head = site.requests[0].lower()
+    assert "accept-encoding: identity" in head
+    assert "cookie" not in head
+
+
+async def test_other_statuses_are_answers(http: HttpClient, site: Web) -> None:
+    assert (await http.get(f"{site.origin}/none", limit=LIMIT, seconds=5)).status == 404
+
+
+async def test_cookies_are_not_kept(http: HttpClient, site: Web) -> None:
+    site.replies["/a"] = response(200, set_cookie="a=b; path=/")
+    for _ in range(2):
+        await http.get(f"{site.origin}/a", limit=LIMIT, seconds=5)
+    assert "cookie" not in site.requests[1].lower()
+
+
+async def test_a_proxy_in_the_environment_is_not_used(
+    site: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    site.replies["/a"] = response(200)
+    async with HttpClient(allow_loopback=True) as http:
+        assert (await http.get(f"{site.origin}/a", limit=LIMIT, seconds=5)).status == 200
+
+
+# -- where it may go --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://",
+        "ftp://example.com/",
+        "file:///etc/passwd",
+        "//example.com/",
+        "https://user@example.com/",
+        "https://user:secret@example.com/",
+        "https://example.com:99999/",
+        "https://example.com/" + "a" * 9000,
+    ],
+)
+async def test_urls_that_are_refused(http: HttpClient, url: str) -> None:
+    assert await refusal(http, url) == Reason.FETCH_FORBIDDEN
+
+
+async def test_plain_http_is_refused(strict: HttpClient, site: Web) -> None:
+    assert await refusal(strict, f"{site.origin}/a") == Reason.FETCH_FORBIDDEN
+    assert site.requests == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "017700000001",
+        "0",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "10.0.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+    ],
+)
+async def test_addresses_that_are_not_public_are_refused(strict: HttpClient, host: str) -> None:
+    assert await refusal(strict, f"https://{host}:1/") == Reason.FETCH_FORBIDDEN
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "10.0.0.1", "::ffff:192.168.1.1", "fe80::1"])
+async def test_names_are_judged_by_their_addresses(text: str) -> None:
+    async with HttpClient(allow_loopback=False, resolve=resolving(text)) as http:
+        assert await refusal(http, "https://innocent.example/") == Reason.FETCH_FORBIDDEN
+
+
+async def test_the_judged_address_is_the_dialled_one(site: Web) -> None:
+    """A name that resolves differently the second time gains nothing: there is no second time."""
+    calls = 0
+
+    async def rebinding(_host: str, _port: int) -> Sequence[Address]:
+        nonlocal calls
+        calls += 1
+        return [ip_address("127.0.0.1" if calls == 1 else "10.0.0.1")]
+
+    site.replies["/a"] = response(200)
+    async with HttpClient(allow_loopback=True, resolve=rebinding) as http:
+        url = f"http://innocent.example:{site.port}/a"
+        assert (await http.get(url, limit=LIMIT, seconds=5)).status == 200
+    assert calls == 1
+
+
+async def test_only_the_permitted_addresses_of_a_name_are_dialled(site: Web) -> None:
+    site.replies["/a"] = response(200)
+    mixed = resolving("10.0.0.1", "169.254.169.254", "127.0.0.1")
+    async with HttpClient(allow_loopback=True, resolve=mixed) as http:
+        url = f"http://innocent.example:{site.port}/a"
+        assert (await http.get(url, limit=LIMIT, seconds=5)).status == 200
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8", "10.0.0.1", "169.254.169.254", "0.0.0.0"])  # noqa: S104
+async def test_the_development_switch_allows_http_to_this_machine_only(text: str) -> None:
+    async with HttpClient(allow_loopback=True, resolve=resolving(text)) as http:
+        assert await refusal(http, "http://innocent.example:1/") == Reason.FETCH_FORBIDDEN
+
+
+async def test_the_development_switch_allows_no_private_networks() -> None:
+    async with HttpClient(allow_loopback=True, resolve=resolving("10.0.0.1")) as http:
+        assert await refusal(http, "https://innocent.example:1/") == Reason.FETCH_FORBIDDEN
+
+
+# -- redirects --------------------------------------------------------------------------------
+
+
+async def test_redirects_are_followed(http: HttpClient, site: Web) -> None:
+    site.replies |= {
+        "/1": redirect("/2"),
+        "/2": redirect(f"{site.origin}/3"),
+        "/3": redirect("4"),
+        "/4": response(200, b"here"),
+    }
+    assert (await http.get(f"{site.origin}/1", limit=LIMIT, seconds=5)).body == b"here"
+
+
+async def test_a_fourth_redirect_is_refused(http: HttpClient, site: Web) -> None:
+    site.replies |= {f"/{i}": redirect(f"/{i + 1}") for i in range(10)}
+    assert await refusal(http, f"{site.origin}/0") == Reason.FETCH_FORBIDDEN
+    assert site.paths == ["/0", "/1", "/2", "/3"]
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://10.0.0.1/",
+        "https://[::ffff:10.0.0.1]/",
+        "http://8.8.8.8/",  # not https, and not this machine
+        "https://user:secret@example.com/",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/",
+    ],
+)
+async def test_redirects_are_judged_like_any_url(
+    http: HttpClient, site: Web, location: str
+) -> None:
+    site.replies["/a"] = redirect(location)
+    assert await refusal(http, f"{site.origin}/a") == Reason.FETCH_FORBIDDEN
+
+
+# -- what comes back --------------------------------------------------------------------------
+
+
+async def test_a_body_at_the_limit_passes_and_above_it_does_not(
+    http: HttpClient, site: Web
+) -> None:
+    site.replies |= {
+        "/fits": response(200, b"x" * LIMIT),
+        "/big": response(200, b"x" * (LIMIT + 1)),
+    }
+    answer = await http.get(f"{site.origin}/fits", limit=LIMIT, seconds=5)
+    assert len(answer.body) == LIMIT
+    assert await refusal(http, f"{site.origin}/big") == Reason.FETCH_TOO_BIG
+
+
+async def test_an_endless_body_is_cut(http: HttpClient, site: Web) -> None:
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10\r\n" + b"x" * 16 + b"\r\n")
+            await writer.drain()
+
+    site.replies["/a"] = endless
+    assert await refusal(http, f"{site.origin}/a") == Reason.FETCH_TOO_BIG
+
+
+async def test_compression_is_refused(http: HttpClient, site: Web) -> None:
+    site.replies["/a"] = response(200, b"\x1f\x8b", content_encoding="gzip")
+    assert await refusal(http, f"{site.origin}/a") == Reason.FETCH_FORBIDDEN
+
+
+async def test_one_deadline_bounds_the_whole(http: HttpClient, site: Web) -> None:
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    site.replies["/a"] = trickle
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await trouble(http, f"{site.origin}/a", seconds=0.3)
+    assert loop.time() - began < 3
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 300_000,
+    ],
+)
+async def test_a_broken_answer_is_trouble(http: HttpClient, site: Web, reply: bytes) -> None:
+    site.replies["/a"] = reply
+    await trouble(http, f"{site.origin}/a")
+
+
+async def test_nobody_there_is_trouble(http: HttpClient) -> None:
+    async with web() as gone:
+        url = f"{gone.origin}/a"
+    await trouble(http, url)
+
+
+async def test_a_name_without_addresses_is_trouble() -> None:
+    async with HttpClient(allow_loopback=False, resolve=resolving()) as http:
+        await trouble(http, "https://nowhere.example/")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_busy_and_broken_hosts_are_trouble(http: HttpClient, site: Web, status: int) -> None:
+    site.replies["/a"] = response(status, retry_after="17")
+    assert (await trouble(http, f"{site.origin}/a")).retry_after == 17
+    site.replies["/a"] = response(status)
+    assert (await trouble(http, f"{site.origin}/a")).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("120", 120.0),
+        ("999999999999", 3600.0),
+        ("-5", None),
+        ("soon", None),
+        ("", None),
+        ("\u00b2", None),
+        (formatdate(1_000_060, usegmt=True), 60.0),
+        (formatdate(999_000, usegmt=True), 0.0),
+    ],
+)
+def test_retry_after(value: str | None, expected: float | None) -> None:
+    assert retry_after(value, now=1_000_000.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://pds.example/xrpc", "pds.example"),
+        ("https://PDS.example:443/", "pds.example"),
+        ("https://pds.example:8443/", "pds.example:8443"),
+        ("http://127.0.0.1:2583", "127.0.0.1:2583"),
+    ],
+)
+def test_host_of(url: str, host: str) -> None:
+    assert host_of(url) == host
