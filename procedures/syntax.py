@@ -29,6 +29,7 @@ MAX_PATH = 1024
 CID_LENGTH = 36
 DAG_CBOR_PREFIX = b"\x01\x71\x12\x20"  # CIDv1, dag-cbor, SHA-256 of 32 bytes
 RAW_PREFIX = b"\x01\x55\x12\x20"
+CID_PREFIXES = frozenset((DAG_CBOR_PREFIX, RAW_PREFIX))
 
 _DID = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -84,9 +85,7 @@ def tid_time(tid: str) -> float:
 
 def is_cid(raw: object) -> TypeGuard[bytes]:
     """Tell whether ``raw`` is a binary CID of the only two kinds that the data model knows."""
-    return (
-        type(raw) is bytes and len(raw) == CID_LENGTH and raw[:4] in {DAG_CBOR_PREFIX, RAW_PREFIX}
-    )
+    return type(raw) is bytes and len(raw) == CID_LENGTH and raw[:4] in CID_PREFIXES
 
 
 def cid_text(raw: bytes) -> str:

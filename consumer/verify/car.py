@@ -13,9 +13,7 @@ from typing import NoReturn
 
 from consumer.errors import Reason, Refused
 from consumer.verify.cbor import Link, decode
-from procedures.syntax import CID_LENGTH, DAG_CBOR_PREFIX, RAW_PREFIX
-
-_PREFIXES = frozenset((DAG_CBOR_PREFIX, RAW_PREFIX))
+from procedures.syntax import CID_LENGTH, CID_PREFIXES
 
 # The header that every writer makes for one root: varint 58, {"roots": [CID], "version": 1}.
 _ONE_ROOT = b"\x3a\xa2\x65roots\x81\xd8\x2a\x58\x25\x00"
@@ -24,6 +22,7 @@ _ROOT_END = len(_ONE_ROOT) + CID_LENGTH
 _HEADER_END = _ROOT_END + len(_VERSION_1)
 
 _MAX_VARINT = 9
+_MORE = 0x80  # the bit of a byte that says that another follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     value = 0
     for index, byte in enumerate(data[position : position + _MAX_VARINT]):
         value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:  # noqa: PLR2004 - the high bit says that more follows
+        if byte < _MORE:
             if byte == 0 and index:
                 _invalid("length not in its shortest form")
             return value, position + index + 1
@@ -79,7 +78,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _header(data: bytes) -> tuple[tuple[bytes, ...], int]:
     if data.startswith(_ONE_ROOT) and data.startswith(_VERSION_1, _ROOT_END):
         root = data[len(_ONE_ROOT) : _ROOT_END]
-        if root[:4] in _PREFIXES:
+        if root[:4] in CID_PREFIXES:
             return (root,), _HEADER_END
     length, start = _varint(data, 0)
     end = start + length
@@ -106,8 +105,11 @@ def _blocks(data: bytes, position: int) -> dict[bytes, bytes]:
     size = len(data)
     while position < size:
         length = data[position]
-        if length < 0x80:  # noqa: PLR2004 - one byte says it all
+        if length < _MORE:  # in one byte
             position += 1
+        elif position + 1 < size and 0 < data[position + 1] < _MORE:  # in two
+            length += (data[position + 1] - 1) * _MORE
+            position += 2
         else:
             length, position = _varint(data, position)
         start = position + CID_LENGTH
@@ -115,7 +117,7 @@ def _blocks(data: bytes, position: int) -> dict[bytes, bytes]:
         position += length
         if length < CID_LENGTH or position > size:
             _invalid("block is cut off")
-        if cid[:4] not in _PREFIXES:
+        if cid[:4] not in CID_PREFIXES:
             _invalid("block CID that is not version 1, dag-cbor or raw, SHA-256")
         block = data[start:position]
         if blocks.setdefault(cid, block) != block:

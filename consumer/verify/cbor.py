@@ -21,7 +21,7 @@ from consumer.errors import Reason, Refused
 from consumer.verify.scan import LINK_HEAD, Link, Reader
 from procedures.syntax import DAG_CBOR_PREFIX, RAW_PREFIX, is_cid
 
-__all__ = ["FRAME_DEPTH", "RECORD_DEPTH", "Link", "decode", "decode_items", "encode", "exceeds"]
+__all__ = ["FRAME_DEPTH", "RECORD_DEPTH", "Link", "decode", "decode_items", "encode"]
 
 RECORD_DEPTH = 32
 FRAME_DEPTH = 64
@@ -39,7 +39,7 @@ def decode(data: bytes, max_depth: int = RECORD_DEPTH) -> Any:
     ``max_depth`` bounds how deep arrays and maps nest.  Raises ``Refused(CBOR_INVALID)``.
     """
     value = _canonical(data)
-    if value is _DOUBTFUL or exceeds(value, max_depth):
+    if value is _DOUBTFUL or _exceeds(value, max_depth):
         reader = Reader(data, max_depth)
         value = reader.item()
         if not reader.finished:
@@ -87,8 +87,7 @@ def _canonical(data: bytes) -> Any:
     return value
 
 
-def exceeds(value: object, max_depth: int) -> bool:
-    """Tell whether arrays and maps of a decoded value nest deeper than ``max_depth``."""
+def _exceeds(value: object, max_depth: int) -> bool:
     level: list[Any] = [value] if type(value) is dict or type(value) is list else []
     for _ in range(max_depth):
         level = [

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import libipld
 
 from consumer.errors import Reason, Refused
-from consumer.verify.cbor import FRAME_DEPTH, Link, decode_items, exceeds
+from consumer.verify.cbor import FRAME_DEPTH, Link, decode_items
 from procedures.syntax import is_cid, is_did, is_tid
 
 MAX_FRAME = 5_000_000
@@ -179,26 +179,31 @@ def _header_and_body(items: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _proved_canonical(data: bytes, header: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Tell whether encoding again gives the same bytes, floats and excessive depth aside."""
+    """Tell whether encoding again gives the same bytes, and no float or deep nesting can hide."""
     encode = libipld.encode_dag_cbor
-    return bool(
-        encode(header) + encode(body) == data
-        and not exceeds(body, FRAME_DEPTH)
-        and not _has_float(body)
-    )
+    return bool(encode(header) + encode(body) == data and _flat(body))
 
 
-def _has_float(value: dict[str, Any]) -> bool:
-    level: list[Any] = [value]
-    for item in level:
-        kind = type(item)
-        if kind is float:
-            return True
-        if kind is dict:
-            level += item.values()
-        elif kind is list:
-            level += item
-    return False
+def _flat(body: dict[str, Any]) -> bool:
+    """Tell whether a body has the shape of those that are known: scalars, lists of maps of them.
+
+    Whatever else a body has is for the plain reader to judge.
+    """
+    if _SCALARS.issuperset(map(type, body.values())):
+        return True
+    for value in body.values():
+        if type(value) is list:
+            for item in value:
+                if type(item) is dict and not _SCALARS.issuperset(map(type, item.values())):
+                    return False
+                if type(item) is not dict and type(item) not in _SCALARS:
+                    return False
+        elif type(value) not in _SCALARS:
+            return False
+    return True
+
+
+_SCALARS = frozenset((int, str, bytes, bool, type(None)))
 
 
 def _reread(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,7 +27,7 @@ _PREFIX = "did:key:z"
 _HALF = SIGNATURE_LENGTH // 2
 _POINT_LENGTH = 33
 _CACHED_KEYS = 65_536
-_SHOWN = 128  # of a text that is no key, in a message
+_MAX_DID_KEY = 128  # base58 takes time that grows with the square of the length
 
 
 class Curve(StrEnum):
@@ -106,8 +106,8 @@ def _der_integer(number: bytes) -> bytes:
 
 @lru_cache(maxsize=_CACHED_KEYS)
 def _parse(did_key: str) -> SigningKey:
-    shown = repr(did_key[:_SHOWN])
-    if not did_key.startswith(_PREFIX):
+    shown = repr(did_key[:_MAX_DID_KEY])
+    if not did_key.startswith(_PREFIX) or len(did_key) > _MAX_DID_KEY:
         raise Refused(Reason.KEY_UNAVAILABLE, f"not a did:key in base58: {shown}")
     try:
         codec, point = multicodec.unwrap(multibase.decode(did_key.removeprefix("did:key:")))
