@@ -23,7 +23,7 @@ from procedures.contract import ErrorName, Method, XrpcError
 from procedures.replays import MemoryReplays, Replays, Use
 from procedures.tokens import Token, TokenInvalid
 
-LOOKUP_TIMEOUT = 5.0
+LOOKUP_TIMEOUT = 3.0  # a forced refresh included, twice: below the time a PDS waits for us
 _RETRY_AFTER = {"Retry-After": "5"}
 _SCHEME = "bearer "
 
