@@ -1,0 +1,54 @@
+"""The body of a request: bounded in size and time while it streams in."""
+
+from __future__ import annotations
+
+import asyncio
+from email.message import Message
+
+from starlette.requests import Request
+
+from procedures import strict_json
+from procedures.contract import ErrorName, XrpcError
+
+
+def _check_headers(request: Request, limit: int) -> None:
+    kind = Message()
+    kind["Content-Type"] = request.headers.get("content-type", "")
+    charset = kind.get_content_charset("utf-8")
+    if kind.get_content_type() != "application/json" or charset != "utf-8":
+        raise XrpcError(ErrorName.INVALID_REQUEST, "Content-Type must be application/json")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise XrpcError(ErrorName.INVALID_REQUEST, "Content-Encoding is not supported")
+    length = request.headers.get("content-length", "0")
+    if length.isascii() and length.isdigit() and int(length[:20]) > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> XrpcError:
+    return XrpcError(ErrorName.PAYLOAD_TOO_LARGE, f"the body is larger than {limit} bytes")
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+async def read_json(request: Request, *, limit: int, within: float) -> object:
+    """Return the JSON value of a body of at most ``limit`` bytes that comes ``within`` seconds.
+
+    Raises ``XrpcError``: InvalidRequest, PayloadTooLarge or RequestTimeout.
+    """
+    _check_headers(request, limit)
+    try:
+        async with asyncio.timeout(within):
+            body = await _read(request, limit)
+    except TimeoutError as error:
+        raise XrpcError(ErrorName.REQUEST_TIMEOUT, "the body did not come in time") from error
+    try:
+        return strict_json.loads(body)
+    except (strict_json.NotJson, strict_json.DuplicateKey) as error:
+        raise XrpcError(ErrorName.INVALID_REQUEST, f"the body is not JSON: {error}") from error

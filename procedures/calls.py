@@ -1,0 +1,182 @@
+"""What each XRPC method does with an authenticated, validated call.
+
+The gateway decides nothing about repositories: it sends commands to ``chive.control`` and reads
+operations.  Every command is logged with who asked for what under which id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from procedures import contract, operations, refresh_record, sync_did
+from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
+from procedures.client import new_id as random_id
+from procedures.contract import ErrorName, XrpcError
+from procedures.messages import Cancel, Command, DidSync, RecordRefresh, is_operation_id
+from procedures.operations import FINAL, Operation, Status
+
+_OPEN = frozenset({Status.QUEUED, Status.RUNNING})
+_APPEARS_WITHIN = 1.0  # between the broker's acknowledgement of a command and its operation
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call by the DID ``caller``; ``deadline`` (the loop's time) is when it must be answered."""
+
+    caller: str
+    fields: Mapping[str, Any]
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The output of a method, and the operation that it is about."""
+
+    output: dict[str, Any]
+    operation: str | None = None
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Calls:
+    """The handlers of the methods, by NSID."""
+
+    def __init__(
+        self,
+        sink: CommandSink,
+        known: Operations,
+        *,
+        clock: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = random_id,
+    ) -> None:
+        self._sink = sink
+        self._known = known
+        self._clock = clock
+        self._new_id = new_id
+        self.handlers: Mapping[str, Handler] = {
+            contract.TRIGGER_DID_SYNC: self._trigger_did_sync,
+            contract.REFRESH_RECORD: self._refresh_record,
+            contract.GET_BACKFILL_STATUS: self._get_backfill_status,
+            contract.GET_BACKFILL_HISTORY: self._get_backfill_history,
+            contract.CANCEL_BACKFILL: self._cancel_backfill,
+        }
+
+    async def _send(self, command: Command, deadline: float) -> None:
+        async with asyncio.timeout_at(deadline):
+            await self._sink.send(command)
+        log.info(
+            "command sent",
+            audit=True,
+            command=type(command).__name__,
+            subject=_subject(command),
+            requested_by=command.requested_by,
+            operation=command.id,
+        )
+
+    async def _trigger_did_sync(self, call: Call) -> Answer:
+        sync = sync_did.command(call.fields, self._new_id(), call.caller, self._clock())
+        try:
+            await self._send(sync, call.deadline)
+        except (Unavailable, TimeoutError) as error:
+            raise _in_doubt(sync.id) from error
+        return Answer(sync_did.answer(sync), sync.id)
+
+    async def _refresh_record(self, call: Call) -> Answer:
+        refresh = refresh_record.command(call.fields, self._new_id(), call.caller, self._clock())
+        try:
+            await self._send(refresh, call.deadline)
+        except Unavailable as error:
+            raise _in_doubt(refresh.id) from error
+        except TimeoutError:
+            why = "its command is not confirmed yet"
+            return Answer(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
+        try:
+            operation = await outcome(self._known, refresh.id, call.deadline)
+        except Unavailable:
+            why = "accepted, but how far it is cannot be read for now"
+            return Answer(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
+        return Answer(refresh_record.answer(refresh, operation), refresh.id)
+
+    async def _get_backfill_status(self, call: Call) -> Answer:
+        identifier = call.fields.get("id")
+        if identifier is not None:
+            operation = await self._operation(identifier)
+            return Answer({"operation": operations.to_json(operation)}, identifier)
+        status = call.fields.get("status")
+        statuses = _OPEN if status is None else frozenset({Status(status)})
+        return await self._page(Query(statuses, limit=call.fields["limit"]))
+
+    async def _get_backfill_history(self, call: Call) -> Answer:
+        fields = call.fields
+        return await self._page(
+            Query(FINAL, fields.get("did"), fields["limit"], fields.get("cursor"))
+        )
+
+    async def _page(self, query: Query) -> Answer:
+        try:
+            page = await self._known.page(query)
+        except CursorInvalid as error:
+            raise XrpcError(ErrorName.INVALID_REQUEST, "cursor is not valid") from error
+        output: dict[str, Any] = {"operations": [operations.to_json(o) for o in page.operations]}
+        return Answer(output if page.cursor is None else output | {"cursor": page.cursor})
+
+    async def _cancel_backfill(self, call: Call) -> Answer:
+        identifier = call.fields["id"]
+        operation = await self._operation(identifier, wait=True)
+        if not operation.ended:
+            cancel = Cancel(
+                id=self._new_id(),
+                operation_id=identifier,
+                requested_by=call.caller,
+                requested_at=self._clock(),
+            )
+            try:
+                await self._send(cancel, call.deadline)
+            except TimeoutError as error:
+                raise _in_doubt(identifier) from error
+            operation = await outcome(self._known, identifier, call.deadline) or operation
+        return Answer({"success": operation.status == Status.CANCELLED}, identifier)
+
+    async def _operation(self, identifier: str, *, wait: bool = False) -> Operation:
+        """Return an operation; ``wait``: its command may be on its way still."""
+        operation = None
+        if is_operation_id(identifier):
+            operation = await self._known.get(identifier)
+            if operation is None and wait:
+                soon = asyncio.get_running_loop().time() + _APPEARS_WITHIN
+                operation = await _first(self._known, identifier, soon)
+        if operation is None:
+            raise XrpcError(ErrorName.NOT_FOUND, "there is no such operation")
+        return operation
+
+
+def _subject(command: Command) -> str:
+    match command:
+        case DidSync():
+            return command.did
+        case RecordRefresh():
+            return command.uri
+        case Cancel():
+            return command.operation_id
+
+
+async def _first(known: Operations, identifier: str, deadline: float) -> Operation | None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await known.changed(identifier, 0)
+    except TimeoutError:
+        return None
+
+
+def _in_doubt(identifier: str) -> XrpcError:
+    message = f"the broker has not confirmed the command; operation {identifier} may yet begin"
+    return XrpcError(ErrorName.SERVICE_UNAVAILABLE, message, {"Retry-After": "5"})
