@@ -44,14 +44,17 @@ _TYPES = ["text", "int4", "int8", "int8", "int8", "int8", "text", "bytea"]
 _TAKE = """
 SELECT did, log_offset, log_time, seq, session, relay, frame
 FROM (
-    SELECT *, sum(octet_length(frame)) OVER earlier AS bytes_before
-    FROM (
-        SELECT * FROM parked WHERE did = %(did)s ORDER BY log_offset LIMIT %(frames)s
+    SELECT oldest.*, sum(octet_length(frame)) OVER earlier AS bytes_before
+    FROM unnest(%(dids)s) AS ready (did) CROSS JOIN LATERAL (
+        SELECT * FROM parked WHERE parked.did = ready.did
+        ORDER BY log_offset LIMIT %(frames)s
     ) AS oldest
-    WINDOW earlier AS (ORDER BY log_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    WINDOW earlier AS (
+        ORDER BY oldest.did, log_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    )
 ) AS measured
 WHERE coalesce(bytes_before, 0) < %(bytes)s
-ORDER BY log_offset
+ORDER BY did, log_offset LIMIT %(frames)s
 """
 _DROP = """
 DELETE FROM parked AS p USING unnest(%s, %s) AS gone (did, log_offset)
@@ -84,10 +87,10 @@ async def append(connection: Connection, lane: int, frames: Sequence[ParkedFrame
 
 
 async def take(
-    connection: Connection, did: str, *, max_frames: int, max_bytes: int
+    connection: Connection, dids: Sequence[str], *, max_frames: int, max_bytes: int
 ) -> list[ParkedFrame]:
-    """Return the oldest parked frames of ``did``, bounded by number and by bytes."""
-    bounds = {"did": did, "frames": max_frames, "bytes": max_bytes}
+    """Return the oldest parked frames of ``dids``, account by account, within both bounds."""
+    bounds = {"dids": Texts(dids), "frames": max_frames, "bytes": max_bytes}
     cursor = await connection.execute(_TAKE, bounds, binary=True)
     return [ParkedFrame(*row) for row in await cursor.fetchall()]
 

@@ -27,6 +27,10 @@ _DELETE = """
 DELETE FROM records AS r USING unnest(%s, %s) AS gone (did, path)
 WHERE r.did = gone.did AND r.path = gone.path
 """
+_CLEAR = """
+DELETE FROM records AS r USING unnest(%s, %s) AS done (did, rev)
+WHERE r.did = done.did AND r.cid IS NULL AND r.rev <= done.rev
+"""
 
 
 async def read(connection: Connection, keys: Sequence[tuple[str, str]]) -> list[Record]:
@@ -51,3 +55,9 @@ async def delete(connection: Connection, keys: Sequence[tuple[str, str]]) -> Non
     """Remove rows altogether, tombstones included."""
     gone = [Texts([did for did, _ in keys]), Texts([path for _, path in keys])]
     await connection.execute(_DELETE, gone)
+
+
+async def clear_tombstones(connection: Connection, through: Sequence[tuple[str, str]]) -> None:
+    """Remove the tombstones of each DID whose rev is at or below the one given with it."""
+    done = [Texts([did for did, _ in through]), Texts([rev for _, rev in through])]
+    await connection.execute(_CLEAR, done)

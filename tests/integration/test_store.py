@@ -243,10 +243,13 @@ async def test_parked_frames_wait_in_order(database: Database) -> None:
         await parked.set_ready(connection, 5, {ALICE: True})
         assert await parked.read(connection, 5) == [Parking(ALICE, ready=True, frames=3)]
         assert await parked.read(connection, 6) == []
-        assert await parked.take(connection, ALICE, max_frames=2, max_bytes=100) == frames[:2]
-        assert await parked.take(connection, ALICE, max_frames=9, max_bytes=1) == frames[:1]
+        both, bobs = [BOB, ALICE], ParkedFrame(BOB, 3, 1003, 53, 1, "wss://r", b"bob")
+        await parked.append(connection, 5, [bobs])
+        assert await parked.take(connection, both, max_frames=2, max_bytes=100) == frames[:2]
+        assert await parked.take(connection, both, max_frames=9, max_bytes=1) == frames[:1]
+        assert await parked.take(connection, both, max_frames=9, max_bytes=100) == [*frames, bobs]
         await parked.drop(connection, {ALICE: 8})
-        assert await parked.take(connection, ALICE, max_frames=9, max_bytes=100) == frames[2:]
+        assert await parked.take(connection, [ALICE], max_frames=9, max_bytes=99) == frames[2:]
         await parked.clear(connection, [ALICE])
         assert await parked.read(connection, 5) == []
 

@@ -1,0 +1,58 @@
+"""Dead letters: what was refused, with its reason and where it came from.  Pure.
+
+Headers: ``reason``, ``detail``, ``source`` (topic/partition/offset), then those that the input
+had itself.  The value is the input byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consumer.errors import Reason
+from consumer.store.outbox import Headers
+from consumer.worker.arrivals import Arrival, Record
+
+FIREHOSE, BACKFILL = "firehose", "backfill"
+
+_MAX_DETAIL = 1_024  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One record of the dead letter; ``topic`` and ``offset`` say where the input lies."""
+
+    reason: Reason
+    detail: str
+    topic: str
+    offset: int
+    key: bytes | None
+    headers: Headers
+    value: bytes | None
+
+    def all_headers(self, prefix: str, partition: int) -> Headers:
+        """Return the headers of the Kafka record; ``prefix`` is that of the topics."""
+        detail = self.detail[:_MAX_DETAIL].encode(errors="replace")
+        source = f"{prefix}{self.topic}/{partition}/{self.offset}"
+        return (
+            ("reason", self.reason.encode()),
+            ("detail", detail),
+            ("source", source.encode()),
+            *self.headers,
+        )
+
+
+def of_arrival(arrival: Arrival, reason: Reason, detail: str) -> Letter:
+    """Return the letter for a frame that could be placed."""
+    headers = (
+        ("seq", b"%d" % arrival.seq),
+        ("relay", arrival.relay.encode()),
+        ("session", b"%d" % arrival.session),
+    )
+    key = arrival.key.encode()
+    return Letter(reason, detail, FIREHOSE, arrival.offset, key, headers, arrival.frame)
+
+
+def of_record(topic: str, record: Record, reason: Reason, detail: str) -> Letter:
+    """Return the letter for any record of ``topic``."""
+    headers = tuple(record.headers)
+    return Letter(reason, detail, topic, record.offset, record.key, headers, record.value)

@@ -1,0 +1,254 @@
+"""One batch before its transaction: what came, and what is to become of it.  Pure.
+
+A ``Plan`` takes frames and messages in order and keeps ``Memory`` in step.  It holds the inputs
+for the workset with where each came from, frames to park, parked frames that are decided,
+questions, identities, and dead letters.  The lane's ``position`` moves with every input.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from consumer import backfill
+from consumer.backfill import AccountAnswer, IdentityAnswer, Message
+from consumer.errors import Reason, Refused
+from consumer.publish.envelope import Origin, Source
+from consumer.store.identities import Identity
+from consumer.store.lanes import Lane
+from consumer.store.lookups import Question
+from consumer.store.parked import ParkedFrame
+from consumer.verify.frames import CommitFrame, SyncFrame
+from consumer.worker import intake, letters
+from consumer.worker.arrivals import Arrival, Record, to_parked
+from consumer.worker.inputs import AccountLearnt, IdentityLearnt, Input
+from consumer.worker.intake import AccountFrames, Drop, Known, Park, Rules, Take
+from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
+from consumer.worker.memory import Memory, Waiting
+from consumer.worker.outputs import Lookup, LookupKind, Rejection
+from procedures import times
+
+_ASK_AGAIN = 3600.0  # seconds between background questions about one DID
+_MAX_TEXT = 2_048  # of what a DID document says
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One input of the workset, and where it came from."""
+
+    input: Input
+    arrival: Arrival | None
+    record: Record | None = None
+
+    def letter(self, rejection: Rejection) -> Letter:
+        """Return the dead letter for an input that was not applied."""
+        reason, detail = rejection.reason, rejection.detail
+        if self.arrival is not None:
+            return letters.of_arrival(self.arrival, reason, detail)
+        if self.record is None:
+            raise ValueError("an input from nowhere cannot be refused")
+        return letters.of_record(BACKFILL, self.record, reason, detail)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one transaction will do; see the module."""
+
+    position: Lane
+    memory: Memory
+    rules: Rules
+    now: float
+    inputs: list[Planned] = field(default_factory=list)
+    parks: list[ParkedFrame] = field(default_factory=list)
+    decided: dict[str, int] = field(default_factory=dict)  # parked frames: DID -> offset
+    touched: set[str] = field(default_factory=set)  # DIDs whose parking changed
+    questions: dict[tuple[str, str], Question] = field(default_factory=dict)
+    identities: dict[str, Identity] = field(default_factory=dict)
+    dead: list[Letter] = field(default_factory=list)
+    refused: Counter[Reason] = field(default_factory=Counter)
+    size: int = 0  # messages taken from topics and from the parked frames
+    unparked: int = 0
+
+    # -- frames ------------------------------------------------------------------------
+
+    def frame(self, arrival: Arrival, frame: AccountFrames | Refused) -> None:
+        """Take a frame of the firehose, decoded, or why it could not be."""
+        self._move_to(arrival)
+        if isinstance(frame, Refused):
+            self._unreadable(arrival, frame)
+            return
+        waiting = self.memory.waiting.get(frame.did)
+        verdict = self._verdict(arrival, frame, waiting.frames if waiting else 0)
+        if isinstance(verdict, Park):
+            self._park(frame.did, arrival, verdict)
+        else:
+            self._settle(arrival, verdict)
+
+    def parked_frame(self, arrival: Arrival, frame: AccountFrames | Refused) -> bool:
+        """Try a parked frame again; False if it, and those behind it, must wait on."""
+        self.size += 1
+        did = arrival.key
+        self.touched.add(did)
+        if isinstance(frame, Refused):
+            self._unreadable(arrival, frame)
+            self._unpark(did, arrival.offset)
+            return True
+        verdict = self._verdict(arrival, frame, waiting=0)
+        if isinstance(verdict, Park):
+            self.memory.waiting[did].ready = False
+            self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
+            return False
+        self._unpark(did, arrival.offset)
+        self._settle(arrival, verdict)
+        return True
+
+    def headless(self, record: Record, refused: Refused) -> None:
+        """Take a record of the firehose that no tailer wrote."""
+        self.size += 1
+        self.position = replace(self.position, firehose_offset=record.offset + 1)
+        self._bury(letters.of_record(FIREHOSE, record, refused.reason, refused.detail))
+
+    # -- messages of the fetcher -------------------------------------------------------
+
+    def message(self, record: Record, refused: Refused | None = None) -> None:
+        """Take a record of the backfill topic, or bury it for the reason given."""
+        self.size += 1
+        self.position = replace(self.position, backfill_offset=record.offset + 1)
+        try:
+            if refused is not None:
+                raise refused
+            self._answer(record, backfill.decode(record.value or b""))
+        except Refused as why:
+            self._bury(letters.of_record(BACKFILL, record, why.reason, why.detail))
+
+    def _answer(self, record: Record, message: Message) -> None:
+        match message:
+            case IdentityAnswer():
+                self._identity(message)
+                learnt = IdentityLearnt(message, self._origin(record, Source.BACKFILL))
+                self.inputs.append(Planned(learnt, None, record))
+            case AccountAnswer():
+                heard = AccountLearnt(message, self._origin(record, Source.ACCOUNT))
+                self.inputs.append(Planned(heard, None, record))
+            case _:
+                raise Refused(Reason.BACKFILL_MALFORMED, "nothing asked for repositories")
+
+    def _identity(self, answer: IdentityAnswer) -> None:
+        identity = Identity(
+            answer.did,
+            _clean(answer.signing_key),
+            _clean(answer.pds),
+            _clean(answer.handle),
+            _clean(answer.error),
+            answer.fetched_at,
+        )
+        self.memory.learn(identity)
+        known = self.identities.get(answer.did)
+        if known is None or known.fetched_at <= identity.fetched_at:
+            self.identities[answer.did] = identity
+        waiting = self.memory.waiting.get(answer.did)
+        if waiting is not None:
+            waiting.ready = True
+            self.touched.add(answer.did)
+
+    def _origin(self, record: Record, source: Source) -> Origin:
+        time = times.to_text(record.timestamp / 1000)
+        return Origin(source, self.position.last_seq, time, None)
+
+    # -- questions ---------------------------------------------------------------------
+
+    def ask(
+        self, did: str, kind: LookupKind, *, session: int = 0, seq: int = 0, delay: float = 0.0
+    ) -> None:
+        """Ask the fetchers about ``did``; the earliest wish of the batch counts."""
+        known = self.questions.get((did, kind))
+        if known is not None:
+            session, seq = max((session, seq), (known.session, known.seq))
+            delay = min(delay, known.delay)
+        question = Question(did, kind, self.position.lane, session, seq, delay)
+        self.questions[did, kind] = question
+
+    def take_questions(self, lookups: Iterable[Lookup]) -> None:
+        """Ask what applying the inputs has raised."""
+        for one in lookups:
+            delay = self.patience(one.did) if one.kind is LookupKind.IDENTITY else 0.0
+            self.ask(one.did, one.kind, session=one.session, seq=one.seq, delay=delay)
+
+    def pds_of(self, did: str) -> str | None:
+        """Return the host of ``did``, if it is known."""
+        identity = self.memory.identities.get(did)
+        return identity.pds if identity else None
+
+    def patience(self, did: str) -> float:
+        """Return the seconds to wait before the identity of ``did`` may be fetched again."""
+        identity = self.memory.identities.get(did)
+        if identity is None:
+            return 0.0
+        return max(0.0, identity.fetched_at + self.rules.refresh_interval - self.now)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _move_to(self, arrival: Arrival) -> None:
+        self.size += 1
+        self.position = replace(
+            self.position,
+            firehose_offset=arrival.offset + 1,
+            session=arrival.session,
+            last_seq=arrival.seq,
+        )
+
+    def _verdict(self, arrival: Arrival, frame: AccountFrames, waiting: int) -> intake.Verdict:
+        did, memory = frame.did, self.memory
+        identity = memory.identities.get(did)
+        known = Known(identity, self.memory.is_tracked(did), waiting)
+        verdict = intake.step(arrival, frame, known, self.rules, self.now)
+        if isinstance(verdict, Take) and isinstance(frame, CommitFrame | SyncFrame):
+            memory.tracked.set(did, None)
+            self._refresh(did, identity)
+        return verdict
+
+    def _refresh(self, did: str, identity: Identity | None) -> None:
+        """Ask about an identity that is old, and yet good enough to go on with."""
+        if identity is None or not intake.is_stale(identity, self.now):
+            return
+        if self.memory.asks_again(did, self.now, _ASK_AGAIN):
+            self.ask(did, LookupKind.IDENTITY)
+
+    def _unreadable(self, arrival: Arrival, refused: Refused) -> None:
+        tracked = self.memory.is_tracked(arrival.key)
+        self._settle(
+            arrival, intake.unreadable(arrival, refused, self.rules.policy, tracked=tracked)
+        )
+
+    def _park(self, did: str, arrival: Arrival, verdict: Park) -> None:
+        self.parks.append(to_parked(did, arrival))
+        self.memory.waiting.setdefault(did, Waiting(0, ready=False)).frames += 1
+        self.touched.add(did)
+        if verdict.ask:
+            self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
+
+    def _unpark(self, did: str, offset: int) -> None:
+        self.decided[did] = offset
+        self.unparked += 1
+        waiting = self.memory.waiting[did]
+        waiting.frames -= 1
+        if waiting.frames == 0:
+            del self.memory.waiting[did]
+
+    def _settle(self, arrival: Arrival, verdict: Take | Drop) -> None:
+        if isinstance(verdict, Take):
+            self.inputs.append(Planned(verdict.input, arrival))
+        elif verdict.kept:
+            self._bury(letters.of_arrival(arrival, verdict.reason, verdict.detail))
+        else:
+            self.refused[verdict.reason] += 1
+
+    def _bury(self, letter: Letter) -> None:
+        self.refused[letter.reason] += 1
+        self.dead.append(letter)
+
+
+def _clean(text: str | None) -> str | None:
+    """Return ``text`` as the tables can hold it."""
+    return None if text is None else text.replace("\0", "")[:_MAX_TEXT]

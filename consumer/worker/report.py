@@ -1,0 +1,67 @@
+"""What the metrics are told of a batch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from consumer import metrics
+from consumer.errors import Reason
+from consumer.metrics import BatchStep, Stage
+from consumer.publish.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
+from consumer.worker.inputs import CommitSeen
+from consumer.worker.outputs import Rejection
+from consumer.worker.plan import Plan
+from consumer.worker.rounds import Round
+from consumer.worker.workset import Workset
+
+_TYPES: dict[type[Event], str] = {
+    RecordEvent: "record",
+    AccountEvent: "account",
+    IdentityEvent: "identity",
+    SyncEvent: "sync",
+}
+
+
+class Stopwatch:
+    """Measures the steps of one batch, one after the other."""
+
+    def __init__(self) -> None:
+        self._began = self._lapped = time.perf_counter()
+
+    def lap(self, step: BatchStep) -> None:
+        """Note that ``step`` took the time since the last call."""
+        now = time.perf_counter()
+        metrics.BATCH_SECONDS.labels(step).observe(now - self._lapped)
+        self._lapped = now
+
+    def stop(self) -> None:
+        """Note the whole."""
+        total = time.perf_counter() - self._began
+        metrics.BATCH_SECONDS.labels(BatchStep.TOTAL).observe(total)
+
+
+def planned(plan: Plan, took: Round) -> None:
+    """Count what a committed batch took in."""
+    metrics.BATCH_INPUTS.observe(plan.size)
+    metrics.BATCH_BYTES.observe(took.size)
+    metrics.WORKER_INPUTS.labels("firehose").inc(len(took.live))
+    metrics.WORKER_INPUTS.labels("backfill").inc(len(took.messages))
+    verified = sum(isinstance(planned.input, CommitSeen) for planned in plan.inputs)
+    metrics.COMMITS_VERIFIED.inc(verified)
+    if plan.touched:
+        metrics.PARKED.inc(len(plan.parks))
+        metrics.UNPARKED.inc(plan.unparked)
+        metrics.PARKED_FRAMES.labels(plan.position.lane).set(plan.memory.parked_frames())
+
+
+def decided(plan: Plan, workset: Workset, rejections: list[Rejection]) -> None:
+    """Count what a committed batch decided."""
+    events = Counter((type(event), event.origin.source) for event in workset.events)
+    for (kind, source), count in events.items():
+        metrics.EVENTS.labels(_TYPES[kind], source).inc(count)
+    refused: Counter[Reason] = plan.refused + Counter(one.reason for one in rejections)
+    for reason, count in refused.items():
+        metrics.REFUSED.labels(reason, Stage.WORKER).inc(count)
+    for trigger, count in workset.triggers.items():
+        metrics.DESYNCHRONIZED.labels(trigger).inc(count)

@@ -1,0 +1,251 @@
+"""Working on a lane from what Postgres holds, until told to stop or something breaks.
+
+Each round is read, decoded and verified outside of any transaction, and then posted in one.
+What interrupts the rounds: a break in the continuity of the firehose (every repo of the lane is
+doubted before the frame behind the break is taken), other wanted collections than last time,
+and inputs that killed their worker (``stalls``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from consumer import metrics
+from consumer.errors import Reason, Refused
+from consumer.kafka.reader import OffsetLost
+from consumer.metrics import BatchStep
+from consumer.publish.envelope import Origin, Source
+from consumer.store import identities, repos
+from consumer.store.database import Database
+from consumer.verify.frames import CommitFrame, SyncFrame
+from consumer.worker import intake, report
+from consumer.worker.arrivals import Arrival, follows, origin_of
+from consumer.worker.batch import Ledger
+from consumer.worker.inputs import Lost, ScopeChanged
+from consumer.worker.intake import AccountFrames, Rules
+from consumer.worker.memory import Memory
+from consumer.worker.outputs import LookupKind
+from consumer.worker.plan import Plan
+from consumer.worker.report import Stopwatch
+from consumer.worker.rounds import Headless, Intake, Round
+from consumer.worker.stalls import Caution
+from procedures import times
+
+_IDLE = 0.5  # seconds between looks at the stop event
+_PORTION = 16  # frames read or verified at a stretch; then other tasks run
+_STALLED = Refused(Reason.STALLED, "every worker that tried it died")
+
+_log = structlog.get_logger()
+
+Read = tuple[Arrival, AccountFrames | Refused]
+
+
+@dataclass(slots=True)
+class Session:
+    """The rounds of one lane."""
+
+    ledger: Ledger
+    intake: Intake
+    memory: Memory
+    rules: Rules
+    database: Database
+    caution: Caution
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until told to stop, or until the position was moved by hand.
+
+        Raises ``LaneLost``, ``Transient`` or ``Fatal``; the session is over then.
+        """
+        await self._match_scope()
+        await self._ask_again(self.ledger.lane.backfill_offset)
+        try:
+            while not stop.is_set():
+                await self._round()
+        except OffsetLost as lost:
+            if not lost.expired:
+                raise
+            await self._skip(lost)
+
+    async def _round(self) -> None:
+        watch = Stopwatch()
+        took = await self._unbroken(await self._take())
+        if not took:
+            metrics.WORKER_LAG.settled(self.ledger.lane.lane)
+            await self.intake.wait(_IDLE)
+            return
+        await self._note_caution(took)
+        watch.lap(BatchStep.READ)
+        plan = self._plan()
+        await self._fill(plan, took)
+        watch.lap(BatchStep.VERIFY)
+        outcome = await self.ledger.post(plan, watch)
+        watch.stop()
+        report.planned(plan, took)
+        report.decided(plan, outcome.workset, outcome.rejections)
+        self._report_lag(took)
+
+    async def _take(self) -> Round:
+        if self.caution.condemned is not None or self.caution.alone:
+            return await self.intake.take_one(self.caution.condemned)
+        return await self.intake.take()
+
+    def _plan(self) -> Plan:
+        lane = replace(self.ledger.lane, scope=self.rules.policy.digest)
+        return Plan(lane, self.memory, self.rules, time.time())
+
+    async def _note_caution(self, took: Round) -> None:
+        count = self.caution.before(took.source)
+        if count is not None:
+            metrics.STALLS.inc()
+            _log.warning("after_a_crash", lane=self.ledger.lane.lane, stalls=count)
+            await self.ledger.note_stalls(count)
+
+    def _report_lag(self, took: Round) -> None:
+        lane, newest = self.ledger.lane.lane, took.live[-1] if took.live else None
+        if self.intake.drained or not isinstance(newest, Arrival):
+            metrics.WORKER_LAG.settled(lane)
+        else:
+            metrics.WORKER_LAG.since(newest.log_time / 1000, lane)
+
+    # -- from a round to a plan --------------------------------------------------------
+
+    async def _fill(self, plan: Plan, took: Round) -> None:
+        """Decode, learn what is known of the accounts, and decide input by input."""
+        condemned = self.caution.condemned is not None
+        live = [a for a in took.live if isinstance(a, Arrival)]
+        frames = await self._read([*live, *took.parked], condemned=condemned)
+        await self._learn(frames.values())
+        for number, arrival in enumerate(took.live):
+            if isinstance(arrival, Headless):
+                plan.headless(arrival.record, arrival.refused)
+            else:
+                plan.frame(*frames[arrival.offset])
+            await _breathe(number)
+        for record in took.messages:
+            plan.message(record, _STALLED if condemned else None)
+        await self._unpark(plan, [frames[arrival.offset] for arrival in took.parked])
+        plan.position = replace(plan.position, stalls=self.caution.after())
+
+    async def _unpark(self, plan: Plan, frames: Iterable[Read]) -> None:
+        blocked: set[str] = set()
+        for number, (arrival, frame) in enumerate(frames):
+            if arrival.key not in blocked and not plan.parked_frame(arrival, frame):
+                blocked.add(arrival.key)
+            await _breathe(number)
+
+    async def _read(self, arrivals: Iterable[Arrival], *, condemned: bool) -> dict[int, Read]:
+        """Return the decoded frames by offset."""
+        frames: dict[int, Read] = {}
+        for number, arrival in enumerate(arrivals):
+            frames[arrival.offset] = arrival, _STALLED if condemned else self._decode(arrival)
+            await _breathe(number)
+        return frames
+
+    def _decode(self, arrival: Arrival) -> AccountFrames | Refused:
+        try:
+            return intake.read(arrival, self.rules.frame)
+        except Refused as refused:
+            return refused
+
+    async def _learn(self, frames: Iterable[Read]) -> None:
+        """Load into memory what the frames' accounts need and memory does not have."""
+        policy, memory = self.rules.policy, self.memory
+        uncertain: set[str] = set()
+        signed: set[str] = set()
+        for arrival, frame in frames:
+            if isinstance(frame, Refused):
+                if intake.is_account(arrival.key):
+                    uncertain.add(arrival.key)
+            elif isinstance(frame, CommitFrame | SyncFrame):
+                if intake.must_be_known(frame, policy):
+                    uncertain.add(frame.did)
+                if memory.identities.get(frame.did) is None:
+                    signed.add(frame.did)
+        uncertain = {did for did in uncertain if not memory.is_tracked(did)}
+        await self._load(uncertain, signed)
+
+    async def _load(self, uncertain: set[str], signed: set[str]) -> None:
+        if not (uncertain or signed):
+            return
+        async with self.database.transaction() as connection:
+            if uncertain:
+                for did in await repos.known(connection, list(uncertain)):
+                    self.memory.tracked.set(did, None)
+            wanted = [d for d in signed if d not in uncertain or self.memory.is_tracked(d)]
+            if wanted:
+                for identity in await identities.read(connection, wanted):
+                    self.memory.learn(identity)
+
+    # -- what interrupts the rounds ----------------------------------------------------
+
+    async def _unbroken(self, took: Round) -> Round:
+        """Return ``took`` up to the first break in continuity; doubt the lane if it is there."""
+        lane = self.ledger.lane
+        session, last_seq = lane.session, lane.last_seq
+        for number, arrival in enumerate(took.live):
+            if isinstance(arrival, Headless):
+                continue
+            if not follows(arrival, session, last_seq):
+                if number == 0:
+                    await self._lost_before(arrival)
+                    return await self._unbroken(took)
+                self.intake.put_back(took.live[number:])
+                return replace(took, live=took.live[:number])
+            session, last_seq = arrival.session, arrival.seq
+        return took
+
+    async def _lost_before(self, arrival: Arrival) -> None:
+        lane, origin = self.ledger.lane, origin_of(arrival, None)
+        then = replace(lane, session=arrival.session, last_seq=arrival.prev_seq or 0)
+        count = await self.ledger.doubt(lambda did: Lost(did, origin), then)
+        _log.warning(
+            "loss_window",
+            lane=lane.lane,
+            session=arrival.session,
+            session_before=lane.session,
+            seq=arrival.seq,
+            expected_after=lane.last_seq,
+            repos=count,
+        )
+
+    async def _skip(self, lost: OffsetLost) -> None:
+        """Go on at the oldest record that is still there."""
+        lane = self.ledger.lane
+        _log.warning("retention_has_passed_us", lane=lane.lane, error=str(lost))
+        if lost.place == self.intake.feed.backfill:
+            await self._ask_again(lost.earliest)
+            return
+        origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)
+        then = replace(lane, firehose_offset=lost.earliest, last_seq=0)
+        await self.ledger.doubt(lambda did: Lost(did, origin), then)
+
+    async def _ask_again(self, backfill_offset: int) -> None:
+        """Ask about all accounts whose frames wait: an answer may have been lost."""
+        plan = self._plan()
+        for did, waiting in self.memory.waiting.items():
+            if not waiting.ready:
+                plan.ask(did, LookupKind.IDENTITY)
+        if plan.questions or backfill_offset != plan.position.backfill_offset:
+            plan.position = replace(plan.position, backfill_offset=backfill_offset)
+            await self.ledger.post(plan, Stopwatch())
+
+    async def _match_scope(self) -> None:
+        """Doubt every repo if other collections were wanted when the lane last moved."""
+        lane, digest = self.ledger.lane, self.rules.policy.digest
+        if lane.scope is None or lane.scope == digest:
+            return
+        origin = Origin(Source.BACKFILL, lane.last_seq, times.to_text(time.time()), None)
+        then = replace(lane, scope=digest)
+        count = await self.ledger.doubt(lambda did: ScopeChanged(did, origin), then)
+        _log.warning("scope_changed", lane=lane.lane, repos=count)
+
+
+async def _breathe(number: int) -> None:
+    """Let other tasks run now and then."""
+    if number % _PORTION == _PORTION - 1:
+        await asyncio.sleep(0)
