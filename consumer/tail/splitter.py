@@ -60,8 +60,8 @@ class Splitter:
         self._needed = 0  # length of _rest before looking at it is worth while
         self._skipping = 0  # bytes of an oversized message still to come
         self._opcode: int | None = None  # of the fragmented message under way
-        self._parts: list[bytes] = []
-        self._total = 0  # its bytes so far
+        self._partial = bytearray()
+        self._total = 0  # its bytes so far, kept or not
         self._room = limit  # its bytes allowed; -1 once it is oversized
         self.messages: list[Message] = []
         self.control: list[bytes] = []
@@ -129,7 +129,7 @@ class Splitter:
         """Begin to skip a data frame that takes its message above the limit."""
         self._enter(first)
         self._total += length
-        self._parts.clear()
+        self._partial.clear()
         if self._total > _SKIP_FACTOR * self._limit:
             raise Unskippable(f"a message of {self._total} bytes or more")
         self._room = -1
@@ -142,12 +142,12 @@ class Splitter:
     def _part(self, first: int, payload: bytes) -> None:
         """Add a whole frame to the message under way, or make one of it."""
         self._enter(first)
-        self._parts.append(payload)
+        self._partial += payload
         self._total += len(payload)
         self._room = self._limit - self._total
         if not first & _FIN:
             return
-        data = b"".join(self._parts)
+        data = bytes(self._partial)
         if self._opcode == _TEXT:
             text = data[:_QUOTED].decode(errors="replace")
             self._finish(Unusable(Reason.FRAME_TEXT, text, data))
@@ -167,5 +167,5 @@ class Splitter:
     def _finish(self, message: Message) -> None:
         self.messages.append(message)
         self.size += len(message) if isinstance(message, bytes) else len(message.data)
-        self._parts = []
+        self._partial.clear()
         self._opcode, self._total, self._room = None, 0, self._limit

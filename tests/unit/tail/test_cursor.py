@@ -1,0 +1,194 @@
+"""Positions: replays, resets, forgetful relays, other relays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+
+from consumer.errors import Fatal
+from consumer.metrics import SessionCause
+from consumer.tail.cursor import HOUR, Cursor, Position, resume, seconds
+
+RELAY, OTHER = "wss://relay.test", "wss://other.test"
+NOON = 1_750_000_000.0
+
+
+def iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+
+
+def stored(seq: int = 100, session: int = 3, at: float = NOON) -> Cursor:
+    return Cursor(seq, iso(at), session, (seq - 1, seq), at)
+
+
+def started(
+    cursors: Mapping[str, Cursor], *, oldest: bool = False
+) -> tuple[Position, SessionCause | None]:
+    return resume(cursors, RELAY, 2, oldest=oldest, now=NOON)
+
+
+def reconnected(away: float, seq: int = 100) -> Position:
+    position, _ = started({RELAY: stored(seq)})
+    position.connected(NOON + away)
+    return position
+
+
+def test_a_cursor_survives_encoding() -> None:
+    cursor = stored(seq=31_527_015_322)
+    assert Cursor.decode(cursor.encode()) == cursor
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"seq":1,"last":[1]}', b'{"last":["x"]}'])
+def test_a_cursor_of_another_form_is_our_own_corruption(value: bytes) -> None:
+    with pytest.raises(Fatal):
+        Cursor.decode(value)
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("2025-01-01T00:00:00Z", 1_735_689_600.0),
+        ("2025-01-01T01:00:00.123456789+01:00", 1_735_689_600.123456),
+        ("2025-01-01T00:00:00", 1_735_689_600.0),
+        ("yesterday", None),
+        ("9999-99-99T00:00:00Z", None),
+        (None, None),
+    ],
+)
+def test_seconds(time: str | None, expected: float | None) -> None:
+    assert seconds(time) == expected
+
+
+def test_the_first_start_is_session_one_and_live() -> None:
+    position, cause = started({})
+    assert (position.session, position.ask, cause) == (1, None, None)
+    assert position.admit(5_000_000_000, iso(NOON)) is True
+
+
+def test_the_first_start_may_begin_at_the_oldest_frame() -> None:
+    position, _ = started({}, oldest=True)
+    assert position.ask == 0
+
+
+def test_the_same_relay_goes_on_in_its_session() -> None:
+    position, cause = started({RELAY: stored(session=3), OTHER: stored(session=2)})
+    assert (position.session, position.ask, cause) == (3, 100, None)
+    assert position.cursor() == stored(session=3)
+
+
+def test_another_relay_begins_a_session_above_all_others() -> None:
+    position, cause = started({OTHER: stored(session=3)})
+    assert (position.session, position.ask, cause) == (4, None, SessionCause.RELAY)
+
+
+def test_coming_back_to_a_relay_resumes_its_seq_in_a_new_session() -> None:
+    position, cause = started({RELAY: stored(session=3), OTHER: stored(session=7)})
+    assert (position.session, position.ask, cause) == (8, 100, SessionCause.RELAY)
+    assert position.last == [0, 0]
+
+
+def test_another_number_of_partitions_is_refused() -> None:
+    with pytest.raises(Fatal, match="partitions"):
+        resume({RELAY: stored()}, RELAY, 8, oldest=False, now=NOON)
+
+
+def test_frames_go_up_and_replays_are_dropped() -> None:
+    position = reconnected(away=1)
+    seqs = [100, 101, 103, 103, 102, 104]
+    assert [position.admit(seq, iso(NOON)) for seq in seqs] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert (position.seq, position.session) == (104, 3)
+
+
+def test_a_jump_in_seq_proves_nothing() -> None:
+    position = reconnected(away=HOUR)
+    assert position.admit(10**10, iso(NOON + HOUR)) is True
+
+
+def test_a_first_seq_below_the_cursor_is_a_reset() -> None:
+    position = reconnected(away=1)
+    assert position.admit(7, iso(NOON + 1)) is SessionCause.RESET
+    assert (position.seq, position.session, position.last) == (7, 4, [0, 0])
+    assert position.admit(8, iso(NOON + 1)) is True
+
+
+def test_a_replay_in_mid_stream_is_no_reset() -> None:
+    position = reconnected(away=1)
+    assert position.admit(101, iso(NOON)) is True
+    assert not any(position.admit(seq, iso(NOON)) for seq in range(1, 101))
+    assert position.session == 3
+
+
+def test_a_replay_of_the_cursor_itself_proves_continuity() -> None:
+    position = reconnected(away=100 * HOUR)
+    assert position.admit(100, iso(NOON)) is False
+    assert position.admit(101, iso(NOON + 99 * HOUR)) is True
+
+
+def test_a_seq_from_nowhere_does_not_stop_the_stream_for_ever() -> None:
+    position = reconnected(away=1)
+    assert position.admit(2**62, iso(NOON)) is True
+    admitted = [position.admit(seq, iso(NOON)) for seq in range(101, 2_000)]
+    assert admitted.count(False) == 1_000
+    assert admitted[1_000] is SessionCause.RESET
+    assert all(verdict is True for verdict in admitted[1_001:])
+
+
+@pytest.mark.parametrize(
+    ("away", "first", "expected"),
+    [
+        pytest.param(11 * HOUR, 11 * HOUR, True, id="no relay forgets so soon"),
+        pytest.param(50 * HOUR, 60.0, True, id="the relay remembers"),
+        pytest.param(50 * HOUR, 20 * HOUR, SessionCause.TOO_OLD, id="the relay forgot"),
+        pytest.param(80 * HOUR, 60.0, SessionCause.TOO_OLD, id="none remembers so long"),
+    ],
+)
+def test_a_cursor_too_old(away: float, first: float, expected: object) -> None:
+    position = reconnected(away)
+    assert position.admit(200, iso(NOON + first)) is expected
+    assert position.session == (4 if expected is SessionCause.TOO_OLD else 3)
+    assert position.seq == 200
+
+
+def test_a_time_that_is_none_is_not_trusted() -> None:
+    position = reconnected(away=50 * HOUR)
+    assert position.admit(200, "later") is SessionCause.TOO_OLD
+
+
+def test_a_quiet_relay_that_we_listened_to_forgot_nothing() -> None:
+    position = reconnected(away=1)
+    position.caught_up(NOON + 200 * HOUR)
+    position.connected(NOON + 200 * HOUR + 5)
+    assert position.admit(101, iso(NOON + 200 * HOUR)) is True
+
+
+def test_far_behind_counts_as_away() -> None:
+    position = reconnected(away=50 * HOUR)
+    assert position.admit(101, iso(NOON + 60)) is True
+    position.reached()
+    position.connected(NOON + 50 * HOUR + 1)
+    assert position.admit(102, iso(NOON + 3 * HOUR)) is SessionCause.TOO_OLD
+
+
+def test_told_that_the_cursor_is_outdated() -> None:
+    position = reconnected(away=1)
+    position.begin_session()
+    assert (position.session, position.ask, position.last) == (4, 100, [0, 0])
+    assert position.admit(900, iso(NOON)) is True
+    assert position.session == 4
+
+
+def test_told_that_the_cursor_is_of_the_future() -> None:
+    position = reconnected(away=1)
+    position.forget()
+    assert (position.session, position.ask) == (4, None)
+    position.connected(NOON + 2)
+    assert position.admit(7, iso(NOON)) is True
