@@ -36,6 +36,7 @@ def layer(key: str) -> int:
     return (256 - digest.bit_length()) // 2
 
 
+@lru_cache(maxsize=200_000)
 def shared_prefix(left: str, right: str) -> int:
     """Return how many characters two keys have in common at their start."""
     for at, (one, other) in enumerate(zip(left, right, strict=False)):
