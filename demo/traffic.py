@@ -1,7 +1,7 @@
 """What the people of the local network do: write all the time, and now and then more.
 
 The scripted happenings (a new handle, a deactivation, a reactivation, a deletion, a second
-deactivation that lasts) are spread over ``span`` seconds.
+deactivation that lasts) are spread over ``span`` seconds; none of them is ever left out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Traffic:
         """Create the accounts and let them write until ``stop``; finishes what is under way."""
         async with asyncio.TaskGroup() as group:
             for number in range(self._accounts):
-                if stop.is_set():
+                if stop.is_set() and number > _CAST:
                     break
                 author = await self._sign_up(number)
                 group.create_task(self._keep_writing(author, stop))
@@ -87,8 +87,7 @@ class Traffic:
         began = asyncio.get_running_loop().time()
         for share, what, number, happening in self._script():
             due = began + share * self._span - asyncio.get_running_loop().time()
-            if await _stopped(stop, max(0.0, due)):
-                return
+            await _stopped(stop, max(0.0, due))  # told to stop, it happens at once
             await happening(self.authors[number])
             self.done["happenings"] += 1
             self.news.append(f"{what} ({self.authors[number].handle})")
