@@ -5,9 +5,10 @@ https://atproto.com/specs/data-model: shortest heads, definite lengths, text map
 length-first order without repeats, tag 42 only, no floats, no undefined, nothing after the item;
 CIDs are version 1, dag-cbor or raw, SHA-256.
 
-libipld decodes and, encoding the value again, gives the canonical bytes: if those equal the
-input, the input was canonical.  It cannot tell a byte string that looks like a CID from a CID;
-there the bytes differ, and the plain reader in ``scan.py`` decides, as in every other doubt.
+libipld decodes all of that and somewhat more; encoding its value again gives the canonical bytes,
+and if those equal the input, the input was canonical. But it cannot tell a byte string that
+looks like a CID from a CID, and takes CIDs of any kind: only there the plain reader in
+``scan.py`` decides, which is slow.
 """
 
 from __future__ import annotations
@@ -38,14 +39,58 @@ def decode(data: bytes, max_depth: int = RECORD_DEPTH) -> Any:
 
     ``max_depth`` bounds how deep arrays and maps nest.  Raises ``Refused(CBOR_INVALID)``.
     """
-    value = _canonical(data)
-    if value is _DOUBTFUL or _exceeds(value, max_depth):
+    try:
+        value = libipld.decode_dag_cbor(data)
+        encoded = libipld.encode_dag_cbor(value)
+    except (ValueError, RecursionError) as error:
+        raise Refused(Reason.CBOR_INVALID, str(error)) from error
+    check_nesting(value, max_depth)
+    if _FLOAT in data:
+        check_floats(value)
+    check_encoded(data, encoded)
+    tags = data.count(_TAG)
+    if encoded != data or tags != data.count(_DAG_CBOR_LINK) + data.count(_RAW_LINK):
         reader = Reader(data, max_depth)
-        value = reader.item()
-        if not reader.finished:
-            raise Refused(Reason.CBOR_INVALID, f"{len(data) - reader.position} bytes too many")
-        return value
-    return _linked(value) if _TAG in data else value
+        return reader.item()
+    return _linked(value) if tags else value
+
+
+def check_encoded(data: bytes, encoded: bytes) -> None:
+    """Refuse input that is surely not canonical, by what libipld encodes its value as.
+
+    Heads that are not in their shortest form are the only difference that makes the input the
+    longer one; strings taken for CIDs make it the shorter one, and leave it in doubt.
+    """
+    if encoded != data and len(encoded) <= len(data):
+        raise Refused(Reason.CBOR_INVALID, "number not in its shortest form")
+
+
+def check_nesting(value: object, max_depth: int) -> None:
+    """Refuse a decoded value in which arrays and maps nest deeper than ``max_depth``."""
+    level: list[Any] = [value] if type(value) is dict or type(value) is list else []
+    for _ in range(max_depth):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+        if not level:
+            return
+    if level:
+        raise Refused(Reason.CBOR_INVALID, f"nested deeper than {max_depth}")
+
+
+def check_floats(value: object) -> None:
+    """Refuse a decoded value with a float anywhere in it."""
+    found: list[Any] = [value]
+    for item in found:  # which grows meanwhile
+        if type(item) is float:
+            raise Refused(Reason.CBOR_INVALID, "float")
+        if type(item) is dict:
+            found += item.values()
+        elif type(item) is list:
+            found += item
 
 
 def decode_items(data: bytes, max_depth: int = FRAME_DEPTH) -> list[Any]:
@@ -63,42 +108,6 @@ def encode(value: Any) -> bytes:
     if any(head in data for head in _FLOATS):
         decode(data, FRAME_DEPTH)
     return data
-
-
-_DOUBTFUL = object()
-
-
-def _canonical(data: bytes) -> Any:
-    """Return libipld's value if it proves ``data`` strict, else ``_DOUBTFUL``.
-
-    The head of a float, and of a tag without the one legal form of CID, may also be bytes
-    inside a string: that is a doubt, not an error.
-    """
-    try:
-        value = libipld.decode_dag_cbor(data)
-        same = libipld.encode_dag_cbor(value) == data
-    except (ValueError, RecursionError):
-        return _DOUBTFUL
-    if not same or _FLOAT in data:
-        return _DOUBTFUL
-    tags = data.count(_TAG)
-    if tags and tags != data.count(_DAG_CBOR_LINK) + data.count(_RAW_LINK):
-        return _DOUBTFUL
-    return value
-
-
-def _exceeds(value: object, max_depth: int) -> bool:
-    level: list[Any] = [value] if type(value) is dict or type(value) is list else []
-    for _ in range(max_depth):
-        level = [
-            item
-            for container in level
-            for item in (container.values() if type(container) is dict else container)
-            if type(item) is dict or type(item) is list
-        ]
-        if not level:
-            return False
-    return bool(level)
 
 
 def _linked(value: Any) -> Any:

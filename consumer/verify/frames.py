@@ -11,26 +11,28 @@ Both raise ``Refused`` with ``FRAME_TOO_BIG``, ``FRAME_MALFORMED`` or ``FRAME_UN
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import libipld
 
 from consumer.errors import Reason, Refused
-from consumer.verify.cbor import FRAME_DEPTH, Link, decode_items
-from procedures.syntax import is_cid, is_did, is_tid
+from consumer.verify import fields
+from consumer.verify.cbor import (
+    FRAME_DEPTH,
+    Link,
+    check_encoded,
+    check_floats,
+    check_nesting,
+    decode_items,
+)
+from consumer.verify.fields import Body
+from procedures.syntax import is_cid
 
 MAX_FRAME = 5_000_000
 
-_MAX_SEQ = 2**63 - 1
-_TIME = re.compile(
-    r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-6]\d:[0-6]\d(?:\.\d{1,20})?(?:Z|[+-][0-2]\d:[0-5]\d)"
-)
 _SHOWN = 64  # of an unexpected text, in a message
-
-T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -124,8 +126,9 @@ class Peek:
 def decode_frame(data: bytes, limit: int = MAX_FRAME) -> Frame:
     """Return the frame in ``data``, at most ``limit`` bytes long."""
     header, body = _items(data, limit)
-    if not _proved_canonical(data, header, body):
-        header, body = _reread(data)
+    encoded = libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(body)
+    if encoded != data or not _flat(body):
+        header, body = _doubtful(data, encoded, header, body)
     match _kind(header):
         case Kind.COMMIT:
             return _commit(body)
@@ -136,9 +139,9 @@ def decode_frame(data: bytes, limit: int = MAX_FRAME) -> Frame:
         case Kind.IDENTITY:
             return _identity(body)
         case Kind.INFO:
-            return InfoFrame(_text(body, "name"), _optional_text(body, "message"))
+            return InfoFrame(fields.text(body, "name"), fields.optional_text(body, "message"))
         case Kind.ERROR:
-            return ErrorFrame(_text(body, "error"), _optional_text(body, "message"))
+            return ErrorFrame(fields.text(body, "error"), fields.optional_text(body, "message"))
 
 
 def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
@@ -153,41 +156,31 @@ def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
         case Kind.INFO | Kind.ERROR:
             return Peek(kind, None, None, None)
         case Kind.COMMIT:
-            paths = tuple([_text(op, "path") for op in _ops(body)])
-            return Peek(kind, _seq(body), _did(body, "repo"), _time(body), paths)
-    return Peek(kind, _seq(body), _did(body, "did"), _time(body))
+            paths = tuple([fields.text(op, "path") for op in fields.maps(body)])
+            return Peek(kind, fields.seq(body), fields.did(body, "repo"), fields.time(body), paths)
+    return Peek(kind, fields.seq(body), fields.did(body, "did"), fields.time(body))
 
 
-def _malformed(problem: str) -> NoReturn:
-    raise Refused(Reason.FRAME_MALFORMED, problem)
-
-
-def _items(data: bytes, limit: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _items(data: bytes, limit: int) -> tuple[Body, Body]:
     if len(data) > limit:
         raise Refused(Reason.FRAME_TOO_BIG, f"{len(data)} bytes, at most {limit}")
     try:
         items = libipld.decode_dag_cbor_multi(data)
     except (ValueError, RecursionError) as error:
-        _malformed(str(error))
+        fields.malformed(str(error))
     return _header_and_body(items)
 
 
-def _header_and_body(items: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _header_and_body(items: list[Any]) -> tuple[Body, Body]:
     if len(items) != 2 or type(items[0]) is not dict or type(items[1]) is not dict:  # noqa: PLR2004
-        _malformed("not two maps, header and body")
+        fields.malformed("not two maps, header and body")
     return items[0], items[1]
 
 
-def _proved_canonical(data: bytes, header: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Tell whether encoding again gives the same bytes, and no float or deep nesting can hide."""
-    encode = libipld.encode_dag_cbor
-    return bool(encode(header) + encode(body) == data and _flat(body))
-
-
-def _flat(body: dict[str, Any]) -> bool:
+def _flat(body: Body) -> bool:
     """Tell whether a body has the shape of those that are known: scalars, lists of maps of them.
 
-    Whatever else a body has is for the plain reader to judge.
+    Then it has no float, and is not deep.
     """
     if _SCALARS.issuperset(map(type, body.values())):
         return True
@@ -206,12 +199,17 @@ def _flat(body: dict[str, Any]) -> bool:
 _SCALARS = frozenset((int, str, bytes, bool, type(None)))
 
 
-def _reread(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _doubtful(data: bytes, encoded: bytes, header: Body, body: Body) -> tuple[Body, Body]:
+    """Return header and body if they are canonical after all."""
     try:
-        items = decode_items(data, FRAME_DEPTH)
+        check_nesting(body, FRAME_DEPTH)
+        check_floats([header, body])
+        check_encoded(data, encoded)
+        if encoded == data:
+            return header, body
+        return _header_and_body([_unlinked(item) for item in decode_items(data, FRAME_DEPTH)])
     except Refused as error:
-        _malformed(error.detail)
-    return _header_and_body([_unlinked(item) for item in items])
+        fields.malformed(error.detail)
 
 
 def _unlinked(value: Any) -> Any:
@@ -228,12 +226,12 @@ def _unlinked(value: Any) -> Any:
     return value
 
 
-def _kind(header: dict[str, Any]) -> Kind:
-    op, name = header.get("op"), header.get("t")
+def _kind(header: Body) -> Kind:
+    op, name = fields.field(header, "op", int), header.get("t")
     if op == -1 and name is None:
         return Kind.ERROR
     if op != 1 or type(name) is not str:
-        _malformed("header is neither that of a message nor of an error")
+        fields.malformed("header is neither that of a message nor of an error")
     kind = _KINDS.get(name)
     if kind is None:
         raise Refused(Reason.FRAME_UNKNOWN_TYPE, name[:_SHOWN])
@@ -243,119 +241,53 @@ def _kind(header: dict[str, Any]) -> Kind:
 _KINDS = {kind.value: kind for kind in Kind if kind is not Kind.ERROR}
 
 
-def _commit(body: dict[str, Any]) -> CommitFrame:
+def _commit(body: Body) -> CommitFrame:
     return CommitFrame(
-        seq=_seq(body),
-        did=_did(body, "repo"),
-        rev=_rev(body, "rev"),
-        since=None if body.get("since") is None else _rev(body, "since"),
-        time=_time(body),
-        commit=_cid(body, "commit"),
-        blocks=_blocks(body),
-        ops=tuple([_op(op) for op in _ops(body)]),
-        prev_data=_optional_cid(body, "prevData"),
+        seq=fields.seq(body),
+        did=fields.did(body, "repo"),
+        rev=fields.rev(body, "rev"),
+        since=None if body.get("since") is None else fields.rev(body, "since"),
+        time=fields.time(body),
+        commit=fields.cid(body, "commit"),
+        blocks=fields.blocks(body),
+        ops=tuple([_op(op) for op in fields.maps(body)]),
+        prev_data=fields.optional_cid(body, "prevData"),
     )
 
 
-def _op(op: dict[str, Any]) -> RawOp:
+def _op(op: Body) -> RawOp:
     return RawOp(
-        _text(op, "action"), _text(op, "path"), _optional_cid(op, "cid"), _optional_cid(op, "prev")
+        fields.text(op, "action"),
+        fields.text(op, "path"),
+        fields.optional_cid(op, "cid"),
+        fields.optional_cid(op, "prev"),
     )
 
 
-def _sync(body: dict[str, Any]) -> SyncFrame:
+def _sync(body: Body) -> SyncFrame:
     return SyncFrame(
-        seq=_seq(body),
-        did=_did(body, "did"),
-        rev=_rev(body, "rev"),
-        time=_time(body),
-        blocks=_blocks(body),
+        seq=fields.seq(body),
+        did=fields.did(body, "did"),
+        rev=fields.rev(body, "rev"),
+        time=fields.time(body),
+        blocks=fields.blocks(body),
     )
 
 
-def _account(body: dict[str, Any]) -> AccountFrame:
+def _account(body: Body) -> AccountFrame:
     return AccountFrame(
-        seq=_seq(body),
-        did=_did(body, "did"),
-        time=_time(body),
-        active=_field(body, "active", bool),
-        status=_optional_text(body, "status"),
+        seq=fields.seq(body),
+        did=fields.did(body, "did"),
+        time=fields.time(body),
+        active=fields.field(body, "active", bool),
+        status=fields.optional_text(body, "status"),
     )
 
 
-def _identity(body: dict[str, Any]) -> IdentityFrame:
+def _identity(body: Body) -> IdentityFrame:
     return IdentityFrame(
-        seq=_seq(body),
-        did=_did(body, "did"),
-        time=_time(body),
-        handle=_optional_text(body, "handle"),
+        seq=fields.seq(body),
+        did=fields.did(body, "did"),
+        time=fields.time(body),
+        handle=fields.optional_text(body, "handle"),
     )
-
-
-def _field(body: dict[str, Any], name: str, kind: type[T]) -> T:
-    value = body.get(name)
-    if type(value) is not kind:
-        _malformed(f"{name} is {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    return _field(body, name, str)
-
-
-def _optional_text(body: dict[str, Any], name: str) -> str | None:
-    return None if body.get(name) is None else _field(body, name, str)
-
-
-def _seq(body: dict[str, Any]) -> int:
-    seq = _field(body, "seq", int)
-    if not 0 <= seq <= _MAX_SEQ:
-        _malformed(f"seq is out of range: {seq}")
-    return seq
-
-
-def _did(body: dict[str, Any], name: str) -> str:
-    did = _field(body, name, str)
-    if not is_did(did):
-        _malformed(f"{name} is not a DID: {did[:_SHOWN]!r}")
-    return did
-
-
-def _rev(body: dict[str, Any], name: str) -> str:
-    rev = _field(body, name, str)
-    if not is_tid(rev):
-        _malformed(f"{name} is not a TID: {rev[:_SHOWN]!r}")
-    return rev
-
-
-def _time(body: dict[str, Any]) -> str:
-    time = _field(body, "time", str)
-    if _TIME.fullmatch(time) is None:
-        _malformed(f"time is not a datetime: {time[:_SHOWN]!r}")
-    return time
-
-
-def _cid(body: dict[str, Any], name: str) -> bytes:
-    cid = body.get(name)
-    if not is_cid(cid):
-        _malformed(f"{name} is not a CID")
-    return cid
-
-
-def _optional_cid(body: dict[str, Any], name: str) -> bytes | None:
-    return None if body.get(name) is None else _cid(body, name)
-
-
-def _blocks(body: dict[str, Any]) -> bytes:
-    blocks = _field(body, "blocks", bytes)
-    if is_cid(blocks):  # a link, since both are bytes here; a CAR begins with another byte
-        _malformed("blocks is a CID, not bytes")
-    return blocks
-
-
-def _ops(body: dict[str, Any]) -> list[dict[str, Any]]:
-    ops = _field(body, "ops", list)
-    for op in ops:
-        if type(op) is not dict:
-            _malformed("ops is not a list of maps")
-    return ops

@@ -236,3 +236,16 @@ def test_any_flipped_byte_is_decoded_or_refused(at: int, byte: int) -> None:
 @given(st.binary(max_size=100))
 def test_noise_is_refused(data: bytes) -> None:
     assert refused(data).reason is Reason.FRAME_MALFORMED
+
+
+@pytest.mark.parametrize("op", [b"\xf5", b"\xfb\x3f\xf0" + bytes(6), b"\x61\x31"])
+def test_an_op_that_only_equals_one(op: bytes) -> None:
+    malformed(b"\xa2atg#commitbop" + op + BODY)
+
+
+def test_work_is_bounded_where_in_doubt() -> None:
+    """A large body that cannot be canonical is refused without reading it byte by byte."""
+    many = encode({"op": 1, "t": "#info"}) + b"\xa2dnameaxdzzzz\x99\xff\xff" + b"\x81\x00" * 65535
+    decode_frame(many)
+    longer = many.replace(b"dname\x61x", b"dname\x78\x01x")
+    assert "shortest" in malformed(longer)
