@@ -5,4 +5,6 @@ pytest_plugins = [
     "tests.support.services",
     "tests.support.deployment",
     "tests.support.database",
+    "tests.support.network",
+    "tests.support.worker",
 ]

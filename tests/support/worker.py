@@ -1,0 +1,275 @@
+"""A worker's surroundings: its topics, its tables, a tailer and a fetcher played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from consumer.backfill import AccountAnswer, IdentityAnswer, Message, encode
+from consumer.kafka.client import Client
+from consumer.kafka.reader import PartitionReader, Place, Record
+from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.transaction import OutRecord, TransactionalProducer
+from consumer.scope import Scope
+from consumer.settings import Settings
+from consumer.store import lookups, outbox
+from consumer.store.database import Database
+from consumer.verify.frames import peek
+from consumer.worker.loop import Resources
+from consumer.worker.worker import Worker
+from procedures.syntax import cid_text
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+
+RELAY = "wss://relay.test"
+PDS = "https://pds.test"
+
+Table = dict[str, dict[str, str]]
+
+
+@dataclass
+class World:
+    """One deployment with the test in the place of tailer and fetcher.
+
+    ``keys`` are the signing keys that the fetcher finds, by DID; an unknown DID has none.
+    """
+
+    deployment: Deployment
+    settings: Settings
+    client: Client
+    topics: Topics
+    database: Database
+    relay: TransactionalProducer
+    keys: dict[str, str] = field(default_factory=dict)
+    session: int = 1
+    last: dict[int, int] = field(default_factory=dict)
+    ends: PartitionReader | None = None
+
+    # -- the tailer's part -------------------------------------------------------------
+
+    async def publish(self, frames: Iterable[bytes]) -> int:
+        """Forward frames as the tailer does, and return how many."""
+        records = [self._record(frame) for frame in frames]
+        for start in range(0, len(records), 1_000):
+            await self.relay.commit(records[start : start + 1_000])
+        return len(records)
+
+    def new_session(self) -> None:
+        """Break the continuity."""
+        self.session += 1
+        self.last.clear()
+
+    def _record(self, frame: bytes) -> OutRecord:
+        look = peek(frame)
+        assert look.did is not None
+        assert look.seq is not None
+        return self.record(frame, look.did, look.seq)
+
+    def record(self, frame: bytes, did: str, seq: int) -> OutRecord:
+        """Return the record that carries ``frame``, and count it."""
+        partition = self.topics.partition_of(did)
+        headers = (
+            ("seq", b"%d" % seq),
+            ("relay", RELAY.encode()),
+            ("session", b"%d" % self.session),
+            ("prev_seq", b"%d" % self.last.get(partition, 0)),
+        )
+        self.last[partition] = seq
+        topic = self.topics.name(Topic.FIREHOSE)
+        return OutRecord(topic, partition, did.encode(), frame, headers)
+
+    # -- the fetcher's part ------------------------------------------------------------
+
+    async def tell(self, *messages: Message) -> None:
+        """Put messages on the backfill topic."""
+        topic = self.topics.name(Topic.BACKFILL)
+        await self.relay.commit(
+            [
+                OutRecord(topic, self.topics.partition_of(m.did), m.did.encode(), encode(m))
+                for m in messages
+            ]
+        )
+
+    def identity(self, did: str, **fields: Any) -> IdentityAnswer:
+        """Return what the fetcher would find at present."""
+        key = self.keys.get(did)
+        known = {"signing_key": key, "pds": PDS} if key else {"error": "no such DID"}
+        return IdentityAnswer(**{"did": did, "fetched_at": time.time(), **known, **fields})
+
+    async def answer_once(self) -> int:
+        """Answer every question that is due; return how many."""
+        async with self.database.transaction() as connection:
+            asked = await lookups.lease(connection, 1_000, 60.0)
+        answers = [
+            self.identity(q.did)
+            if q.kind == "identity"
+            else AccountAnswer(q.did, q.session, q.seq, "deleted")
+            for q in asked
+        ]
+        if answers:
+            await self.tell(*answers)
+        async with self.database.transaction() as connection:
+            for question in asked:
+                await lookups.close(connection, question)
+        return len(asked)
+
+    @asynccontextmanager
+    async def fetching(self) -> AsyncIterator[None]:
+        """Answer all questions during the block."""
+
+        async def answer() -> None:
+            while True:
+                await self.answer_once()
+                await asyncio.sleep(0.05)
+
+        task = asyncio.create_task(answer())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    # -- the worker --------------------------------------------------------------------
+
+    def worker(self, settings: Settings | None = None) -> Worker:
+        settings = settings or self.settings
+        scope = settings.scope
+        return Worker(
+            Resources(
+                settings,
+                self.client,
+                self.topics,
+                self.database,
+                Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids)),
+            )
+        )
+
+    @asynccontextmanager
+    async def working(self, settings: Settings | None = None) -> AsyncIterator[None]:
+        """Run a worker during the block, and stop it in good order."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(self.worker(settings).run(stop))
+        try:
+            yield
+            stop.set()
+            await asyncio.wait_for(task, 20)
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def settled(self, deadline: float = 60.0) -> None:
+        """Wait until every record is consumed, nothing is parked, and the outbox is empty."""
+        await eventually(self._is_settled, what="the worker has settled", deadline=deadline)
+
+    async def consumed(self, deadline: float = 60.0) -> None:
+        """Wait until every record is consumed."""
+        await eventually(self.is_consumed, what="everything is consumed", deadline=deadline)
+
+    async def _is_settled(self) -> bool:
+        async with self.database.transaction() as connection:
+            row = await (await connection.execute("SELECT count(*) FROM parked")).fetchone()
+            waiting = await outbox.depth(connection)
+        return row == (0,) and not waiting and await self.is_consumed()
+
+    async def is_consumed(self) -> bool:
+        """Tell whether the lanes' positions are the ends of the topics."""
+        rows = await self.rows("SELECT lane, firehose_offset, backfill_offset FROM lanes")
+        done = {lane: offsets for lane, *offsets in rows}
+        inputs = (Topic.FIREHOSE, Topic.BACKFILL)
+        for (_, end), lane, which in [
+            (bounds, place.partition, [self.topics.name(t) for t in inputs].index(place.topic))
+            for place, bounds in (await self._bounds(inputs)).items()
+        ]:
+            # The last offset of a partition is that of a transaction's marker.
+            if done.get(lane, [0, 0])[which] < end - 1:
+                return False
+        return True
+
+    async def _bounds(self, topics: Iterable[Topic]) -> dict[Place, tuple[int, int]]:
+        lanes = range(self.topics.partitions)
+        places = {Place(self.topics.name(t), lane): None for t in topics for lane in lanes}
+        if self.ends is None:
+            self.ends = await PartitionReader.open(self.client, places)
+        return await self.ends.bounds()
+
+    # -- what came of it ---------------------------------------------------------------
+
+    async def rows(self, query: str) -> list[Any]:
+        async with self.database.transaction() as connection:
+            return await (await connection.execute(query)).fetchall()
+
+    async def everything(self, topic: Topic, partition: int) -> list[Record]:
+        """Return the committed records of a partition."""
+        place = Place(self.topics.name(topic), partition)
+        found: list[Record] = []
+        async with await PartitionReader.open(self.client, {place: None}) as reader:
+            _, end = (await reader.bounds(place))[place]
+            while await reader.position(place) < end:
+                found += await reader.fetch(place, wait=0.2)
+        return found
+
+    async def published(self, topic: Topic) -> list[Record]:
+        """Return everything on an output topic, partition by partition."""
+        partitions = 1 if topic is Topic.OPERATIONS else self.topics.partitions
+        return [r for n in range(partitions) for r in await self.everything(topic, n)]
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Return the events, without tombstones."""
+        records = await self.published(Topic.EVENTS)
+        return [json.loads(record.value) for record in records if record.value is not None]
+
+    async def letters(self) -> list[tuple[str, Record]]:
+        """Return the dead letters with their reasons."""
+        records = await self.published(Topic.DEAD_LETTER)
+        return [(dict(record.headers)["reason"].decode(), record) for record in records]
+
+    async def folded(self) -> Table:
+        """Return the table that the events topic adds up to: CIDs by DID and path."""
+        table: Table = {}
+        for event in await self.events():
+            if event["type"] != "record":
+                continue
+            repo = table.setdefault(event["did"], {})
+            path = f"{event['collection']}/{event['rkey']}"
+            if event["action"] == "delete":
+                repo.pop(path, None)
+            else:
+                repo[path] = event["cid"]
+        return {did: repo for did, repo in table.items() if repo}
+
+    async def stored(self) -> Table:
+        """Return the table of records in Postgres."""
+        table: Table = {}
+        for did, path, cid in await self.rows(
+            "SELECT did, path, cid FROM records WHERE cid IS NOT NULL"
+        ):
+            table.setdefault(did, {})[path] = cid_text(cid)
+        return table
+
+    async def repos(self) -> Mapping[str, tuple[str, str, str | None]]:
+        """Return status, sync state and reason by DID."""
+        rows = await self.rows("SELECT did, status, sync_state, reason FROM repos")
+        return {did: (status, state, reason) for did, status, state, reason in rows}
+
+
+@pytest.fixture
+async def world(deployment: Deployment, database: Database) -> AsyncIterator[World]:
+    """Prepare topics and tables; no worker runs yet."""
+    settings = deployment.settings()
+    client = Client(settings.kafka)
+    topics = Topics(deployment.prefix, settings.kafka.partitions)
+    await topics.ensure(client)
+    async with await TransactionalProducer.open(client, "test") as relay:
+        world = World(deployment, settings, client, topics, database, relay)
+        yield world
+        if world.ends is not None:
+            await world.ends.close()

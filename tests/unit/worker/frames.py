@@ -1,0 +1,82 @@
+"""Frames and arrivals for the worker's unit tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.scope import Repos, Scope
+from consumer.settings import LimitSettings
+from consumer.store.identities import Identity
+from consumer.worker.arrivals import Arrival
+from consumer.worker.intake import Rules
+from consumer.worker.policy import Policy
+from simulator.account import Account
+from simulator.frames import commit_frame
+from simulator.repo import START, Repo, Write
+
+WANTED = "pub.chive.eprint.submission"
+UNWANTED = "app.bsky.feed.post"
+NOW = START + 3600.0
+RELAY = "wss://relay.test"
+
+
+def rules(
+    repos: Repos = Repos.COLLECTIONS, dids: frozenset[str] = frozenset(), **limits: Any
+) -> Rules:
+    """Return the rules of lane 3, with ``limits`` on top of the defaults."""
+    policy = Policy(3, Scope(("pub.chive.*",), repos, dids=dids))
+    return Rules.of(policy, LimitSettings(**limits), refresh_interval=60.0)
+
+
+def arrival(frame: bytes, did: str, seq: int = 1, **fields: Any) -> Arrival:
+    """Return a frame as it comes: offset = seq, log time = ``NOW``."""
+    values = {
+        "key": did,
+        "offset": seq,
+        "log_time": round(NOW * 1000),
+        "seq": seq,
+        "session": 1,
+        "prev_seq": seq - 1,
+        "relay": RELAY,
+        "frame": frame,
+    }
+    return Arrival(**{**values, **fields})
+
+
+def identity(account: Account, fetched_at: float = NOW - 600.0, **fields: Any) -> Identity:
+    """Return what is known of ``account``, fetched ten minutes before the frame came."""
+    values = {
+        "did": account.did,
+        "signing_key": account.did_key,
+        "pds": "https://pds.test",
+        "handle": None,
+        "error": None,
+        "fetched_at": fetched_at,
+    }
+    return Identity(**{**values, **fields})
+
+
+@dataclass
+class Author:
+    """An account that writes."""
+
+    account: Account
+    repo: Repo
+    seq: int = 0
+
+    @staticmethod
+    def of(seed: str = "author", curve: str = "k256") -> Author:
+        account = Account.from_seed(seed, curve)
+        return Author(account, Repo(account))
+
+    @property
+    def did(self) -> str:
+        return self.account.did
+
+    def commit(self, collection: str = WANTED, **fields: Any) -> Arrival:
+        """Create a record, and return the frame that says so."""
+        self.seq += 1
+        write = Write("create", f"{collection}/r{self.seq}", {"n": self.seq})
+        frame = commit_frame(self.seq, self.repo.commit([write]), **fields)
+        return arrival(frame, self.did, self.seq)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from consumer.errors import Reason, Refused
+from consumer.worker import arrivals
+from consumer.worker.arrivals import follows, origin_of
+from procedures.times import to_text
+from tests.unit.worker.frames import NOW, RELAY, arrival
+
+HEADERS = (
+    ("seq", b"7"),
+    ("relay", RELAY.encode()),
+    ("session", b"2"),
+    ("prev_seq", b"5"),
+)
+
+
+@dataclass
+class Record:
+    """A Kafka record of the firehose."""
+
+    offset: int = 30
+    timestamp: int = round(NOW * 1000)
+    key: bytes | None = b"did:plc:x"
+    value: bytes | None = b"frame"
+    headers: Sequence[tuple[str, bytes]] = field(default=HEADERS)
+
+
+def test_a_record_of_the_tailer_is_an_arrival() -> None:
+    found = arrivals.of_record(Record())
+    assert (found.key, found.offset, found.frame) == ("did:plc:x", 30, b"frame")
+    assert (found.seq, found.session, found.prev_seq, found.relay) == (7, 2, 5, RELAY)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(headers=()),
+        Record(headers=HEADERS[1:]),
+        Record(headers=(*HEADERS[1:], ("seq", b"seven"))),
+        Record(headers=(*HEADERS[1:], ("seq", b"-1"))),
+        Record(headers=(*HEADERS[1:], ("seq", b"9223372036854775808"))),
+        Record(key=b"\xff"),
+    ],
+)
+def test_a_record_of_somebody_else_is_refused(record: Record) -> None:
+    with pytest.raises(Refused) as raised:
+        arrivals.of_record(record)
+    assert raised.value.reason is Reason.FRAME_MALFORMED
+
+
+def test_a_parked_frame_comes_back_as_it_was() -> None:
+    before = arrival(b"frame", "did:plc:x", 9)
+    after = arrivals.of_parked(arrivals.to_parked("did:plc:x", before))
+    assert after == replace(before, prev_seq=None)
+    assert after.parked
+
+
+@pytest.mark.parametrize(
+    ("session", "last_seq", "unbroken"),
+    [
+        (0, 0, True),  # the lane never had a frame
+        (0, 99, True),
+        (1, 8, True),
+        (1, 0, True),  # the predecessor is not known
+        (1, 7, False),  # a frame is missing
+        (1, 9, False),
+        (2, 8, False),  # another session
+    ],
+)
+def test_a_break_is_another_session_or_another_predecessor(
+    session: int, last_seq: int, unbroken: bool
+) -> None:
+    assert follows(arrival(b"", "did:plc:x", 9), session, last_seq) is unbroken
+
+
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [
+        ("2025-01-01T00:00:00.120Z", "2025-01-01T00:00:00.120Z"),
+        ("2025-01-01T02:00:00+02:00", "2025-01-01T00:00:00.000Z"),
+        ("2025-01-01T00:00:00.123456Z", "2025-01-01T00:00:00.123Z"),
+        ("2025-13-01T00:00:00.000Z", None),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_the_frame_s_time_is_shown_in_utc_or_that_of_the_log(
+    time: str | None, shown: str | None
+) -> None:
+    assert origin_of(arrival(b"", "did:plc:x"), time).time == (shown or to_text(NOW))

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from consumer import backfill
+from consumer.backfill import AccountAnswer, IdentityAnswer, Message, Proof
+from consumer.errors import Reason, Refused
+from consumer.publish.envelope import Source
+from consumer.store.lanes import Lane
+from consumer.store.lookups import Question
+from consumer.store.parked import Parking
+from consumer.worker import arrivals, intake
+from consumer.worker.arrivals import Arrival
+from consumer.worker.inputs import AccountLearnt, CommitSeen, CommitUnverifiable, IdentityLearnt
+from consumer.worker.intake import Rules
+from consumer.worker.memory import Memory
+from consumer.worker.outputs import Lookup, LookupKind, Rejection
+from consumer.worker.plan import Plan
+from simulator.account import Account
+from simulator.frames import identity_frame
+from tests.unit.worker.frames import NOW, Author, arrival, identity, rules
+
+LANE = Lane(3, UUID(int=7), firehose_offset=100, backfill_offset=50, last_seq=40, session=1)
+
+
+@dataclass
+class Record:
+    """A Kafka record of the backfill topic."""
+
+    value: bytes | None
+    offset: int = 50
+    timestamp: int = round(NOW * 1000)
+    key: bytes | None = b"key"
+    headers: tuple[tuple[str, bytes], ...] = field(default=())
+
+
+def plan(memory: Memory | None = None, settings: Rules | None = None) -> Plan:
+    return Plan(LANE, memory or Memory(), settings or rules(), NOW)
+
+
+def take(to: Plan, *frames: Arrival) -> None:
+    for frame in frames:
+        to.frame(frame, intake.read(frame, 5_000_000))
+
+
+def again(to: Plan, *frames: Arrival) -> list[bool]:
+    """Try parked frames again."""
+    returned = [arrivals.of_parked(arrivals.to_parked(frame.key, frame)) for frame in frames]
+    return [to.parked_frame(frame, intake.read(frame, 5_000_000)) for frame in returned]
+
+
+def answer(message: Message) -> Record:
+    return Record(backfill.encode(message))
+
+
+def answered(account: Account, fetched_at: float = NOW + 1, **fields: Any) -> Record:
+    known = {"signing_key": account.did_key, "pds": "https://pds.test"}
+    return answer(
+        IdentityAnswer(**{"did": account.did, "fetched_at": fetched_at, **known, **fields})
+    )
+
+
+def remembering(author: Author, **fields: Any) -> Memory:
+    memory = Memory()
+    memory.learn(identity(author.account, **fields))
+    return memory
+
+
+# -- positions --------------------------------------------------------------------------------
+
+
+def test_the_position_moves_with_every_input() -> None:
+    author = Author.of()
+    batch = plan(remembering(author))
+    take(batch, replace(author.commit(), offset=100, seq=41, session=2))
+    batch.headless(Record(b"", offset=101), Refused(Reason.FRAME_MALFORMED))
+    batch.message(Record(b"", offset=57))
+    assert batch.position == replace(
+        LANE, firehose_offset=102, backfill_offset=58, last_seq=41, session=2
+    )
+    assert batch.size == 3
+    assert [letter.topic for letter in batch.dead] == ["firehose", "backfill"]
+
+
+# -- parking ----------------------------------------------------------------------------------
+
+
+def test_frames_wait_for_a_key_and_are_taken_in_order() -> None:
+    author, memory = Author.of(), Memory()
+    frames = [author.commit() for _ in range(3)]
+    first = plan(memory)
+    take(first, *frames)
+    assert (first.inputs, len(first.parks), first.touched) == ([], 3, {author.did})
+    assert list(first.questions.values()) == [Question(author.did, "identity", 3)]
+
+    told = plan(memory)
+    told.message(answered(author.account))
+    assert [type(p.input) for p in told.inputs] == [IdentityLearnt]
+    assert memory.ready() == [author.did]
+
+    last = plan(memory)
+    assert again(last, *frames) == [True, True, True]
+    assert [p.input.origin.seq for p in last.inputs] == [1, 2, 3]
+    assert all(isinstance(p.input, CommitSeen) for p in last.inputs)
+    assert last.decided == {author.did: 3}
+    assert memory.waiting == {}
+
+
+def test_what_comes_while_frames_are_taken_again_waits_behind_them() -> None:
+    author, memory = Author.of(), Memory()
+    frames = [author.commit() for _ in range(4)]
+    take(plan(memory), *frames[:2])
+    plan(memory).message(answered(author.account))
+    batch = plan(memory)
+    take(batch, frames[2])
+    assert len(batch.parks) == 1
+    assert again(batch, *frames[:2]) == [True, True]
+    assert memory.waiting[author.did].frames == 1
+    assert memory.ready() == [author.did]
+    rest = plan(memory)
+    again(rest, frames[2])
+    take(rest, frames[3])
+    assert [p.input.origin.seq for p in rest.inputs] == [3, 4]
+
+
+def test_a_key_that_does_not_fit_is_fetched_again_not_before_the_interval() -> None:
+    author, stranger = Author.of(), Account.from_seed("stranger")
+    memory = remembering(author, signing_key=stranger.did_key, fetched_at=NOW - 20)
+    batch = plan(memory)
+    take(batch, author.commit())
+    [question] = batch.questions.values()
+    assert question.delay == 40.0
+
+
+def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
+    author, stranger, memory = Author.of(), Account.from_seed("stranger"), Memory()
+    frames = [author.commit(), author.commit()]
+    take(plan(memory), *frames)
+    wrong = {"signing_key": stranger.did_key}
+    plan(memory).message(answered(author.account, fetched_at=NOW - 5, **wrong))
+    batch = plan(memory)
+    assert again(batch, frames[0]) == [False]
+    assert batch.decided == {}
+    assert memory.waiting[author.did].frames == 2
+    assert memory.ready() == []
+    [question] = batch.questions.values()
+    assert question.delay == 55.0
+
+
+def test_an_error_refuses_what_waits() -> None:
+    author, memory = Author.of(), Memory()
+    frame = author.commit()
+    take(plan(memory), frame)
+    plan(memory).message(answered(author.account, signing_key=None, pds=None, error="tombstoned"))
+    batch = plan(memory)
+    assert again(batch, frame) == [True]
+    [planned] = batch.inputs
+    assert isinstance(planned.input, CommitUnverifiable)
+    assert (planned.input.reason, planned.input.detail) == (Reason.KEY_UNAVAILABLE, "tombstoned")
+    letter = planned.letter(Rejection(Reason.KEY_UNAVAILABLE))
+    assert (letter.value, letter.offset) == (frame.frame, frame.offset)
+
+
+def test_after_a_restart_parked_frames_are_known() -> None:
+    author = Author.of()
+    author.commit()
+    memory = Memory([Parking(author.did, ready=False, frames=1)])
+    batch = plan(memory)
+    take(batch, author.commit())
+    assert memory.waiting[author.did].frames == 2
+    assert memory.parked_frames() == 2
+
+
+def test_a_parked_frame_that_killed_its_worker_is_buried() -> None:
+    author, memory = Author.of(), Memory()
+    frame = author.commit()
+    take(plan(memory), frame)
+    batch = plan(memory)
+    stalled = Refused(Reason.STALLED, "deadly")
+    assert batch.parked_frame(arrivals.of_parked(batch_of(frame)), stalled)
+    [planned] = batch.inputs
+    assert isinstance(planned.input, CommitUnverifiable)
+    assert planned.input.reason is Reason.STALLED
+    assert memory.waiting == {}
+
+
+def batch_of(frame: Arrival) -> Any:
+    return arrivals.to_parked(frame.key, frame)
+
+
+# -- tracking ---------------------------------------------------------------------------------
+
+
+def test_a_repo_is_tracked_from_its_first_wanted_commit_on() -> None:
+    author = Author.of()
+    memory = remembering(author)
+    batch = plan(memory)
+    take(batch, author.commit("app.bsky.feed.post"))
+    assert batch.refused == {Reason.UNTRACKED: 1}
+    assert batch.dead == []
+    take(batch, author.commit(), author.commit("app.bsky.feed.post"))
+    assert [p.input.origin.seq for p in batch.inputs] == [2, 3]
+    assert memory.is_tracked(author.did)
+
+
+# -- answers and questions --------------------------------------------------------------------
+
+
+def test_the_fetcher_s_answers_become_inputs() -> None:
+    did = Author.of().did
+    batch = plan()
+    batch.message(answer(AccountAnswer(did, 1, 9, "deleted")))
+    batch.message(answered(Account.from_seed("x"), handle="a\0" * 5_000))
+    confirmed, learnt = (p.input for p in batch.inputs)
+    assert isinstance(confirmed, AccountLearnt)
+    assert (confirmed.origin.source, confirmed.origin.seq) == (Source.ACCOUNT, LANE.last_seq)
+    assert isinstance(learnt, IdentityLearnt)
+    [known] = batch.identities.values()
+    assert known.handle is not None
+    assert "\0" not in known.handle
+    assert len(known.handle) <= 2_048
+
+
+def test_only_the_newest_answer_of_a_batch_is_kept() -> None:
+    account = Account.from_seed("x")
+    batch = plan()
+    batch.message(answered(account, fetched_at=NOW))
+    batch.message(answered(account, fetched_at=NOW - 9))
+    assert batch.identities[account.did].fetched_at == NOW
+    newest = batch.memory.identities.get(account.did)
+    assert newest is not None
+    assert newest.fetched_at == NOW
+
+
+def test_messages_that_nobody_asked_for_are_buried() -> None:
+    batch = plan()
+    batch.message(answer(Proof("did:plc:x", "op", "3k", "a.b.c/d", None)))
+    batch.message(Record(None), Refused(Reason.STALLED))
+    assert [letter.reason for letter in batch.dead] == [Reason.BACKFILL_MALFORMED, Reason.STALLED]
+
+
+def test_the_newest_frame_and_the_earliest_wish_make_the_question() -> None:
+    batch = plan()
+    batch.ask("did:plc:x", LookupKind.ACCOUNT, session=2, seq=5, delay=9.0)
+    batch.ask("did:plc:x", LookupKind.ACCOUNT, session=1, seq=8, delay=3.0)
+    batch.ask("did:plc:x", LookupKind.IDENTITY)
+    assert sorted(batch.questions.values(), key=str) == [
+        Question("did:plc:x", "account", 3, 2, 5, 3.0),
+        Question("did:plc:x", "identity", 3),
+    ]
+
+
+def test_an_announced_identity_is_fetched_at_most_once_in_an_interval() -> None:
+    author = Author.of()
+    batch = plan(remembering(author, fetched_at=NOW - 10))
+    take(batch, arrival(identity_frame(1, author.did), author.did))
+    batch.take_questions([Lookup(author.did, LookupKind.IDENTITY, 1, 1)])
+    assert batch.questions[author.did, "identity"].delay == 50.0
+
+
+def test_an_old_identity_in_use_is_asked_about_once() -> None:
+    author = Author.of()
+    batch = plan(remembering(author, fetched_at=NOW - 25 * 3600))
+    take(batch, author.commit(), author.commit())
+    assert len(batch.inputs) == 2
+    assert list(batch.questions) == [(author.did, "identity")]
+    later = Plan(LANE, batch.memory, batch.rules, NOW + 600)
+    take(later, author.commit())
+    assert later.questions == {}

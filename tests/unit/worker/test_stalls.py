@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from consumer.worker.stalls import DEATHS, Alone, Caution
+
+SPAN = 3
+
+
+class Owner:
+    """An owner of a lane that dies, or not, while ``stalls`` is what Postgres holds."""
+
+    def __init__(self, stalls: int, *, bereft: bool) -> None:
+        self.stalls = stalls
+        self.writes = 0
+        self.caution = Caution(stalls, bereft=bereft, span=SPAN)
+
+    def tries(self, source: Alone = Alone.FIREHOSE) -> None:
+        count = self.caution.before(source)
+        if count is not None:
+            self.stalls = count
+            self.writes += 1
+
+    def commits(self) -> None:
+        self.stalls = self.caution.after()
+
+
+def killed(times: int, stalls: int = 0) -> int:
+    """Return the count that is left by owners who died at the same input one after another."""
+    for _ in range(times):
+        owner = Owner(stalls, bereft=True)
+        owner.tries()
+        stalls = owner.stalls
+    return stalls
+
+
+def test_the_normal_course_writes_nothing() -> None:
+    owner = Owner(0, bereft=False)
+    for _ in range(5):
+        owner.tries()
+        owner.commits()
+    assert (owner.writes, owner.stalls) == (0, 0)
+
+
+def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
+    owner = Owner(0, bereft=True)
+    owner.tries()
+    assert (owner.writes, owner.stalls) == (1, 1)
+    assert not owner.caution.alone
+    owner.commits()
+    owner.tries()
+    assert (owner.writes, owner.stalls) == (1, 0)
+
+
+def test_after_three_deaths_inputs_are_tried_alone() -> None:
+    # The first owner died unnoticed; two claimed after deaths, and died: now a third one comes.
+    third = Owner(killed(DEATHS - 1), bereft=True)
+    assert third.caution.alone
+    assert third.caution.condemned is None
+    third.tries(Alone.BACKFILL)
+    assert third.stalls == Alone.BACKFILL
+
+
+def test_the_one_that_kills_again_is_condemned() -> None:
+    alone = Owner(killed(DEATHS - 1), bereft=True)
+    alone.tries(Alone.FIREHOSE)
+    judge = Owner(alone.stalls, bereft=True)
+    assert (judge.caution.condemned, judge.caution.alone) == (Alone.FIREHOSE, False)
+    judge.tries()
+    assert judge.writes == 0
+    judge.commits()
+    assert (judge.caution.condemned, judge.stalls) == (None, 0)
+
+
+def test_caution_lasts_until_a_whole_batch_is_passed() -> None:
+    owner = Owner(DEATHS, bereft=False)
+    for _ in range(SPAN - 1):
+        owner.tries()
+        assert owner.stalls == Alone.FIREHOSE
+        owner.commits()
+        assert owner.stalls == DEATHS
+    owner.tries()
+    owner.commits()
+    assert owner.stalls == 0
+    assert not owner.caution.alone
+
+
+def test_a_death_between_two_that_are_tried_alone_condemns_nobody() -> None:
+    owner = Owner(DEATHS, bereft=False)
+    owner.tries()
+    owner.commits()
+    heir = Owner(owner.stalls, bereft=True)
+    assert heir.caution.condemned is None
+    assert heir.caution.alone
+
+
+def test_trouble_that_is_no_death_condemns_nobody() -> None:
+    """A session that broke while one was tried alone goes on with the same owner."""
+    again = Owner(Alone.PARKED, bereft=False)
+    assert again.caution.condemned is None
+    assert again.caution.alone
