@@ -216,7 +216,7 @@ async def test_the_same_token_twice_at_once(auth: ServiceAuth) -> None:
 
 
 async def test_a_token_within_the_leeway_is_remembered_as_well(auth: ServiceAuth) -> None:
-    text = token(K256, claims(REFRESH_RECORD, exp=NOW - 4))
+    text = token(K256, claims(REFRESH_RECORD, iat=NOW - 64, exp=NOW - 4))
     assert await auth.authenticate([f"Bearer {text}"], REFRESH) == ALICE
     await _refused(auth, text, "used before")
 
