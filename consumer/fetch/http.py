@@ -3,7 +3,8 @@
 What a request may do: https, no credentials in the URL, public addresses judged when they are
 dialled (``guard.py``), at most ``MAX_REDIRECTS`` redirects with the same rules for each, no
 compression, no cookies, no proxy from the environment, a limit on the body and one deadline
-for everything.  The development switch ``allow_loopback`` adds this machine, over http too.
+for everything.  The development switch ``allow_loopback`` adds this machine, over http too
+(the composition root warns of it).
 
 Errors: ``Refused`` for what would break these rules however often it is tried;
 ``HostTrouble`` for hosts that are away, slow, busy (429) or broken (5xx).
@@ -16,13 +17,13 @@ import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
 
 import httpcore
 import httpx
-import structlog
 
 from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import addresses
@@ -42,8 +43,6 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "chive-firehose (+https://chive.pub)",
 }
-
-_log = structlog.get_logger()
 
 
 class HostTrouble(Transient):
@@ -83,15 +82,10 @@ class HttpClient:
         self._schemes = {"https", "http"} if allow_loopback else {"https"}
         self._resolver = Resolver()
         resolve = resolve or self._resolver
-        tls = httpx.create_ssl_context(trust_env=False)
+        tls = _tls()
         permit = _public_or_loopback if allow_loopback else addresses.is_public
         mounts = {"https://": _Transport(tls, resolve, permit)}
         if allow_loopback:
-            _log.warning(
-                "loopback_allowed",
-                danger="hosts named by upstream can reach services on this machine",
-                setting="network.allow_loopback",
-            )
             mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback)
         self._client = httpx.AsyncClient(
             transport=_Transport(tls, resolve, _nothing),
@@ -153,6 +147,12 @@ class HttpClient:
         if len(url) > _MAX_URL or (parsed.port or 0) > _MAX_PORT:
             raise Refused(Reason.FETCH_FORBIDDEN, f"beyond the limits of a URL: {url[:100]!r}")
         return parsed
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Return the context of every client: reading the certificates takes long."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def host_of(url: str) -> str:

@@ -73,8 +73,8 @@ def translated(doing: str) -> Iterator[None]:
 async def deadline(seconds: float, doing: str) -> AsyncIterator[None]:
     """Like ``translated``, for at most ``seconds``; then ``Transient``."""
     try:
-        with translated(doing):
-            async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds):
+            with translated(doing):
                 yield
     except TimeoutError as error:
         raise Transient(f"Kafka did not answer in {seconds:g} s while {doing}") from error
@@ -106,6 +106,16 @@ class Client:
             **self._connection(),
             transactional_id=transactional_id,
             transaction_timeout_ms=round(self.settings.transaction_timeout * 1000),
+            compression_type="zstd",
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=MAX_RECORD_BYTES,
+        )
+
+    def idempotent_producer(self) -> Any:
+        """Return a producer without transactions that has not been started."""
+        return AIOKafkaProducer(
+            **self._connection(),
+            enable_idempotence=True,
             compression_type="zstd",
             max_batch_size=_BATCH_BYTES,
             max_request_size=MAX_RECORD_BYTES,

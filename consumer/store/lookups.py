@@ -89,6 +89,13 @@ UPDATE lookups SET
     error = %(error)s
 WHERE did = %(did)s AND kind = %(kind)s
 """
+_DEFER = """
+UPDATE lookups SET
+    run_after = now() + make_interval(secs => %(delay)s),
+    lease_until = NULL,
+    error = %(error)s
+WHERE did = %(did)s AND kind = %(kind)s
+"""
 
 
 async def ask(connection: Connection, questions: Sequence[Question]) -> None:
@@ -133,5 +140,13 @@ async def postpone(connection: Connection, lookup: Lookup, delay: float, error: 
     """Give a question back after a failure; it is due again in ``delay`` seconds."""
     await connection.execute(
         _POSTPONE,
+        {"did": lookup.did, "kind": lookup.kind, "delay": delay, "error": error},
+    )
+
+
+async def defer(connection: Connection, lookup: Lookup, delay: float, error: str) -> None:
+    """Give a question back that could not be asked; that is no attempt at it."""
+    await connection.execute(
+        _DEFER,
         {"did": lookup.did, "kind": lookup.kind, "delay": delay, "error": error},
     )

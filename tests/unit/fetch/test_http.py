@@ -239,7 +239,7 @@ async def test_an_endless_body_is_cut(http: HttpClient, site: Web) -> None:
     async def endless(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         while True:
-            writer.write(b"10\r\n" + b"x" * 16 + b"\r\n")
+            writer.write(b"100\r\n" + b"x" * 256 + b"\r\n")
             await writer.drain()
 
     site.replies["/a"] = endless

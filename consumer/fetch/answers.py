@@ -1,0 +1,56 @@
+"""One question, answered: what goes to ``chive.backfill`` for a row of ``lookups``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from consumer import metrics
+from consumer.backfill import AccountAnswer, IdentityAnswer
+from consumer.errors import Refused
+from consumer.fetch.account import Accounts
+from consumer.fetch.hosts import Resting
+from consumer.fetch.identity import Directory, Unclear
+from consumer.metrics import LookupKind, Stage
+from consumer.store.lookups import Lookup
+
+_SECONDS = 45.0  # for a whole answer, waiting for a host's turn included
+_PAUSE = 1.0  # when that was not enough
+
+Answer = IdentityAnswer | AccountAnswer
+
+
+class Answers:
+    """Answers of both kinds."""
+
+    def __init__(self, directory: Directory, accounts: Accounts) -> None:
+        self._directory = directory
+        self._accounts = accounts
+
+    async def to(self, question: Lookup) -> Answer:
+        """Return the answer; raise ``Resting`` or ``Unclear`` when there is none at the moment."""
+        try:
+            async with asyncio.timeout(_SECONDS):
+                if question.kind == LookupKind.IDENTITY:
+                    return await self._identity(question.did)
+                return await self._account(question)
+        except TimeoutError as error:
+            raise Resting("too many questions wait for the same host", _PAUSE) from error
+
+    async def _identity(self, did: str) -> IdentityAnswer:
+        # Before the request: frames that arrive while it is under way may need a newer answer.
+        fetched_at = time.time()
+        try:
+            document = await self._directory.document(did)
+        except Refused as refused:
+            metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
+            return IdentityAnswer(did, fetched_at, error=str(refused))
+        return IdentityAnswer(did, fetched_at, document.signing_key, document.pds, document.handle)
+
+    async def _account(self, question: Lookup) -> AccountAnswer:
+        try:
+            status = await self._accounts.status(question.did)
+        except Refused as refused:
+            metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
+            raise Unclear(str(refused)) from refused
+        return AccountAnswer(question.did, question.session, question.seq, status)

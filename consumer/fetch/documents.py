@@ -1,0 +1,128 @@
+"""DID documents: where they are, and what an atproto service reads in them.  Pure.
+
+Specifications: https://atproto.com/specs/did for the two methods and the fields,
+https://web.plc.directory/spec/v0.1/did-plc, https://w3c-ccg.github.io/did-method-web/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+from atproto_core.did_doc import DidDocument
+from atproto_core.exceptions import AtProtocolError
+from atproto_crypto.did import get_did_key
+from pydantic import ValidationError
+
+from consumer.errors import Reason, Refused
+from consumer.verify.keys import SigningKey
+from procedures.syntax import is_handle
+
+_PLC = re.compile(r"did:plc:[a-z2-7]{24}")
+_LOCALHOST = re.compile(r"localhost(?:%3[Aa]([0-9]{1,5}))?")
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """``signing_key`` is a ``did:key``, ``pds`` an origin, ``handle`` unverified."""
+
+    signing_key: str
+    pds: str | None
+    handle: str | None
+
+
+def is_plc(did: str) -> bool:
+    """Tell whether the PLC directory answers for ``did``."""
+    return _PLC.fullmatch(did) is not None
+
+
+def url_of(did: str, plc_url: str, *, allow_loopback: bool) -> str:
+    """Return where the document of ``did`` is; raise ``Refused(DID_INVALID)`` if nowhere.
+
+    Of did:web, atproto knows whole domains only, and ports only for localhost in development.
+    """
+    method, _, name = did.removeprefix("did:").partition(":")
+    if is_plc(did):
+        return f"{plc_url.rstrip('/')}/{did}"
+    if method == "web" and is_handle(name):
+        return f"https://{name}/.well-known/did.json"
+    local = _LOCALHOST.fullmatch(name) if method == "web" and allow_loopback else None
+    if local is not None:
+        return f"http://localhost:{local[1] or 80}/.well-known/did.json"
+    raise Refused(Reason.DID_INVALID, f"no way to resolve {did[:_SHOWN]}")
+
+
+def parse(did: str, body: bytes, *, allow_loopback: bool) -> Document:
+    """Return what the document ``body`` says about ``did``.
+
+    Raises ``Refused(DID_INVALID)`` if it is not that DID's document, or has not exactly one
+    key ``#atproto`` that can verify signatures.
+    """
+    document = _document(body)
+    if document.id != did:
+        raise _invalid(f"the document of {did} calls itself {document.id[:_SHOWN]}")
+    keys = set(_signing_keys(document))
+    if len(keys) != 1:
+        raise _invalid(f"the document of {did} has {len(keys)} keys #atproto that can be used")
+    handle = document.get_handle()
+    return Document(
+        signing_key=keys.pop(),
+        pds=_pds(document, allow_loopback=allow_loopback),
+        handle=handle if handle and is_handle(handle) else None,
+    )
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused(Reason.DID_INVALID, detail)
+
+
+def _document(body: bytes) -> DidDocument:
+    try:
+        value = orjson.loads(body)
+        if not isinstance(value, dict):
+            raise _invalid("a DID document that is not an object")
+        return DidDocument.from_dict(value)
+    except (orjson.JSONDecodeError, ValidationError) as error:
+        raise _invalid(f"not a DID document: {str(error)[:_SHOWN]}") from error
+
+
+def _signing_keys(document: DidDocument) -> Iterator[str]:
+    names = ("#atproto", f"{document.id}#atproto")
+    for method in document.verification_method or ():
+        if method.id not in names or not method.public_key_multibase:
+            continue
+        try:
+            did_key = get_did_key(method.type, method.public_key_multibase)
+            if did_key is not None:
+                yield SigningKey.from_did_key(did_key).did_key
+        except (ValueError, AtProtocolError, Refused):
+            continue  # a key that cannot be used is as good as none
+
+
+def _pds(document: DidDocument, *, allow_loopback: bool) -> str | None:
+    names = ("#atproto_pds", f"{document.id}#atproto_pds")
+    for service in document.service or ():
+        if service.id in names and service.type == "AtprotoPersonalDataServer":
+            return _origin(service.service_endpoint, allow_loopback=allow_loopback)
+    return None
+
+
+def _origin(endpoint: object, *, allow_loopback: bool) -> str | None:
+    """Return the origin that ``endpoint`` is, None if it is anything else."""
+    try:
+        parts = urlsplit(str(endpoint))
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ({"https", "http"} if allow_loopback else {"https"}):
+        return None
+    if not parts.hostname or parts.path not in {"", "/"} or "@" in parts.netloc:
+        return None
+    if parts.query or parts.fragment:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")

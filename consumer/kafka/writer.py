@@ -1,0 +1,66 @@
+"""Writing single records that need no transaction: whoever reads them bears a repetition.
+
+A ``Writer`` that raised ``Transient`` may still deliver what it was given; its owner closes it
+and opens another.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from consumer.errors import Fatal
+from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
+from consumer.kafka.disposal import dispose
+from consumer.kafka.transaction import OutRecord
+
+
+class Writer:
+    """An idempotent producer.  Open with ``open``, always close."""
+
+    def __init__(self, client: Client, producer: Any) -> None:
+        self._client = client
+        self._producer = producer
+
+    @classmethod
+    async def open(cls, client: Client) -> Self:
+        """Connect.  Raises ``Transient`` if Kafka does not answer in time."""
+        producer = client.idempotent_producer()
+        try:
+            async with deadline(client.timeout, "opening a producer"):
+                await producer.start()
+        except BaseException:
+            await dispose(producer)
+            raise
+        return cls(client, producer)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def write(self, record: OutRecord) -> None:
+        """Write one record and wait until all replicas have it.
+
+        Raises ``Transient`` if Kafka is away, ``Fatal`` if it will never accept the record.
+        """
+        if record.size > MAX_RECORD_BYTES:
+            raise Fatal(f"a record of {record.size} bytes is too large for {record.topic}")
+        async with deadline(self._client.timeout, "writing"):
+            await self._producer.send_and_wait(
+                record.topic,
+                record.value,
+                key=record.key,
+                partition=record.partition,
+                headers=list(record.headers),
+            )
+
+    async def close(self) -> None:
+        """Release the connections; what is not acknowledged may be lost."""
+        await dispose(self._producer)

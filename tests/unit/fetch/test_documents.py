@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from atproto_crypto.did import get_did_key
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from multiformats import multibase, multicodec
+
+from consumer.errors import Reason, Refused
+from consumer.fetch.documents import Document, parse, url_of
+
+DID = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
+PLC = "https://plc.example"
+
+
+def point(curve: ec.EllipticCurve, secret: int, *, compressed: bool = True) -> bytes:
+    form = PublicFormat.CompressedPoint if compressed else PublicFormat.UncompressedPoint
+    return ec.derive_private_key(secret, curve).public_key().public_bytes(Encoding.X962, form)
+
+
+def multikey(curve: ec.EllipticCurve, codec: str, secret: int = 7) -> str:
+    return multibase.encode(multicodec.wrap(codec, point(curve, secret)), "base58btc")
+
+
+K256 = multikey(ec.SECP256K1(), "secp256k1-pub")
+P256 = multikey(ec.SECP256R1(), "p256-pub")
+
+
+def method(key: str = K256, name: str = "#atproto", kind: str = "Multikey") -> dict[str, str]:
+    return {"id": DID + name, "type": kind, "controller": DID, "publicKeyMultibase": key}
+
+
+def service(endpoint: Any = "https://pds.example", name: str = "#atproto_pds") -> dict[str, Any]:
+    return {"id": name, "type": "AtprotoPersonalDataServer", "serviceEndpoint": endpoint}
+
+
+def document(**changes: Any) -> bytes:
+    whole = {
+        "@context": ["https://www.w3.org/ns/did/v1"],
+        "id": DID,
+        "alsoKnownAs": ["at://alice.example"],
+        "verificationMethod": [method()],
+        "service": [service()],
+    }
+    return json.dumps(whole | changes).encode()
+
+
+def parsed(body: bytes, *, allow_loopback: bool = False) -> Document:
+    return parse(DID, body, allow_loopback=allow_loopback)
+
+
+def test_a_whole_document() -> None:
+    assert parsed(document()) == Document(
+        signing_key=f"did:key:{K256}", pds="https://pds.example", handle="alice.example"
+    )
+
+
+@pytest.mark.parametrize("key", [K256, P256])
+@pytest.mark.parametrize("name", ["#atproto", ""])
+def test_keys_of_both_curves_and_both_spellings(key: str, name: str) -> None:
+    entry = method(key) | ({"id": "#atproto"} if name else {})
+    assert parsed(document(verificationMethod=[entry])).signing_key == f"did:key:{key}"
+
+
+@pytest.mark.parametrize(
+    ("curve", "kind", "expected"),
+    [
+        (ec.SECP256K1(), "EcdsaSecp256k1VerificationKey2019", K256),
+        (ec.SECP256R1(), "EcdsaSecp256r1VerificationKey2019", P256),
+    ],
+)
+def test_keys_of_the_old_types(curve: ec.EllipticCurve, kind: str, expected: str) -> None:
+    old = multibase.encode(point(curve, 7, compressed=False), "base58btc")
+    assert get_did_key(kind, old) == f"did:key:{expected}"
+    entry = method(old, kind=kind)
+    assert parsed(document(verificationMethod=[entry])).signing_key == f"did:key:{expected}"
+
+
+def test_other_keys_are_passed_over() -> None:
+    methods = [
+        method(P256, "#atproto_label"),
+        method(K256[:-1]),
+        method("zzz"),
+        method("", "#atproto"),
+        method(K256, kind="Ed25519VerificationKey2020"),
+        method(P256),
+    ]
+    assert parsed(document(verificationMethod=methods)).signing_key == f"did:key:{P256}"
+
+
+def test_the_same_key_twice_is_one_key() -> None:
+    methods = [method(), method() | {"id": "#atproto"}]
+    assert parsed(document(verificationMethod=methods)).signing_key == f"did:key:{K256}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"not json",
+        b'{"id":' * 2000,
+        document(id="did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"),
+        document(id=None),
+        document(verificationMethod=[]),
+        document(verificationMethod=None),
+        document(verificationMethod="x"),
+        document(verificationMethod=[method(name="#other")]),
+        document(verificationMethod=[method("zzz")]),
+        document(verificationMethod=[method(kind="Ed25519VerificationKey2020")]),
+        document(verificationMethod=[method(), method(P256)]),
+        document(verificationMethod=[method(multikey(ec.SECP256K1(), "ed25519-pub"))]),
+        document(service="x"),
+    ],
+)
+def test_documents_that_cannot_be_used(body: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        parsed(body)
+    assert caught.value.reason == Reason.DID_INVALID
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "origin"),
+    [
+        ("https://pds.example", "https://pds.example"),
+        ("https://pds.example/", "https://pds.example"),
+        ("https://PDS.Example:8443", "https://pds.example:8443"),
+        ("https://[2606:4700::1]:8443/", "https://[2606:4700::1]:8443"),
+        ("http://pds.example", None),
+        ("https://user@pds.example", None),
+        ("https://pds.example/path", None),
+        ("https://pds.example?a=b", None),
+        ("https://pds.example#a", None),
+        ("https://pds.example:port", None),
+        ("https://", None),
+        ("ftp://pds.example", None),
+        ("pds.example", None),
+        ({"uri": "https://pds.example"}, None),
+    ],
+)
+def test_the_pds_is_an_origin_or_nothing(endpoint: Any, origin: str | None) -> None:
+    assert parsed(document(service=[service(endpoint)])).pds == origin
+
+
+def test_plain_http_to_a_pds_is_for_development() -> None:
+    body = document(service=[service("http://localhost:2583")])
+    assert parsed(body).pds is None
+    assert parsed(body, allow_loopback=True).pds == "http://localhost:2583"
+
+
+@pytest.mark.parametrize(
+    "services", [None, [], [service(name="#bsky_fg")], [service() | {"type": "Other"}]]
+)
+def test_a_document_without_a_pds_still_has_a_key(services: Any) -> None:
+    assert parsed(document(service=services)).pds is None
+
+
+@pytest.mark.parametrize(
+    ("names", "handle"),
+    [
+        (["at://alice.example"], "alice.example"),
+        (["https://alice.example", "at://bob.example", "at://alice.example"], "bob.example"),
+        (["at://no handle"], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_handles(names: Any, handle: str | None) -> None:
+    assert parsed(document(alsoKnownAs=names)).handle == handle
+
+
+@pytest.mark.parametrize(
+    ("did", "url"),
+    [
+        (DID, f"{PLC}/{DID}"),
+        ("did:web:example.com", "https://example.com/.well-known/did.json"),
+        ("did:web:pds.example.co.uk", "https://pds.example.co.uk/.well-known/did.json"),
+    ],
+)
+def test_where_documents_are(did: str, url: str) -> None:
+    assert url_of(did, PLC + "/", allow_loopback=False) == url
+
+
+@pytest.mark.parametrize(
+    "did",
+    [
+        "did:plc:short",
+        "did:plc:ewvi7nxzyoun6zhxrhs64oi1",
+        "did:plc:ewvi7nxzyoun6zhxrhs64oiz/../x",
+        "did:key:zQ3sh",
+        "did:web:",
+        "did:web:localhost",
+        "did:web:localhost%3A8080",
+        "did:web:127.0.0.1",
+        "did:web:169.254.169.254",
+        "did:web:example.com%3A8080",
+        "did:web:example.com:user:alice",
+        "did:web:user@example.com",
+        "did:web:example.com/path",
+        "did:web:exa_mple.com",
+    ],
+)
+def test_dids_that_nobody_resolves(did: str) -> None:
+    with pytest.raises(Refused) as caught:
+        url_of(did, PLC, allow_loopback=False)
+    assert caught.value.reason == Reason.DID_INVALID
+
+
+def test_localhost_is_for_development() -> None:
+    url = "http://localhost:8080/.well-known/did.json"
+    assert url_of("did:web:localhost%3A8080", PLC, allow_loopback=True) == url
+    for did in ("did:web:127.0.0.1", "did:web:example.com%3A80"):
+        with pytest.raises(Refused):
+            url_of(did, PLC, allow_loopback=True)

@@ -1,0 +1,198 @@
+"""Resolving against a scripted directory and scripted domains on loopback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from consumer.errors import Reason, Refused
+from consumer.fetch.account import Accounts, status_of
+from consumer.fetch.hosts import Hosts, Resting, Terms
+from consumer.fetch.http import Answer, HttpClient
+from consumer.fetch.identity import Directory, Tombstoned, Unclear
+from consumer.settings import IdentitySettings
+from tests.support.web import Web, redirect, response, web
+from tests.unit.fetch.test_documents import DID, K256, document, method, service
+
+STATUS = f"/xrpc/com.atproto.sync.getRepoStatus?did={DID.replace(':', '%3A')}"
+
+
+@dataclass
+class World:
+    plc: Web
+    pds: Web
+    directory: Directory
+    accounts: Accounts
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with web() as plc, web() as pds, HttpClient(allow_loopback=True) as http:
+        settings = IdentitySettings(plc_url=plc.origin, document_limit=4096, timeout=2.0)
+        hosts = Hosts(Terms(requests=4))
+        directory = Directory(settings, http, hosts, allow_loopback=True)
+        accounts = Accounts(directory, http, hosts, seconds=2.0)
+        plc.replies[f"/{DID}"] = response(200, document(service=[service(pds.origin)]))
+        yield World(plc, pds, directory, accounts)
+
+
+async def test_a_did_in_the_directory(world: World) -> None:
+    found = await world.directory.document(DID)
+    assert (found.signing_key, found.pds) == (f"did:key:{K256}", world.pds.origin)
+
+
+async def test_a_did_of_a_domain(world: World) -> None:
+    did = f"did:web:localhost%3A{world.pds.port}"
+    key = method() | {"id": "#atproto"}
+    body = document(id=did, verificationMethod=[key])
+    world.pds.replies["/.well-known/did.json"] = response(200, body)
+    assert (await world.directory.document(did)).pds == "https://pds.example"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(404, Refused), (410, Tombstoned)])
+async def test_a_did_that_is_not_there(world: World, status: int, kind: type[Refused]) -> None:
+    world.plc.replies[f"/{DID}"] = response(status)
+    with pytest.raises(Refused) as caught:
+        await world.directory.document(DID)
+    assert type(caught.value) is kind
+    assert caught.value.reason == Reason.DID_NOT_FOUND
+
+
+async def test_only_the_directory_gives_tombstones(world: World) -> None:
+    did = f"did:web:localhost%3A{world.pds.port}"
+    world.pds.replies["/.well-known/did.json"] = response(410)
+    with pytest.raises(Refused) as caught:
+        await world.directory.document(did)
+    assert type(caught.value) is Refused
+
+
+async def test_a_document_of_somebody_else(world: World) -> None:
+    world.plc.replies[f"/{DID}"] = response(200, document(id="did:plc:" + "a" * 24))
+    with pytest.raises(Refused) as caught:
+        await world.directory.document(DID)
+    assert caught.value.reason == Reason.DID_INVALID
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 418])
+async def test_other_statuses_settle_nothing(world: World, status: int) -> None:
+    world.plc.replies[f"/{DID}"] = response(status)
+    with pytest.raises(Unclear):
+        await world.directory.document(DID)
+
+
+async def test_trouble_of_the_directory_lets_it_rest(world: World) -> None:
+    world.plc.replies[f"/{DID}"] = response(503, retry_after="30")
+    with pytest.raises(Resting) as caught:
+        await world.directory.document(DID)
+    assert caught.value.seconds == pytest.approx(30, abs=1)
+    world.plc.replies.clear()
+    with pytest.raises(Resting):
+        await world.directory.document("did:plc:" + "b" * 24)
+    assert len(world.plc.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"x" * 5000, b""])
+async def test_what_breaks_our_rules_is_not_the_fault_of_a_did_in_the_directory(
+    world: World, body: bytes
+) -> None:
+    reply = response(200, body) if body else redirect("http://169.254.169.254/")
+    world.plc.replies[f"/{DID}"] = reply
+    with pytest.raises(Resting):
+        await world.directory.document(DID)
+
+
+async def test_what_breaks_our_rules_is_the_fault_of_a_domain(world: World) -> None:
+    did = f"did:web:localhost%3A{world.pds.port}"
+    world.pds.replies["/.well-known/did.json"] = redirect("http://169.254.169.254/")
+    with pytest.raises(Refused) as caught:
+        await world.directory.document(did)
+    assert caught.value.reason == Reason.FETCH_FORBIDDEN
+
+
+# -- accounts ---------------------------------------------------------------------------------
+
+
+def says(status: int, **fields: Any) -> bytes:
+    return response(status, json.dumps(fields).encode())
+
+
+async def test_the_pds_of_today_is_asked(world: World) -> None:
+    world.pds.replies[STATUS] = says(200, did=DID, active=True, rev="3lbcdefghijkl")
+    assert await world.accounts.status(DID) == "active"
+    assert world.pds.paths == [STATUS]
+
+
+async def test_the_pds_of_today_does_not_know_the_account(world: World) -> None:
+    world.pds.replies[STATUS] = says(400, error="RepoNotFound", message="Could not find repo")
+    assert await world.accounts.status(DID) == "deleted"
+
+
+async def test_a_tombstoned_did_is_a_deleted_account(world: World) -> None:
+    world.plc.replies[f"/{DID}"] = response(410)
+    assert await world.accounts.status(DID) == "deleted"
+    assert world.pds.requests == []
+
+
+async def test_an_unknown_did_proves_nothing(world: World) -> None:
+    world.plc.replies[f"/{DID}"] = response(404)
+    with pytest.raises(Refused):
+        await world.accounts.status(DID)
+
+
+async def test_without_a_pds_nobody_can_tell(world: World) -> None:
+    world.plc.replies[f"/{DID}"] = response(200, document(service=[]))
+    with pytest.raises(Unclear):
+        await world.accounts.status(DID)
+
+
+async def test_a_pds_that_is_down_proves_nothing(world: World) -> None:
+    world.pds.replies[STATUS] = response(502)
+    with pytest.raises(Resting):
+        await world.accounts.status(DID)
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "expected"),
+    [
+        (200, {"did": DID, "active": True}, "active"),
+        (200, {"did": DID, "active": True, "status": "deleted"}, "active"),
+        (200, {"did": DID, "active": False, "status": "deleted"}, "deleted"),
+        (200, {"did": DID, "active": False, "status": "takendown"}, "takendown"),
+        (200, {"did": DID, "active": False, "status": "desynchronized"}, "desynchronized"),
+        (200, {"did": DID, "active": False}, "inactive"),
+        (200, {"did": DID, "active": False, "status": "active"}, "inactive"),
+        (200, {"did": DID, "active": False, "status": 7}, "inactive"),
+        (200, {"did": DID, "active": False, "status": "x" * 1000}, "inactive"),
+        (404, {"error": "RepoNotFound"}, "deleted"),
+        (400, {"error": "RepoTakendown"}, "takendown"),
+        (400, {"error": "RepoDeactivated"}, "deactivated"),
+        (400, {"error": "RepoSuspended"}, "suspended"),
+    ],
+)
+def test_what_answers_mean(status: int, fields: dict[str, Any], expected: str) -> None:
+    assert status_of(DID, Answer(status, json.dumps(fields).encode())) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b""),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b'{"active":false,"status":"deleted"}'),
+        (200, b'{"did":"did:plc:other","active":false,"status":"deleted"}'),
+        (200, b'{"error":"RepoNotFound"}'),
+        (400, b'{"error":"InvalidRequest"}'),
+        (401, b'{"error":"AuthMissing"}'),
+        (403, b'{"error":"RepoNotFound"}'),
+        (404, b"Not Found"),
+        (501, b'{"error":"MethodNotImplemented"}'),
+    ],
+)
+def test_answers_that_settle_nothing(status: int, body: bytes) -> None:
+    with pytest.raises(Unclear):
+        status_of(DID, Answer(status, body))
