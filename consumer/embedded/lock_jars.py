@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jgo.maven import Dependency, MavenContext, PythonResolver
 
-from consumer.embedded.jars import ENDPOINTS, LOCK, TIMEOUT, Jar
+from consumer.embedded.download import TIMEOUT
+from consumer.embedded.jars import ENDPOINTS, LOCK, Jar
 
 
 def resolve(staging: Path) -> list[Jar]:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from consumer.embedded.postgres import EmbeddedPostgres
 from consumer.embedded.process import take_lock
 from consumer.errors import Fatal
 
-_ATTACH_DEADLINE = 180.0  # seconds; the first process may be downloading
+_ATTACH_DEADLINE = 600.0  # seconds; the first process may be downloading
 _POLL = 0.2
 _FILE = "stack.json"
 
@@ -77,14 +78,8 @@ class EmbeddedStack:
 
     async def __aenter__(self) -> Self:
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        async with asyncio.timeout(_ATTACH_DEADLINE):
-            while self._addresses is None:
-                self._lock = await take_lock(self._data_dir / "stack.lock", deadline=0)
-                if self._lock is not None:
-                    break
-                self._addresses = self._published()
-                await asyncio.sleep(_POLL)
-        if self._addresses is None:
+        self._lock = await self._own_or_attach()
+        if self._lock is not None:
             await self._start()
         _log.info("embedded stack", attached=self.attached, kafka=self.bootstrap_servers)
         return self
@@ -113,8 +108,20 @@ class EmbeddedStack:
             for wait in waits:
                 wait.cancel()
 
+    async def _own_or_attach(self) -> int | None:
+        """Return the lock of the stack, or None with the addresses of the one that runs."""
+        give_up = time.monotonic() + _ATTACH_DEADLINE
+        while (lock := await take_lock(self._data_dir / "stack.lock", deadline=0)) is None:
+            self._addresses = running(self._data_dir)
+            if self._addresses is not None:
+                break
+            if time.monotonic() >= give_up:
+                raise Fatal(f"another process has been starting {self._data_dir} for too long")
+            await asyncio.sleep(_POLL)
+        return lock
+
     async def _owner_gone(self) -> Fatal:
-        while self._published() == self._addresses:  # noqa: ASYNC110  another process's end
+        while running(self._data_dir) == self._addresses:  # noqa: ASYNC110  another process's end
             await asyncio.sleep(_POLL * 5)
         return Fatal(f"the process {self._running.pid} that ran the embedded stack has ended")
 
@@ -148,9 +155,6 @@ class EmbeddedStack:
         partial.write_text(json.dumps(asdict(addresses)))
         partial.replace(self._file)
         self._addresses = addresses
-
-    def _published(self) -> Addresses | None:
-        return running(self._data_dir)
 
 
 def running(data_dir: Path) -> Addresses | None:
