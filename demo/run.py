@@ -20,21 +20,17 @@ from rich.console import Console
 
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.jars import cache_home
-from consumer.errors import Fatal
-from consumer.kafka.client import Client
-from consumer.kafka.topics import Topics
-from consumer.scope import Scope
+from consumer.errors import ChiveError, Fatal
 from consumer.services import at
 from consumer.settings import Settings
-from consumer.store.database import Database
-from demo.catch_up import Behind, behind, caught_up
-from demo.compare import Comparison, compare, fold_events, read_rows
+from demo.compare import Comparison
 from demo.consumer_process import ConsumerProcess
 from demo.feed import Feed
-from demo.listing import list_pds
 from demo.local_network import LocalNetwork, installed
+from demo.observe import Observer, observing
 from demo.traffic import Traffic
 from demo.view import View, show_verdict
+from demo.xrpc import XrpcFailed
 
 _CYCLE = 60.0  # seconds over which the happenings are spread when there is no end
 _CATCH_UP = 90.0  # seconds the consumer may need for what is left at the end
@@ -65,51 +61,37 @@ class Control:
     traffic: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Everything that runs, and how to look at it."""
-
-    network: LocalNetwork
-    consumer: ConsumerProcess
-    client: Client
-    topics: Topics
-    database: Database
-    scope: Scope
-
-    async def behind(self) -> Behind:
-        """Return how far the consumer is behind the PDS."""
-        relay, newest = self.network.endpoints.firehose, await self.network.newest_seq()
-        return await behind(self.client, self.topics, self.database, relay, newest)
-
-    async def compared(self) -> Comparison:
-        """Compare what the PDS lists, the rows and the fold of the events."""
-        listing = await list_pds(self.network.endpoints, self.scope)
-        rows = await read_rows(self.database)
-        return compare(listing, rows, await fold_events(self.client, self.topics), self.scope)
-
-
 async def run(options: Options, console: Console, control: Control) -> int:
-    """Run the demo and return its exit code."""
-    async with _directory(console, keep=options.keep) as directory:
+    """Run the demo and return its exit code.  After a failure the data directory stays."""
+    directory = Path(tempfile.mkdtemp(prefix="chive-demo-"))
+    keep = options.keep
+    try:
         code = await _run_in(directory, options, console, control)
-        if code:
-            console.print(f"logs are in {directory}", highlight=False)
+        keep = keep or code != 0
+    except (ChiveError, XrpcFailed):
+        keep = True
+        raise
+    finally:
+        if keep:
+            console.print(f"data and logs are in {directory}", highlight=False)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
     return code
 
 
 async def _run_in(directory: Path, options: Options, console: Console, control: Control) -> int:
-    async with _everything(directory, console) as setting:
+    async with _everything(directory, console) as (observer, consumer):
         control.traffic = True
-        await _make_traffic(setting, options, console, control.stop)
+        await _unless_ended(consumer, _make_traffic(observer, options, console, control.stop))
         control.traffic = False
         console.print("traffic has stopped; waiting for the consumer", highlight=False)
-        left = await _unless_ended(setting.consumer, caught_up(setting.behind, _CATCH_UP))
+        left = await _unless_ended(consumer, observer.caught_up(_CATCH_UP))
         if not left.nothing:
             console.print(f"[red]not caught up:[/red] {left}", highlight=False)
-        comparison = await setting.compared()
+        comparison = await observer.compared()
         show_verdict(console, comparison)
-        await setting.consumer.stop()
-    return _verdict(console, comparison, setting.consumer.exit_status, caught_up=left.nothing)
+        await consumer.stop()
+    return _verdict(console, comparison, consumer.exit_status, caught_up=left.nothing)
 
 
 def _verdict(
@@ -125,18 +107,9 @@ def _verdict(
 
 
 @asynccontextmanager
-async def _directory(console: Console, *, keep: bool) -> AsyncIterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="chive-demo-"))
-    console.print(f"data and logs: {directory}", highlight=False)
-    try:
-        yield directory
-    finally:
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-@asynccontextmanager
-async def _everything(directory: Path, console: Console) -> AsyncIterator[Setting]:
+async def _everything(
+    directory: Path, console: Console
+) -> AsyncIterator[tuple[Observer, ConsumerProcess]]:
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -153,47 +126,27 @@ async def _everything(directory: Path, console: Console) -> AsyncIterator[Settin
             environment |= network.endpoints.environment()
             say(f"starting the consumer on {network.endpoints.firehose}")
             consumer = ConsumerProcess(directory, environment)
-            async with consumer, _opened(settings, network, consumer) as setting:
-                yield setting
-
-
-@asynccontextmanager
-async def _opened(
-    settings: Settings, network: LocalNetwork, consumer: ConsumerProcess
-) -> AsyncIterator[Setting]:
-    prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
-    database = Database(settings.postgres, prefix)
-    await database.open()
-    try:
-        yield Setting(
-            network,
-            consumer,
-            Client(settings.kafka),
-            Topics(prefix, partitions),
-            database,
-            Scope(settings.scope.collections),
-        )
-    finally:
-        await database.close()
+            async with consumer, observing(network, settings) as observer:
+                yield observer, consumer
 
 
 async def _make_traffic(
-    setting: Setting, options: Options, console: Console, stop: asyncio.Event
+    observer: Observer, options: Options, console: Console, stop: asyncio.Event
 ) -> None:
     traffic = Traffic(
-        setting.network.endpoints,
+        observer.network.endpoints,
         seed=options.seed,
         accounts=options.accounts,
         rate=options.rate,
         span=options.seconds or _CYCLE,
     )
-    feed = Feed(setting.client, setting.topics)
+    feed = Feed(observer.client, observer.topics)
     view = View(console, traffic, feed)
     following = asyncio.create_task(feed.run())
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(view.run(stop))
-            group.create_task(_unless_ended(setting.consumer, traffic.run(stop)))
+            group.create_task(traffic.run(stop))
             group.create_task(_end(stop, options.seconds))
             group.create_task(_failing(following, stop))
     except BaseExceptionGroup as failures:

@@ -26,12 +26,20 @@ Happening = Callable[[Author], Awaitable[None]]
 class Traffic:
     """The traffic maker: ``run`` until ``stop`` is set.
 
+    ``rate`` is in commits per second, all accounts together; handles begin with ``people``.
     ``done`` counts what was done, ``refused`` what the PDS refused, by error name; ``news`` are
     the happenings so far, for people.
     """
 
     def __init__(
-        self, endpoints: Endpoints, *, seed: int, accounts: int, rate: float, span: float
+        self,
+        endpoints: Endpoints,
+        *,
+        seed: int,
+        accounts: int,
+        rate: float,
+        span: float,
+        people: str = "user",
     ) -> None:
         self.authors: list[Author] = []
         self.done: Counter[str] = Counter()
@@ -43,6 +51,7 @@ class Traffic:
         self._accounts = accounts
         self._pause = accounts / rate  # seconds between two writes of one author
         self._span = span
+        self._people = people
         self._subjects: list[Written] = []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -64,7 +73,7 @@ class Traffic:
 
     async def _sign_up(self, number: int) -> Author:
         random = Random(self._seed * 1_000 + number)
-        author = await Author.sign_up(self._endpoints, f"user{number}.test", random)
+        author = await Author.sign_up(self._endpoints, f"{self._people}{number}.test", random)
         self.authors.append(author)
         self.done["accounts"] += 1
         return author
@@ -94,12 +103,16 @@ class Traffic:
 
     def _script(self) -> tuple[tuple[float, str, int, Happening], ...]:
         return (
-            (0.15, "a new handle", 0, lambda author: author.change_handle("renamed.test")),
+            (0.15, "a new handle", 0, lambda author: author.change_handle(self._renamed)),
             (0.25, "a deactivation", 1, Author.deactivate),
             (0.50, "its reactivation", 1, Author.activate),
             (0.60, "an account deletion", 2, self._delete_account),
             (0.75, "a deactivation that lasts", 3, Author.deactivate),
         )
+
+    @property
+    def _renamed(self) -> str:
+        return f"{self._people}-renamed.test"
 
     async def _delete_account(self, author: Author) -> None:
         endpoints = self._endpoints

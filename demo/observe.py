@@ -1,0 +1,61 @@
+"""Looking at a deployment from outside, beside the PDS it follows: is it done, and right."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from consumer.kafka.client import Client
+from consumer.kafka.topics import Topics
+from consumer.scope import Scope
+from consumer.settings import Settings
+from consumer.store.database import Database
+from demo.catch_up import Behind, behind, caught_up
+from demo.compare import Comparison, compare, fold_events, read_rows
+from demo.listing import list_pds
+from demo.local_network import LocalNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """The local network and one deployment that follows it."""
+
+    network: LocalNetwork
+    client: Client
+    topics: Topics
+    database: Database
+    scope: Scope
+
+    async def behind(self) -> Behind:
+        """Return how far the deployment is behind the PDS."""
+        relay, newest = self.network.endpoints.firehose, await self.network.newest_seq()
+        return await behind(self.client, self.topics, self.database, relay, newest)
+
+    async def caught_up(self, deadline: float) -> Behind:
+        """Wait up to ``deadline`` seconds until nothing is left; return the last look."""
+        return await caught_up(self.behind, deadline)
+
+    async def compared(self) -> Comparison:
+        """Compare what the PDS lists, the rows and the fold of the events."""
+        listing = await list_pds(self.network.endpoints, self.scope)
+        rows = await read_rows(self.database)
+        return compare(listing, rows, await fold_events(self.client, self.topics), self.scope)
+
+
+@asynccontextmanager
+async def observing(network: LocalNetwork, settings: Settings) -> AsyncIterator[Observer]:
+    """Observe the deployment of ``settings``, which name its servers."""
+    prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
+    database = Database(settings.postgres, prefix)
+    await database.open()
+    try:
+        yield Observer(
+            network,
+            Client(settings.kafka),
+            Topics(prefix, partitions),
+            database,
+            Scope(settings.scope.collections),
+        )
+    finally:
+        await database.close()
