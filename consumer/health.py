@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
@@ -151,13 +152,17 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _said(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
 def _listening(settings: HttpSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
         raise Fatal(
-            f"http: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+            f"http: cannot listen on {settings.host}:{settings.port}: {_said(error)}"
         ) from error
 
 

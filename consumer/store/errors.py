@@ -29,7 +29,7 @@ class CommitUnknown(Transient):
 def translate(error: psycopg.Error) -> Transient | Fatal:
     """Return the project's error for a psycopg error."""
     state = error.sqlstate
-    text = f"PostgreSQL: {type(error).__name__}: {error}".strip()
+    text = f"PostgreSQL: {type(error).__name__}: {_said(error)}"
     if state is not None:
         waits = state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES
     else:
@@ -41,7 +41,12 @@ def translate_commit(error: psycopg.Error) -> Transient | Fatal:
     """Return the project's error for a psycopg error raised by COMMIT itself."""
     if error.sqlstate is not None and error.sqlstate[:2] in _ROLLED_BACK_CLASSES:
         return translate(error)
-    return CommitUnknown(f"PostgreSQL: COMMIT: {type(error).__name__}: {error}".strip())
+    return CommitUnknown(f"PostgreSQL: COMMIT: {type(error).__name__}: {_said(error)}")
+
+
+def _said(error: psycopg.Error) -> str:
+    """Return the error's own sentence in one line, without the statement it points into."""
+    return " ".join((error.diag.message_primary or str(error)).split())
 
 
 @contextmanager
