@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     ADVANCED = "advanced"  # applied; more chunks to come
     COMPLETED = "completed"
     AGAIN = "again"  # its last chunk is through, and it must be fetched again
+    FAILED = "failed"  # fetching again would not help: the account is not active
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,9 +123,10 @@ def on_sync(repo: Repo, sync: VerifiedSync) -> Step:
         return _not_newer(repo, sync.rev, sync.data)
     moved = replace(repo, rev=sync.rev, data=sync.data)
     # Content-hash roots come back: only if no row is newer than our rev does the same root
-    # mean that the rows are right at the new rev.
+    # mean that the rows are right at the new rev.  What came and went in between was not
+    # seen, so a snapshot or proof from there must not speak any more: the floor rises.
     if repo.rev is not None and sync.data == repo.data and reaches(repo.rev, repo.proof_rev):
-        return Step(moved)
+        return Step(replace(moved, floor_rev=sync.rev))
     return _gap(moved, sync.rev, SyncReason.SYNC_FRAME)
 
 
@@ -220,7 +221,9 @@ def _first_chunk(repo: Repo, chunk: Chunk) -> Step:
         snapshot_rev=chunk.rev,
         snapshot_through=chunk.through,
     )
-    if repo.rev is not None and chunk.rev <= repo.rev:
+    if chunk.rev == repo.rev:  # the root is the same, or not known since a deletion
+        return Step(replace(begun, data=chunk.data), applies=True)
+    if repo.rev is not None and chunk.rev < repo.rev:
         return Step(begun, applies=True)
     gap_rev = newest(repo.gap_rev, chunk.rev)
     moved = replace(begun, rev=chunk.rev, data=chunk.data, gap_rev=gap_rev)

@@ -363,4 +363,7 @@ class Workset:
 def _outcome_of(rejection: Rejection | None, *, last: bool) -> Outcome:
     if not last:
         return Outcome.ADVANCED
-    return Outcome.AGAIN if rejection else Outcome.COMPLETED
+    if rejection is None:
+        return Outcome.COMPLETED
+    inactive = rejection.reason is Reason.ACCOUNT_INACTIVE
+    return Outcome.FAILED if inactive else Outcome.AGAIN
