@@ -21,6 +21,7 @@ from consumer import health, metrics
 from consumer.children import WorkerProcesses
 from consumer.configuration import CONFIG_VARIABLE, variable
 from consumer.errors import Fatal, Transient
+from consumer.fetch.loop import Fetcher
 from consumer.health import Check, Health
 from consumer.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.scope import Scope
@@ -29,6 +30,8 @@ from consumer.settings import Settings
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.tailer import Store, Tailer
+from consumer.worker.loop import Resources
+from consumer.worker.worker import Worker
 
 _CHILDREN_SECONDS = 5.0  # what the parent of worker processes drains longer than they do
 
@@ -92,8 +95,13 @@ def _roots(plan: Plan, services: Services) -> dict[str, Root]:
     roots: dict[str, Root] = {}
     if Role.TAILER in plan.roles:
         roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
-    if Role.WORKER in plan.roles and plan.workers:
-        roots["workers"] = _worker_processes(plan, plan.workers).run
+    if Role.FETCHER in plan.roles:
+        roots[Role.FETCHER] = lambda stop: _fetcher(services).run(stop)
+    if Role.WORKER in plan.roles:
+        if plan.workers:
+            roots["workers"] = _worker_processes(plan, plan.workers).run
+        else:
+            roots[Role.WORKER] = lambda stop: _worker(services).run(stop)
     return roots
 
 
@@ -127,6 +135,17 @@ def _tailer(services: Services) -> Tailer:
         Store(tracked, consumed, mirror),
         frame_limit=settings.limits.frame,
     )
+
+
+def _worker(services: Services) -> Worker:
+    scope = _scope(services.settings)
+    return Worker(
+        Resources(services.settings, services.client, services.topics, services.database, scope)
+    )
+
+
+def _fetcher(services: Services) -> Fetcher:
+    return Fetcher(services.settings, services.client, services.topics, services.database)
 
 
 def _worker_processes(plan: Plan, count: int) -> WorkerProcesses:
