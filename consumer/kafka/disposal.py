@@ -11,19 +11,22 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from aiokafka.errors import ProducerClosed
+
 from consumer.kafka.client import closed
 
 
 async def dispose(producer: Any) -> None:
     """Release everything that ``producer`` holds; its open transaction stays open."""
+    sender = producer._sender.sender_task
+    while sender is not None and not sender.done():
+        sender.cancel()  # ends one of its waits; there may be several
+        await asyncio.wait([sender], timeout=0.1)
     _silence(producer)
+    # stop() would wait for what the sender was about to send.
+    producer._message_accumulator.fail_all(ProducerClosed())
     if not await closed(producer.stop):
-        task = producer._sender.sender_task
-        while task is not None and not task.done():
-            task.cancel()  # ends one of its waits; there may be several
-            await asyncio.wait([task], timeout=0.1)
         await closed(producer.client.close)
-    _silence(producer)
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:
