@@ -170,12 +170,14 @@ class Desk:
         try:
             answer = await self._answers.to(question)
         except Resting as resting:
+            outcome = LookupOutcome.RETRIED
             self._note_trouble(question, resting)
             await self._defer(question, resting)
-            outcome = LookupOutcome.RETRIED
+            self._bell.set()  # it may be due before the next look
         except Unclear as unclear:
-            await self._postpone(question, unclear)
             outcome = LookupOutcome.RETRIED
+            await self._postpone(question, unclear)
+            self._bell.set()
         else:
             await self._deliver(question, answer, writer)
             failed = isinstance(answer, IdentityAnswer) and answer.error is not None
@@ -190,7 +192,9 @@ class Desk:
         topic, partition = self._topics.name(Topic.BACKFILL), self._topics.partition_of(did)
         await writer.write(OutRecord(topic, partition, did.encode(), backfill.encode(answer)))
         async with self._database.transaction() as connection:
-            await lookups.close(connection, question)
+            closed = await lookups.close(connection, question)
+        if not closed:
+            self._bell.set()
 
     async def _defer(self, question: Lookup, resting: Resting) -> None:
         """Come back when the host may be asked again; some later than others."""

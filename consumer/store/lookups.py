@@ -128,12 +128,13 @@ async def next_due(connection: Connection) -> float | None:
     return row[0] if row else None
 
 
-async def close(connection: Connection, lookup: Lookup) -> None:
-    """Close an answered question; one that was asked again meanwhile is due at once."""
+async def close(connection: Connection, lookup: Lookup) -> bool:
+    """Close an answered question; False: it was asked again meanwhile, and is due at once."""
     key = [lookup.did, lookup.kind]
     closed = await connection.execute(_CLOSE, [*key, lookup.version])
     if closed.rowcount == 0:
         await connection.execute(_REOPEN, key)
+    return closed.rowcount == 1
 
 
 async def postpone(connection: Connection, lookup: Lookup, delay: float, error: str) -> None:

@@ -1,0 +1,342 @@
+"""The fetcher on real Kafka and PostgreSQL, with a scripted directory and PDS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from consumer import backfill, metrics
+from consumer.backfill import AccountAnswer, IdentityAnswer, Message
+from consumer.fetch import loop
+from consumer.fetch.loop import Fetcher
+from consumer.kafka.client import Client
+from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.topics import Topic, Topics
+from consumer.settings import IdentitySettings, NetworkSettings
+from consumer.store import lookups
+from consumer.store.database import Database
+from consumer.store.lookups import Question
+from tests.support.deployment import PARTITIONS, Deployment
+from tests.support.eventually import eventually
+from tests.support.proxy import TcpProxy
+from tests.support.web import Web, response, web
+from tests.unit.fetch.test_documents import K256, document, method, service
+
+pytestmark = pytest.mark.services
+
+ALICE, BOB, CAROL = (f"did:plc:{letter * 24}" for letter in "abc")
+
+
+def known(did: str, pds: str) -> bytes:
+    key = method() | {"id": "#atproto"}
+    return response(200, document(id=did, verificationMethod=[key], service=[service(pds)]))
+
+
+def status_path(did: str) -> str:
+    return f"/xrpc/com.atproto.sync.getRepoStatus?did={did.replace(':', '%3A')}"
+
+
+@dataclass
+class World:
+    deployment: Deployment
+    topics: Topics
+    database: Database
+    plc: Web
+    pds: Web
+    client: Client
+    heard: list[Message] = field(default_factory=list)
+
+    def fetcher(self, client: Client | None = None) -> Fetcher:
+        settings = self.deployment.settings(
+            identity=IdentitySettings(plc_url=self.plc.origin, timeout=3.0),
+            network=NetworkSettings(allow_loopback=True),
+        )
+        return Fetcher(settings, client or self.client, self.topics, self.database)
+
+    async def ask(self, *questions: Question) -> None:
+        async with self.database.transaction() as connection:
+            await lookups.ask(connection, questions)
+
+    async def open_questions(self) -> list[tuple[Any, ...]]:
+        async with self.database.transaction() as connection:
+            sql = "SELECT did, kind, attempts, error, lease_until FROM lookups ORDER BY did"
+            return await (await connection.execute(sql)).fetchall()
+
+    async def none_open(self) -> bool:
+        return not await self.open_questions()
+
+    async def answers(self) -> list[Message]:
+        """Return all messages on chive.backfill, checking where they lie."""
+        found = []
+        name = self.topics.name(Topic.BACKFILL)
+        for place in [Place(name, partition) for partition in range(PARTITIONS)]:
+            async with await PartitionReader.open(self.client, {place: None}) as reader:
+                _, end = (await reader.bounds(place))[place]
+                while await reader.position(place) < end:
+                    for record in await reader.fetch(place, wait=0.5):
+                        message = backfill.decode(record.value or b"")
+                        assert record.key == message.did.encode()
+                        assert record.partition == self.topics.partition_of(message.did)
+                        found.append(message)
+        return found
+
+
+def identity(did: str) -> Question:
+    return Question(did, "identity", 0)
+
+
+@pytest.fixture
+async def world(deployment: Deployment) -> AsyncIterator[World]:
+    client, topics = Client(deployment.kafka()), Topics(deployment.prefix, PARTITIONS)
+    database = Database(deployment.postgres(), deployment.prefix)
+    await asyncio.gather(database.open(), topics.ensure(client))
+    async with web() as plc, web() as pds:
+        yield World(deployment, topics, database, plc, pds, client)
+    await database.close()
+
+
+@asynccontextmanager
+async def running(fetcher: Fetcher) -> AsyncIterator[asyncio.Task[None]]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(fetcher.run(stop))
+    try:
+        yield task
+        stop.set()
+        await asyncio.wait_for(task, 30)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_identities_are_resolved(world: World) -> None:
+    before = time.time()
+    for did in (ALICE, BOB):
+        world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
+    await world.ask(identity(ALICE), identity(BOB))
+    async with running(world.fetcher()):
+        await eventually(world.none_open, what="all questions closed")
+    answers = await world.answers()
+    assert {a.did for a in answers} == {ALICE, BOB}
+    for answer in answers:
+        assert isinstance(answer, IdentityAnswer)
+        assert before <= answer.fetched_at <= time.time()
+        assert answer.signing_key == f"did:key:{K256}"
+        assert (answer.pds, answer.handle, answer.error) == (
+            world.pds.origin,
+            "alice.example",
+            None,
+        )
+
+
+async def test_a_question_wakes_the_fetcher(world: World) -> None:
+    world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
+    async with running(world.fetcher()):
+        await world.ask(identity(BOB))
+        await eventually(world.none_open, what="the first question closed")
+        began = time.monotonic()
+        await world.ask(identity(ALICE))
+        await eventually(world.none_open, what="the second question closed")
+        assert time.monotonic() - began < loop._LOOK_SECONDS / 2  # so it did not wait for a look
+
+
+async def test_a_did_without_a_document_is_answered_too(world: World) -> None:
+    world.plc.replies[f"/{BOB}"] = response(410)
+    world.plc.replies[f"/{CAROL}"] = response(200, document())
+    await world.ask(identity(ALICE), identity(BOB), identity(CAROL), identity("did:key:z"))
+    async with running(world.fetcher()):
+        await eventually(world.none_open, what="all questions closed")
+    answers = {a.did: a for a in await world.answers()}
+    for did, said in ((ALICE, "404"), (BOB, "410"), (CAROL, "calls itself")):
+        answer = answers[did]
+        assert isinstance(answer, IdentityAnswer)
+        assert (answer.signing_key, answer.pds) == (None, None)
+        assert answer.error is not None
+        assert said in answer.error
+
+
+async def test_a_deletion_is_confirmed_by_the_pds_of_today(world: World) -> None:
+    for did in (ALICE, BOB):
+        world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
+    gone = json.dumps({"error": "RepoNotFound"}).encode()
+    alive = json.dumps({"did": BOB, "active": True}).encode()
+    world.pds.replies[status_path(ALICE)] = response(400, gone)
+    world.pds.replies[status_path(BOB)] = response(200, alive)
+    await world.ask(Question(ALICE, "account", 0, 2, 77), Question(BOB, "account", 0, 3, 88))
+    async with running(world.fetcher()):
+        await eventually(world.none_open, what="all questions closed")
+    assert sorted(await world.answers(), key=lambda a: a.did) == [
+        AccountAnswer(ALICE, 2, 77, "deleted"),
+        AccountAnswer(BOB, 3, 88, "active"),
+    ]
+
+
+async def test_a_pds_in_trouble_answers_nothing_and_the_question_stays(world: World) -> None:
+    world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
+    world.pds.replies[status_path(ALICE)] = response(503, retry_after="3600")
+    await world.ask(Question(ALICE, "account", 0, 1, 1))
+
+    async def deferred() -> bool:
+        (row,) = await world.open_questions()
+        did, _kind, attempts, error, lease = row
+        return (did, attempts, lease) == (ALICE, 0, None) and "503" in (error or "")
+
+    async with running(world.fetcher()):
+        await eventually(deferred, what="the question given back")
+    assert await world.answers() == []
+
+
+async def test_an_answer_that_settles_nothing_counts_as_an_attempt(world: World) -> None:
+    world.plc.replies[f"/{ALICE}"] = response(403)
+    await world.ask(identity(ALICE))
+
+    async def attempted() -> bool:
+        (row,) = await world.open_questions()
+        return bool(row[2] >= 2)
+
+    async with running(world.fetcher()):
+        await eventually(attempted, what="two attempts")
+        world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
+        await eventually(world.none_open, what="the question closed")
+    assert len(await world.answers()) == 1
+
+
+async def test_the_directory_is_waited_for(world: World) -> None:
+    waits = {"service": "plc"}
+    before = metrics.REGISTRY.get_sample_value("chive_waits_total", waits) or 0.0
+    world.plc.replies[f"/{ALICE}"] = response(500)
+    await world.ask(identity(ALICE))
+    async with running(world.fetcher()):
+        await eventually(lambda: len(world.plc.requests) >= 2, what="two requests")
+        world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
+        await eventually(world.none_open, what="the question closed")
+    (answer,) = await world.answers()
+    assert isinstance(answer, IdentityAnswer)
+    assert answer.error is None
+    after = metrics.REGISTRY.get_sample_value("chive_waits_total", waits) or 0.0
+    assert after >= before + 2
+
+
+async def test_no_transaction_is_open_while_the_network_is_slow(world: World) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.write(known(ALICE, world.pds.origin))
+        await writer.drain()
+
+    world.plc.replies[f"/{ALICE}"] = slow
+    await world.ask(identity(ALICE))
+    async with running(world.fetcher()):
+        await asyncio.wait_for(asked.wait(), 30)
+        async with world.database.transaction() as connection:
+            sql = """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                  AND state LIKE 'idle in transaction%'
+            """
+            assert await (await connection.execute(sql)).fetchone() == (0,)
+        go_on.set()
+        await eventually(world.none_open, what="the question closed")
+
+
+async def test_a_question_asked_again_meanwhile_is_answered_again(world: World) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.write(known(ALICE, world.pds.origin))
+        await writer.drain()
+
+    world.plc.replies[f"/{ALICE}"] = slow
+    await world.ask(identity(ALICE))
+    async with running(world.fetcher()):
+        await asyncio.wait_for(asked.wait(), 30)
+        await world.ask(identity(ALICE))
+        go_on.set()
+        await eventually(world.none_open, what="the question closed")
+    assert len(await world.answers()) == 2
+
+
+async def test_stopping_gives_back_what_is_not_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_DRAIN_SECONDS", 0.1)
+    asked = asyncio.Event()
+
+    async def hanging(_writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(3600)
+
+    world.plc.replies[f"/{ALICE}"] = hanging
+    await world.ask(identity(ALICE))
+    async with running(world.fetcher()):
+        await asyncio.wait_for(asked.wait(), 30)
+    (row,) = await world.open_questions()
+    assert (row[2], row[4]) == (0, None)  # no attempt, no lease: the next fetcher begins at once
+
+
+async def test_a_fetcher_that_died_is_replaced_when_its_lease_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_LEASE_SECONDS", 2.0)
+    asked = asyncio.Event()
+
+    async def hanging(_writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(3600)
+
+    async def dies(desk: loop.Desk) -> None:
+        for task in list(desk._open):
+            task.cancel()
+
+    world.plc.replies[f"/{ALICE}"] = hanging
+    await world.ask(identity(ALICE))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Desk, "_close", dies)
+        task = asyncio.create_task(world.fetcher().run(asyncio.Event()))
+        await asyncio.wait_for(asked.wait(), 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await world.open_questions())[0][4] is not None
+    world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
+    async with running(world.fetcher()):
+        await eventually(world.none_open, what="the question closed")
+    assert len(await world.answers()) == 1
+
+
+async def test_several_fetchers_share_the_questions(world: World) -> None:
+    dids = [f"did:plc:{letter * 24}" for letter in "abcdefghijklmnop"]
+    for did in dids:
+        world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
+    async with running(world.fetcher()), running(world.fetcher()):
+        await world.ask(*map(identity, dids))
+        await eventually(world.none_open, what="all questions closed")
+    assert sorted(a.did for a in await world.answers()) == sorted(dids)
+    assert len(world.plc.requests) == len(dids)
+
+
+async def test_kafka_away_is_waited_out(world: World, kafka_proxy: TcpProxy) -> None:
+    settings = world.client.settings.model_copy(
+        update={"bootstrap_servers": f"127.0.0.1:{kafka_proxy.port}", "request_timeout": 2.0}
+    )
+    for did in (ALICE, BOB):
+        world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
+    async with running(world.fetcher(Client(settings))):
+        await world.ask(identity(ALICE))
+        await eventually(world.none_open, what="the first question closed")
+        await kafka_proxy.stop()
+        await world.ask(identity(BOB))
+        await eventually(lambda: len(world.plc.requests) == 2, what="the second request")
+        assert kafka_proxy.cut > 0
+        await kafka_proxy.start()
+        await eventually(world.none_open, what="the second question closed", deadline=60)
+    assert {a.did for a in await world.answers()} == {ALICE, BOB}
