@@ -18,7 +18,6 @@ and the count of link tags tells whether there are links of any other shape.
 
 from __future__ import annotations
 
-import re
 from binascii import b2a_base64
 from typing import Any
 
@@ -31,7 +30,6 @@ from procedures.syntax import cid_text, is_cid
 
 _LINK_TAG = b"\xd8\x2a"
 _FLOAT_HEAD = 0xFB  # of the only floats that re-encode to themselves
-_BEYOND_INT64 = re.compile(rb"\x1b[\x80-\xff]").search  # the head of an integer from 2^63 on
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -61,12 +59,7 @@ def to_json(data: bytes) -> bytes | None:
 
 def _is_suspect(data: bytes) -> bool:
     """Tell cheaply that ``_check`` must look: these bytes may be part of a hash or a text."""
-    return (
-        _FLOAT_HEAD in data
-        or b"$link" in data
-        or b"$bytes" in data
-        or _BEYOND_INT64(data) is not None
-    )
+    return _FLOAT_HEAD in data or b"$link" in data or b"$bytes" in data
 
 
 def _by_default(value: dict[str, Any], data: bytes) -> bytes:
@@ -81,7 +74,10 @@ def _by_default(value: dict[str, Any], data: bytes) -> bytes:
             raise TypeError
         return {"$bytes": base64_unpadded(value)}
 
-    text = orjson.dumps(value, default=leaf)
+    try:
+        text = orjson.dumps(value, default=leaf, option=orjson.OPT_STRICT_INTEGER)
+    except orjson.JSONEncodeError:  # an integer of more than 53 bit, or something strange
+        return _by_strict_decoder(data)
     if data.count(_LINK_TAG) != links:
         return _by_strict_decoder(data)
     if text.count(b"{") + text.count(b"[") > cbor.RECORD_DEPTH:

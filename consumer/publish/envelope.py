@@ -147,7 +147,8 @@ def encode(event: Event) -> Encoded:
 def _encode_record(event: RecordEvent) -> Encoded:
     uri = f"at://{event.did}/{event.path}"
     collection, _, rkey = event.path.partition("/")
-    envelope = _opening(event, "record", (event.path, event.action, (event.cid or b"").hex()))
+    stamp = (event.rev, event.path, event.action, (event.cid or b"").hex())
+    envelope = _opening(event, "record", stamp)
     envelope |= {
         "uri": uri,
         "collection": collection,
@@ -174,12 +175,12 @@ def _encode_state(
     stamp: tuple[object, ...],
     fields: dict[str, Any],
 ) -> Encoded:
-    stamp = (kind, event.origin.seq, *stamp, *fields.values())
-    envelope = _opening(event, kind, stamp) | fields | _closing(event)
+    stamp = (event.rev, kind, event.origin.seq, *stamp, *fields.values())
+    envelope = _opening(event, kind, tuple(map(str, stamp))) | fields | _closing(event)
     return Encoded(f"{event.did}#{kind}".encode(), orjson.dumps(envelope))
 
 
-def _opening(event: Event, kind: str, stamp: tuple[object, ...]) -> dict[str, Any]:
+def _opening(event: Event, kind: str, stamp: tuple[str, ...]) -> dict[str, Any]:
     return {
         "v": VERSION,
         "type": kind,
@@ -203,7 +204,7 @@ def _closing(event: Event) -> dict[str, Any]:
     }
 
 
-def _identifier(event: Event, stamp: tuple[object, ...]) -> str:
+def _identifier(event: Event, stamp: tuple[str, ...]) -> str:
     """Derive an id from what the event says, so that a replay gives the same one."""
-    parts = (event.did, event.incarnation, event.rev, *stamp)
-    return blake2b("\0".join(map(str, parts)).encode(), digest_size=_ID_BYTES).hexdigest()
+    text = "\0".join((event.did, str(event.incarnation), *stamp))
+    return blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
