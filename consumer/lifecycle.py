@@ -87,13 +87,13 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def first(number: signal.Signals) -> None:
-        _log.info("stopping", signal=number.name, draining=not stop.is_set())
-        stop.set()
-        _end_in_any_case(0)
         for each in _SIGNALS:
             loop.remove_signal_handler(each)
             # The second one is the kernel's business: it works even when the loop hangs.
             signal.signal(each, signal.SIG_DFL)
+        stop.set()
+        _end_in_any_case(0)
+        _log.info("stopping", signal=number.name)
 
     for each in _SIGNALS:
         loop.add_signal_handler(each, first, each)

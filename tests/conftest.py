@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.support.database",
     "tests.support.network",
     "tests.support.worker",
+    "tests.support.village",
 ]

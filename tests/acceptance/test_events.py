@@ -1,0 +1,146 @@
+"""The whole main job as processes: frames go in, ``consumer events`` shows what came out."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import orjson
+import psutil
+
+from tests.support.consumer import Consumer, Start
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+from tests.support.village import COLLECTION, Village
+
+
+def shown(events: Consumer) -> list[tuple[str, str]]:
+    """Return DID and path of every record event that was printed, in order."""
+    lines = events.out.split("\n")[:-1]
+    parsed = [orjson.loads(line) for line in lines]
+    return [(e["did"], f"{e['collection']}/{e['rkey']}") for e in parsed if e["type"] == "record"]
+
+
+async def follow(consumer: Start, environment: dict[str, str], *arguments: str) -> Consumer:
+    events: Consumer = await consumer(
+        *("events", "--follow", "--from-start", "--json", *arguments), env=environment
+    )
+    return events
+
+
+async def test_what_is_written_is_shown_and_a_restart_goes_on(
+    consumer: Start, deployment: Deployment, village: Village
+) -> None:
+    environment = village.environment(deployment)
+    first = await consumer("run", env=environment)
+    await first.saying("running")
+    events = await follow(consumer, environment)
+    await village.write(3)
+    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
+    assert await first.stopped() == 0
+
+    newest = village.seq
+    await village.write(2)
+    second = await consumer("run", env=environment)
+    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
+    assert village.relay.cursors[-1] == newest
+    assert len(shown(events)) == len(village.paths)
+    assert await second.stopped() == 0
+    events.signal(signal.SIGINT)
+    assert await events.ended() == 0
+    assert events.lines == []
+
+
+async def test_filters_and_readable_lines(
+    consumer: Start, deployment: Deployment, village: Village
+) -> None:
+    environment = village.environment(deployment)
+    running = await consumer("run", env=environment)
+    await running.saying("running")
+    someone, other = (repo.account.did for repo in village.repos[:2])
+    await village.write(2)
+    one = await follow(consumer, environment, "--did", someone)
+    none = await follow(consumer, environment, "--collection", "site.standard.*")
+    syncs = await follow(consumer, environment, "--type", "sync")
+    wanted = {(did, path) for did, path in village.paths if did == someone}
+    await eventually(lambda: set(shown(one)) == wanted, deadline=60)
+    await eventually(lambda: syncs.out.count("\n") >= len(village.repos))
+    assert {orjson.loads(line)["type"] for line in syncs.out.splitlines()} == {"sync"}
+    assert other not in one.out
+    assert none.out == ""
+
+    readable = await consumer("events", "--type", "record", "--did", someone, env=environment)
+    assert await readable.ended() == 0
+    lines = readable.out.splitlines()
+    assert len(lines) == 2
+    assert all(someone in line and COLLECTION in line and "create" in line for line in lines)
+
+    status = await consumer("status", "--json", env=environment)
+    assert await status.ended() == 0
+    seen = orjson.loads(status.out)
+    assert seen["cursors"][0]["seq"] == village.seq
+    assert seen["repos"]["total"] == len(village.repos)
+    assert seen["records"] == len(village.paths)
+    assert sum(lane["owned"] for lane in seen["lanes"]) == len(seen["lanes"])
+    assert await running.stopped() == 0
+
+
+async def test_worker_processes_share_the_lanes_and_are_replaced(
+    consumer: Start, deployment: Deployment, village: Village
+) -> None:
+    environment = village.environment(deployment)
+    parent = await consumer("run", "--workers", "2", env=environment)
+    for name in ("worker-1", "worker-2"):
+        await parent.saying("lane_claimed", process=name, deadline=60)
+    events = await follow(consumer, environment)
+    await village.write(2)
+    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
+
+    victim = parent.said("worker_started", name="worker-1")[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    await parent.saying("worker_killed", name="worker-1", signal="SIGKILL")
+    await village.write(2)
+    await parent.saying("worker_started", name="worker-1", times=2)
+    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
+    assert len(shown(events)) == len(village.paths)
+    assert await parent.stopped() == 0
+
+
+async def test_worker_processes_die_with_a_parent_that_is_killed(
+    consumer: Start, deployment: Deployment, village: Village
+) -> None:
+    parent = await consumer("run", "--workers", "2", env=village.environment(deployment))
+    for name in ("worker-1", "worker-2"):
+        await parent.saying("running", process=name)
+    children = parent.children()
+    assert len(children) == 2
+    parent.signal(signal.SIGKILL)
+    assert await parent.ended() == -signal.SIGKILL
+    await eventually(lambda: not any(psutil.pid_exists(child.pid) for child in children))
+
+
+async def test_the_second_signal_ends_a_process_whose_worker_hangs(
+    consumer: Start, deployment: Deployment, village: Village
+) -> None:
+    parent = await consumer("run", "--workers", "1", env=village.environment(deployment))
+    await parent.saying("running", process="worker-1")
+    (child,) = parent.children()
+    child.suspend()
+    parent.signal(signal.SIGTERM)
+    await parent.saying("stopping")
+    parent.signal(signal.SIGTERM)
+    assert await parent.ended(deadline=3) == -signal.SIGTERM
+    await eventually(lambda: not psutil.pid_exists(child.pid))
+
+
+async def test_a_worker_process_that_fails_takes_everything_down(
+    consumer: Start, deployment: Deployment, village: Village
+) -> None:
+    environment = village.environment(deployment)
+    parent = await consumer("run", "--workers", "2", env=environment)
+    await parent.saying("running", process="worker-2")
+    (child, *_) = parent.children()
+    child.terminate()  # it ends by itself, with status 0, though nobody asked the parent
+    assert await parent.ended() == 1
+    assert parent.said("root_died", root="workers")
+    assert "ended with status 0" in parent.lines[-1]
