@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from consumer import metrics
 from consumer.errors import Fatal
@@ -412,3 +413,27 @@ async def test_kafka_away_holds_the_worker_back_and_is_waited_out(
         await asyncio.wait_for(blocked, 60)
         await all_trimmed(world)
     await exactly_once(world)
+
+
+async def test_postgres_away_is_waited_out(
+    world: World, deployment: Deployment, postgres_proxy: TcpProxy
+) -> None:
+    dsn = SecretStr(deployment.dsn_through(postgres_proxy))
+    database = Database(deployment.postgres(dsn=dsn), deployment.prefix)
+    await database.open()
+    publisher = Publisher(world.lane, world.client, world.topics, database, PACE)
+    async with running(publisher):
+        await publisher.hand_over(await world.decide(5))
+        await all_trimmed(world)
+        await postgres_proxy.stop()
+        assert postgres_proxy.cut > 0
+        await publisher.hand_over(await world.decide(20))
+        await world.decide(10)
+        refused = metrics.ROOT_RESTARTS.labels("publisher")
+        before = refused._value.get()
+        await eventually(lambda: refused._value.get() > before, what="an attempt given up")
+        assert await world.waiting() > 0
+        await postgres_proxy.start()
+        await all_trimmed(world)
+    await exactly_once(world)
+    await database.close()
