@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,18 +105,18 @@ def _lock_of(directory: Path) -> Path:
 
 
 async def _install(directory: Path, say: Say) -> None:
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="network-") as name:
-        staging = Path(name) / "network"
-        _stage(staging)
-        say("installing the reference PDS from npm, once (1/2: packages, about a minute)")
-        # No install scripts of 600 packages; the one native module is built explicitly.
-        await _npm(staging, "ci", "--ignore-scripts")
-        say("installing the reference PDS from npm, once (2/2: building SQLite, 1 to 3 minutes)")
-        await _npm(staging, "rebuild", "better-sqlite3", "--ignore-scripts=false")
-        _publish(staging, directory)
+    staging = directory.with_name(f"{directory.name}.partial")
+    _stage(staging)
+    say("installing the reference PDS from npm, once (1/2: packages, about a minute)")
+    # No install scripts of 600 packages; the one native module is built explicitly.
+    await _npm(staging, "ci", "--ignore-scripts")
+    say("installing the reference PDS from npm, once (2/2: building SQLite, 1 to 3 minutes)")
+    await _npm(staging, "rebuild", "better-sqlite3", "--ignore-scripts=false")
+    _publish(staging, directory)
 
 
 def _stage(staging: Path) -> None:
+    shutil.rmtree(staging, ignore_errors=True)  # what an interrupted installation left
     staging.mkdir()
     for name in _FILES:
         shutil.copy(_SOURCE / name, staging)

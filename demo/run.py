@@ -113,7 +113,7 @@ async def _everything(
     began = time.monotonic()
 
     def say(what: str) -> None:
-        console.print(f"{time.monotonic() - began:4.0f} s  {what}", highlight=False)
+        console.print(f"{time.monotonic() - began:4.0f} s  {what}", highlight=False, soft_wrap=True)
 
     say("starting Kafka and PostgreSQL")
     data = directory / "data"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +79,11 @@ async def _install(jars: list[Jar], directory: Path) -> None:
         raise Fatal(f"another process has been downloading Kafka to {directory} for 10 minutes")
     try:
         if not _is_there(directory):
-            with tempfile.TemporaryDirectory(dir=directory.parent, prefix="kafka-") as staging:
-                await download(jars, Path(staging))
-                (Path(staging) / "jars").rename(directory)
+            staging = directory.with_name(f"{directory.name}.partial")
+            shutil.rmtree(staging, ignore_errors=True)  # what an interrupted download left
+            staging.mkdir()
+            await download(jars, staging)
+            (staging / "jars").rename(directory)
+            shutil.rmtree(staging)
     finally:
         os.close(lock)
