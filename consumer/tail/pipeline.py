@@ -72,4 +72,5 @@ class Pipeline:
         moment = seconds(transaction.cursor.time)
         if moment is not None:
             metrics.CURSOR_AGE.since(moment)
+        metrics.TAIL_LAG.since(transaction.cursor.as_of)
         self._done(transaction.cursor)

@@ -16,6 +16,7 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidURI
 from websockets.protocol import State
 
+from consumer import metrics
 from consumer.errors import Fatal
 from consumer.tail.outcomes import Silent
 from consumer.tail.splitter import Message, Splitter, Violation
@@ -56,6 +57,8 @@ class Connection(ClientConnection):
         """
         if not self._splitter.messages and not self._ended:
             await self._rest(wait)
+        if self._splitter.size:
+            metrics.TAIL_BYTES.inc(self._splitter.size)
         messages = self._splitter.take()
         if self._held:
             self._hold(on=False)

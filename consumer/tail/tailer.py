@@ -226,7 +226,8 @@ class Tailer:
                 collector.position.reached()
             elif now - came >= _PATIENCE:
                 collector.position.caught_up(time.time())
-                metrics.TAIL_LAG.settled()
+                if not (pipeline.busy or collector.pending):
+                    metrics.TAIL_LAG.settled()
             if collector.full:
                 await pipeline.settle()
             if not pipeline.busy and collector.due_in(now) <= 0:
