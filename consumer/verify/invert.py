@@ -153,12 +153,10 @@ def _put_back(root: Node, path: bytes, value: bytes) -> Node:
 
 
 def _split(node: Node | None, path: bytes) -> tuple[Kid, Kid]:
-    """Return the subtrees left and right of ``path``, which is not in ``node``."""
+    """Return the subtrees left and right of ``path``, which is of a higher layer than ``node``."""
     if node is None:
         return None, None
-    at, there = _place(node, path)
-    if there:
-        _mismatch(path, "is still in the tree")
+    at = bisect_left(node.keys, path)
     left, right = _split(_opened(node.kids[at], path), path)
     after = Node(None, node.level, node.keys[at:], node.entries[at:], [right, *node.kids[at + 1 :]])
     _compress(after, 0)

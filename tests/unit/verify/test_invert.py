@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.verify.invert import Change, invert
+from consumer.verify.invert import Change, _shared_prefix, invert
 from consumer.verify.mst import EMPTY_TREE, load
 from simulator import tree
+from tests.vectors import entries, needs_vectors
 
 A, B, C = (tree.cid_of(text) for text in (b"a", b"b", b"c"))
 WORLD = {f"a.b.c/{number}": A for number in range(40)}
@@ -64,3 +65,30 @@ def test_no_key_that_is_there_can_be_put_back(path: str) -> None:
     with pytest.raises(Refused) as caught:
         undo(Change(path.encode(), None, B))
     assert caught.value.reason is Reason.OPS_MISMATCH
+
+
+def key_of_layer(wanted: int, start: str) -> str:
+    return next(f"{start}{n}" for n in range(10**6) if tree.layer(f"{start}{n}") == wanted)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_missing_node_is_not_in_the_way_of_what_is_emptied(turned: bool) -> None:
+    """Beside ``middle`` lies, left, a missing node, and right, one that only holds ``emptied``."""
+    kept, middle = key_of_layer(0, "a.b.c/"), key_of_layer(1, "b.b.c/")
+    emptied, top = key_of_layer(0, "c.b.c/"), key_of_layer(2, "d.b.c/")
+    before = {kept: A, top: A}
+    root, blocks = tree.plain(before | {middle: A, emptied: A})
+    missing = next(cid for cid, block in blocks.items() if kept.encode() in block)
+    del blocks[missing]
+    changes = [Change(path.encode(), A, None) for path in (middle, emptied)]
+    found = invert(load(root, blocks), changes[::-1] if turned else changes)
+    assert found == tree.plain(before)[0]
+
+
+@needs_vectors
+def test_shared_prefixes() -> None:
+    vectors = entries("interop/mst/common_prefix.json")
+    assert vectors
+    for vector in vectors:
+        left, right = vector["left"].encode(), vector["right"].encode()
+        assert _shared_prefix(left, right) == vector["len"]
