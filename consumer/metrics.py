@@ -147,7 +147,6 @@ class Claim(StrEnum):
 
 EVENT_TYPES = ("record", "account", "identity", "sync")
 EVENT_SOURCES = ("firehose", "backfill", "refresh", "account")
-TOPICS = ("firehose", "backfill", "cursor", "events", "operations", "published", "dead-letter")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -156,7 +155,7 @@ _SIZES = (1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 21, 1 << 22, 1 << 23
 _M = TypeVar("_M", Counter, Gauge, Histogram)
 
 
-def _closed(metric: _M, *values: Iterable[str]) -> _M:
+def closed(metric: _M, *values: Iterable[str]) -> _M:
     """Create the series of every combination of label values, in the order of the labels."""
     for combination in product(*values):
         metric.labels(*combination)
@@ -236,7 +235,7 @@ WORKER_RESTARTS = Counter(
     "Worker processes started again after a signal",
     registry=REGISTRY,
 )
-WAITS = _closed(
+WAITS = closed(
     Counter(
         "chive_waits_total",
         "Attempts that found a service away and were waited out",
@@ -248,7 +247,7 @@ WAITS = _closed(
 
 # --- input refused, at any stage -------------------------------------------------------------
 
-REFUSED = _closed(
+REFUSED = closed(
     Counter(
         "chive_refused_total",
         "Input refused, by reason and stage",
@@ -261,7 +260,7 @@ REFUSED = _closed(
 
 # --- tailer ----------------------------------------------------------------------------------
 
-FRAMES = _closed(
+FRAMES = closed(
     Counter(
         "chive_tail_frames_total",
         "Frames received, by kind and what became of them",
@@ -280,7 +279,7 @@ TAIL_ACTIVE = Gauge(
 TAIL_CONNECTED = Gauge(
     "chive_tail_connected", "1 while the firehose is connected", registry=REGISTRY
 )
-RECONNECTS = _closed(
+RECONNECTS = closed(
     Counter(
         "chive_tail_reconnects_total",
         "Firehose connections that ended, by cause",
@@ -289,7 +288,7 @@ RECONNECTS = _closed(
     ),
     ReconnectCause,
 )
-SESSIONS = _closed(
+SESSIONS = closed(
     Counter(
         "chive_tail_sessions_total",
         "Breaks in the continuity of the firehose",
@@ -328,7 +327,7 @@ TRACKED = Gauge("chive_tail_tracked_repos", "DIDs in the tailer's tracked set", 
 # --- worker ----------------------------------------------------------------------------------
 
 LANES_OWNED = Gauge("chive_worker_lanes", "Lanes owned by this process", registry=REGISTRY)
-CLAIMS = _closed(
+CLAIMS = closed(
     Counter(
         "chive_worker_claims_total", "Changes in lane ownership", ["outcome"], registry=REGISTRY
     ),
@@ -339,7 +338,7 @@ WORKER_LAG = Ages(
     "Age of the newest applied frame while more wait in the lane; 0 when caught up",
     "lane",
 )
-WORKER_INPUTS = _closed(
+WORKER_INPUTS = closed(
     Counter(
         "chive_worker_inputs_total", "Messages taken from each topic", ["topic"], registry=REGISTRY
     ),
@@ -354,7 +353,7 @@ BATCH_BYTES = Histogram(
     buckets=_SIZES,
     registry=REGISTRY,
 )
-BATCH_SECONDS = _closed(
+BATCH_SECONDS = closed(
     Histogram(
         "chive_worker_batch_seconds",
         "Time of a worker batch, by step",
@@ -367,7 +366,7 @@ BATCH_SECONDS = _closed(
 COMMITS_VERIFIED = Counter(
     "chive_worker_commits_verified_total", "Commits that passed every check", registry=REGISTRY
 )
-EVENTS = _closed(
+EVENTS = closed(
     Counter(
         "chive_events_total",
         "Events decided, by type and source",
@@ -379,7 +378,7 @@ EVENTS = _closed(
 )
 DESYNCHRONIZED = Counter(
     "chive_worker_desynchronized_total",
-    "Repos that became desynchronized, by reason (closed: worker.repo_state)",
+    "Repos found to need a sync, by reason (closed in worker.report)",
     ["reason"],
     registry=REGISTRY,
 )
@@ -402,7 +401,7 @@ OUTBOX_DEPTH = Gauge(
 OUTBOX_AGE = Ages(
     "chive_outbox_age_seconds", "Age of the oldest row not yet published; 0 when empty", "lane"
 )
-PUBLISHED = _closed(
+PUBLISHED = closed(
     Counter("chive_published_total", "Records published, by topic", ["topic"], registry=REGISTRY),
     ("events", "operations", "dead-letter"),
 )
@@ -418,7 +417,7 @@ PUBLISH_SECONDS = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
-TRANSACTIONS = _closed(
+TRANSACTIONS = closed(
     Counter(
         "chive_transactions_total",
         "Kafka transactions, by who made them and how they ended",
@@ -431,7 +430,7 @@ TRANSACTIONS = _closed(
 
 # --- fetcher ---------------------------------------------------------------------------------
 
-LOOKUPS = _closed(
+LOOKUPS = closed(
     Counter(
         "chive_fetch_lookups_total",
         "Attempts at identity look-ups and account checks",
@@ -441,7 +440,7 @@ LOOKUPS = _closed(
     LookupKind,
     LookupOutcome,
 )
-LOOKUP_SECONDS = _closed(
+LOOKUP_SECONDS = closed(
     Histogram(
         "chive_fetch_lookup_seconds",
         "Time of one look-up",

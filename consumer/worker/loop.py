@@ -103,6 +103,7 @@ class LaneLoop:
         finally:
             metrics.LANES_OWNED.dec()
             metrics.WORKER_LAG.drop(self.number)
+            metrics.PARKED_FRAMES.remove(self.number)
             await _cancelled(working, publishing)
 
     async def _until_over(

@@ -10,7 +10,7 @@ from consumer.errors import Reason
 from consumer.metrics import BatchStep, Stage
 from consumer.publish.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.worker.inputs import CommitSeen
-from consumer.worker.outputs import Rejection
+from consumer.worker.outputs import Rejection, SyncReason
 from consumer.worker.plan import Plan
 from consumer.worker.rounds import Round
 from consumer.worker.workset import Workset
@@ -21,6 +21,8 @@ _TYPES: dict[type[Event], str] = {
     IdentityEvent: "identity",
     SyncEvent: "sync",
 }
+
+metrics.closed(metrics.DESYNCHRONIZED, SyncReason)
 
 
 class Stopwatch:
