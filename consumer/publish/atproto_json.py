@@ -12,8 +12,8 @@ Source of the rules: https://atproto.com/specs/data-model.
 
 The bulk of the work is done by libipld and orjson without a loop in Python.  libipld gives a
 link as the bytes of its CID and, encoding, makes a link of all bytes that parse as a CID.
-So when re-encoding gives the same bytes, a value with the shape of a wanted CID *is* a link,
-and the count of link tags tells whether there are links of any other shape.
+So when re-encoding gives the same bytes, a value is a link exactly when it parses as a CID.
+When it does not, there may be bytes that only look like one: the strict decoder tells.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from consumer.errors import Refused
 from consumer.verify import cbor
 from procedures.syntax import cid_text, is_cid
 
-_LINK_TAG = b"\xd8\x2a"
+_TAG_HEAD = b"\xd8"
+_SLOW_LIMIT = 64 * 1024  # the strict decoder takes some microseconds for each byte
 _FLOAT_HEAD = 0xFB  # of the only floats that re-encode to themselves
 _INT64 = range(-(2**63), 2**63)
 
@@ -42,19 +43,25 @@ def base64_unpadded(data: bytes) -> str:
     return b2a_base64(data, newline=False).rstrip(b"=").decode()
 
 
-def to_json(data: bytes) -> bytes | None:
-    """Return the atproto JSON of one DAG-CBOR record, or None when it has none."""
+def to_json(data: bytes, limit: int) -> bytes | None:
+    """Return the atproto JSON of one DAG-CBOR record, or None.
+
+    None when it has no JSON, or one of more than ``limit`` bytes, or is large and could only
+    be read so slowly that the lane would stand still.
+    """
     try:
         value = libipld.decode_dag_cbor(data)
         if type(value) is not dict:
             return None
         if libipld.encode_dag_cbor(value) != data:
-            return _by_strict_decoder(data)
-        if _is_suspect(data):
-            _check(value, 1)
-        return _by_default(value, data)
+            text = _by_strict_decoder(data)
+        else:
+            if _is_suspect(data):
+                _check(value, 1)
+            text = _by_default(value, limit // len(b'{"$bytes":""}'))
     except (_Inadmissible, ValueError, TypeError, RecursionError, Refused):
         return None
+    return text if len(text) <= limit else None
 
 
 def _is_suspect(data: bytes) -> bool:
@@ -62,31 +69,40 @@ def _is_suspect(data: bytes) -> bool:
     return _FLOAT_HEAD in data or b"$link" in data or b"$bytes" in data
 
 
-def _by_default(value: dict[str, Any], data: bytes) -> bytes:
-    links = 0
+def _by_default(value: dict[str, Any], max_leaves: int) -> bytes:
+    leaves = 0
 
     def leaf(value: object) -> dict[str, str]:
-        nonlocal links
+        nonlocal leaves
+        leaves += 1
         if is_cid(value):
-            links += 1
             return {"$link": cid_text(value)}
-        if type(value) is not bytes:
-            raise TypeError
+        if type(value) is not bytes or _is_other_link(value) or leaves > max_leaves:
+            raise _Inadmissible
         return {"$bytes": base64_unpadded(value)}
 
     try:
         text = orjson.dumps(value, default=leaf, option=orjson.OPT_STRICT_INTEGER)
-    except orjson.JSONEncodeError:  # an integer of more than 53 bit, or something strange
-        return _by_strict_decoder(data)
-    if data.count(_LINK_TAG) != links:
-        return _by_strict_decoder(data)
+    except orjson.JSONEncodeError as error:
+        if isinstance(error.__cause__, _Inadmissible):
+            raise
+        _check(value, 1)  # an integer beyond 53 bit: is it beyond 64 as well?
+        leaves = 0
+        text = orjson.dumps(value, default=leaf)
     if text.count(b"{") + text.count(b"[") > cbor.RECORD_DEPTH:
         _check(value, 1)
     return text
 
 
+def _is_other_link(value: bytes) -> bool:
+    """Tell whether libipld takes ``value`` for a CID of some other kind, and so as a link."""
+    return bytes(libipld.encode_dag_cbor(value)[:1]) == _TAG_HEAD
+
+
 def _by_strict_decoder(data: bytes) -> bytes:
     """Project with the decoder that tells links from bytes by their tags."""
+    if len(data) > _SLOW_LIMIT:
+        raise _Inadmissible
     value = cbor.decode(data)
     _check(value, 1)
     return orjson.dumps(value, default=_strict_leaf, option=orjson.OPT_PASSTHROUGH_DATACLASS)

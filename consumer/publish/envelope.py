@@ -6,8 +6,8 @@
 - the same event always gives the same bytes, and ``id`` names it: a replay repeats it;
 - the key is what compaction keeps the newest value of: the AT-URI of a record, the DID with
   ``#account``, ``#identity`` or ``#sync`` for the rest;
-- no record is ever dropped: one without atproto JSON, or with more than ``MAX_RECORD_JSON``
-  bytes of it, travels as its DAG-CBOR in ``recordCbor`` (base64) with ``record`` null;
+- no record is ever dropped: one without atproto JSON, or larger than ``MAX_RECORD`` or
+  ``MAX_RECORD_JSON``, travels as its DAG-CBOR in ``recordCbor`` (base64), ``record`` null;
 - every value stays below Kafka's maximum of 8 MiB.
 """
 
@@ -25,6 +25,7 @@ from consumer.publish.atproto_json import to_json
 from procedures.syntax import cid_text
 
 VERSION = 1
+MAX_RECORD = 1024 * 1024  # bytes of DAG-CBOR
 MAX_RECORD_JSON = 4 * 1024 * 1024
 
 _ID_BYTES = 16
@@ -163,8 +164,8 @@ def _encode_record(event: RecordEvent) -> Encoded:
 
 
 def _content(record: bytes) -> dict[str, object]:
-    text = to_json(record)
-    if text is None or len(text) > MAX_RECORD_JSON:
+    text = to_json(record, MAX_RECORD_JSON) if len(record) <= MAX_RECORD else None
+    if text is None:
         return {"record": None, "recordCbor": b2a_base64(record, newline=False).decode()}
     return {"record": orjson.Fragment(text)}
 

@@ -7,6 +7,7 @@ import pytest
 from consumer.publish.atproto_json import to_json
 from procedures.syntax import DAG_CBOR_PREFIX, RAW_PREFIX, cid_text
 
+LIMIT = 100_000
 CID = RAW_PREFIX + bytes(range(32))
 # A hash with the bytes that make the fast path look twice.
 SUSPECT = DAG_CBOR_PREFIX + b"\xfb\x1b\x80\xd8\x2a$link$bytes" + bytes(16)
@@ -21,7 +22,7 @@ def written(record: object) -> bytes:
 
 
 def projected(record: object) -> object:
-    text = to_json(written(record))
+    text = to_json(written(record), LIMIT)
     return None if text is None else orjson.loads(text)
 
 
@@ -60,7 +61,7 @@ def test_bytes_that_look_like_a_link_stay_bytes() -> None:
 
 
 def test_members_keep_their_order() -> None:
-    assert to_json(written({"bb": 1, "a": 2, "c": 3})) == b'{"a":2,"c":3,"bb":1}'
+    assert to_json(written({"bb": 1, "a": 2, "c": 3}), LIMIT) == b'{"a":2,"c":3,"bb":1}'
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_what_is_not_atproto_data_has_no_json(record: object) -> None:
     ],
 )
 def test_what_is_not_strict_cbor_has_no_json(data: bytes) -> None:
-    assert to_json(data) is None
+    assert to_json(data, LIMIT) is None
 
 
 def test_nesting_is_bounded_at_32() -> None:
@@ -125,3 +126,17 @@ def test_many_shallow_containers_are_not_deep() -> None:
 def test_brackets_in_text_are_not_depth() -> None:
     record = {"v": "[{" * 100}
     assert projected(record) == record
+
+
+def test_more_json_than_the_limit_is_none() -> None:
+    for record in ({"t": "x" * 100}, {"b": [b""] * 20}, {"b": CID, "t": "x" * 100}):
+        text = to_json(written(record), LIMIT)
+        assert text is not None
+        assert to_json(written(record), len(text)) == text
+        assert to_json(written(record), len(text) - 1) is None
+
+
+def test_a_large_record_that_only_the_slow_decoder_could_read_has_no_json() -> None:
+    assert projected({"b": CID, "t": "x" * 60_000}) is not None
+    assert projected({"b": CID, "t": "x" * 70_000}) is None
+    assert projected({"l": link(CID), "t": "x" * 70_000}) is not None

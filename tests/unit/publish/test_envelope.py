@@ -180,6 +180,14 @@ def test_a_record_with_too_much_json_travels_as_its_bytes(monkeypatch: pytest.Mo
     assert base64.b64decode(value["recordCbor"]) == record
 
 
+def test_a_record_that_is_too_large_travels_as_its_bytes() -> None:
+    fits = cbor2.dumps({"t": "x" * (envelope.MAX_RECORD - 8)}, canonical=True)
+    assert len(fits) == envelope.MAX_RECORD
+    assert decoded(replace(CREATE, record=fits))["record"] is not None
+    larger = cbor2.dumps({"t": "x" * (envelope.MAX_RECORD - 7)}, canonical=True)
+    assert decoded(replace(CREATE, record=larger))["record"] is None
+
+
 def test_the_largest_record_stays_below_the_limit_of_kafka() -> None:
     record = cbor2.dumps({"t": "\x00" * 1_048_000}, canonical=True)
     assert len(encode(replace(CREATE, record=record)).value) < 8 * 1024 * 1024
