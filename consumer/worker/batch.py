@@ -73,9 +73,10 @@ class Ledger:
             refused = [(p, why) for p in plan.inputs if (why := workset.apply(p.input))]
             plan.take_questions(workset.lookups)
             watch.lap(BatchStep.APPLY)
-            letters = [p.letter(why) for p, why in refused if why.kept]
+            letters = [*plan.dead, *(p.letter(why) for p, why in refused if why.kept)]
+            letters.sort(key=lambda letter: (letter.topic, letter.offset))
             await _write_plan(connection, plan)
-            rows = await self._write(connection, workset, [*plan.dead, *letters])
+            rows = await self._write(connection, workset, letters)
             new = self._numbered(plan.position, rows)
             await self._advance(connection, new)
         watch.lap(BatchStep.WRITE)

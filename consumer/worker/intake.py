@@ -123,8 +123,8 @@ def read(arrival: Arrival, limit: int) -> AccountFrames:
     frame = decode_frame(arrival.frame, limit)
     if isinstance(frame, InfoFrame | ErrorFrame):
         raise Refused(Reason.FRAME_UNKNOWN_TYPE, "speaks of no account")
-    if len(frame.did) > _MAX_DID:
-        raise Refused(Reason.FRAME_MALFORMED, f"a DID of {len(frame.did)} bytes")
+    if frame.did != arrival.key or len(frame.did) > _MAX_DID:
+        raise Refused(Reason.FRAME_MALFORMED, "not the account that the tailer saw")
     if isinstance(frame, AccountFrame) and not _is_storable(frame.status):
         raise Refused(Reason.FRAME_MALFORMED, "status is not a short text")
     return frame
@@ -150,6 +150,11 @@ def unreadable(arrival: Arrival, refused: Refused, policy: Policy, *, tracked: b
             origin=origin_of(arrival, time),
         )
     )
+
+
+def may_wait(refused: Refused, waiting: int, rules: Rules) -> bool:
+    """Tell whether an unreadable frame is parked behind ``waiting`` others, to keep the order."""
+    return refused.reason is not Reason.STALLED and waiting < rules.parked_frames
 
 
 def is_account(key: str) -> bool:

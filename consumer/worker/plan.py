@@ -75,13 +75,16 @@ class Plan:
     def frame(self, arrival: Arrival, frame: AccountFrames | Refused) -> None:
         """Take a frame of the firehose, decoded, or why it could not be."""
         self._move_to(arrival)
-        if isinstance(frame, Refused):
-            self._unreadable(arrival, frame)
-            return
-        waiting = self.memory.waiting.get(frame.did)
-        verdict = self._verdict(arrival, frame, waiting.frames if waiting else 0)
+        waiting = self.memory.waiting.get(arrival.key)
+        frames = waiting.frames if waiting else 0
+        if not isinstance(frame, Refused):
+            verdict = self._verdict(arrival, frame, frames)
+        elif frames and intake.may_wait(frame, frames, self.rules):
+            verdict = Park(ask=False)
+        else:
+            verdict = self._unreadable(arrival, frame)
         if isinstance(verdict, Park):
-            self._park(frame.did, arrival, verdict)
+            self._park(arrival, verdict)
         else:
             self._settle(arrival, verdict)
 
@@ -91,10 +94,9 @@ class Plan:
         did = arrival.key
         self.touched.add(did)
         if isinstance(frame, Refused):
-            self._unreadable(arrival, frame)
-            self._unpark(did, arrival.offset)
-            return True
-        verdict = self._verdict(arrival, frame, waiting=0)
+            verdict: intake.Verdict = self._unreadable(arrival, frame)
+        else:
+            verdict = self._verdict(arrival, frame, waiting=0)
         if isinstance(verdict, Park):
             self.memory.waiting[did].ready = False
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
@@ -215,13 +217,12 @@ class Plan:
         if self.memory.asks_again(did, self.now, _ASK_AGAIN):
             self.ask(did, LookupKind.IDENTITY)
 
-    def _unreadable(self, arrival: Arrival, refused: Refused) -> None:
-        tracked = self.memory.is_tracked(arrival.key)
-        self._settle(
-            arrival, intake.unreadable(arrival, refused, self.rules.policy, tracked=tracked)
-        )
+    def _unreadable(self, arrival: Arrival, refused: Refused) -> Take | Drop:
+        tracked = arrival.key in self.memory.tracked
+        return intake.unreadable(arrival, refused, self.rules.policy, tracked=tracked)
 
-    def _park(self, did: str, arrival: Arrival, verdict: Park) -> None:
+    def _park(self, arrival: Arrival, verdict: Park) -> None:
+        did = arrival.key
         self.parks.append(to_parked(did, arrival))
         self.memory.waiting.setdefault(did, Waiting(0, ready=False)).frames += 1
         self.touched.add(did)

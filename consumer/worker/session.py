@@ -158,16 +158,16 @@ class Session:
         uncertain: set[str] = set()
         signed: set[str] = set()
         for arrival, frame in frames:
+            did = arrival.key
             if isinstance(frame, Refused):
-                if intake.is_account(arrival.key):
-                    uncertain.add(arrival.key)
+                if intake.is_account(did):
+                    uncertain.add(did)
             elif isinstance(frame, CommitFrame | SyncFrame):
                 if intake.must_be_known(frame, policy):
-                    uncertain.add(frame.did)
-                if memory.identities.get(frame.did) is None:
-                    signed.add(frame.did)
-        uncertain = {did for did in uncertain if not memory.is_tracked(did)}
-        await self._load(uncertain, signed)
+                    uncertain.add(did)
+                if memory.identities.get(did) is None:
+                    signed.add(did)
+        await self._load({did for did in uncertain if did not in memory.tracked}, signed)
 
     async def _load(self, uncertain: set[str], signed: set[str]) -> None:
         if not (uncertain or signed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from consumer.settings import Settings
 from consumer.store import lookups, outbox
 from consumer.store.database import Database
 from consumer.verify.frames import peek
-from consumer.worker.loop import Resources
+from consumer.worker.loop import LaneLoop, Resources
 from consumer.worker.worker import Worker
 from procedures.syntax import cid_text
 from tests.support.deployment import Deployment
@@ -47,6 +47,7 @@ class World:
     topics: Topics
     database: Database
     relay: TransactionalProducer
+    fetcher: TransactionalProducer
     keys: dict[str, str] = field(default_factory=dict)
     session: int = 1
     last: dict[int, int] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class World:
     async def tell(self, *messages: Message) -> None:
         """Put messages on the backfill topic."""
         topic = self.topics.name(Topic.BACKFILL)
-        await self.relay.commit(
+        await self.fetcher.commit(
             [
                 OutRecord(topic, self.topics.partition_of(m.did), m.did.encode(), encode(m))
                 for m in messages
@@ -139,38 +140,36 @@ class World:
 
     # -- the worker --------------------------------------------------------------------
 
-    def worker(self, settings: Settings | None = None) -> Worker:
+    def resources(self, settings: Settings | None = None) -> Resources:
+        """Return what a worker of this deployment is made of."""
         settings = settings or self.settings
         scope = settings.scope
-        return Worker(
-            Resources(
-                settings,
-                self.client,
-                self.topics,
-                self.database,
-                Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids)),
-            )
+        return Resources(
+            settings,
+            self.client,
+            self.topics,
+            self.database,
+            Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids)),
         )
 
     @asynccontextmanager
     async def working(self, settings: Settings | None = None) -> AsyncIterator[None]:
         """Run a worker during the block, and stop it in good order."""
-        stop = asyncio.Event()
-        task = asyncio.create_task(self.worker(settings).run(stop))
-        try:
+        async with _running(Worker(self.resources(settings)).run):
             yield
-            stop.set()
-            await asyncio.wait_for(task, 20)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
-    async def settled(self, deadline: float = 60.0) -> None:
+    @asynccontextmanager
+    async def owning(self, did: str, settings: Settings | None = None) -> AsyncIterator[None]:
+        """Run the lane of ``did`` alone during the block, without a group."""
+        loop = LaneLoop(self.topics.partition_of(did), self.resources(settings))
+        async with _running(loop.run):
+            yield
+
+    async def settled(self, deadline: float = 90.0) -> None:
         """Wait until every record is consumed, nothing is parked, and the outbox is empty."""
         await eventually(self._is_settled, what="the worker has settled", deadline=deadline)
 
-    async def consumed(self, deadline: float = 60.0) -> None:
+    async def consumed(self, deadline: float = 90.0) -> None:
         """Wait until every record is consumed."""
         await eventually(self.is_consumed, what="everything is consumed", deadline=deadline)
 
@@ -261,6 +260,28 @@ class World:
         return {did: (status, state, reason) for did, status, state, reason in rows}
 
 
+@asynccontextmanager
+async def _running(run: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(run(stop))
+    told = asyncio.current_task()
+    assert told is not None
+    # What dies in the middle ends the test at once.
+    task.add_done_callback(lambda _: None if stop.is_set() else told.cancel())
+    try:
+        yield
+        stop.set()
+        await asyncio.wait_for(task, 20)
+    except asyncio.CancelledError:
+        if task.done() and not task.cancelled():
+            await task
+        raise
+    finally:
+        stop.set()
+        task.cancel()
+        await asyncio.wait([task])
+
+
 @pytest.fixture
 async def world(deployment: Deployment, database: Database) -> AsyncIterator[World]:
     """Prepare topics and tables; no worker runs yet."""
@@ -268,8 +289,11 @@ async def world(deployment: Deployment, database: Database) -> AsyncIterator[Wor
     client = Client(settings.kafka)
     topics = Topics(deployment.prefix, settings.kafka.partitions)
     await topics.ensure(client)
-    async with await TransactionalProducer.open(client, "test") as relay:
-        world = World(deployment, settings, client, topics, database, relay)
+    async with (
+        await TransactionalProducer.open(client, "test-relay") as relay,
+        await TransactionalProducer.open(client, "test-fetcher") as fetcher,
+    ):
+        world = World(deployment, settings, client, topics, database, relay, fetcher)
         yield world
         if world.ends is not None:
             await world.ends.close()

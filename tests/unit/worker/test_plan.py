@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from consumer import backfill
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message, Proof
 from consumer.errors import Reason, Refused
@@ -173,21 +175,33 @@ def test_after_a_restart_parked_frames_are_known() -> None:
     assert memory.parked_frames() == 2
 
 
-def test_a_parked_frame_that_killed_its_worker_is_buried() -> None:
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_parked_frame_that_killed_its_worker_is_buried(tracked: bool) -> None:
     author, memory = Author.of(), Memory()
     frame = author.commit()
     take(plan(memory), frame)
+    if tracked:
+        memory.tracked.set(author.did, None)
     batch = plan(memory)
-    stalled = Refused(Reason.STALLED, "deadly")
-    assert batch.parked_frame(arrivals.of_parked(batch_of(frame)), stalled)
-    [planned] = batch.inputs
-    assert isinstance(planned.input, CommitUnverifiable)
-    assert planned.input.reason is Reason.STALLED
+    again_as_it_was = arrivals.of_parked(arrivals.to_parked(frame.key, frame))
+    assert batch.parked_frame(again_as_it_was, Refused(Reason.STALLED, "deadly"))
     assert memory.waiting == {}
+    missed = [p.input for p in batch.inputs if isinstance(p.input, CommitUnverifiable)]
+    assert [one.reason for one in missed] == ([Reason.STALLED] if tracked else [])
+    assert [letter.reason for letter in batch.dead] == ([] if tracked else [Reason.STALLED])
 
 
-def batch_of(frame: Arrival) -> Any:
-    return arrivals.to_parked(frame.key, frame)
+def test_an_unreadable_frame_waits_behind_others() -> None:
+    author, memory = Author.of(), Memory()
+    batch = plan(memory)
+    take(batch, author.commit())
+    unreadable = arrival(b"nonsense", author.did, 2)
+    batch.frame(unreadable, Refused(Reason.FRAME_MALFORMED))
+    assert [frame.frame for frame in batch.parks][1:] == [b"nonsense"]
+    assert (batch.inputs, batch.dead) == ([], [])
+    few = plan(memory, rules(parked_frames=2))
+    few.frame(unreadable, Refused(Reason.FRAME_MALFORMED))
+    assert [letter.reason for letter in few.dead] == [Reason.FRAME_MALFORMED]
 
 
 # -- tracking ---------------------------------------------------------------------------------
