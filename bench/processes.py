@@ -1,0 +1,121 @@
+"""The processes that are measured, and what they have used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from bench.traffic import Traffic
+from consumer.embedded.ports import LOOPBACK
+from consumer.embedded.process import Server
+
+_CHECKOUT = Path(__file__).parents[1]
+_STOP_SECONDS = 40.0
+_START_SECONDS = 60.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process and all its descendants have used, the ended ones too."""
+    root = psutil.Process(pid)
+    total = 0.0
+    for process in (root, *root.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue  # its parent has its times
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+@asynccontextmanager
+async def running(name: str, directory: Path, *argv: str, **env: str) -> AsyncIterator[Server]:
+    """Run ``python ARGV`` during the block; its log is in ``directory``."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("CHIVE_")}
+    environment = {**kept, "PYTHONPATH": str(_CHECKOUT), **env}
+    server = Server(name, directory, environment=environment)
+    await server.start([sys.executable, *argv])
+    try:
+        yield server
+    finally:
+        await server.stop(_STOP_SECONDS)
+
+
+@asynccontextmanager
+async def consumer(
+    name: str, directory: Path, settings: Mapping[str, str], *, profile: Path | None = None
+) -> AsyncIterator[Server]:
+    """Run the consumer in one role, which ``name`` begins with; see ``bench.sampled``."""
+    role = name.partition("-")[0]
+    program = ["-m", "bench.sampled", str(profile)] if profile else ["-m", "consumer"]
+    async with running(name, directory, *program, "run", "--role", role, **settings) as server:
+        yield server
+
+
+def begin_profile(server: Server) -> None:
+    """Let a consumer that was started with ``profile`` sample itself from now on."""
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How many frames the relay has written, and when it wrote the last of them."""
+
+    frames: int
+    at: float
+
+
+class RelayProcess:
+    """The relay of ``bench.relay``, seen from here."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"ws://{LOOPBACK}:{port}"
+        self._client = httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", trust_env=False)
+
+    async def allow(self, frames: int) -> None:
+        """Let the first ``frames`` frames pass."""
+        await self._ask(f"/allow/{frames}")
+
+    async def sent(self) -> Sent:
+        return await self._ask("/sent")
+
+    async def answers(self) -> bool:
+        """Tell whether it serves."""
+        try:
+            await self._ask("/sent")
+        except httpx.TransportError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _ask(self, path: str) -> Sent:
+        answer = json.loads((await self._client.get(path)).text)
+        return Sent(answer["sent"], answer["at"])
+
+
+@asynccontextmanager
+async def relaying(traffic: Traffic, directory: Path) -> AsyncIterator[RelayProcess]:
+    """Run a relay that has ``traffic`` and may not send it yet."""
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    argv = ("-m", "bench.relay", str(port), str(traffic.path))
+    async with running("relay", directory, *argv) as server:
+        relay = RelayProcess(port)
+        try:
+            await server.wait_ready(relay.answers, _START_SECONDS)
+            yield relay
+        finally:
+            await relay.close()

@@ -1,0 +1,122 @@
+"""A relay in a process of its own: cached frames, written to the socket as fast as they are taken.
+
+``python -m bench.relay PORT FILE`` serves ``subscribeRepos``.  Websocket headers are made
+beforehand, and many frames go into one write, so that it is never the relay that is measured.
+It sends no further than it is allowed: ``GET /allow/N`` lets the first N frames pass, ``GET
+/sent`` tells how many have been written and when (Unix time) the last of them was.  Behind the
+last frame it begins again, with sequence numbers that go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import sys
+import time
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from bench.traffic import FIRST_SEQ, load
+from consumer.embedded.ports import LOOPBACK
+
+_WRITE_BYTES = 256 * 1024
+_SEQ = struct.Struct(">Q")
+_SEQ_KEY = b"\x63seq\x1b"  # the map key, and the head of an integer of 8 bytes
+
+
+class Stream:
+    """The frames in their websocket form, for ever; ``index`` counts from 0 over all laps."""
+
+    def __init__(self, frames: list[bytes]) -> None:
+        self._frames = [bytearray(_websocket_header(len(f)) + f) for f in frames]
+        self._places = [
+            frame.index(_SEQ_KEY + _SEQ.pack(FIRST_SEQ + index)) + len(_SEQ_KEY)
+            for index, frame in enumerate(self._frames)
+        ]
+
+    def portion(self, index: int, end: int) -> tuple[bytes, int]:
+        """Return what to write from frame ``index`` on, and which frame follows it."""
+        parts: list[bytearray] = []
+        size = 0
+        while index < end and size < _WRITE_BYTES:
+            number = index % len(self._frames)
+            frame = self._frames[number]
+            if index >= len(self._frames):
+                _SEQ.pack_into(frame, self._places[number], FIRST_SEQ + index)
+            parts.append(frame)
+            size += len(frame)
+            index += 1
+        return b"".join(parts), index
+
+
+class Relay:
+    """The server's state: how far it may go, how far it is."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._allowed = 0
+        self._sent = 0
+        self._sent_at = 0.0
+        self._more = asyncio.Event()
+
+    async def handle(self, connection: ServerConnection) -> None:
+        """Send to one subscriber until it is gone."""
+        assert connection.request is not None
+        index = _start(connection.request.path)
+        try:
+            while True:
+                while index < self._allowed:
+                    data, index = self._stream.portion(index, self._allowed)
+                    connection.transport.write(data)
+                    await connection.drain()
+                    self._sent, self._sent_at = index, time.time()
+                self._more.clear()
+                await self._more.wait()
+        except (ConnectionClosed, OSError):
+            return
+
+    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer what is no subscription."""
+        if request.path.startswith("/allow/"):
+            self._allowed = int(request.path.rpartition("/")[2])
+            self._more.set()
+        elif request.path != "/sent":
+            return None
+        state = {"sent": self._sent, "at": self._sent_at}
+        return connection.respond(HTTPStatus.OK, json.dumps(state))
+
+
+def _start(path: str) -> int:
+    cursor = parse_qs(urlsplit(path).query).get("cursor", ["0"])[0]
+    return max(0, int(cursor) + 1 - FIRST_SEQ)
+
+
+def _websocket_header(length: int) -> bytes:
+    if length < 126:
+        return bytes((0x82, length))
+    if length < 1 << 16:
+        return b"\x82\x7e" + length.to_bytes(2, "big")
+    return b"\x82\x7f" + length.to_bytes(8, "big")
+
+
+async def _serve(port: int, path: Path) -> None:
+    relay = Relay(Stream(load(path).frames))
+    async with serve(
+        relay.handle,
+        LOOPBACK,
+        port,
+        compression=None,
+        ping_interval=None,
+        process_request=relay.answer,
+    ) as server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,169 @@
+"""What was measured, as tables for people and as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.measured import Measured, typical
+from bench.pure import Pure
+
+# In CPU µs per commit or frame, on one core; verification as a multiple of the floor.
+_FRAME_AIM = 25.0
+_VERIFY_AIM = 4.0
+_COMMIT_AIM = 350.0
+
+_TITLES = {
+    "tailer-relevant": "tailer, nothing relevant",
+    "tailer-all": "tailer, all forwarded",
+    "worker": "worker",
+    "end-to-end-1": "end to end, 1 worker",
+    "end-to-end-2": "end to end, 2 workers",
+}
+
+
+@dataclass
+class Report:
+    """Everything one run found; what was not asked for is empty.
+
+    ``shares`` and ``functions`` are those of a worker process that sampled itself.
+    """
+
+    wanted: frozenset[str]
+    size: Mapping[str, int]
+    pure: Pure | None = None
+    rounds: dict[str, list[Measured]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    functions: list[tuple[str, int]] = field(default_factory=list)
+    load: list[float] = field(default_factory=lambda: [os.getloadavg()[0]])
+
+    def finished(self) -> None:
+        """Note how busy the machine is at the end."""
+        self.load.append(os.getloadavg()[0])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {
+            "machine": _machine(),
+            "load": self.load,
+            "wanted": sorted(self.wanted),
+            "size": dict(self.size),
+            "pure": asdict(self.pure) if self.pure else None,
+            "rounds": {name: list(map(_plain, found)) for name, found in self.rounds.items()},
+            "typical": {name: _plain(typical(found)) for name, found in self.rounds.items()},
+            "worker_shares": self.shares,
+            "worker_functions": self.functions,
+        }
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        console.print(self._costs())
+        if self.shares and "worker" in self.rounds:
+            console.print(self._parts())
+        elif self.pure:
+            console.print(_verification(self.pure))
+        machine = _machine()
+        load = " to ".join(f"{value:.1f}" for value in self.load)
+        console.print(
+            f"{machine['cores']} cores, load {load}, Python {machine['python']}; "
+            f"CPU µs are medians of rounds; repositories known and active (genesis), "
+            f"identities in PostgreSQL, one account in ten on P-256",
+            style="dim",
+            highlight=False,
+        )
+
+    def _costs(self) -> Table:
+        table = Table(title="CPU µs per commit (per frame for the tailer alone)")
+        columns = ("", "per s", "per s of CPU", "ours", "Kafka", "PostgreSQL", "all", "floors")
+        for column in (*columns, "aim"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        if self.pure:
+            pure = self.pure
+            table.add_row("floor", *_pure_cells(pure.floor, 1.0, ""))
+            aim = _verdict(pure.ratio <= _VERIFY_AIM, f"≤ {_VERIFY_AIM:g} floors")
+            table.add_row("verify", *_pure_cells(pure.verify, pure.ratio, aim))
+        for name, title in _TITLES.items():
+            if name in self.rounds:
+                one = typical(self.rounds[name])
+                table.add_row(title, *self._cells(one, _aim(name, one)))
+        return table
+
+    def _cells(self, one: Measured, aim: str) -> Iterator[str]:
+        yield f"{one.rate:,.0f}"
+        yield f"{1e6 / one.own:,.0f}"
+        yield f"{one.own:,.1f}"
+        yield f"{one.cpu['kafka']:,.1f}"
+        yield f"{one.cpu['postgres']:,.1f}"
+        yield f"{one.total:,.1f}"
+        yield f"{one.total / self.pure.floor:.2f}" if self.pure else ""
+        yield aim
+
+    def _parts(self) -> Table:
+        """Return where the time of a commit goes, end to end where that was measured."""
+        rounds = self.rounds.get("end-to-end-1") or self.rounds["worker"]
+        whole = typical(rounds)
+        parts = {name: share * whole.cpu["worker"] for name, share in self.shares.items()}
+        parts |= {"Kafka": whole.cpu["kafka"], "PostgreSQL": whole.cpu["postgres"]}
+        if "tailer" in whole.cpu:
+            parts["tailer"] = whole.cpu["tailer"]
+        return _shares("where the time of a commit goes", parts)
+
+
+def _pure_cells(cost: float, ratio: float, aim: str) -> Sequence[str]:
+    return "", f"{1e6 / cost:,.0f}", f"{cost:,.1f}", "", "", f"{cost:,.1f}", f"{ratio:.2f}", aim
+
+
+def _aim(name: str, one: Measured) -> str:
+    if name == "tailer-relevant":
+        return _verdict(one.own <= _FRAME_AIM, f"≥ {1e6 / _FRAME_AIM:,.0f} per s of CPU")
+    if name.startswith("end-to-end"):
+        return _verdict(one.total <= _COMMIT_AIM, f"≤ {_COMMIT_AIM:g} µs")
+    return ""
+
+
+def _verdict(reached: bool, aim: str) -> str:
+    return f"[green]{aim}[/green]" if reached else f"[red]{aim}[/red]"
+
+
+def _verification(pure: Pure) -> Table:
+    parts = {name: share * pure.verify for name, share in pure.shares.items()}
+    return _shares("where the time of a verification goes", parts)
+
+
+def _shares(title: str, parts: Mapping[str, float]) -> Table:
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("CPU µs", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(parts.values())
+    for name, cost in sorted(parts.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{cost:,.1f}", f"{cost / total:.1%}")
+    table.add_section()
+    table.add_row("all", f"{total:,.1f}", "")
+    return table
+
+
+def _plain(one: Measured) -> dict[str, Any]:
+    return {
+        "count": one.count,
+        "seconds": one.seconds,
+        "per_second": one.rate,
+        "cpu_us": dict(one.cpu),
+        "own_us": one.own,
+        "total_us": one.total,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.processor(),
+    }

@@ -1,0 +1,32 @@
+"""``python -m bench.sampled FILE …``: ``python -m consumer …`` that samples itself.
+
+Sampling begins at SIGUSR1, when starting is over; what was found is written to FILE as JSON at
+the end of the process.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from bench.sampler import Sampler
+from consumer import cli
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    del sys.argv[1]
+    sampler = Sampler()
+    signal.signal(signal.SIGUSR1, lambda *_: sampler.start())
+    try:
+        cli.main()
+    finally:
+        sampler.stop()
+        found = {"shares": sampler.shares(), "functions": sampler.functions.most_common(60)}
+        path.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
