@@ -12,7 +12,7 @@ Units are in the names: seconds, bytes; a name in ``_total`` only grows.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import product
 from typing import TypeVar
@@ -145,6 +145,7 @@ class Claim(StrEnum):
     LOST = "lost"  # the compare-and-set found another owner
 
 
+ROOTS = ("tailer", "worker", "workers", "fetcher", "http", "publisher", "lookups")
 EVENT_TYPES = ("record", "account", "identity", "sync")
 EVENT_SOURCES = ("firehose", "backfill", "refresh", "account")
 
@@ -160,6 +161,24 @@ def closed(metric: _M, *values: Iterable[str]) -> _M:
     for combination in product(*values):
         metric.labels(*combination)
     return metric
+
+
+def _counter(name: str, about: str, **labels: Iterable[str]) -> Counter:
+    """Register a counter; each label has its closed set of values."""
+    counter = Counter(name, about, list(labels), registry=REGISTRY)
+    return closed(counter, *labels.values()) if labels else counter
+
+
+def _histogram(
+    name: str, about: str, buckets: Sequence[float], **labels: Iterable[str]
+) -> Histogram:
+    histogram = Histogram(name, about, list(labels), buckets=buckets, registry=REGISTRY)
+    return closed(histogram, *labels.values()) if labels else histogram
+
+
+def _gauge(name: str, about: str, *labels: str) -> Gauge:
+    """Register a gauge; a lane or a root has a series while it is here."""
+    return Gauge(name, about, labels, registry=REGISTRY)
 
 
 def by_label(gauge: Gauge) -> dict[str, float]:
@@ -213,93 +232,45 @@ class Ages(Collector):
 
 # --- process ---------------------------------------------------------------------------------
 
-ROOT_UP = Gauge(
-    "chive_root_up", "1 while the root task runs in this process", ["root"], registry=REGISTRY
+ROOT_UP = _gauge("chive_root_up", "1 while the root task runs in this process", "root")
+ROOT_RESTARTS = _counter(
+    "chive_root_restarts_total", "Times a root began again because a service was away", root=ROOTS
 )
-ROOT_RESTARTS = Counter(
-    "chive_root_restarts_total",
-    "Times a root began again because a service was away",
-    ["root"],
-    registry=REGISTRY,
+LOOP_DELAY = _gauge(
+    "chive_event_loop_delay_seconds", "How late the last heartbeat of the event loop was"
 )
-LOOP_DELAY = Gauge(
-    "chive_event_loop_delay_seconds",
-    "How late the last heartbeat of the event loop was",
-    registry=REGISTRY,
+WORKER_PROCESSES = _gauge("chive_worker_processes", "Worker processes alive under this parent")
+WORKER_RESTARTS = _counter(
+    "chive_worker_restarts_total", "Worker processes started again after a signal"
 )
-WORKER_PROCESSES = Gauge(
-    "chive_worker_processes", "Worker processes alive under this parent", registry=REGISTRY
-)
-WORKER_RESTARTS = Counter(
-    "chive_worker_restarts_total",
-    "Worker processes started again after a signal",
-    registry=REGISTRY,
-)
-WAITS = closed(
-    Counter(
-        "chive_waits_total",
-        "Attempts that found a service away and were waited out",
-        ["service"],
-        registry=REGISTRY,
-    ),
-    Service,
+WAITS = _counter(
+    "chive_waits_total", "Attempts that found a service away and were waited out", service=Service
 )
 
 # --- input refused, at any stage -------------------------------------------------------------
 
-REFUSED = closed(
-    Counter(
-        "chive_refused_total",
-        "Input refused, by reason and stage",
-        ["reason", "stage"],
-        registry=REGISTRY,
-    ),
-    Reason,
-    Stage,
+REFUSED = _counter(
+    "chive_refused_total", "Input refused, by reason and stage", reason=Reason, stage=Stage
 )
 
 # --- tailer ----------------------------------------------------------------------------------
 
-FRAMES = closed(
-    Counter(
-        "chive_tail_frames_total",
-        "Frames received, by kind and what became of them",
-        ["kind", "outcome"],
-        registry=REGISTRY,
-    ),
-    FrameKind,
-    FrameOutcome,
+FRAMES = _counter(
+    "chive_tail_frames_total",
+    "Frames received, by kind and what became of them",
+    kind=FrameKind,
+    outcome=FrameOutcome,
 )
-TAIL_BYTES = Counter(
-    "chive_tail_received_bytes_total", "Bytes of frames received", registry=REGISTRY
+TAIL_BYTES = _counter("chive_tail_received_bytes_total", "Bytes of frames received")
+TAIL_ACTIVE = _gauge("chive_tail_active", "1 while it is this process's turn to tail")
+TAIL_CONNECTED = _gauge("chive_tail_connected", "1 while the firehose is connected")
+RECONNECTS = _counter(
+    "chive_tail_reconnects_total", "Firehose connections that ended, by cause", cause=ReconnectCause
 )
-TAIL_ACTIVE = Gauge(
-    "chive_tail_active", "1 while it is this process's turn to tail", registry=REGISTRY
+SESSIONS = _counter(
+    "chive_tail_sessions_total", "Breaks in the continuity of the firehose", cause=SessionCause
 )
-TAIL_CONNECTED = Gauge(
-    "chive_tail_connected", "1 while the firehose is connected", registry=REGISTRY
-)
-RECONNECTS = closed(
-    Counter(
-        "chive_tail_reconnects_total",
-        "Firehose connections that ended, by cause",
-        ["cause"],
-        registry=REGISTRY,
-    ),
-    ReconnectCause,
-)
-SESSIONS = closed(
-    Counter(
-        "chive_tail_sessions_total",
-        "Breaks in the continuity of the firehose",
-        ["cause"],
-        registry=REGISTRY,
-    ),
-    SessionCause,
-)
-CURSOR_SEQ = Gauge(
-    "chive_tail_cursor_seq", "Sequence number of the durable cursor", registry=REGISTRY
-)
+CURSOR_SEQ = _gauge("chive_tail_cursor_seq", "Sequence number of the durable cursor")
 CURSOR_AGE = Ages(
     "chive_tail_cursor_age_seconds", "Age of the frame that the durable cursor points at"
 )
@@ -307,147 +278,84 @@ TAIL_LAG = Ages(
     "chive_tail_lag_seconds",
     "Age of the newest durable frame while more may wait; 0 when caught up",
 )
-TAIL_BATCH_FRAMES = Histogram(
-    "chive_tail_batch_frames",
-    "Frames forwarded in one transaction",
-    buckets=_COUNTS,
-    registry=REGISTRY,
+TAIL_BATCH_FRAMES = _histogram(
+    "chive_tail_batch_frames", "Frames forwarded in one transaction", _COUNTS
 )
-TAIL_COMMIT_SECONDS = Histogram(
-    "chive_tail_commit_seconds",
-    "Time of one tailer transaction",
-    buckets=_SECONDS,
-    registry=REGISTRY,
+TAIL_COMMIT_SECONDS = _histogram(
+    "chive_tail_commit_seconds", "Time of one tailer transaction", _SECONDS
 )
-TAIL_QUEUED_BYTES = Gauge(
-    "chive_tail_queued_bytes", "Bytes received and not yet in a transaction", registry=REGISTRY
-)
-TRACKED = Gauge("chive_tail_tracked_repos", "DIDs in the tailer's tracked set", registry=REGISTRY)
+TAIL_QUEUED_BYTES = _gauge("chive_tail_queued_bytes", "Bytes received and not yet in a transaction")
+TRACKED = _gauge("chive_tail_tracked_repos", "DIDs in the tailer's tracked set")
 
 # --- worker ----------------------------------------------------------------------------------
 
-LANES_OWNED = Gauge("chive_worker_lanes", "Lanes owned by this process", registry=REGISTRY)
-CLAIMS = closed(
-    Counter(
-        "chive_worker_claims_total", "Changes in lane ownership", ["outcome"], registry=REGISTRY
-    ),
-    Claim,
-)
+LANES_OWNED = _gauge("chive_worker_lanes", "Lanes owned by this process")
+CLAIMS = _counter("chive_worker_claims_total", "Changes in lane ownership", outcome=Claim)
 WORKER_LAG = Ages(
     "chive_worker_lag_seconds",
     "Age of the newest applied frame while more wait in the lane; 0 when caught up",
     "lane",
 )
-WORKER_INPUTS = closed(
-    Counter(
-        "chive_worker_inputs_total", "Messages taken from each topic", ["topic"], registry=REGISTRY
-    ),
-    ("firehose", "backfill"),
+WORKER_INPUTS = _counter(
+    "chive_worker_inputs_total", "Messages taken from each topic", topic=("firehose", "backfill")
 )
-BATCH_INPUTS = Histogram(
-    "chive_worker_batch_inputs", "Messages in one worker batch", buckets=_COUNTS, registry=REGISTRY
+BATCH_INPUTS = _histogram("chive_worker_batch_inputs", "Messages in one worker batch", _COUNTS)
+BATCH_BYTES = _histogram(
+    "chive_worker_batch_bytes", "Bytes of messages in one worker batch", _SIZES
 )
-BATCH_BYTES = Histogram(
-    "chive_worker_batch_bytes",
-    "Bytes of messages in one worker batch",
-    buckets=_SIZES,
-    registry=REGISTRY,
+BATCH_SECONDS = _histogram(
+    "chive_worker_batch_seconds", "Time of a worker batch, by step", _SECONDS, step=BatchStep
 )
-BATCH_SECONDS = closed(
-    Histogram(
-        "chive_worker_batch_seconds",
-        "Time of a worker batch, by step",
-        ["step"],
-        buckets=_SECONDS,
-        registry=REGISTRY,
-    ),
-    BatchStep,
+COMMITS_VERIFIED = _counter(
+    "chive_worker_commits_verified_total", "Commits that passed every check"
 )
-COMMITS_VERIFIED = Counter(
-    "chive_worker_commits_verified_total", "Commits that passed every check", registry=REGISTRY
+EVENTS = _counter(
+    "chive_events_total",
+    "Events decided, by type and source",
+    type=EVENT_TYPES,
+    source=EVENT_SOURCES,
 )
-EVENTS = closed(
-    Counter(
-        "chive_events_total",
-        "Events decided, by type and source",
-        ["type", "source"],
-        registry=REGISTRY,
-    ),
-    EVENT_TYPES,
-    EVENT_SOURCES,
-)
-DESYNCHRONIZED = Counter(
+DESYNCHRONIZED = _counter(
     "chive_worker_desynchronized_total",
     "Repos found to need a sync, by reason (closed in worker.report)",
-    ["reason"],
-    registry=REGISTRY,
+    reason=(),
 )
-PARKED = Counter("chive_worker_parked_total", "Frames parked for a missing key", registry=REGISTRY)
-UNPARKED = Counter("chive_worker_unparked_total", "Parked frames taken up again", registry=REGISTRY)
-PARKED_FRAMES = Gauge(
-    "chive_worker_parked_frames", "Frames parked at present", ["lane"], registry=REGISTRY
-)
-STALLS = Counter(
-    "chive_worker_stalls_total",
-    "Batches that a lane had to try again after a crash",
-    registry=REGISTRY,
-)
+PARKED = _counter("chive_worker_parked_total", "Frames parked for a missing key")
+UNPARKED = _counter("chive_worker_unparked_total", "Parked frames taken up again")
+PARKED_FRAMES = _gauge("chive_worker_parked_frames", "Frames parked at present", "lane")
+STALLS = _counter("chive_worker_stalls_total", "Batches that a lane had to try again after a crash")
 
 # --- publisher -------------------------------------------------------------------------------
 
-OUTBOX_DEPTH = Gauge(
-    "chive_outbox_depth", "Rows decided and not yet published", ["lane"], registry=REGISTRY
-)
+OUTBOX_DEPTH = _gauge("chive_outbox_depth", "Rows decided and not yet published", "lane")
 OUTBOX_AGE = Ages(
     "chive_outbox_age_seconds", "Age of the oldest row not yet published; 0 when empty", "lane"
 )
-PUBLISHED = closed(
-    Counter("chive_published_total", "Records published, by topic", ["topic"], registry=REGISTRY),
-    ("events", "operations", "dead-letter"),
+PUBLISHED = _counter(
+    "chive_published_total",
+    "Records published, by topic",
+    topic=("events", "operations", "dead-letter"),
 )
-PUBLISH_RECORDS = Histogram(
-    "chive_publish_records",
-    "Records in one publisher transaction",
-    buckets=_COUNTS,
-    registry=REGISTRY,
+PUBLISH_RECORDS = _histogram(
+    "chive_publish_records", "Records in one publisher transaction", _COUNTS
 )
-PUBLISH_SECONDS = Histogram(
-    "chive_publish_seconds",
-    "Time of one publisher transaction",
-    buckets=_SECONDS,
-    registry=REGISTRY,
-)
-TRANSACTIONS = closed(
-    Counter(
-        "chive_transactions_total",
-        "Kafka transactions, by who made them and how they ended",
-        ["role", "outcome"],
-        registry=REGISTRY,
-    ),
-    ("tailer", "publisher"),
-    TransactionOutcome,
+PUBLISH_SECONDS = _histogram("chive_publish_seconds", "Time of one publisher transaction", _SECONDS)
+TRANSACTIONS = _counter(
+    "chive_transactions_total",
+    "Kafka transactions, by who made them and how they ended",
+    role=("tailer", "publisher"),
+    outcome=TransactionOutcome,
 )
 
 # --- fetcher ---------------------------------------------------------------------------------
 
-LOOKUPS = closed(
-    Counter(
-        "chive_fetch_lookups_total",
-        "Attempts at identity look-ups and account checks",
-        ["kind", "outcome"],
-        registry=REGISTRY,
-    ),
-    LookupKind,
-    LookupOutcome,
+LOOKUPS = _counter(
+    "chive_fetch_lookups_total",
+    "Attempts at identity look-ups and account checks",
+    kind=LookupKind,
+    outcome=LookupOutcome,
 )
-LOOKUP_SECONDS = closed(
-    Histogram(
-        "chive_fetch_lookup_seconds",
-        "Time of one look-up",
-        ["kind"],
-        buckets=_SECONDS,
-        registry=REGISTRY,
-    ),
-    LookupKind,
+LOOKUP_SECONDS = _histogram(
+    "chive_fetch_lookup_seconds", "Time of one look-up", _SECONDS, kind=LookupKind
 )
-LOOKUPS_RUNNING = Gauge("chive_fetch_lookups_running", "Look-ups under way", registry=REGISTRY)
+LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Look-ups under way")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 
+import httpx
 import orjson
 import psutil
+from prometheus_client import generate_latest
 
+import consumer.worker.report  # noqa: F401  # closes a label
+from consumer import metrics
 from tests.support.consumer import Consumer, Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -82,7 +86,26 @@ async def test_filters_and_readable_lines(
     assert seen["repos"]["total"] == len(village.repos)
     assert seen["records"] == len(village.paths)
     assert sum(lane["owned"] for lane in seen["lanes"]) == len(seen["lanes"])
+    await only_known_series(running)
     assert await running.stopped() == 0
+
+
+async def only_known_series(process: Consumer) -> None:
+    """Check that nothing the network sent became a label, and that work left its traces."""
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"{await process.url()}/metrics")).text
+    known = series(generate_latest(metrics.REGISTRY).decode())
+    assert {s for s in series(text) - known if "lane=" not in s and "root=" not in s} == set()
+    assert 'chive_events_total{source="firehose",type="record"} 24.0' in text
+    assert 'chive_tail_frames_total{kind="#commit",outcome="forwarded"} 24.0' in text
+    assert "chive_worker_lag_seconds{lane=" in text
+    assert "chive_tail_lag_seconds " in text
+
+
+def series(text: str) -> set[str]:
+    """Return the series of an exposition with labels of ours."""
+    lines = [line for line in text.splitlines() if line.startswith("chive_")]
+    return {line.rpartition(" ")[0] for line in lines if "{" in line}
 
 
 async def test_worker_processes_share_the_lanes_and_are_replaced(
