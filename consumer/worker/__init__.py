@@ -1,1 +1,1 @@
-"""From verified input to decisions: facts, reconcile, repo state, and the batch that writes them."""
+"""From verified input to decisions: facts, reconcile, repo state, and the batch that commits."""

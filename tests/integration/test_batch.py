@@ -1,0 +1,175 @@
+"""One batch, one transaction, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import pytest
+
+from consumer.errors import Fatal
+from consumer.publish.publisher import LaneLost
+from consumer.scope import Scope
+from consumer.settings import LimitSettings
+from consumer.store import database as sessions
+from consumer.store import lanes as store
+from consumer.store import outbox
+from consumer.store.database import Connection, Database
+from consumer.store.errors import CommitUnknown
+from consumer.store.lanes import Lane
+from consumer.store.outbox import OutRow
+from consumer.worker import intake, lanes
+from consumer.worker.arrivals import Arrival
+from consumer.worker.batch import Ledger
+from consumer.worker.inputs import Lost
+from consumer.worker.intake import Rules
+from consumer.worker.memory import Memory
+from consumer.worker.plan import Plan
+from consumer.worker.policy import Policy
+from consumer.worker.report import Stopwatch
+from tests.unit.worker.frames import NOW, Author, identity
+
+pytestmark = pytest.mark.services
+
+LANE = 3
+
+
+@dataclass
+class Bench:
+    """A ledger, and what it hands to the publisher."""
+
+    database: Database
+    ledger: Ledger
+    memory: Memory
+    rules: Rules
+    handed: list[OutRow] = field(default_factory=list)
+
+    def plan(self, *frames: Arrival) -> Plan:
+        plan = Plan(self.ledger.lane, self.memory, self.rules, NOW)
+        for frame in frames:
+            plan.frame(frame, intake.read(frame, self.rules.frame))
+        return plan
+
+    async def post(self, *frames: Arrival) -> None:
+        await self.ledger.post(self.plan(*frames), Stopwatch())
+
+    async def stored(self) -> tuple[Lane | None, int, list[OutRow]]:
+        """Return the lane, the number of records and the outbox."""
+        async with self.database.transaction() as connection:
+            lane = await store.read(connection, LANE)
+            row = await (await connection.execute("SELECT count(*) FROM records")).fetchone()
+            rows = await outbox.read(connection, LANE, 0, max_rows=99, max_bytes=10**7)
+        assert row is not None
+        return lane, row[0], rows
+
+
+@pytest.fixture
+async def author() -> Author:
+    return Author.of()
+
+
+@pytest.fixture
+async def bench(database: Database, author: Author) -> Bench:
+    policy = Policy(LANE, Scope(("pub.chive.*",)))
+    memory = Memory()
+    memory.learn(identity(author.account))
+    handed: list[OutRow] = []
+
+    async def hand_over(rows: Sequence[OutRow]) -> None:
+        handed.extend(rows)
+
+    held = await lanes.claim(database, LANE, uuid4())
+    ledger = Ledger(database, held.lane, policy, "test.", hand_over)
+    return Bench(database, ledger, memory, Rules.of(policy, LimitSettings(), 60.0), handed)
+
+
+async def test_everything_moves_together(bench: Bench, author: Author) -> None:
+    await bench.post(author.commit(), author.commit())
+    lane, records, rows = await bench.stored()
+    assert lane is not None
+    assert lane == bench.ledger.lane
+    assert (lane.firehose_offset, lane.last_seq, records) == (3, 2, 2)
+    assert [row.out_seq for row in rows] == [1, 2, 3] == list(range(1, lane.last_out_seq + 1))
+    assert bench.handed == rows, "what is handed over is what was written"
+
+
+async def test_another_owner_makes_everything_void(bench: Bench, author: Author) -> None:
+    await bench.post(author.commit())
+    before = await bench.stored()
+    await lanes.claim(bench.database, LANE, uuid4())
+    with pytest.raises(LaneLost):
+        await bench.post(author.commit())
+    lane, *rest = await bench.stored()
+    assert rest == list(before[1:])
+    assert lane is not None
+    assert lane.firehose_offset == 2
+    assert len(bench.handed) == len(before[2])
+
+
+async def test_a_position_that_moved_makes_everything_void(bench: Bench, author: Author) -> None:
+    await bench.post(author.commit())
+    believed = bench.ledger.lane
+    await bench.post(author.commit())
+    before = await bench.stored()
+    bench.ledger.lane = believed
+    with pytest.raises(LaneLost):
+        await bench.post(author.commit())
+    assert await bench.stored() == before
+
+
+async def test_our_own_mistakes_are_fatal_and_write_nothing(
+    bench: Bench, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nonsense(connection: Connection, *_: object) -> None:
+        await connection.execute("INSERT INTO outbox (lane) VALUES (NULL)")
+
+    monkeypatch.setattr(outbox, "append", nonsense)
+    before = await bench.stored()
+    with pytest.raises(Fatal):
+        await bench.post(author.commit())
+    assert await bench.stored() == before
+
+
+async def test_a_commit_without_an_answer_is_found_in_postgres(
+    bench: Bench, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = sessions._commit
+
+    async def unanswered(connection: Connection, bound: float) -> None:
+        await commit(connection, bound)
+        raise CommitUnknown("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "_commit", unanswered)
+        with pytest.raises(CommitUnknown):
+            await bench.post(author.commit())
+    assert bench.handed == []
+    lane = await lanes.resume(bench.database, bench.ledger.lane)
+    assert (lane.firehose_offset, lane.last_out_seq) == (2, 2)
+    _, records, rows = await bench.stored()
+    assert (records, len(rows)) == (1, 2)
+
+
+async def test_doubt_reaches_every_repo_of_the_lane(
+    bench: Bench, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.worker.batch._PAGE", 2)
+    authors = [author, *(Author.of(f"author{n}") for n in range(4))]
+    for each in authors:
+        bench.memory.learn(identity(each.account))
+        await bench.post(replace(each.commit(), offset=bench.ledger.lane.firehose_offset))
+    before = bench.ledger.lane
+    origin = bench.plan(author.commit()).inputs[0].input.origin
+    then = replace(before, session=2, last_seq=0)
+    assert await bench.ledger.doubt(lambda did: Lost(did, origin), then) == 5
+    lane, _, rows = await bench.stored()
+    assert lane == bench.ledger.lane == replace(then, last_out_seq=len(rows))
+    async with bench.database.transaction() as connection:
+        query = "SELECT sync_state, reason, want FROM repos"
+        states = await (await connection.execute(query)).fetchall()
+        queued = await (await connection.execute("SELECT did FROM operations")).fetchall()
+    assert states == [("desynchronized", "loss_window", 1)] * 5
+    assert {did for (did,) in queued} == {each.did for each in authors}
+    assert [row.topic for row in rows].count("operations") == 5
+    assert bench.handed == rows

@@ -1,0 +1,86 @@
+"""Ownership of lanes on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from consumer.publish.publisher import LaneLost
+from consumer.store import lanes as store
+from consumer.store.database import Database
+from consumer.store.lanes import RELEASED, Lane
+from consumer.worker import lanes
+
+pytestmark = pytest.mark.services
+
+LANE = 2
+
+
+async def owned(database: Database) -> Lane | None:
+    async with database.transaction() as connection:
+        return await store.read(connection, LANE)
+
+
+async def test_a_fresh_lane_is_claimed_at_its_beginning(database: Database) -> None:
+    token = uuid4()
+    held = await lanes.claim(database, LANE, token)
+    assert held == lanes.Held(Lane(LANE, token), bereft=False)
+    assert await owned(database) == held.lane
+
+
+async def test_claiming_with_the_same_token_changes_nothing(database: Database) -> None:
+    """So that a claim whose COMMIT was not answered can be made again."""
+    token = uuid4()
+    held = await lanes.claim(database, LANE, token)
+    assert await lanes.claim(database, LANE, token) == held
+
+
+async def test_the_next_owner_knows_whether_the_last_one_left_in_order(database: Database) -> None:
+    first = await lanes.claim(database, LANE, uuid4())
+    second = await lanes.claim(database, LANE, uuid4())
+    assert second.bereft
+    await lanes.release(database, first.lane)
+    assert await owned(database) == second.lane, "who has lost a lane cannot release it"
+    await lanes.release(database, second.lane)
+    third = await lanes.claim(database, LANE, uuid4())
+    assert not third.bereft
+
+
+async def test_who_has_lost_a_lane_cannot_go_on(database: Database) -> None:
+    first = (await lanes.claim(database, LANE, uuid4())).lane
+    assert await lanes.resume(database, first) == first
+    second = (await lanes.claim(database, LANE, uuid4())).lane
+    with pytest.raises(LaneLost):
+        await lanes.resume(database, first)
+    async with database.transaction() as connection:
+        assert not await store.guard(connection, first)
+        assert not await store.advance(connection, first, replace(first, firehose_offset=9))
+        assert not await store.set_stalls(connection, first, 1)
+    assert await owned(database) == second
+
+
+async def test_of_those_who_saw_the_same_token_one_wins(database: Database) -> None:
+    async with database.transaction() as connection:
+        await store.create(connection, LANE)
+
+    async def attempt() -> Lane | None:
+        async with database.transaction() as connection:
+            return await store.claim(connection, LANE, RELEASED, uuid4())
+
+    winners = [lane for lane in await asyncio.gather(*(attempt() for _ in range(5))) if lane]
+    assert winners == [await owned(database)]
+
+
+async def test_an_owner_with_an_outdated_position_cannot_write(database: Database) -> None:
+    """A delayed transaction of our own has moved the lane: what we believe is too old."""
+    believed = (await lanes.claim(database, LANE, uuid4())).lane
+    moved = replace(believed, firehose_offset=10, last_seq=10, last_out_seq=4)
+    async with database.transaction() as connection:
+        assert await store.advance(connection, believed, moved)
+    async with database.transaction() as connection:
+        assert not await store.guard(connection, believed)
+        assert not await store.advance(connection, believed, moved)
+        assert await store.guard(connection, moved)
