@@ -29,6 +29,7 @@ from consumer.lifecycle import unless_stopped
 from consumer.settings import LogSettings, Settings
 
 _FAILED, _MISUSED = 1, 2
+_PATIENCE = 10.0
 
 
 def main() -> None:
@@ -91,10 +92,14 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
-def _quietly() -> None:
-    """Let a short command's errors be its own lines alone."""
+def _briefly(settings: Settings) -> Settings:
+    """Let a short command's errors be its own lines alone, and not be long in coming."""
     logs.configure(LogSettings(level="error"))
     logging.disable()
+    kafka = settings.kafka
+    patience = min(kafka.request_timeout, _PATIENCE)
+    kafka = kafka.model_copy(update={"request_timeout": patience})
+    return settings.model_copy(update={"kafka": kafka})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -141,8 +146,7 @@ def check_command(settings: Settings, *, as_json: bool) -> None:
 
     Secrets are masked.
     """
-    _quietly()
-    answers = uvloop.run(check.check(settings))
+    answers = uvloop.run(check.check(_briefly(settings)))
     if as_json:
         _print_json(check.as_json(settings, answers))
     else:
@@ -156,8 +160,7 @@ def check_command(settings: Settings, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 def status_command(settings: Settings, *, as_json: bool) -> None:
     """Show positions, lag, repos by state and what waits."""
-    _quietly()
-    settings = services.attached(settings)
+    settings = services.attached(_briefly(settings))
 
     async def read() -> status.Report:
         async with services.read_only(settings) as found:
@@ -197,8 +200,7 @@ def events_command(
     as_json: bool,
 ) -> None:
     """Show the events that are kept, or those to come."""
-    _quietly()
-    settings = services.attached(settings)
+    settings = services.attached(_briefly(settings))
     wanted = follow.Filter.of(dids, collections, types)
     client, topics = services.kafka_of(settings)
 

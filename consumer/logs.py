@@ -14,7 +14,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable, MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -87,6 +88,22 @@ def _renderer(settings: LogSettings, stream: TextIO) -> Processor:
     )
 
 
+class _Stream:
+    """A text stream whose reader may go away, or whose disk may fill: logging never fails us."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Send all logs of this process to ``stream`` (standard error) as ``settings`` say."""
     stream = stream or sys.stderr
@@ -103,7 +120,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stream(stream))),
         cache_logger_on_first_use=False,
     )
     _route_libraries(shared, renderer, stream, level)
@@ -141,7 +158,7 @@ class _Calm(logging.Filter):
 def _route_libraries(
     shared: list[Processor], renderer: Processor, stream: TextIO, level: int
 ) -> None:
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(_Stream(stream))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

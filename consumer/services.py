@@ -102,7 +102,12 @@ async def stack_of(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Set
         yield settings
         return
     stack = EmbeddedStack(settings.data_dir, settings.cache_dir)
-    await waited_for(Service.EMBEDDED, stack.__aenter__, stop)
+    try:
+        await waited_for(Service.EMBEDDED, stack.__aenter__, stop)
+    except TimeoutError as error:
+        raise Fatal(
+            f"another process holds {settings.data_dir}, and its servers do not come up"
+        ) from error
     watch = asyncio.create_task(_watched(stack, stop), name="embedded_stack")
     try:
         yield at(settings, stack.bootstrap_servers, stack.dsn)

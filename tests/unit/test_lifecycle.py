@@ -173,7 +173,7 @@ PROGRAM = """
 import asyncio, sys, time
 from consumer import lifecycle
 
-lifecycle.STOP_SECONDS = 1.5
+lifecycle.STOP_SECONDS = 0.7
 
 async def main(stop):
     print("ready", flush=True)

@@ -127,6 +127,16 @@ def test_json_begins_with_what_the_eye_looks_for() -> None:
     assert list(json.loads(stream.getvalue())) == ["timestamp", "level", "event", "alpha"]
 
 
+def test_a_stream_that_fails_is_no_failure_of_ours() -> None:
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    logs.configure(LogSettings(format="json"), Full())
+    structlog.get_logger().error("lane_lost")
+    logging.getLogger("asyncio").error("a task failed")
+
+
 def test_long_texts_are_cut() -> None:
     stream = configured("json")
     structlog.get_logger().info("x", detail="y" * 100_000)
