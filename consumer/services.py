@@ -102,12 +102,7 @@ async def stack_of(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Set
         yield settings
         return
     stack = EmbeddedStack(settings.data_dir, settings.cache_dir)
-    try:
-        await waited_for(Service.EMBEDDED, stack.__aenter__, stop)
-    except TimeoutError as error:
-        raise Fatal(
-            f"another process holds {settings.data_dir}, and its servers do not come up"
-        ) from error
+    await waited_for(Service.EMBEDDED, stack.__aenter__, stop)
     watch = asyncio.create_task(_watched(stack, stop), name="embedded_stack")
     try:
         yield at(settings, stack.bootstrap_servers, stack.dsn)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.support.consumer import Start
+from tests.support.eventually import eventually
 
 NOWHERE = "ws://127.0.0.1:1"
 
@@ -80,3 +82,21 @@ async def test_check_shows_the_settings_and_what_cannot_be_reached(
     assert seen["settings"]["relay"]["url"] == NOWHERE
     assert "hidden" not in process.out
     assert process.lines == []
+
+
+@pytest.mark.parametrize(("command", "status"), [("run", 0), ("check", 130)])
+async def test_a_signal_before_anything_began_leaves_no_traceback(
+    consumer: Start, tmp_path: Path, command: str, status: int
+) -> None:
+    process = await consumer(command, "--relay", NOWHERE, "--data-dir", str(tmp_path / "data"))
+    await eventually(lambda: has_begun(process.pid), every=0.001)
+    process.signal(signal.SIGINT)
+    assert await process.ended() == status
+    assert process.lines == []
+
+
+def has_begun(pid: int) -> bool:
+    """Tell whether the process handles SIGTERM, the first thing that it does."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
