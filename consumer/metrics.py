@@ -181,11 +181,11 @@ def _gauge(name: str, about: str, *labels: str) -> Gauge:
     return Gauge(name, about, labels, registry=REGISTRY)
 
 
-def by_label(gauge: Gauge) -> dict[str, float]:
-    """Return the values of a gauge that has one label, or of one without under ``""``."""
+def by_label(metric: Gauge | Counter) -> dict[str, float]:
+    """Return the values of a metric that has one label, or of one without under ``""``."""
     return {
         next(iter(sample.labels.values()), ""): sample.value
-        for family in gauge.collect()
+        for family in metric.collect()
         for sample in family.samples
     }
 

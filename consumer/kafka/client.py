@@ -58,11 +58,24 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def _cancelled() -> bool:
+    """Tell whether somebody cancelled the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise ``Transient`` or ``Fatal`` for what the driver raises while ``doing``."""
+    """Raise ``Transient`` or ``Fatal`` for what the driver raises while ``doing``.
+
+    aiokafka passes on the cancellation of its own tasks: that is no cancellation of ours.
+    """
     try:
         yield
+    except asyncio.CancelledError as error:
+        if _cancelled():
+            raise
+        raise Transient(f"Kafka's client gave up while {doing}") from error
     except _FATAL as error:
         raise Fatal(f"Kafka refuses while {doing}: {_described(error)}") from error
     except (errors.KafkaError, errors.IllegalOperation, OSError) as error:
@@ -192,15 +205,20 @@ async def closed(close: Callable[[], Any], seconds: float = _CLOSE_SECONDS) -> b
 
     A group-less consumer's ``stop()`` may raise CancelledError although nobody cancelled us.
     """
-    task = asyncio.current_task()
     try:
         async with asyncio.timeout(seconds):
             await close()
     except asyncio.CancelledError:
-        if task is not None and task.cancelling():
+        if _cancelled():
             raise
         return False
     except (errors.KafkaError, TimeoutError, OSError) as error:
         logging.getLogger(__name__).debug("close failed: %r", error)
         return False
     return True
+
+
+async def release(consumer: Any) -> None:
+    """Stop a consumer, and close its connections even if stopping failed."""
+    if not await closed(consumer.stop):
+        await closed(consumer._client.close)  # noqa: SLF001 - stop() gave up before it

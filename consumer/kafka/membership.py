@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -23,7 +24,7 @@ import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 
 from consumer.errors import Transient
-from consumer.kafka.client import Client, closed, deadline, translated
+from consumer.kafka.client import Client, deadline, release, translated
 
 _POLL_SECONDS = 1.0
 _WATCH_SECONDS = 20.0
@@ -138,7 +139,7 @@ class Membership:
             except Transient as error:
                 log.warning("membership_lost", group=self._group, error=str(error))
             finally:
-                await closed(consumer.stop)
+                await release(consumer)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _be_member(self, consumer: Any, identity: str) -> None:
@@ -149,12 +150,19 @@ class Membership:
         asked = clock()
         doubts = 0
         while not self._rejoin.is_set() and doubts < 2:  # noqa: PLR2004 - one miss may be a rebalance
-            with translated(f"staying in {self._group}"):
-                # Returns no records; raises what the background tasks ran into.
-                await consumer.getmany(timeout_ms=round(_POLL_SECONDS * 1000))
+            await self._poll(consumer)
             if clock() - asked >= _WATCH_SECONDS:
                 asked = clock()
                 doubts = 0 if await self._known(identity) else doubts + 1
+
+    async def _poll(self, consumer: Any) -> None:
+        """Raise what the driver's background tasks ran into; nothing is read.
+
+        Without an assignment the driver waits for one, however long that takes.
+        """
+        with translated(f"staying in {self._group}"), suppress(TimeoutError):
+            async with asyncio.timeout(2 * _POLL_SECONDS):
+                await consumer.getmany(timeout_ms=round(_POLL_SECONDS * 1000))
 
     async def _known(self, identity: str) -> bool:
         """Ask the broker whether ``identity`` is in the group; if it is away, believe so."""

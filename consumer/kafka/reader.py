@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from aiokafka import TopicPartition, errors
 
 from consumer.errors import Fatal
-from consumer.kafka.client import Client, closed, deadline, translated
+from consumer.kafka.client import Client, deadline, release, translated
 
 
 class Place(NamedTuple):
@@ -146,8 +146,7 @@ class PartitionReader:
 
     async def close(self) -> None:
         """Release the connections."""
-        if not await closed(self._consumer.stop):
-            await closed(self._consumer._client.close)  # noqa: SLF001 - stop() gave up before it
+        await release(self._consumer)
 
     async def _assign(self, positions: Mapping[Place, int | None]) -> None:
         oldest = [TopicPartition(*place) for place, at in positions.items() if at is None]

@@ -98,7 +98,7 @@ class ScriptedRelay:
         if self._script and isinstance(self._script[0], HTTPStatus):
             status = self._script.popleft()
             assert isinstance(status, HTTPStatus)
-            headers = Headers({"Content-Length": "4", "Retry-After": "7"})
+            headers = Headers({"Content-Length": "4", "Retry-After": "0"})
             return Response(status, status.phrase, headers, b"busy")
         return None
 

@@ -1,0 +1,80 @@
+"""What must hold of ``chive.firehose`` whatever happened: every frame once, in order, chained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from consumer.kafka.client import Client
+from consumer.kafka.reader import Record
+from consumer.kafka.topics import Topic, Topics
+from simulator.frames import identity_frame
+from tests.support.kafka import committed
+
+SPREAD = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """One record of ``chive.firehose``."""
+
+    partition: int
+    seq: int
+    session: int
+    prev_seq: int
+    relay: str
+    did: str
+    frame: bytes
+
+
+def numbered(first: int, last: int, padding: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield frames that every tailer forwards, with these seqs, of several DIDs in turn."""
+    for seq in range(first, last + 1):
+        yield seq, identity_frame(seq, f"did:plc:{seq % SPREAD}", padding="x" * padding)
+
+
+async def forwarded(client: Client, topics: Topics) -> list[Forwarded]:
+    """Return what a ``read_committed`` reader finds in the topic."""
+    return [_parsed(r) for r in await committed(client, topics.name(Topic.FIREHOSE))]
+
+
+def _parsed(record: Record) -> Forwarded:
+    headers = dict(record.headers)
+    assert record.key is not None
+    assert record.value is not None
+    return Forwarded(
+        record.partition,
+        int(headers["seq"]),
+        int(headers["session"]),
+        int(headers["prev_seq"]),
+        headers["relay"].decode(),
+        record.key.decode(),
+        record.value,
+    )
+
+
+def assert_whole(records: Sequence[Forwarded], expected: Iterable[tuple[int, bytes]]) -> None:
+    """Check that ``records`` are ``expected``: no duplicate, no gap, in order, chained."""
+    wanted = dict(expected)
+    seqs = sorted(record.seq for record in records)
+    assert seqs == sorted(wanted), _difference(seqs, wanted)
+    assert all(record.frame == wanted[record.seq] for record in records)
+    assert_chained(records)
+
+
+def assert_chained(records: Sequence[Forwarded]) -> None:
+    """Check each partition: sessions rise, seqs rise in a session, each names the one before."""
+    newest: dict[int, tuple[int, int]] = {}
+    for record in records:
+        session, seq = newest.get(record.partition, (0, 0))
+        assert record.session >= session, record
+        assert record.prev_seq == (seq if record.session == session else 0), record
+        assert record.seq > record.prev_seq, record
+        newest[record.partition] = record.session, record.seq
+
+
+def _difference(seqs: Sequence[int], wanted: Iterable[int]) -> str:
+    missing = sorted(set(wanted) - set(seqs))
+    twice = sorted({seq for seq, next_ in pairwise(seqs) if seq == next_})
+    return f"missing {len(missing)}: {missing[:10]}, twice {len(twice)}: {twice[:10]}"
