@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
 from aiokafka import errors
@@ -27,7 +26,7 @@ from consumer.kafka.disposal import dispose, retrieve
 
 # One produce request carries all partitions of a broker; the broker's own limit is 100 MiB.
 MAX_TRANSACTION_BYTES = 64 * 1024 * 1024
-_RECORD_OVERHEAD = 128
+_HEADROOM = 64 * 1024  # for headers and framing
 
 
 class Fenced(Transient):
@@ -38,9 +37,11 @@ class OutcomeUnknown(Transient):
     """The transaction may or may not have been committed: read the durable position."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutRecord:
-    """One record to write; ``value`` None is a tombstone."""
+class OutRecord(NamedTuple):
+    """One record to write; ``value`` None is a tombstone.
+
+    Headers are ours and small; what the network chose goes into key and value.
+    """
 
     topic: str
     partition: int
@@ -50,9 +51,8 @@ class OutRecord:
 
     @property
     def size(self) -> int:
-        """Bytes before compression, rounded up."""
-        headers = sum(len(name) + len(value) + 8 for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers + _RECORD_OVERHEAD
+        """Bytes before compression, without the headers."""
+        return len(self.key or b"") + len(self.value or b"")
 
 
 class TransactionalProducer:
@@ -167,7 +167,7 @@ def _check_sizes(records: Iterable[OutRecord]) -> None:
     total = 0
     for record in records:
         size = record.size
-        if size > MAX_RECORD_BYTES:
+        if size > MAX_RECORD_BYTES - _HEADROOM:
             raise Fatal(f"a record of {size} bytes for {record.topic} is too large for Kafka")
         total += size
     if total > MAX_TRANSACTION_BYTES:

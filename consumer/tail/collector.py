@@ -56,6 +56,7 @@ class Collector:
         self.size = 0
         self._relay = relay.encode()
         self._topics = topics
+        self._firehose = topics.name(Topic.FIREHOSE)
         self._relevance = relevance
         self._limit = limit
         self._records: list[OutRecord] = []
@@ -147,9 +148,7 @@ class Collector:
             ("prev_seq", b"%d" % last[partition]),
         )
         last[partition] = seq
-        self._add(
-            OutRecord(self._topics.name(Topic.FIREHOSE), partition, did.encode(), frame, headers)
-        )
+        self._add(OutRecord(self._firehose, partition, did.encode(), frame, headers))
         self._counts[look.kind, FrameOutcome.FORWARDED] += 1
 
     def _refuse(self, refused: Refused, message: Message) -> None:

@@ -15,7 +15,7 @@ from procedures.syntax import is_cid, is_did, is_tid
 Body = dict[str, Any]
 T = TypeVar("T")
 
-_MAX_SEQ = 2**63 - 1
+MAX_SEQ = 2**63 - 1
 _TIME = re.compile(
     r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-6]\d:[0-6]\d(?:\.\d{1,20})?(?:Z|[+-][0-2]\d:[0-5]\d)"
 )
@@ -43,7 +43,7 @@ def optional_text(body: Body, name: str) -> str | None:
 
 def seq(body: Body) -> int:
     seq = field(body, "seq", int)
-    if not 0 <= seq <= _MAX_SEQ:
+    if not 0 <= seq <= MAX_SEQ:
         malformed(f"seq is out of range: {seq}")
     return seq
 
@@ -62,9 +62,13 @@ def rev(body: Body, name: str) -> str:
     return rev
 
 
+def is_time(text: str) -> bool:
+    return _TIME.fullmatch(text) is not None
+
+
 def time(body: Body) -> str:
     time = field(body, "time", str)
-    if _TIME.fullmatch(time) is None:
+    if not is_time(time):
         malformed(f"time is not a datetime: {time[:_SHOWN]!r}")
     return time
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import libipld
 
@@ -28,9 +28,10 @@ from consumer.verify.cbor import (
     decode_items,
 )
 from consumer.verify.fields import Body
-from procedures.syntax import is_cid
+from procedures.syntax import MAX_DID, is_cid
 
 MAX_FRAME = 5_000_000
+_MAX_TIME = 64
 
 _SHOWN = 64  # of an unexpected text, in a message
 
@@ -112,9 +113,11 @@ class ErrorFrame:
 Frame = CommitFrame | SyncFrame | AccountFrame | IdentityFrame | InfoFrame | ErrorFrame
 
 
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """As much of a frame as decides whether it is kept; ``paths`` are those of a commit's ops."""
+class Peek(NamedTuple):
+    """As much of a frame as decides whether it is kept; ``paths`` are those of a commit's ops.
+
+    The forms of ``did`` (at most 2,048 characters) and ``time`` (at most 64) are not checked.
+    """
 
     kind: Kind
     seq: int | None
@@ -147,18 +150,51 @@ def decode_frame(data: bytes, limit: int = MAX_FRAME) -> Frame:
 def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
     """Return what the tailer needs to know of the frame in ``data``.
 
-    Only the fields of the answer are checked; a frame that passes may still be refused by
+    Only what the answer needs is checked; a frame that passes may still be refused by
     ``decode_frame``, never the other way round.
     """
     header, body = _items(data, limit)
     kind = _kind(header)
-    match kind:
-        case Kind.INFO | Kind.ERROR:
-            return Peek(kind, None, None, None)
-        case Kind.COMMIT:
-            paths = tuple([fields.text(op, "path") for op in fields.maps(body)])
-            return Peek(kind, fields.seq(body), fields.did(body, "repo"), fields.time(body), paths)
-    return Peek(kind, fields.seq(body), fields.did(body, "did"), fields.time(body))
+    if kind is Kind.INFO or kind is Kind.ERROR:
+        return Peek(kind, None, None, None)
+    is_commit = kind is Kind.COMMIT
+    get = body.get
+    look = Peek(
+        kind,
+        get("seq"),
+        get("repo" if is_commit else "did"),
+        get("time"),
+        _paths(get("ops")) if is_commit else (),
+    )
+    if not _plausible(look):
+        fields.malformed("seq, time or the DID is not what it should be")
+    return look
+
+
+def _plausible(look: Peek) -> bool:
+    """Tell whether seq, DID and time are of their types, in a few steps: every frame comes here."""
+    _, seq, did, time, _ = look
+    return (
+        type(seq) is int
+        and 0 <= seq <= fields.MAX_SEQ
+        and type(did) is str
+        and len(did) <= MAX_DID
+        and type(time) is str
+        and len(time) <= _MAX_TIME
+    )
+
+
+def _paths(ops: object) -> tuple[str, ...]:
+    if type(ops) is not list:
+        fields.malformed("ops is not a list")
+    try:
+        paths = tuple([op["path"] for op in ops])
+    except (TypeError, KeyError):
+        fields.malformed("ops is not a list of maps with a path")
+    for path in paths:
+        if type(path) is not str:
+            fields.malformed("a path is not text")
+    return paths
 
 
 def _items(data: bytes, limit: int) -> tuple[Body, Body]:

@@ -17,6 +17,7 @@ from consumer.publish.envelope import Origin
 from consumer.settings import LimitSettings
 from consumer.store.identities import Identity
 from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, verify_sync
+from consumer.verify.fields import is_time
 from consumer.verify.frames import (
     AccountFrame,
     CommitFrame,
@@ -170,7 +171,7 @@ def _glance(arrival: Arrival, refused: Refused) -> tuple[str | None, tuple[str, 
         look = peek(arrival.frame)
     except Refused:
         return None, ()
-    return look.time, look.paths
+    return look.time if look.time is not None and is_time(look.time) else None, look.paths
 
 
 def must_be_known(frame: Frame, policy: Policy) -> bool:
