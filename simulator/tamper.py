@@ -165,7 +165,7 @@ def op_made_up(commit: Commit, _: Account) -> Commit:
 
 
 def too_many_ops(commit: Commit, _: Account) -> Commit:
-    more = [Op("delete", f"a.b.c/{number}", None, commit.data) for number in range(200)]
+    more = [Op("delete", f"a.b.c/more-{number}", None, commit.data) for number in range(200)]
     return replace(commit, ops=(*commit.ops, *more))
 
 

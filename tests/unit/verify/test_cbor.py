@@ -88,6 +88,11 @@ def test_what_the_plain_reader_refuses_is_refused(data: str) -> None:
     refusal(bytes.fromhex(data))
 
 
+def test_what_is_surely_not_canonical_is_not_read_again() -> None:
+    """The plain reader would name the byte; it is slow, and the length tells enough."""
+    assert refusal(b"\x99\xff\xff" + b"\x18\x00" * 65535) == "number not in its shortest form"
+
+
 @pytest.mark.parametrize(("open_", "close"), [(b"\x81", b"\x00"), (b"\xa1\x61a", b"\x00")])
 def test_depth(open_: bytes, close: bytes) -> None:
     decode(open_ * 32 + close)
