@@ -121,7 +121,7 @@ async def test_identities_are_resolved(world: World) -> None:
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
     await world.ask(identity(ALICE), identity(BOB))
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="all questions closed")
+        await eventually(world.none_open, what="all questions closed", deadline=90)
     answers = await world.answers()
     assert {a.did for a in answers} == {ALICE, BOB}
     for answer in answers:
@@ -139,10 +139,10 @@ async def test_a_question_wakes_the_fetcher(world: World) -> None:
     world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
     async with running(world.fetcher()):
         await world.ask(identity(BOB))
-        await eventually(world.none_open, what="the first question closed")
+        await eventually(world.none_open, what="the first question closed", deadline=90)
         began = time.monotonic()
         await world.ask(identity(ALICE))
-        await eventually(world.none_open, what="the second question closed")
+        await eventually(world.none_open, what="the second question closed", deadline=90)
         assert time.monotonic() - began < loop._LOOK_SECONDS / 2  # so it did not wait for a look
 
 
@@ -151,7 +151,7 @@ async def test_a_did_without_a_document_is_answered_too(world: World) -> None:
     world.plc.replies[f"/{CAROL}"] = response(200, document())
     await world.ask(identity(ALICE), identity(BOB), identity(CAROL), identity("did:key:z"))
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="all questions closed")
+        await eventually(world.none_open, what="all questions closed", deadline=90)
     answers = {a.did: a for a in await world.answers()}
     for did, said in ((ALICE, "404"), (BOB, "410"), (CAROL, "calls itself")):
         answer = answers[did]
@@ -170,7 +170,7 @@ async def test_a_deletion_is_confirmed_by_the_pds_of_today(world: World) -> None
     world.pds.replies[status_path(BOB)] = response(200, alive)
     await world.ask(Question(ALICE, "account", 0, 2, 77), Question(BOB, "account", 0, 3, 88))
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="all questions closed")
+        await eventually(world.none_open, what="all questions closed", deadline=90)
     assert sorted(await world.answers(), key=lambda a: a.did) == [
         AccountAnswer(ALICE, 2, 77, "deleted"),
         AccountAnswer(BOB, 3, 88, "active"),
@@ -188,7 +188,7 @@ async def test_a_pds_in_trouble_answers_nothing_and_the_question_stays(world: Wo
         return (did, attempts, lease) == (ALICE, 0, None) and "503" in (error or "")
 
     async with running(world.fetcher()):
-        await eventually(deferred, what="the question given back")
+        await eventually(deferred, what="the question given back", deadline=90)
     assert await world.answers() == []
 
 
@@ -201,9 +201,9 @@ async def test_an_answer_that_settles_nothing_counts_as_an_attempt(world: World)
         return bool(row[2] >= 2)
 
     async with running(world.fetcher()):
-        await eventually(attempted, what="two attempts")
+        await eventually(attempted, what="two attempts", deadline=90)
         world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
-        await eventually(world.none_open, what="the question closed")
+        await eventually(world.none_open, what="the question closed", deadline=90)
     assert len(await world.answers()) == 1
 
 
@@ -213,9 +213,9 @@ async def test_the_directory_is_waited_for(world: World) -> None:
     world.plc.replies[f"/{ALICE}"] = response(500)
     await world.ask(identity(ALICE))
     async with running(world.fetcher()):
-        await eventually(lambda: len(world.plc.requests) >= 2, what="two requests")
+        await eventually(lambda: len(world.plc.requests) >= 2, what="two requests", deadline=90)
         world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
-        await eventually(world.none_open, what="the question closed")
+        await eventually(world.none_open, what="the question closed", deadline=90)
     (answer,) = await world.answers()
     assert isinstance(answer, IdentityAnswer)
     assert answer.error is None
@@ -235,7 +235,7 @@ async def test_no_transaction_is_open_while_the_network_is_slow(world: World) ->
     world.plc.replies[f"/{ALICE}"] = slow
     await world.ask(identity(ALICE))
     async with running(world.fetcher()):
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), 90)
         async with world.database.transaction() as connection:
             sql = """
                 SELECT count(*) FROM pg_stat_activity
@@ -244,7 +244,7 @@ async def test_no_transaction_is_open_while_the_network_is_slow(world: World) ->
             """
             assert await (await connection.execute(sql)).fetchone() == (0,)
         go_on.set()
-        await eventually(world.none_open, what="the question closed")
+        await eventually(world.none_open, what="the question closed", deadline=90)
 
 
 async def test_a_question_asked_again_meanwhile_is_answered_again(world: World) -> None:
@@ -259,10 +259,10 @@ async def test_a_question_asked_again_meanwhile_is_answered_again(world: World) 
     world.plc.replies[f"/{ALICE}"] = slow
     await world.ask(identity(ALICE))
     async with running(world.fetcher()):
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), 90)
         await world.ask(identity(ALICE))
         go_on.set()
-        await eventually(world.none_open, what="the question closed")
+        await eventually(world.none_open, what="the question closed", deadline=90)
     assert len(await world.answers()) == 2
 
 
@@ -279,7 +279,7 @@ async def test_stopping_gives_back_what_is_not_answered(
     world.plc.replies[f"/{ALICE}"] = hanging
     await world.ask(identity(ALICE))
     async with running(world.fetcher()):
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), 90)
     (row,) = await world.open_questions()
     assert (row[2], row[4]) == (0, None)  # no attempt, no lease: the next fetcher begins at once
 
@@ -303,13 +303,13 @@ async def test_a_fetcher_that_died_is_replaced_when_its_lease_ends(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Desk, "_close", dies)
         task = asyncio.create_task(world.fetcher().run(asyncio.Event()))
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), 90)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert (await world.open_questions())[0][4] is not None
     world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="the question closed")
+        await eventually(world.none_open, what="the question closed", deadline=90)
     assert len(await world.answers()) == 1
 
 
@@ -319,7 +319,7 @@ async def test_several_fetchers_share_the_questions(world: World) -> None:
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
     async with running(world.fetcher()), running(world.fetcher()):
         await world.ask(*map(identity, dids))
-        await eventually(world.none_open, what="all questions closed")
+        await eventually(world.none_open, what="all questions closed", deadline=90)
     assert sorted(a.did for a in await world.answers()) == sorted(dids)
     assert len(world.plc.requests) == len(dids)
 
@@ -332,10 +332,12 @@ async def test_kafka_away_is_waited_out(world: World, kafka_proxy: TcpProxy) -> 
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
     async with running(world.fetcher(Client(settings))):
         await world.ask(identity(ALICE))
-        await eventually(world.none_open, what="the first question closed")
+        await eventually(world.none_open, what="the first question closed", deadline=90)
         await kafka_proxy.stop()
         await world.ask(identity(BOB))
-        await eventually(lambda: len(world.plc.requests) == 2, what="the second request")
+        await eventually(
+            lambda: len(world.plc.requests) == 2, what="the second request", deadline=90
+        )
         assert kafka_proxy.cut > 0
         await kafka_proxy.start()
         await eventually(world.none_open, what="the second question closed", deadline=60)

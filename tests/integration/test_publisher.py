@@ -125,7 +125,7 @@ async def exactly_once(world: World) -> None:
 
 
 async def all_trimmed(world: World) -> None:
-    await eventually(lambda: empty(world), what="an empty outbox")
+    await eventually(lambda: empty(world), what="an empty outbox", deadline=90)
 
 
 async def empty(world: World) -> bool:
@@ -219,7 +219,7 @@ async def test_nothing_is_trimmed_before_its_marker_was_read_back(
     with monkeypatch.context() as patch:
         patch.setattr(PartitionReader, "fetch", sighted_once(blind))
         async with running(world.publisher()):
-            await eventually(lambda: published_all(world), what="everything in Kafka")
+            await eventually(lambda: published_all(world), what="everything in Kafka", deadline=90)
         assert await world.waiting() == 20
     async with running(world.publisher()):
         await all_trimmed(world)
@@ -251,7 +251,7 @@ async def test_a_crash_between_commit_and_trim_repeats_nothing(world: World) -> 
     await world.decide(20)
     never = replace(PACE, trim_every=1e9)
     task = asyncio.create_task(world.publisher(never).run(asyncio.Event()))
-    await eventually(lambda: published_all(world), what="everything in Kafka")
+    await eventually(lambda: published_all(world), what="everything in Kafka", deadline=90)
     await killed(task)
     assert await world.waiting() > 0
     async with running(world.publisher()):
