@@ -53,7 +53,7 @@ async def _interruptible(options: Options, console: Console) -> int:
             demo.cancel()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, interrupt)
     try:
         return await demo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter, deque
 from typing import Any
@@ -51,11 +50,8 @@ class Feed:
         return sum(lags) / len(lags) if lags else None
 
     async def run(self) -> None:
-        """Follow the topic for ever, once it exists."""
+        """Follow the topic, which must exist, for ever."""
         name = self._topics.name(Topic.EVENTS)
-        async with self._client.admin() as admin:
-            while name not in await admin.list_topics():  # noqa: ASYNC110  Kafka has no event
-                await asyncio.sleep(_POLL)
         places = [Place(name, partition) for partition in range(self._topics.partitions)]
         async with await PartitionReader.open(self._client, dict.fromkeys(places)) as reader:
             while True:

@@ -62,7 +62,10 @@ async def installed(cache: Path, say: Say) -> Path:
     directory = cache / f"network-{_identity(await _node_version())}"
     if _complete(directory):
         return directory
-    lock = await take_lock(_lock_of(directory), _INSTALL_DEADLINE)
+    lock = await take_lock(_lock_of(directory), deadline=0)
+    if lock is None:
+        say(f"waiting for another process that installs {directory}")
+        lock = await take_lock(_lock_of(directory), _INSTALL_DEADLINE)
     if lock is None:
         raise Fatal(f"another process has been installing {directory} for too long")
     try:
@@ -130,7 +133,9 @@ async def _npm(directory: Path, command: str, *arguments: str) -> None:
     quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
     argv = [_found("npm"), command, *arguments, "--prefix", str(directory), *quiet]
     environment = {**os.environ, "JOBS": "max"}  # of node-gyp: one compiler per core
-    await Server("npm", directory, environment=environment).run(argv, _INSTALL_DEADLINE)
+    # npm takes its time over SIGTERM; what it leaves is cleared before the next attempt.
+    server = Server("npm", directory, stop_signal=signal.SIGKILL, environment=environment)
+    await server.run(argv, _INSTALL_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.scope import Scope
 from consumer.settings import Settings
+from consumer.store import lanes
 from consumer.store.database import Database
 from demo.catch_up import Behind, behind, caught_up
 from demo.compare import Comparison, compare, fold_events, read_rows
 from demo.listing import list_pds
 from demo.local_network import LocalNetwork
+
+_POLL = 0.3  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,20 @@ class Observer:
     topics: Topics
     database: Database
     scope: Scope
+
+    async def started(self) -> None:
+        """Wait until the deployment has topics, and every lane an owner."""
+        topics = {spec.name for spec in self.topics.specs()}
+        async with self.client.admin() as admin:
+            while not topics <= set(await admin.list_topics()):  # noqa: ASYNC110  polled
+                await asyncio.sleep(_POLL)
+        while await self._owned() < self.topics.partitions:  # noqa: ASYNC110  polled
+            await asyncio.sleep(_POLL)
+
+    async def _owned(self) -> int:
+        async with self.database.transaction() as connection:
+            found = await lanes.read_all(connection)
+        return sum(lane.token != lanes.RELEASED for lane in found)
 
     async def behind(self) -> Behind:
         """Return how far the deployment is behind the PDS."""

@@ -127,6 +127,8 @@ async def _everything(
             say(f"starting the consumer on {network.endpoints.firehose}")
             consumer = ConsumerProcess(directory, environment)
             async with consumer, observing(network, settings) as observer:
+                await _unless_ended(consumer, observer.started())
+                say("the consumer follows the PDS; people begin to write")
                 yield observer, consumer
 
 
