@@ -71,7 +71,7 @@ class Consumer:
         ]
 
     async def saying(
-        self, event: str, *, times: int = 1, deadline: float = 30.0, **fields: Any
+        self, event: str, *, times: int = 1, deadline: float = 60.0, **fields: Any
     ) -> Log:
         """Wait until it has logged ``event`` with ``fields``; fail at once if it ends."""
 
