@@ -25,6 +25,7 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 
 from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline, release, translated
+from consumer.logs import Outage
 
 _POLL_SECONDS = 1.0
 _WATCH_SECONDS = 20.0
@@ -58,6 +59,7 @@ class Membership:
         self._assigned: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._rejoin = asyncio.Event()
+        self._outage = Outage(log, "kafka_group")
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -108,7 +110,7 @@ class Membership:
         """Leave the group, so that others take over at once."""
         if self._watch is not None:
             self._watch.cancel()
-            await asyncio.wait([self._watch])
+            await asyncio.gather(self._watch, return_exceptions=True)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         """Wait for ``event``, but not beyond the end of the watch."""
@@ -124,6 +126,7 @@ class Membership:
     def _set(self, partitions: Iterable[TopicPartition]) -> None:
         assigned = frozenset(tp.partition for tp in partitions)
         if assigned != self._assigned:
+            self._outage.over(group=self._group)
             log.info("assigned", group=self._group, partitions=sorted(assigned))
             self._assigned = assigned
         self._changed.set()
@@ -137,7 +140,7 @@ class Membership:
             try:
                 await self._be_member(consumer, identity)
             except Transient as error:
-                log.warning("membership_lost", group=self._group, error=str(error))
+                self._outage.again(error, group=self._group)
             finally:
                 await release(consumer)
             await asyncio.sleep(_RETRY_SECONDS)

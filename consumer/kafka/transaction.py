@@ -26,7 +26,7 @@ from consumer.kafka.disposal import dispose, retrieve
 
 # One produce request carries all partitions of a broker; the broker's own limit is 100 MiB.
 MAX_TRANSACTION_BYTES = 64 * 1024 * 1024
-_HEADROOM = 64 * 1024  # for headers and framing
+_HEADROOM = 32 * 1024  # for headers and framing
 
 
 class Fenced(Transient):

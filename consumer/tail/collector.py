@@ -61,6 +61,7 @@ class Collector:
         self._limit = limit
         self._records: list[OutRecord] = []
         self._counts: Counter[tuple[FrameKind | Kind, FrameOutcome]] = Counter()
+        self._irrelevant = 0  # commits: nothing else can be
         self._since: float | None = None  # when the oldest record came
         self._cut_at: float | None = None
         self._cut_seq = position.seq
@@ -109,11 +110,13 @@ class Collector:
         records, frames = self._records, len(self._records)
         cursor = self.position.cursor()
         records.append(OutRecord(self._topics.name(Topic.CURSOR), 0, self._relay, cursor.encode()))
+        self._counts[Kind.COMMIT, FrameOutcome.IRRELEVANT] += self._irrelevant
         for (kind, outcome), count in self._counts.items():
             metrics.FRAMES.labels(kind, outcome).inc(count)
         metrics.TRACKED.set(self._relevance.tracked)
         self._records, self.size = [], 0
         self._counts.clear()
+        self._irrelevant = 0
         self._since, self._cut_at, self._cut_seq = None, now, cursor.seq
         return Transaction(records, frames, cursor)
 
@@ -135,7 +138,7 @@ class Collector:
         if self._relevance.wants(look):
             self._forward(look, look.seq, message)
         else:
-            self._counts[look.kind, FrameOutcome.IRRELEVANT] += 1
+            self._irrelevant += 1
 
     def _forward(self, look: Peek, seq: int, frame: bytes) -> None:
         did = look.did or ""
@@ -180,7 +183,7 @@ class Collector:
             case InfoFrame(name=name, message=text):
                 self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
                 _log.warning("relay_says", name=name, message=text)
-                if name == OUTDATED_CURSOR:
+                if name == OUTDATED_CURSOR and self.position.seq:
                     self.position.begin_session()
                     self._broken(SessionCause.TOO_OLD)
 

@@ -21,7 +21,7 @@ from consumer.errors import Fatal
 from consumer.tail.outcomes import Silent
 from consumer.tail.splitter import Message, Splitter, Violation
 
-HIGH_WATER = 4 * 1024 * 1024
+HIGH_WATER = 1024 * 1024
 _PATH = "/xrpc/com.atproto.sync.subscribeRepos"
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0

@@ -138,6 +138,11 @@ def test_an_outdated_cursor_begins_a_session(collector: Collector) -> None:
     assert Cursor.decode(cursor.value or b"").session == 4
 
 
+def test_an_outdated_cursor_that_we_never_had_is_no_break(collector: Collector) -> None:
+    collector.take([info_frame("OutdatedCursor"), commit(7, "did:plc:a")], 0.0)
+    assert collector.position.session == 3
+
+
 def test_other_information_changes_nothing(collector: Collector) -> None:
     out = records(collector, info_frame("Maintenance"), commit(7, "did:plc:a"))
     assert [record.topic for record in out] == ["t.firehose", "t.cursor"]
