@@ -15,6 +15,11 @@ from consumer.worker.arrivals import Arrival, Record
 FIREHOSE, BACKFILL = "firehose", "backfill"
 
 _MAX_DETAIL = 1_024  # characters
+# A record that we did not write may fill Kafka's limit of 8 MiB with anything.
+_MAX_HEADERS = 16
+_MAX_HEADER = 1_024
+_MAX_KEY = 4_096
+_MAX_VALUE = 8 * 1024 * 1024 - 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ def of_arrival(arrival: Arrival, reason: Reason, detail: str) -> Letter:
 
 
 def of_record(topic: str, record: Record, reason: Reason, detail: str) -> Letter:
-    """Return the letter for any record of ``topic``."""
-    headers = tuple(record.headers)
-    return Letter(reason, detail, topic, record.offset, record.key, headers, record.value)
+    """Return the letter for any record of ``topic``, whoever wrote it: cut to what Kafka takes."""
+    headers = tuple((name[:_MAX_HEADER], value[:_MAX_HEADER]) for name, value in record.headers)
+    key = None if record.key is None else record.key[:_MAX_KEY]
+    value = None if record.value is None else record.value[:_MAX_VALUE]
+    return Letter(reason, detail, topic, record.offset, key, headers[:_MAX_HEADERS], value)

@@ -13,6 +13,7 @@ from consumer.worker.loop import LaneLoop, Resources
 
 _GROUP = "worker"
 _STOP_SECONDS = 11.0
+_ABANDON_SECONDS = 2.0
 
 _log = structlog.get_logger()
 
@@ -30,15 +31,16 @@ class Worker:
         async with await Membership.open(self._of.client, topic, _GROUP) as membership:
             try:
                 await self._follow(membership, stop)
+                await self._leave(list(self._lanes))
             finally:
-                await self._stop(list(self._lanes))
+                await self._abandon()
 
     async def _follow(self, membership: Membership, stop: asyncio.Event) -> None:
         told = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 assigned = membership.assigned
-                await self._stop(self._lanes.keys() - assigned)
+                await self._leave(self._lanes.keys() - assigned)
                 for number in assigned - self._lanes.keys():
                     self._lanes[number] = _Running(LaneLoop(number, self._of))
                 changed = asyncio.create_task(membership.changed(assigned))
@@ -60,18 +62,25 @@ class Worker:
             if lane.task.done():
                 lane.task.result()
 
-    async def _stop(self, numbers: Iterable[int]) -> None:
+    async def _leave(self, numbers: Iterable[int]) -> None:
         """Let lanes finish what they hold, and forget them; raise what one of them died of."""
-        leaving = [self._lanes.pop(number) for number in list(numbers)]
-        for lane in leaving:
+        leaving = {number: self._lanes[number] for number in numbers}
+        for lane in leaving.values():
             lane.stop.set()
         if leaving:
-            await asyncio.wait([lane.task for lane in leaving], timeout=_STOP_SECONDS)
-        for lane in leaving:
+            await asyncio.wait([lane.task for lane in leaving.values()], timeout=_STOP_SECONDS)
+        for number, lane in leaving.items():
             if lane.task.done():
+                del self._lanes[number]
                 lane.task.result()
-            else:
-                lane.task.cancel()
+
+    async def _abandon(self) -> None:
+        """Give up what is left as it is: whoever comes next goes on from Postgres."""
+        tasks = [lane.task for lane in self._lanes.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_ABANDON_SECONDS)
 
 
 class _Running:

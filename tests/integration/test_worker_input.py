@@ -159,7 +159,7 @@ async def test_bad_input_is_counted_kept_and_passed(world: World) -> None:
 async def _forward(world: World, author: Author, sent: list[bytes]) -> None:
     """Forward the newest frames of ``author``, whatever is in them."""
     first = author.seq - len(sent) + 1
-    await world.relay.commit(
+    await world.send(
         [world.record(frame, author.did, seq) for seq, frame in enumerate(sent, first)]
     )
 
@@ -197,7 +197,7 @@ async def test_a_thousand_malformed_frames_in_a_row(world: World) -> None:
     async with world.fetching(), world.owning(author.did):
         await _forward(world, author, [author.write(rkey="before")])
         did = author.did
-        await world.relay.commit(
+        await world.send(
             [world.record(b"\xff%d" % n, did, author.next_seq()) for n in range(1_000)]
         )
         await _forward(world, author, [author.write(rkey="after")])
@@ -212,7 +212,7 @@ async def test_records_that_no_tailer_wrote_are_buried(world: World) -> None:
     author = Author.of(world)
     async with world.fetching(), world.owning(author.did):
         record = world.record(author.write(rkey="before"), author.did, author.seq)
-        await world.relay.commit([record, replace(record, headers=(), value=b"hello")])
+        await world.send([record, record._replace(headers=(), value=b"hello")])
         await _forward(world, author, [author.write(rkey="after")])
         await world.settled()
     [(reason, letter)] = await world.letters()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ class World:
     keys: dict[str, str] = field(default_factory=dict)
     session: int = 1
     last: dict[int, int] = field(default_factory=dict)
-    ends: PartitionReader | None = None
+    ends: Counter[Place] = field(default_factory=Counter)
 
     # -- the tailer's part -------------------------------------------------------------
 
@@ -59,8 +60,18 @@ class World:
         """Forward frames as the tailer does, and return how many."""
         records = [self._record(frame) for frame in frames]
         for start in range(0, len(records), 1_000):
-            await self.relay.commit(records[start : start + 1_000])
+            await self.send(records[start : start + 1_000])
         return len(records)
+
+    async def send(self, records: Sequence[OutRecord]) -> None:
+        """Put records on the firehose topic, in one transaction."""
+        await self.relay.commit(records)
+        self._count(records)
+
+    def _count(self, records: Sequence[OutRecord]) -> None:
+        places = Counter(Place(record.topic, record.partition) for record in records)
+        for place, count in places.items():
+            self.ends[place] += count + 1  # and the transaction's marker
 
     def new_session(self) -> None:
         """Break the continuity."""
@@ -90,13 +101,12 @@ class World:
 
     async def tell(self, *messages: Message) -> None:
         """Put messages on the backfill topic."""
-        topic = self.topics.name(Topic.BACKFILL)
-        await self.fetcher.commit(
-            [
-                OutRecord(topic, self.topics.partition_of(m.did), m.did.encode(), encode(m))
-                for m in messages
-            ]
-        )
+        topic, partition_of = self.topics.name(Topic.BACKFILL), self.topics.partition_of
+        records = [
+            OutRecord(topic, partition_of(m.did), m.did.encode(), encode(m)) for m in messages
+        ]
+        await self.fetcher.commit(records)
+        self._count(records)
 
     def identity(self, did: str, **fields: Any) -> IdentityAnswer:
         """Return what the fetcher would find at present."""
@@ -155,14 +165,14 @@ class World:
     @asynccontextmanager
     async def working(self, settings: Settings | None = None) -> AsyncIterator[None]:
         """Run a worker during the block, and stop it in good order."""
-        async with _running(Worker(self.resources(settings)).run):
+        async with running(Worker(self.resources(settings)).run):
             yield
 
     @asynccontextmanager
     async def owning(self, did: str, settings: Settings | None = None) -> AsyncIterator[None]:
         """Run the lane of ``did`` alone during the block, without a group."""
         loop = LaneLoop(self.topics.partition_of(did), self.resources(settings))
-        async with _running(loop.run):
+        async with running(loop.run):
             yield
 
     async def settled(self, deadline: float = 90.0) -> None:
@@ -174,31 +184,21 @@ class World:
         await eventually(self.is_consumed, what="everything is consumed", deadline=deadline)
 
     async def _is_settled(self) -> bool:
+        if not await self.is_consumed():
+            return False
         async with self.database.transaction() as connection:
             row = await (await connection.execute("SELECT count(*) FROM parked")).fetchone()
-            waiting = await outbox.depth(connection)
-        return row == (0,) and not waiting and await self.is_consumed()
+            return row == (0,) and not await outbox.depth(connection)
 
     async def is_consumed(self) -> bool:
         """Tell whether the lanes' positions are the ends of the topics."""
         rows = await self.rows("SELECT lane, firehose_offset, backfill_offset FROM lanes")
-        done = {lane: offsets for lane, *offsets in rows}
-        inputs = (Topic.FIREHOSE, Topic.BACKFILL)
-        for (_, end), lane, which in [
-            (bounds, place.partition, [self.topics.name(t) for t in inputs].index(place.topic))
-            for place, bounds in (await self._bounds(inputs)).items()
-        ]:
-            # The last offset of a partition is that of a transaction's marker.
-            if done.get(lane, [0, 0])[which] < end - 1:
-                return False
-        return True
-
-    async def _bounds(self, topics: Iterable[Topic]) -> dict[Place, tuple[int, int]]:
-        lanes = range(self.topics.partitions)
-        places = {Place(self.topics.name(t), lane): None for t in topics for lane in lanes}
-        if self.ends is None:
-            self.ends = await PartitionReader.open(self.client, places)
-        return await self.ends.bounds()
+        done = {
+            Place(self.topics.name(topic), lane): offset
+            for lane, *offsets in rows
+            for topic, offset in zip((Topic.FIREHOSE, Topic.BACKFILL), offsets, strict=True)
+        }
+        return all(done.get(place, 0) >= end - 1 for place, end in self.ends.items())
 
     # -- what came of it ---------------------------------------------------------------
 
@@ -261,7 +261,8 @@ class World:
 
 
 @asynccontextmanager
-async def _running(run: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncIterator[None]:
+async def running(run: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run a root during the block, and stop it in good order."""
     stop = asyncio.Event()
     task = asyncio.ensure_future(run(stop))
     told = asyncio.current_task()
@@ -293,7 +294,4 @@ async def world(deployment: Deployment, database: Database) -> AsyncIterator[Wor
         await TransactionalProducer.open(client, "test-relay") as relay,
         await TransactionalProducer.open(client, "test-fetcher") as fetcher,
     ):
-        world = World(deployment, settings, client, topics, database, relay, fetcher)
-        yield world
-        if world.ends is not None:
-            await world.ends.close()
+        yield World(deployment, settings, client, topics, database, relay, fetcher)
