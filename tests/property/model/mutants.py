@@ -1,0 +1,173 @@
+"""Every rule, broken once.  What finds each of them out is in ``findings``.
+
+Four clauses have no mutant here, because others cover them:
+
+- that ``prevData`` is compared as well as ``since``: an honest host never contradicts itself
+  there (a unit test covers the host that does);
+- that a first chunk from the future sets ``gap_rev``: it sets ``floor_rev`` to the same rev;
+- that the attempt is compared: chunks of two attempts at one rev say the same;
+- that a scope change bumps ``want``: it is a gap already, and chunks name their scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from unittest import mock
+
+from consumer.worker import accounts, facts, reconcile, repo_state, workset
+from tests.property.model.breaking import (
+    Rule,
+    absent_everywhere,
+    active_at_once,
+    agreeing,
+    all_ops,
+    always,
+    applying,
+    blind_to,
+    clearing_all,
+    deleted_unasked,
+    ignoring,
+    keeping,
+    no_tombstone_of_unknown,
+    nothing_absent,
+    older_wins,
+    repeats_leave_the_rev,
+    rows_stay,
+    stepping,
+    still_active,
+    untriggered,
+    without_tombstones,
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``owner.name`` replaced by ``broken(original)``."""
+
+    title: str
+    owner: ModuleType | type
+    name: str
+    broken: Callable[[Rule], Rule]
+
+    @contextmanager
+    def at_large(self) -> Iterator[None]:
+        """Break the rule while the context lasts."""
+        original = getattr(self.owner, self.name)
+        with mock.patch.object(self.owner, self.name, self.broken(original)):
+            yield
+
+
+MUTANTS = (
+    # the chain
+    Mutant("broken chain is not a gap", repo_state, "on_commit", keeping("gap_rev")),
+    Mutant("broken chain goes unnoticed", repo_state, "on_commit", stepping(still_active)),
+    Mutant("since is not compared", repo_state, "on_commit", agreeing("since", "rev")),
+    Mutant("replayed commits apply", repo_state, "_not_newer", stepping(applying)),
+    Mutant("first sighting is complete", repo_state, "_first_commit", active_at_once),
+    Mutant("first sighting is no gap", repo_state, "_first_commit", keeping("gap_rev")),
+    Mutant("whole first commit sets no floor", repo_state, "_first_commit", keeping("floor_rev")),
+    Mutant("whole first commit ignores want", repo_state, "_states_everything", blind_to(want=0)),
+    Mutant(
+        "whole first commit ignores proofs",
+        repo_state,
+        "_states_everything",
+        blind_to(proof_rev=None),
+    ),
+    Mutant(
+        "whole first commit ignores gaps", repo_state, "_states_everything", blind_to(gap_rev=None)
+    ),
+    # what cannot be followed
+    Mutant("unverifiable commit is no gap", repo_state, "on_unverifiable", keeping("gap_rev")),
+    Mutant(
+        "unverifiable commit goes unnoticed", repo_state, "on_unverifiable", stepping(still_active)
+    ),
+    Mutant("unverifiable commit bumps no want", repo_state, "on_unverifiable", keeping("want")),
+    Mutant("loss window bumps no want", repo_state, "on_lost", keeping("want")),
+    Mutant("loss window goes unnoticed", repo_state, "on_lost", stepping(still_active)),
+    Mutant("scope change is no gap", repo_state, "on_scope", keeping("gap_rev")),
+    Mutant("scope change goes unnoticed", repo_state, "on_scope", stepping(still_active)),
+    Mutant("scope change is not noted", repo_state, "on_scope", keeping("scope")),
+    Mutant("reactivation bumps no want", accounts, "with_status", keeping("want")),
+    Mutant("reactivation goes unnoticed", accounts, "with_status", stepping(still_active)),
+    Mutant("nothing is queued", workset.Workset, "_queue_sync", always(None)),
+    # sync frames
+    Mutant("#sync is ignored", repo_state, "on_sync", stepping(ignoring)),
+    Mutant("#sync is no gap", repo_state, "on_sync", keeping("gap_rev")),
+    Mutant("#sync goes unnoticed", repo_state, "on_sync", stepping(still_active)),
+    Mutant("#sync overlooks newer rows", repo_state, "on_sync", blind_to(proof_rev=None)),
+    Mutant("#sync leaves the floor", repo_state, "on_sync", keeping("floor_rev")),
+    # snapshots
+    Mutant("first chunk leaves the chain", repo_state, "_first_chunk", keeping("rev", "data")),
+    Mutant("first chunk sets no floor", repo_state, "_first_chunk", keeping("floor_rev")),
+    Mutant(
+        "first chunk leaves the repo active", repo_state, "_first_chunk", stepping(still_active)
+    ),
+    Mutant("first chunk queues nothing", repo_state, "_first_chunk", stepping(untriggered)),
+    Mutant(
+        "first chunk does not give a restored repo its root",
+        repo_state,
+        "_first_chunk",
+        keeping("data"),
+    ),
+    Mutant("floor is not checked", repo_state, "on_chunk", blind_to(floor_rev=None)),
+    Mutant(
+        "scope of chunks is not checked",
+        repo_state,
+        "on_chunk",
+        lambda original: (
+            lambda repo, chunk, scope: original(repo, replace(chunk, scope=scope), scope)
+        ),
+    ),
+    Mutant("holes are accepted", repo_state, "_continues", always(True)),
+    Mutant(
+        "missing chunks are overlooked",
+        repo_state,
+        "_continues",
+        agreeing("after", "snapshot_through"),
+    ),
+    Mutant("gap is not checked", repo_state, "on_last_chunk", blind_to(gap_rev=None)),
+    Mutant("want is not checked", repo_state, "on_last_chunk", agreeing("want", "want")),
+    Mutant(
+        "last chunk does not activate", repo_state, "on_last_chunk", keeping("sync_state", "reason")
+    ),
+    Mutant(
+        "failed snapshot is not fetched again", repo_state, "on_last_chunk", stepping(untriggered)
+    ),
+    Mutant("refused snapshot is not fetched again", repo_state, "on_chunk", stepping(untriggered)),
+    Mutant("chunks state no absence", facts, "of_chunk", nothing_absent),
+    Mutant("chunks state absence everywhere", workset.Workset, "_known_paths", absent_everywhere),
+    Mutant(
+        "tombstones are cleared beyond the snapshot",
+        workset.Workset,
+        "_clear_tombstones",
+        clearing_all,
+    ),
+    # proofs
+    Mutant("proofs ignore the floor", repo_state, "on_proof", blind_to(floor_rev=None)),
+    Mutant("proofs ignore the gap", repo_state, "on_proof", blind_to(gap_rev=None)),
+    Mutant("proofs are not noted", repo_state, "on_proof", keeping("proof_rev")),
+    # facts
+    Mutant("tombstones are forgotten", workset, "reconcile", without_tombstones),
+    Mutant("unknown deletes leave no tombstone", reconcile, "_unknown", no_tombstone_of_unknown),
+    Mutant("older facts win", workset, "reconcile", older_wins),
+    Mutant("repeated ops leave the rev", workset, "reconcile", repeats_leave_the_rev),
+    Mutant("unwanted ops become rows", facts, "of_commit", all_ops),
+    # accounts
+    Mutant(
+        "commits of inactive accounts apply", repo_state, "on_commit", blind_to(status="active")
+    ),
+    Mutant("chunks of inactive accounts apply", repo_state, "on_chunk", blind_to(status="active")),
+    Mutant("proofs of inactive accounts apply", repo_state, "on_proof", blind_to(status="active")),
+    Mutant("#sync of inactive accounts applies", repo_state, "on_sync", blind_to(status="active")),
+    Mutant("the ratchet is off", accounts, "is_news", always(True)),
+    Mutant("old answers count", accounts, "answers_newest", always(True)),
+    Mutant("deletion is not confirmed", workset.Workset, "_account", deleted_unasked),
+    Mutant("deletion sets no floor", accounts, "deleted", keeping("floor_rev")),
+    Mutant("deletion leaves the chain", accounts, "deleted", keeping("rev", "data")),
+    Mutant("deletion leaves the root", accounts, "deleted", keeping("data")),
+    Mutant("deletion begins no incarnation", accounts, "deleted", keeping("incarnation")),
+    Mutant("deletion keeps the rows", workset.Workset, "_drop", rows_stay),
+)

@@ -1,0 +1,106 @@
+"""What reaches the worker's firehose lane: frames in order, with everything that goes wrong.
+
+The relay forwards as the tailer does (``forward = relevant``): commits of a DID that is not
+tracked and that touch no wanted path do not come through, and leave no trace.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from consumer.errors import Reason
+from consumer.publish.envelope import Origin, Source
+from consumer.worker.inputs import (
+    AccountSeen,
+    CommitSeen,
+    CommitUnverifiable,
+    Input,
+    SyncSeen,
+)
+from consumer.worker.policy import Policy
+from tests.property.model.world import SCOPES, Version
+
+
+class Fate(Enum):
+    """What becomes of a commit on its way; lost ones may still come late."""
+
+    DELIVERED = 0
+    LOST = 1
+    NOT_INVERTING = 2
+    BAD_SIGNATURE = 3
+    BAD_SIGNATURE_AND_REV = 4
+
+
+class SessionBreak:
+    """Between two frames of the lane: continuity is lost."""
+
+
+Frame = Input | SessionBreak
+
+
+class Relay:
+    """The lane's queue of frames not yet processed, and the tailer's tracked set."""
+
+    def __init__(self, is_tracked: Callable[[str], bool]) -> None:
+        self.queue: deque[Frame] = deque()
+        self.scope = SCOPES[0]
+        self.account_frames: list[AccountSeen] = []
+        self._is_tracked = is_tracked
+        self._tracked: set[str] = set()
+        self._session = 1
+        self._seq = 0
+
+    def commit(self, version: Version, fate: Fate = Fate.DELIVERED) -> None:
+        """Send the commit of ``version`` on its way."""
+        if fate is Fate.LOST or not self._forwards(version):
+            return
+        if fate is Fate.DELIVERED:
+            self.queue.append(CommitSeen(version.as_commit(), self._origin()))
+        else:
+            self.queue.append(self._unverifiable(version, fate))
+
+    def sync(self, version: Version) -> None:
+        """Send a ``#sync`` that states ``version``."""
+        self.queue.append(SyncSeen(version.as_sync(), self._origin()))
+
+    def account(self, did: str, status: str) -> None:
+        """Send an ``#account`` frame."""
+        origin, active = self._origin(), status == "active"
+        explained = None if active else status
+        frame = AccountSeen(did, active, explained, self._session, origin)
+        self.account_frames.append(frame)
+        self.queue.append(frame)
+
+    def break_session(self, lost: int) -> None:
+        """Start a new session; the last ``lost`` frames never reached the lane."""
+        for _ in range(min(lost, len(self.queue))):
+            self.queue.pop()
+        self.queue.append(SessionBreak())
+        self._session += 1
+        self._seq = 0
+
+    def _forwards(self, version: Version) -> bool:
+        did = version.did
+        relevant = Policy(0, self.scope).tracks(did, version.paths)
+        if not (relevant or did in self._tracked or self._is_tracked(did)):
+            return False
+        self._tracked.add(did)
+        return True
+
+    def _unverifiable(self, version: Version, fate: Fate) -> CommitUnverifiable:
+        signed = fate is Fate.NOT_INVERTING
+        return CommitUnverifiable(
+            did=version.did,
+            rev=None if fate is Fate.BAD_SIGNATURE_AND_REV else version.rev,
+            signed=signed,
+            paths=version.paths,
+            reason=Reason.INVERSION_FAILED if signed else Reason.SIGNATURE_INVALID,
+            detail="",
+            origin=self._origin(),
+        )
+
+    def _origin(self) -> Origin:
+        self._seq += 1
+        return Origin(Source.FIREHOSE, self._seq, "", "wss://relay.test")
