@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
+from consumer.publish.envelope import Action, Event, RecordEvent
 
 
 class SyncReason(StrEnum):
@@ -89,3 +93,34 @@ class Rejection:
     reason: Reason
     detail: str = ""
     kept: bool = True
+
+
+def applied(
+    message: Chunk | Proof,
+    rejection: Rejection | None,
+    changes: Iterable[Event],
+    *,
+    hint_missed: bool = False,
+) -> AppliedOperation:
+    """Return what ``message`` did for its operation by making ``changes``."""
+    made = Counter(change.action for change in changes if isinstance(change, RecordEvent))
+    return AppliedOperation(
+        operation=message.operation,
+        did=message.did,
+        outcome=_outcome(message, rejection),
+        reason=rejection.reason if rejection else None,
+        created=made[Action.CREATE],
+        updated=made[Action.UPDATE],
+        deleted=made[Action.DELETE],
+        entries=len(message.entries) if isinstance(message, Chunk) else 1,
+        hint_missed=hint_missed,
+    )
+
+
+def _outcome(message: Chunk | Proof, rejection: Rejection | None) -> Outcome:
+    if isinstance(message, Chunk) and not message.last:
+        return Outcome.ADVANCED
+    if rejection is None:
+        return Outcome.COMPLETED
+    inactive = rejection.reason is Reason.ACCOUNT_INACTIVE
+    return Outcome.FAILED if inactive else Outcome.AGAIN

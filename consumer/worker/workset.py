@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from consumer.backfill import Chunk, Proof
+from consumer.backfill import Chunk
 from consumer.errors import Reason
-from consumer.publish.envelope import Action, Event, Origin, RecordEvent
+from consumer.publish.envelope import Event, Origin
 from consumer.worker import accounts, events, facts, repo_state
 from consumer.worker.facts import Row, Statement
 from consumer.worker.inputs import (
@@ -48,10 +48,10 @@ from consumer.worker.outputs import (
     Cleared,
     Lookup,
     LookupKind,
-    Outcome,
     Rejection,
     SyncReason,
     SyncRequest,
+    applied,
 )
 from consumer.worker.policy import Policy
 from consumer.worker.reconcile import reconcile
@@ -224,11 +224,10 @@ class Workset:
                 step = repo_state.on_last_chunk(step.repo, chunk)
         changes = self.events[begin:]
         self._take(step, seen.origin)
-        outcome = _outcome_of(step.rejection, last=chunk.last)
-        if outcome is Outcome.COMPLETED:
+        if chunk.last and step.rejection is None:
             self._clear_tombstones(chunk.did, chunk.rev)
         missed = not repo_state.reaches(chunk.rev, repo.hint_rev)
-        self._applied(chunk, outcome, step.rejection, changes, hint_missed=missed)
+        self.applied.append(applied(chunk, step.rejection, changes, hint_missed=missed))
         return step.rejection
 
     def _proof(self, seen: ProofSeen) -> Rejection | None:
@@ -241,7 +240,7 @@ class Workset:
             self._reconcile(step.repo, (facts.of_proof(proof),), seen.origin)
         changes = self.events[begin:]
         self._take(step, seen.origin)
-        self._applied(proof, _outcome_of(step.rejection, last=True), step.rejection, changes)
+        self.applied.append(applied(proof, step.rejection, changes))
         return step.rejection
 
     # -- shared by all -----------------------------------------------------------------
@@ -334,36 +333,3 @@ class Workset:
         for path in paths:
             del self.rows[did][path]
             self._dirty_rows.add((did, path))
-
-    def _applied(
-        self,
-        message: Chunk | Proof,
-        outcome: Outcome,
-        rejection: Rejection | None,
-        changes: Sequence[Event],
-        *,
-        hint_missed: bool = False,
-    ) -> None:
-        made = Counter(change.action for change in changes if isinstance(change, RecordEvent))
-        self.applied.append(
-            AppliedOperation(
-                operation=message.operation,
-                did=message.did,
-                outcome=outcome,
-                reason=rejection.reason if rejection else None,
-                created=made[Action.CREATE],
-                updated=made[Action.UPDATE],
-                deleted=made[Action.DELETE],
-                entries=len(message.entries) if isinstance(message, Chunk) else 1,
-                hint_missed=hint_missed,
-            )
-        )
-
-
-def _outcome_of(rejection: Rejection | None, *, last: bool) -> Outcome:
-    if not last:
-        return Outcome.ADVANCED
-    if rejection is None:
-        return Outcome.COMPLETED
-    inactive = rejection.reason is Reason.ACCOUNT_INACTIVE
-    return Outcome.FAILED if inactive else Outcome.AGAIN
