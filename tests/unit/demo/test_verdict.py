@@ -1,0 +1,56 @@
+"""The demo's verdict: good only when everything is equal, done, and ended in good order."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from demo.catch_up import Behind
+from demo.compare import Comparison
+from demo.run import _verdict
+from demo.view import show_verdict
+
+VOTES = "pub.chive.eprint.vote"
+
+
+def comparison(*differences: str) -> Comparison:
+    return Comparison(
+        {VOTES: (3, 3, 2)}, Counter(active=1), Counter({"record create": 3}), list(differences)
+    )
+
+
+@pytest.mark.parametrize(
+    ("differences", "status", "caught_up", "code"),
+    [
+        ([], 0, True, 0),
+        (["one"], 0, True, 1),
+        ([], 0, False, 1),
+        ([], 1, True, 1),
+        ([], None, True, 1),
+    ],
+)
+def test_the_exit_code(
+    differences: list[str], status: int | None, caught_up: bool, code: int
+) -> None:
+    console = Console(quiet=True)
+    assert _verdict(console, comparison(*differences), status, caught_up=caught_up) == code
+
+
+def test_the_table_and_the_differences_are_shown() -> None:
+    console = Console(record=True, width=100, file=io.StringIO())
+    show_verdict(console, comparison(*(f"difference {number}" for number in range(40))))
+    text = console.export_text()
+    assert VOTES in text
+    assert "difference 29" in text
+    assert "difference 30" not in text
+    assert "and 10 more" in text
+
+
+@pytest.mark.parametrize("field", ["seqs", "lanes", "waiting", "outbox"])
+def test_anything_left_is_not_caught_up(field: str) -> None:
+    zeros = {"seqs": 0, "lanes": 0, "waiting": 0, "outbox": 0}
+    assert Behind(**zeros).nothing
+    assert not Behind(**{**zeros, field: 1}).nothing
