@@ -124,7 +124,8 @@ async def _measure(report: Report, size: Size, related: Traffic, console: Consol
                         stack, directory, related, size.commits, size.rounds, report.wanted
                     )
                     report.rounds |= found.rounds
-                    report.shares, report.functions = found.shares, found.functions
+                    report.idle, report.shares = found.idle, found.shares
+                    report.functions = found.functions
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -39,6 +39,7 @@ class Report:
     size: Mapping[str, int]
     pure: Pure | None = None
     rounds: dict[str, list[Measured]] = field(default_factory=dict)
+    idle: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     functions: list[tuple[str, int]] = field(default_factory=list)
     load: list[float] = field(default_factory=lambda: [os.getloadavg()[0]])
@@ -57,6 +58,7 @@ class Report:
             "pure": asdict(self.pure) if self.pure else None,
             "rounds": {name: list(map(_plain, found)) for name, found in self.rounds.items()},
             "typical": {name: _plain(typical(found)) for name, found in self.rounds.items()},
+            "idle_ms_per_s": self.idle,
             "worker_shares": self.shares,
             "worker_functions": self.functions,
         }
@@ -68,6 +70,9 @@ class Report:
             console.print(self._parts())
         elif self.pure:
             console.print(_verification(self.pure))
+        if self.idle:
+            idle = ", ".join(f"{group} {spent:.1f}" for group, spent in self.idle.items())
+            console.print(f"when nothing happens, CPU ms per second: {idle}", highlight=False)
         machine = _machine()
         load = " to ".join(f"{value:.1f}" for value in self.load)
         console.print(

@@ -12,6 +12,7 @@ must have become an event.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,14 +32,19 @@ from consumer.settings import Settings
 from consumer.verify.frames import CommitFrame, decode_frame, peek
 
 _SCOPE = Scope(Settings().scope.collections)
+_IDLE_SECONDS = 5.0
 _MOVED = 2  # worker processes share the lanes once this part of them has moved
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Rounds by scenario (``worker``, ``end-to-end-1``, ``end-to-end-2``); shares of a worker."""
+    """Rounds by scenario (``worker``, ``end-to-end-1``, ``end-to-end-2``); shares of a worker.
+
+    ``idle``: what one tailer and one worker cost when nothing happens, in CPU ms per second.
+    """
 
     rounds: dict[str, list[Measured]] = field(default_factory=dict)
+    idle: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     functions: list[tuple[str, int]] = field(default_factory=list)
 
@@ -64,6 +70,7 @@ async def measure(
             async with AsyncExitStack() as workers:
                 await workers.enter_async_context(run.worker("worker-1"))
                 await run.introduce()
+                findings.idle.update(await run.idle())
                 await _end_to_end(run, workers, findings, commits, rounds, wanted)
             if "worker" in wanted:
                 findings.rounds["worker"] = [await run.behind("worker-3", commits * rounds)]
@@ -123,6 +130,15 @@ class _Run:
         """Let all accounts introduce themselves."""
         await self._pass(self.traffic.opening)
         await self.check_repos()
+
+    async def idle(self) -> dict[str, float]:
+        """Measure a while in which nothing happens."""
+        usage = self._groups()
+        begun = self.place.usage(**usage)
+        await asyncio.sleep(_IDLE_SECONDS)
+        ended = self.place.usage(**usage)
+        seconds = ended.time - begun.time
+        return {group: (ended.cpu[group] - begun.cpu[group]) / seconds * 1e3 for group in ended.cpu}
 
     async def through(self, commits: int) -> Measured:
         """Measure the way of ``commits`` commits from the relay to the events."""
