@@ -14,6 +14,8 @@ from consumer.store.database import Connection
 
 Headers = tuple[tuple[str, bytes], ...]
 
+_NO_HEADERS = Byteas(())
+
 
 @dataclass(frozen=True, slots=True)
 class OutRow:
@@ -62,7 +64,7 @@ async def append(connection: Connection, lane: int, rows: Iterable[OutRow]) -> N
                     row.topic,
                     row.partition,
                     row.key,
-                    Byteas(flattened(row.headers)),
+                    Byteas(flattened(row.headers)) if row.headers else _NO_HEADERS,
                     row.value,
                 )
             )
