@@ -56,7 +56,7 @@ class Connection(ClientConnection):
         websockets' ``ConnectionClosed`` when the connection is over and everything taken.
         """
         if not self._splitter.messages and not self._ended:
-            await self._rest(wait)
+            await self._rest(min(wait, self._silence / 4))
         if self._splitter.size:
             metrics.TAIL_BYTES.inc(self._splitter.size)
         messages = self._splitter.take()
@@ -154,7 +154,7 @@ class Connection(ClientConnection):
         quiet = now - self._heard
         if quiet > self._silence:
             raise Silent(f"no frame and no pong for {quiet:.1f} s")
-        if min(quiet, now - self._pinged) > self._silence / 3 and self.protocol.state is State.OPEN:
+        if min(quiet, now - self._pinged) > self._silence / 4 and self.protocol.state is State.OPEN:
             self._pinged = now
             self.protocol.send_ping(b"")
             self.send_data()

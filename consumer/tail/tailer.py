@@ -179,6 +179,7 @@ class Tailer:
                 self._new_session(SessionCause.RESET, position)
             if collector.pending:
                 await pipeline.submit(collector.cut(_clock()))
+            await pipeline.settle()
             await asyncio.sleep(outcome.pause(attempts, self._chance))
 
     async def _connection(self, collector: Collector, pipeline: Pipeline) -> Outcome:
@@ -228,10 +229,10 @@ class Tailer:
                 collector.position.caught_up(time.time())
                 if not (pipeline.busy or collector.pending):
                     metrics.TAIL_LAG.settled()
-            if collector.full:
-                await pipeline.settle()
-            if not pipeline.busy and collector.due_in(now) <= 0:
-                await pipeline.submit(collector.cut(now))
+            if collector.full or not pipeline.busy:
+                await pipeline.settle()  # raises what failed, even if nothing more comes
+                if collector.due_in(now) <= 0:
+                    await pipeline.submit(collector.cut(now))
             metrics.TAIL_QUEUED_BYTES.set(collector.size + connection.queued)
 
     def _committed(self, cursor: Cursor) -> None:

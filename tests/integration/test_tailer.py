@@ -411,20 +411,17 @@ async def test_two_that_both_believe_fence_each_other_and_lose_nothing(
         return memberships[-1]
 
     monkeypatch.setattr(Membership, "open", believe)
-    frames = list(numbered(1, 20_000, padding=500))
-    world.relay.log = frames[:1_000]
+    frames: list[tuple[int, bytes]] = []
 
-    async def trickle() -> None:
-        for start in range(1_000, len(frames), 500):
-            await world.relay.publish(frames[start : start + 500])
-            await asyncio.sleep(0.1)
+    async def more() -> bool:
+        batch = list(numbered(len(frames) + 1, len(frames) + 500, padding=500))
+        frames.extend(batch)
+        await world.relay.publish(batch)
+        return sum(m.rejoined for m in memberships) >= 5
 
     async with running(world.tailer(start="oldest"), world.tailer(start="oldest")):
-        await trickle()
-        await eventually(
-            lambda: sum(m.rejoined for m in memberships) >= 5, what="fenced five times"
-        )
-        await world.reached(20_000)
+        await eventually(more, what="fenced five times", deadline=60, every=0.1)
+        await world.reached(len(frames))
     assert len(memberships) == 2
     assert all(m.rejoined for m in memberships)
     found = await forwarded(world.client, world.topics)
@@ -448,6 +445,22 @@ async def test_kafka_gone_and_back_loses_nothing(
             await _attempts_in_vain(1)
             await kafka_proxy.start()
         await world.reached(6_000)
+    assert_whole(await forwarded(world.client, world.topics), frames)
+
+
+async def test_a_quiet_relay_does_not_hide_that_a_transaction_failed(
+    world: World, deployment: Deployment, kafka_proxy: TcpProxy
+) -> None:
+    frames = list(numbered(1, 2))
+    world.relay.log = frames[:1]
+    tailer = world.tailer(client_through(kafka_proxy, deployment), start="oldest")
+    async with running(tailer):
+        await world.reached(1)
+        await kafka_proxy.stop()
+        await world.relay.publish(frames[1:])
+        await _attempts_in_vain(2)
+        await kafka_proxy.start()
+        await world.reached(2)
     assert_whole(await forwarded(world.client, world.topics), frames)
 
 
