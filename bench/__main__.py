@@ -28,6 +28,7 @@ WORKING = ("worker", "end-to-end-1", "end-to-end-2", "profile")
 NAMES = (*PURE, *TAILING, *WORKING)
 
 _INTERRUPTED = 130
+_PURE_COMMITS, _PURE_ROUNDS = 2_000, 8
 _WIDTH = 120  # of the tables in a file
 
 
@@ -76,7 +77,7 @@ def main(quick: bool, names: tuple[str, ...], file: Path | None, **sizes: int | 
     report = Report(wanted, asdict(size))
     related = _traffic(size.related(wanted), console)
     with console.status("verification"):
-        report.pure = pure.measure(related, size.commits, size.rounds)
+        report.pure = pure.measure(related, min(size.commits, _PURE_COMMITS), _PURE_ROUNDS)
     try:
         code = asyncio.run(_interruptible(report, size, related, console))
     except ChiveError as error:

@@ -73,9 +73,7 @@ class Sampler:
 
     def _sample(self, _number: int, frame: FrameType | None) -> None:
         if frame is not None:
-            code = frame.f_code
-            name = f"{_short(code.co_filename)}:{code.co_qualname}"
-            self.functions[name] += 1
+            self.functions[_name(frame)] += 1
         while frame is not None:
             part = self._part(frame.f_code.co_filename)
             if part is not None:
@@ -90,6 +88,14 @@ class Sampler:
             matching = [rule for rule in _RULES if short.startswith(rule)]
             self._part_of[path] = _RULES[max(matching, key=len)] if matching else None
         return self._part_of[path]
+
+
+def _name(frame: FrameType) -> str:
+    """Return the name of a frame's function; of generated ones, that of the class."""
+    code = frame.f_code
+    if code.co_filename == "<string>" and "self" in frame.f_locals:
+        return f"{type(frame.f_locals['self']).__qualname__}.{code.co_name}"
+    return f"{_short(code.co_filename)}:{code.co_qualname}"
 
 
 def _short(path: str) -> str:
