@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 from websockets.utils import accept_key
 
 from consumer.errors import Fatal, Reason
+from consumer.tail import subscription
 from consumer.tail.outcomes import Silent
 from consumer.tail.splitter import Message, Unusable, Violation
 from consumer.tail.subscription import HIGH_WATER, Connection, endpoint, subscribe
@@ -141,7 +142,8 @@ async def test_an_address_that_is_none() -> None:
         await subscribe("relay.test", None, limit=LIMIT, silence=30)
 
 
-async def test_a_half_open_socket_is_found_out() -> None:
+async def test_a_half_open_socket_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "_CLOSE_SECONDS", 0.05)
     async with ScriptedRelay() as relay:
         relay.behave(freeze)
         async with connected(relay, silence=0.3) as connection:
@@ -150,7 +152,7 @@ async def test_a_half_open_socket_is_found_out() -> None:
 
 
 async def test_a_quiet_relay_that_answers_pings_is_alive() -> None:
-    silence = 0.6
+    silence = 0.4
     async with ScriptedRelay() as relay:
         relay.behave(idle)
         async with connected(relay, silence=silence) as connection:
@@ -179,7 +181,7 @@ async def test_back_pressure_reaches_the_relay() -> None:
         relay.log = [(seq, message) for seq in range(1, total + 1)]
         async with connected(relay, cursor=0, silence=0.5) as connection:
             await eventually(lambda: connection.queued > HIGH_WATER, what="queue filled")
-            stuck = await eventually(_steady(relay), what="relay stuck")
+            stuck = await eventually(_steady(relay), what="relay stuck", every=0.02)
             assert stuck < total
             assert connection.queued < HIGH_WATER + 1_000_000
             taken = 0
@@ -193,7 +195,7 @@ def _steady(relay: ScriptedRelay) -> Callable[[], int]:
 
     def look() -> int:
         seen.append(relay.sent)
-        return seen[-1] if len(seen) > 20 and len(set(seen[-20:])) == 1 else 0
+        return seen[-1] if len(seen) > 15 and len(set(seen[-15:])) == 1 else 0
 
     return look
 
