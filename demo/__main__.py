@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,7 +20,7 @@ from rich.text import Text
 from consumer import logs
 from consumer.errors import ChiveError
 from consumer.settings import LogSettings
-from demo.run import Control, Options, run
+from demo.run import Control, Options, prepared, run
 from demo.xrpc import XrpcFailed
 
 _INTERRUPTED = 130
@@ -30,21 +32,21 @@ _INTERRUPTED = 130
 @click.option("--rate", default=25.0, show_default=True, help="Commits per second, at most.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same people.")
 @click.option("--keep", is_flag=True, help="Keep the data directory with all logs.")
-def main(seconds: float | None, accounts: int, rate: float, seed: int, keep: bool) -> None:
+@click.option("--prepare", is_flag=True, help="Only download and install what is needed.")
+def main(prepare: bool, **chosen: Any) -> None:
     """Show the main job on a real network on loopback, and prove the outcome."""
     logs.configure(LogSettings())
-    console = Console()
-    options = Options(seconds, accounts, rate, seed, keep)
+    console, control = Console(), Control()
+    work = prepared(console) if prepare else run(Options(**chosen), console, control)
     try:
-        sys.exit(asyncio.run(_interruptible(options, console)))
+        sys.exit(asyncio.run(_interruptible(work, console, control)))
     except (ChiveError, XrpcFailed) as error:
         console.print(Text(f"error: {error}", style="red"))
         sys.exit(1)
 
 
-async def _interruptible(options: Options, console: Console) -> int:
-    control = Control()
-    demo = asyncio.create_task(run(options, console, control))
+async def _interruptible(work: Coroutine[Any, Any, int], console: Console, control: Control) -> int:
+    demo = asyncio.create_task(work)
 
     def interrupt() -> None:
         if control.traffic and not control.stop.is_set():

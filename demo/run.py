@@ -19,14 +19,14 @@ from typing import TypeVar
 from rich.console import Console
 
 from consumer.embedded import EmbeddedStack
-from consumer.embedded.jars import cache_home
+from consumer.embedded.jars import cache_home, kafka_jars
 from consumer.errors import ChiveError, Fatal
 from consumer.services import at
 from consumer.settings import Settings
 from demo.compare import Comparison
 from demo.consumer_process import ConsumerProcess
 from demo.feed import Feed
-from demo.local_network import LocalNetwork, installed
+from demo.local_network import LocalNetwork, Say, installed
 from demo.observe import Observer, observing
 from demo.traffic import Traffic
 from demo.view import View, show_verdict
@@ -79,6 +79,13 @@ async def run(options: Options, console: Console, control: Control) -> int:
     return code
 
 
+async def prepared(console: Console) -> int:
+    """Download Kafka and install the PDS, if that was not done; return the exit code."""
+    await kafka_jars(cache_home())
+    await installed(cache_home(), _clock(console))
+    return 0
+
+
 async def _run_in(directory: Path, options: Options, console: Console, control: Control) -> int:
     async with _everything(directory, console) as (observer, consumer):
         control.traffic = True
@@ -110,11 +117,7 @@ def _verdict(
 async def _everything(
     directory: Path, console: Console
 ) -> AsyncIterator[tuple[Observer, ConsumerProcess]]:
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        console.print(f"{time.monotonic() - began:4.0f} s  {what}", highlight=False, soft_wrap=True)
-
+    say = _clock(console)
     say("starting Kafka and PostgreSQL")
     data = directory / "data"
     async with EmbeddedStack(data) as stack:
@@ -130,6 +133,15 @@ async def _everything(
                 await _unless_ended(consumer, observer.started())
                 say("the consumer follows the PDS; people begin to write")
                 yield observer, consumer
+
+
+def _clock(console: Console) -> Say:
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"{time.monotonic() - began:4.0f} s  {what}", highlight=False, soft_wrap=True)
+
+    return say
 
 
 async def _make_traffic(

@@ -18,7 +18,7 @@ from consumer.embedded.jars import cache_home
 from demo.local_network import installed
 from tests.support.consumer import ROOT, bare_environment
 
-pytestmark = [pytest.mark.network, pytest.mark.services, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.network, pytest.mark.services, pytest.mark.timeout(1800)]
 
 
 class Demo:
