@@ -144,6 +144,14 @@ class PartitionReader:
         """Go on at ``offset``."""
         self._consumer.seek(TopicPartition(*place), offset)
 
+    def rest(self, *, on: bool) -> None:
+        """Ask Kafka for nothing (it costs to ask, also when nothing comes), or go on."""
+        places = [TopicPartition(*place) for place in self._places]
+        if on:
+            self._consumer.pause(*places)
+        else:
+            self._consumer.resume(*places)
+
     async def close(self) -> None:
         """Release the connections."""
         await release(self._consumer)

@@ -42,6 +42,8 @@ from consumer.store.database import Connection, Database
 from consumer.store.lanes import Lane
 from consumer.store.outbox import OutRow
 
+READ_BACK = 0.25  # seconds to wait for a marker that was committed just before
+
 _log = structlog.get_logger()
 
 
@@ -157,6 +159,7 @@ class Publisher:
         try:
             _, end = (await reader.bounds(self._place))[self._place]
             reader.seek(self._place, end)
+            reader.rest(on=True)
         except BaseException:
             await reader.close()
             raise
@@ -224,9 +227,11 @@ class Publisher:
             return
         session.trimmed_at = now
         through = session.trimmed
-        for record in await session.markers.fetch(wait=0):
+        session.markers.rest(on=False)
+        for record in await session.markers.fetch(wait=READ_BACK):
             if record.key == marker.key_of(self._lane.lane) and record.value is not None:
                 through = marker.decode(record.value)
+        session.markers.rest(on=True)
         if through > session.trimmed:
             async with self._database.transaction() as connection:
                 await outbox.trim(connection, self._lane.lane, through)

@@ -20,7 +20,7 @@ from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.publish import marker
-from consumer.publish.publisher import LaneLost, Pace, Publisher
+from consumer.publish.publisher import READ_BACK, LaneLost, Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.database import Database
 from consumer.store.lanes import Lane
@@ -227,13 +227,13 @@ async def test_nothing_is_trimmed_before_its_marker_was_read_back(
 
 
 def sighted_once(blind: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Awaitable[list[Any]]]:
-    """Let readers see, but not the publisher's own reader of markers, which never waits."""
+    """Let readers see, but not the publisher's own reader of markers."""
     real = PartitionReader.fetch
 
     async def fetch(
         self: PartitionReader, *places: Place, wait: float, limit: int | None = None
     ) -> Any:
-        if wait == 0:
+        if wait == READ_BACK:
             return await blind()
         return await real(self, *places, wait=wait, limit=limit)
 
