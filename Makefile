@@ -29,6 +29,7 @@ demo: $(STAMP) ## the main job on a real network on loopback; FOR=45 ends by its
 	$(BIN)/python -m demo $(if $(FOR),--for $(FOR)) $(ARGS)
 
 test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS
+	$(BIN)/python -m demo --prepare
 	$(BIN)/pytest $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
