@@ -151,7 +151,8 @@ class EmbeddedKafka:
         shutil.rmtree(partial, ignore_errors=True)
         properties = self._write("format.properties", {**settings, "log.dirs": str(partial)})
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ("format", "--cluster-id", cluster, "--config", str(properties))
+        # With "=", for one id in 64 begins with "-" and would be taken for an option.
+        arguments = ("format", f"--cluster-id={cluster}", "--config", str(properties))
         await Server("kafka-format", self._directory).run(
             self._java("kafka.tools.StorageTool", *arguments), _START_DEADLINE
         )

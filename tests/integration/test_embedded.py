@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -112,3 +113,16 @@ async def test_the_proxy_stops_and_restores_postgres(
     async with await psycopg.AsyncConnection.connect(dsn) as again:
         await again.execute("SELECT 1")
     await connection.close()
+
+
+async def test_a_cluster_id_may_begin_with_a_dash(
+    server_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uuid.uuid4", lambda: UUID(bytes=b"\xfb" * 16))
+    kafka = EmbeddedKafka(server_directory / "dashed", cache_home())
+    try:
+        await kafka.start()
+        properties = (server_directory / "dashed").rglob("meta.properties")
+        assert any("cluster.id=-" in found.read_text() for found in properties)
+    finally:
+        await kafka.stop()
