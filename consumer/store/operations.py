@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 
 from consumer.store.arrays import Bigints, Texts
 from consumer.store.database import Connection
+from procedures.failures import Failure
 from procedures.messages import Emit
 from procedures.operations import Operation, Phase, Status, Type
 
@@ -27,6 +28,18 @@ class SyncWanted:
     reason: str
     want: int
 
+
+# What ``of_row`` makes an Operation of, in a SELECT or RETURNING without another table that has
+# columns of these names.
+COLUMNS = """
+    operations.id, type, status, did, uri, phase, reason, progress, records_processed,
+    total_records, created, updated, deleted, attempts, requested_by, error, failure, new_cid,
+    version, automatic, emit_all, same_as,
+    extract(epoch FROM requested_at)::float8 AS requested_at,
+    extract(epoch FROM started_at)::float8 AS started_at,
+    extract(epoch FROM completed_at)::float8 AS completed_at,
+    extract(epoch FROM run_after)::float8 AS run_after
+"""
 
 _QUEUE = """
 INSERT INTO operations (id, type, did, lane, automatic, reason, want)
@@ -42,20 +55,34 @@ UPDATE operations SET
     version = version + 1
 WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
 """
-_PUBLISH = """
+_PUBLISH = f"""
 WITH chosen AS (
     SELECT id FROM operations WHERE lane = %s AND published_version < version
     LIMIT %s FOR UPDATE
 )
 UPDATE operations SET published_version = version FROM chosen
 WHERE operations.id = chosen.id
-RETURNING operations.id, type, status, did, uri, phase, reason, progress, records_processed,
-    total_records, created, updated, deleted, attempts, requested_by, error, new_cid, version,
-    automatic, emit_all, same_as,
-    extract(epoch FROM requested_at)::float8 AS requested_at,
-    extract(epoch FROM started_at)::float8 AS started_at,
-    extract(epoch FROM completed_at)::float8 AS completed_at,
-    extract(epoch FROM run_after)::float8 AS run_after
+RETURNING {COLUMNS}
+"""  # noqa: S608 - our own columns
+# The last sync of a repo that still needs one has ended in vain: another, later each time.
+_RENEW = """
+INSERT INTO operations
+    (id, type, did, lane, automatic, reason, want, setbacks, run_after)
+SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.want,
+    least(last.setbacks, 30) + 1,
+    now() + least(interval '1 minute' * 2 ^ least(last.setbacks, 30), interval '1 day')
+        * (0.5 + random() / 2)
+FROM repos AS r JOIN LATERAL (
+    SELECT setbacks FROM operations AS o
+    WHERE o.did = r.did AND o.type = 'didSync' AND o.status IN ('failed', 'cancelled')
+    ORDER BY completed_at DESC LIMIT 1
+) AS last ON true
+WHERE r.did = ANY(%s) AND r.sync_state <> 'active' AND r.status = 'active'
+    AND NOT EXISTS (
+        SELECT FROM operations AS o WHERE o.did = r.did AND o.type = 'didSync'
+            AND o.status IN ('queued', 'running')
+    )
+ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
 _BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
 
@@ -79,6 +106,15 @@ async def settle(connection: Connection, dids: Sequence[str]) -> None:
     await connection.execute(_SETTLE, [Texts(dids)])
 
 
+async def renew(connection: Connection, dids: Sequence[str]) -> None:
+    """Queue later automatic syncs of ``dids`` whose sync has failed or was cancelled.
+
+    Whoever ends a sync so calls it in the same transaction (invariant 8); it does nothing where
+    the repo is active, or something is open.  The wait doubles from a minute to a day.
+    """
+    await connection.execute(_RENEW, [Texts(dids)])
+
+
 async def take_unpublished(connection: Connection, lane: int, limit: int) -> list[Operation]:
     """Return operations of the lane whose newest version is not out, and note that it is.
 
@@ -86,16 +122,18 @@ async def take_unpublished(connection: Connection, lane: int, limit: int) -> lis
     """
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
         await cursor.execute(_PUBLISH, [lane, limit])
-        return [_operation(row) for row in await cursor.fetchall()]
+        return [of_row(row) for row in await cursor.fetchall()]
 
 
-def _operation(row: dict[str, Any]) -> Operation:
+def of_row(row: dict[str, Any]) -> Operation:
+    """Return the operation in a row of ``COLUMNS``."""
     return Operation(
         **row
         | {
             "type": Type(row["type"]),
             "status": Status(row["status"]),
             "phase": None if row["phase"] is None else Phase(row["phase"]),
+            "failure": None if row["failure"] is None else Failure(row["failure"]),
             "emit": Emit.ALL if row.pop("emit_all") else Emit.CHANGES,
         }
     )
