@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+UNIT   := tests/unit tests/property
 FOR    ?=
 ARGS   ?=
 
@@ -30,10 +31,11 @@ demo: $(STAMP) ## the main job on a real network on loopback; FOR=45 ends by its
 
 test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS
 	$(BIN)/python -m demo --prepare
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
+	$(BIN)/pytest --ignore tests/unit --ignore tests/property $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
-	$(BIN)/pytest tests/unit tests/property $(ARGS)
+	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
 
 check: $(STAMP) ## lint, format, types and import rules
 	$(BIN)/ruff check .
