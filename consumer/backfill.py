@@ -88,10 +88,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A verified getRecord proof: the record at ``path``, or its absence (``entry`` None)."""
+    """A verified getRecord proof: the record at ``path``, or its absence (``entry`` None).
+
+    ``attempt`` is the operation's, as in a chunk.
+    """
 
     did: str
     operation: str
+    attempt: int
     rev: str
     path: str
     entry: Entry | None

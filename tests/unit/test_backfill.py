@@ -39,8 +39,8 @@ MESSAGES: list[Message] = [
     IdentityAnswer(DID, 0.0, error="not found"),
     AccountAnswer(DID, 1, 31527015322, "deleted"),
     CHUNK,
-    Proof(DID, "op", REV, ENTRY.path, ENTRY),
-    Proof(DID, "op", REV, ENTRY.path, None),
+    Proof(DID, "op", 1, REV, ENTRY.path, ENTRY),
+    Proof(DID, "op", 1, REV, ENTRY.path, None),
 ]
 
 

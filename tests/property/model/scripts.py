@@ -293,7 +293,7 @@ class Stage:
         path = PATHS[step.x // 4 % len(PATHS)]
         cid = version.records.get(path)
         entry = None if cid is None else Entry(path, cid, RECORDS[cid])
-        proof = Proof(did, "refresh", version.rev, path, entry)
+        proof = Proof(did, "refresh", 1, version.rev, path, entry)
         self.machine.backfill.append(ProofSeen(proof, REFRESH))
 
     # -- rest --------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_only_the_newest_answer_of_a_batch_is_kept() -> None:
 
 def test_messages_that_nobody_asked_for_are_buried() -> None:
     batch = plan()
-    batch.message(answer(Proof("did:plc:x", "op", "3k", "a.b.c/d", None)))
+    batch.message(answer(Proof("did:plc:x", "op", 1, "3k", "a.b.c/d", None)))
     batch.message(Record(None), Refused(Reason.STALLED))
     assert [letter.reason for letter in batch.dead] == [Reason.BACKFILL_MALFORMED, Reason.STALLED]
 

@@ -105,7 +105,7 @@ def chunk(rev: str, *paths: str, **fields: object) -> Chunk:
 
 def proof(rev: str, path: str, holds: str | None) -> Proof:
     entry = None if holds is None else Entry(path, cid(holds), holds.encode())
-    return Proof(DID, "op", rev, path, entry)
+    return Proof(DID, "op", 1, rev, path, entry)
 
 
 def workset(repo: Repo | None = None, rows: dict[str, Row] | None = None) -> Workset:
