@@ -1,8 +1,7 @@
 """Repositories: the state of each, one row per DID.
 
 The row's dataclass belongs to the state machine (``worker.repo_state.Repo``); ``Repos`` maps
-its fields to columns by name, so that neither package knows the other's insides.  Times are
-Unix seconds.
+its fields to columns by name, so that neither package knows the other's insides.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from consumer.errors import Fatal
-from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Doubles, Texts
+from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Texts
 from consumer.store.database import Connection
 
 Row = TypeVar("Row")
@@ -28,9 +27,7 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
     **dict.fromkeys(_BIGINTS.split(), Bigints),
     **dict.fromkeys(("data", "scope"), Byteas),
     "complete": Booleans,
-    "retry_at": Doubles,
 }
-_TIMES = frozenset({"retry_at"})
 
 _KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"
 _LISTED = "SELECT did FROM repos"
@@ -46,7 +43,7 @@ class Repos(Generic[Row]):
         self._make = make
         self._columns = [_COLUMNS[name] for name in names]
         self._values = attrgetter(*names)
-        selected = ", ".join(map(_selected, names))
+        selected = ", ".join(names)
         self._read = f"SELECT {selected} FROM repos WHERE did = ANY(%s)"  # noqa: S608 — field names
         self._page = (
             f"SELECT {selected} FROM repos WHERE lane = %s AND did > %s"  # noqa: S608
@@ -82,21 +79,12 @@ async def dids(connection: Connection) -> set[str]:
     return {did for (did,) in await (await connection.execute(_LISTED)).fetchall()}
 
 
-def _selected(name: str) -> str:
-    return f"extract(epoch FROM {name})::float8" if name in _TIMES else name
-
-
-def _inserted(name: str) -> str:
-    return f"to_timestamp({name})" if name in _TIMES else name
-
-
 def _upsert(names: Sequence[str]) -> str:
     listed = ", ".join(names)
-    inserted = ", ".join(map(_inserted, names))
     marks = ", ".join(["%s"] * len(names))
     updated = ", ".join(f"{name} = EXCLUDED.{name}" for name in names if name != "did")
     return (
         f"INSERT INTO repos ({listed}) "  # noqa: S608 — names of a dataclass
-        f"SELECT {inserted} FROM unnest({marks}) AS new ({listed}) "
+        f"SELECT * FROM unnest({marks}) AS new ({listed}) "
         f"ON CONFLICT (did) DO UPDATE SET {updated}, updated_at = now()"
     )

@@ -44,7 +44,7 @@ class SyncState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """One row of table ``repos``; ``retry_at`` in Unix seconds."""
+    """One row of table ``repos``."""
 
     did: str
     lane: int
@@ -68,7 +68,6 @@ class Repo:
     snapshot_attempt: int | None = None
     snapshot_rev: str | None = None
     snapshot_through: str | None = None
-    retry_at: float | None = None
 
     @property
     def account_active(self) -> bool:
@@ -302,5 +301,4 @@ def _activated(repo: Repo) -> Repo:
         reason=None,
         complete=True,
         hint_rev=None,
-        retry_at=None,
     )

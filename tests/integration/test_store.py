@@ -155,21 +155,20 @@ class RepoRow:
     rev: str | None = None
     data: bytes | None = None
     snapshot_attempt: int | None = None
-    retry_at: float | None = None
 
 
 async def test_repos_round_trip(database: Database) -> None:
     table = repos.Repos(RepoRow)
-    full = RepoRow(ALICE, 3, "active", 7, True, "3k", b"\x01", 2, 1_700_000_000.5)
+    full = RepoRow(ALICE, 3, "active", 7, True, "3k", b"\x01", 2)
     bare = RepoRow(BOB, 3, "desynchronized")
     async with database.transaction() as connection:
         await table.write(connection, [full, bare])
-        await table.write(connection, [replace(full, want=8, retry_at=None)])
+        await table.write(connection, [replace(full, want=8)])
         assert sorted(await table.read(connection, [ALICE, BOB, "did:plc:nobody"]), key=str) == [
-            replace(full, want=8, retry_at=None),
+            replace(full, want=8),
             bare,
         ]
-        assert await table.page(connection, 3, "", 1) == [replace(full, want=8, retry_at=None)]
+        assert await table.page(connection, 3, "", 1) == [replace(full, want=8)]
         assert await table.page(connection, 3, ALICE, 5) == [bare]
         assert await table.page(connection, 4, "", 5) == []
         assert await repos.known(connection, [BOB, "did:plc:nobody"]) == {BOB}

@@ -249,7 +249,7 @@ def test_the_last_chunk_activates() -> None:
     behind = known(
         "5", sync_state="desynchronized", reason="loss_window", complete=False, gap_rev="4"
     )
-    waiting = replace(behind, hint_rev="6", retry_at=1.0)
+    waiting = replace(behind, hint_rev="6")
     begun = repo_state.on_chunk(waiting, chunk("4"), POLICY.digest).repo
     step = repo_state.on_last_chunk(begun, chunk("4"))
     assert step == Step(known("5", gap_rev="4", floor_rev="4"))
