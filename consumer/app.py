@@ -117,6 +117,10 @@ def _tailer(services: Services) -> Tailer:
         async with database.transaction() as connection:
             return await repos.dids(connection)
 
+    async def joined(seconds: float) -> set[str]:
+        async with database.transaction() as connection:
+            return await repos.joined(connection, seconds)
+
     async def consumed() -> Mapping[int, int]:
         async with database.transaction() as connection:
             return {lane.lane: lane.firehose_offset for lane in await lanes.read_all(connection)}
@@ -132,7 +136,7 @@ def _tailer(services: Services) -> Tailer:
         _scope(settings),
         services.client,
         services.topics,
-        Store(tracked, consumed, mirror),
+        Store(tracked, joined, consumed, mirror),
         frame_limit=settings.limits.frame,
     )
 

@@ -31,6 +31,7 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
 
 _KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"
 _LISTED = "SELECT did FROM repos"
+_JOINED = "SELECT did FROM repos WHERE first_seen > now() - make_interval(secs => %s)"
 
 
 class Repos(Generic[Row]):
@@ -77,6 +78,11 @@ async def known(connection: Connection, dids: Sequence[str]) -> set[str]:
 async def dids(connection: Connection) -> set[str]:
     """Return every DID that has a row: the tracked repositories."""
     return {did for (did,) in await (await connection.execute(_LISTED)).fetchall()}
+
+
+async def joined(connection: Connection, seconds: float) -> set[str]:
+    """Return the DIDs that got their row in a transaction begun in the last ``seconds``."""
+    return {did for (did,) in await (await connection.execute(_JOINED, [seconds])).fetchall()}
 
 
 def _upsert(names: Sequence[str]) -> str:

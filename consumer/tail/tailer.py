@@ -49,6 +49,8 @@ from consumer.tail.tracked import track_unread
 ROLE = "tailer"
 _PATIENCE = 1.0  # seconds without a message after which the relay has nothing more for us
 _MIRROR_EVERY = 1.0
+_JOIN_EVERY = 2.0
+_JOIN_OVERLAP = 180.0  # longer than any transaction that may show a repository late
 _ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Garbage)
 
 _log = structlog.get_logger()
@@ -59,12 +61,14 @@ _clock = time.monotonic
 class Store:
     """What the tailer needs from Postgres, as functions that raise ``Transient``.
 
-    ``tracked``: the DIDs of all repositories that the workers know.  ``consumed``: by partition
+    ``tracked``: the DIDs of all repositories that the workers know.  ``joined``: those that
+    they have come to know in the last so many seconds, at least.  ``consumed``: by partition
     of ``chive.firehose``, the offset that its worker reads next.  ``mirror``: keep the cursor
     of a relay for people to see; best effort.
     """
 
     tracked: Callable[[], Awaitable[set[str]]]
+    joined: Callable[[float], Awaitable[set[str]]]
     consumed: Callable[[], Awaitable[Mapping[int, int]]]
     mirror: Callable[[str, Cursor], Awaitable[None]]
 
@@ -142,7 +146,7 @@ class Tailer:
                 tracked=relevance.tracked,
             )
             try:
-                await self._follow(collector, pipeline)
+                await _first(self._follow(collector, pipeline), self._join(relevance))
             finally:
                 await pipeline.close()
 
@@ -164,6 +168,22 @@ class Tailer:
             relevance.track(await self._store.tracked())
             await track_unread(self._client, self._topics, offsets, relevance)
         return relevance
+
+    async def _join(self, relevance: Relevance) -> NoReturn:
+        """Track repositories that joined without a frame of ours, by a sync.
+
+        What such a repository commits before that was not forwarded: the next commit that is
+        shows the gap, and another sync closes it.
+        """
+        looked = _clock()
+        while True:
+            await asyncio.sleep(_JOIN_EVERY)
+            if not relevance.selective:
+                continue
+            now = _clock()
+            with suppress(Transient):
+                relevance.track(await self._store.joined(now - looked + _JOIN_OVERLAP))
+                looked = now
 
     async def _follow(self, collector: Collector, pipeline: Pipeline) -> NoReturn:
         """Connect, drink, and connect again, for ever."""

@@ -49,6 +49,7 @@ class World:
     topics: Topics
     relay: ScriptedRelay
     tracked: set[str] = field(default_factory=set)
+    joined: set[str] = field(default_factory=set)
     consumed: dict[int, int] = field(default_factory=dict)
     mirrored: list[Cursor] = field(default_factory=list)
     store_away: bool = False
@@ -57,7 +58,7 @@ class World:
         """Return a tailer that reconnects without a pause."""
         settings = RelaySettings(**{"url": self.relay.url, "silence": SILENCE, **relay})
         scope = Scope(("pub.chive.*",))
-        store = Store(self._tracked, self._consumed, self._mirror)
+        store = Store(self._tracked, self._joined, self._consumed, self._mirror)
         tailer = Tailer(
             settings, scope, client or self.client, self.topics, store, frame_limit=LIMIT
         )
@@ -68,6 +69,10 @@ class World:
         if self.store_away:
             raise Transient("Postgres is away")
         return set(self.tracked)
+
+    async def _joined(self, seconds: float) -> set[str]:
+        assert seconds > 0
+        return set(self.joined)
 
     async def _consumed(self) -> Mapping[int, int]:
         if self.store_away:
@@ -345,6 +350,30 @@ async def test_only_what_matters_is_forwarded(world: World) -> None:
         await world.reached(6)
     found = await forwarded(world.client, world.topics)
     assert sorted(record.seq for record in found) == [2, 3, 5]
+    assert_chained(found)
+
+
+async def test_repositories_that_join_by_a_sync_are_forwarded_from_then_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_JOIN_EVERY", 0.05)
+    world.relay.log = [commit(1, "did:plc:a", UNWANTED)]
+    async with running(world.tailer(start="oldest")):
+        await world.reached(1)
+        assert await forwarded(world.client, world.topics) == []
+        world.joined = {"did:plc:a"}
+        seq = 1
+
+        async def seen() -> list[int]:
+            nonlocal seq
+            seq += 1
+            await world.relay.publish([commit(seq, "did:plc:a", UNWANTED)])
+            return [record.seq for record in await forwarded(world.client, world.topics)]
+
+        first = (await eventually(seen, what="its commits are forwarded"))[0]
+        await world.reached(seq)
+    found = await forwarded(world.client, world.topics)
+    assert [record.seq for record in found] == list(range(first, seq + 1))
     assert_chained(found)
 
 

@@ -23,6 +23,7 @@ CREATE UNIQUE INDEX operations_one_sync ON operations (did)
 CREATE UNIQUE INDEX operations_one_refresh ON operations (uri)
     WHERE type = 'recordRefresh' AND status = 'running';
 
+CREATE INDEX repos_by_first_seen ON repos (first_seen);
 CREATE INDEX repos_desynchronized ON repos (did)
     WHERE sync_state <> 'active' AND status = 'active';
 
