@@ -51,6 +51,7 @@ class Reason(StrEnum):
     UNTRACKED = "untracked"
     # snapshots and proofs
     SNAPSHOT_STALE = "snapshot_stale"
+    SNAPSHOT_OUTDATED = "snapshot_outdated"
     SNAPSHOT_HOLE = "snapshot_hole"
     SNAPSHOT_SCOPE = "snapshot_scope"
     # fetching

@@ -3,7 +3,8 @@
 ``encode(event)`` gives the Kafka record of an event: JSON of exactly the form that
 ``config/events.schema.json`` publishes.  Invariants:
 
-- the same event always gives the same bytes, and ``id`` names it: a replay repeats it;
+- the same event always gives the same bytes, and ``id`` names it: a replay repeats it, and
+  nothing else does, not even the same record published again on request;
 - the key is what compaction keeps the newest value of: the AT-URI of a record, the DID with
   ``#account``, ``#identity`` or ``#sync`` for the rest;
 - no record is ever dropped: one without atproto JSON, or larger than ``MAX_RECORD`` or
@@ -63,7 +64,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RecordEvent:
-    """A record was created, updated or deleted; ``cid`` and ``prev`` are binary CIDs."""
+    """A record was created, updated or deleted; ``cid`` and ``prev`` are binary CIDs.
+
+    ``again`` names the attempt of a sync that publishes a record which did not change, for
+    consumers that lost their index: an update whose ``prev`` is its own ``cid``.
+    """
 
     origin: Origin
     did: str
@@ -75,6 +80,7 @@ class RecordEvent:
     cid: bytes | None
     prev: bytes | None
     record: bytes | None  # DAG-CBOR; None for deletes
+    again: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,9 @@ def encode(event: Event) -> Encoded:
 def _encode_record(event: RecordEvent) -> Encoded:
     uri = f"at://{event.did}/{event.path}"
     collection, _, rkey = event.path.partition("/")
-    stamp = (event.rev, event.path, event.action, (event.cid or b"").hex())
+    stamp: tuple[str, ...] = (event.rev, event.path, event.action, (event.cid or b"").hex())
+    if event.again is not None:
+        stamp = (*stamp, event.again)
     envelope = _opening(event, "record", stamp)
     envelope |= {
         "uri": uri,

@@ -32,6 +32,23 @@ def record_event(origin: Origin, repo: Repo, said: Statement, change: Change) ->
     )
 
 
+def once_more(origin: Origin, repo: Repo, said: Statement, rev: str, again: str) -> RecordEvent:
+    """Return the event of a record that holds at ``rev`` what it held: see ``RecordEvent``."""
+    return RecordEvent(
+        origin,
+        repo.did,
+        repo.incarnation,
+        repo.pds,
+        rev,
+        said.path,
+        Action.UPDATE,
+        said.cid,
+        said.cid,
+        said.record,
+        again,
+    )
+
+
 def gone_with_account(origin: Origin, repo: Repo, path: str, cid: bytes) -> RecordEvent:
     """Return the delete of a record whose account was deleted; ``repo.rev`` is the last."""
     rev = repo.rev

@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     ADVANCED = "advanced"  # applied; more chunks to come
     COMPLETED = "completed"
     AGAIN = "again"  # its last chunk is through, and it must be fetched again
-    FAILED = "failed"  # fetching again would not help: the account is not active
+    FAILED = "failed"  # fetching again would not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,13 @@ class AppliedOperation:
     """One chunk or proof of ``operation`` went through, with the changes that it made.
 
     ``reason`` says why it was refused or must be fetched ``AGAIN``; ``hint_missed`` that the
-    snapshot is below an unverified hint of something newer.
+    snapshot is below an unverified hint of something newer; ``new_cid`` what the index holds
+    at the path of a proof.  Records that were only published again are no changes.
     """
 
     operation: str
     did: str
+    attempt: int
     outcome: Outcome
     reason: Reason | None = None
     created: int = 0
@@ -76,6 +78,7 @@ class AppliedOperation:
     deleted: int = 0
     entries: int = 0
     hint_missed: bool = False
+    new_cid: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +104,14 @@ def applied(
     changes: Iterable[Event],
     *,
     hint_missed: bool = False,
+    new_cid: bytes | None = None,
 ) -> AppliedOperation:
     """Return what ``message`` did for its operation by making ``changes``."""
-    made = Counter(change.action for change in changes if isinstance(change, RecordEvent))
+    made = Counter(c.action for c in changes if isinstance(c, RecordEvent) and c.again is None)
     return AppliedOperation(
         operation=message.operation,
         did=message.did,
+        attempt=message.attempt,
         outcome=_outcome(message, rejection),
         reason=rejection.reason if rejection else None,
         created=made[Action.CREATE],
@@ -114,6 +119,7 @@ def applied(
         deleted=made[Action.DELETE],
         entries=len(message.entries) if isinstance(message, Chunk) else 1,
         hint_missed=hint_missed,
+        new_cid=new_cid,
     )
 
 
@@ -122,5 +128,5 @@ def _outcome(message: Chunk | Proof, rejection: Rejection | None) -> Outcome:
         return Outcome.ADVANCED
     if rejection is None:
         return Outcome.COMPLETED
-    inactive = rejection.reason is Reason.ACCOUNT_INACTIVE
-    return Outcome.FAILED if inactive else Outcome.AGAIN
+    hopeless = rejection.reason in {Reason.ACCOUNT_INACTIVE, Reason.UNTRACKED}
+    return Outcome.FAILED if hopeless else Outcome.AGAIN

@@ -11,10 +11,13 @@ Revisions kept, all of them signed but the hint:
 ``gap_rev``    something at or below it was missed: only a snapshot from there on repairs it
 ``floor_rev``  snapshots below it are refused; tombstones at or below it may be gone
 ``proof_rev``  the newest record proof: rows may be newer than ``rev``, up to here
-``hint_rev``   what unverified input claims to exist; fetchers try to reach it
+``hint_rev``   what unverified input claims to exist; a sync tries thrice to reach it
 
 ``floor_rev`` ≤ ``rev`` always.  Triggers without a signed rev bump ``want`` instead, and a
 snapshot whose download began before the bump does not complete the repo.
+
+A repo whose account is active is active itself, or a sync of it is open: what desynchronizes
+it asks for one (``trigger``), and one that is refused is queued again by its own operation.
 
 A first commit whose proven ``prev_data`` is the empty tree states the whole repository in
 its ops, whatever its ``since``: nothing known of the repo, it becomes active and complete
@@ -35,6 +38,7 @@ from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedSync
 from consumer.worker.outputs import Rejection, SyncReason
 
 ACTIVE_ACCOUNT = "active"
+HINT_ATTEMPTS = 3  # of one operation, to reach what is only claimed to exist
 
 
 class SyncState(StrEnum):
@@ -185,15 +189,17 @@ def on_chunk(repo: Repo, chunk: Chunk, scope: bytes) -> Step:
     """Accept or refuse a chunk; the first one of an attempt may move the chain."""
     refusal = _chunk_refusal(repo, chunk, scope)
     if refusal is not None:
-        rejection = Rejection(refusal, kept=False)
-        return Step(repo, trigger=_again(repo) if chunk.last else None, rejection=rejection)
+        return _ignored(repo, refusal)
     if chunk.after is None:
         return _first_chunk(repo, chunk)
     return Step(replace(repo, snapshot_through=chunk.through), applies=True)
 
 
 def on_last_chunk(repo: Repo, chunk: Chunk) -> Step:
-    """Activate the repo if its snapshot, now applied without a hole, is recent enough."""
+    """Activate the repo if its snapshot, now applied without a hole, is recent enough.
+
+    What is only claimed to exist (``hint_rev``) is waited for in ``HINT_ATTEMPTS`` attempts.
+    """
     closed = replace(
         repo,
         snapshot_operation=None,
@@ -201,9 +207,12 @@ def on_last_chunk(repo: Repo, chunk: Chunk) -> Step:
         snapshot_rev=None,
         snapshot_through=None,
     )
-    if not reaches(chunk.rev, repo.gap_rev) or chunk.want != repo.want:
-        rejection = Rejection(Reason.SNAPSHOT_STALE, kept=False)
-        return Step(closed, trigger=_again(closed), rejection=rejection)
+    if not reaches(chunk.rev, repo.gap_rev):
+        return _ignored(closed, Reason.SNAPSHOT_STALE)
+    if chunk.want != repo.want:
+        return _ignored(closed, Reason.SNAPSHOT_OUTDATED)
+    if not reaches(chunk.rev, repo.hint_rev) and chunk.attempt < HINT_ATTEMPTS:
+        return _ignored(closed, Reason.SNAPSHOT_STALE)
     return Step(_activated(closed))
 
 
@@ -248,10 +257,6 @@ def _first_chunk(repo: Repo, chunk: Chunk) -> Step:
     # Until the last chunk the rows are a mixture; should it never come, a sync is queued.
     mixed = _desynchronized(moved, SyncReason.SNAPSHOT)
     return Step(mixed, applies=True, trigger=SyncReason.SNAPSHOT)
-
-
-def _again(repo: Repo) -> SyncReason | None:
-    return None if repo.reason is None else SyncReason(repo.reason)
 
 
 def _chunk_refusal(repo: Repo, chunk: Chunk, scope: bytes) -> Reason | None:

@@ -219,7 +219,8 @@ class Workset:
         step = repo_state.on_chunk(repo, chunk, self.policy.digest)
         if step.applies:
             said = facts.of_chunk(chunk, self._known_paths(chunk))
-            self._reconcile(step.repo, said, seen.origin)
+            again = f"{chunk.operation}/{chunk.attempt}" if chunk.emit_all else None
+            self._reconcile(step.repo, said, seen.origin, again)
             if chunk.last:
                 step = repo_state.on_last_chunk(step.repo, chunk)
         changes = self.events[begin:]
@@ -233,14 +234,21 @@ class Workset:
     def _proof(self, seen: ProofSeen) -> Rejection | None:
         proof, begin = seen.proof, len(self.events)
         if not self.policy.scope.wants(proof.path):
+            self.applied.append(applied(proof, _UNTRACKED, ()))
             return _UNTRACKED
-        repo = self.repos.get(proof.did) or self._newborn(proof.did)
+        known = self.repos.get(proof.did)
+        if known is None and proof.entry is None:  # nothing here, nothing there
+            self.applied.append(applied(proof, None, ()))
+            return None
+        repo = known or self._newborn(proof.did)
         step = repo_state.on_proof(repo, proof)
         if step.applies:
             self._reconcile(step.repo, (facts.of_proof(proof),), seen.origin)
         changes = self.events[begin:]
         self._take(step, seen.origin)
-        self.applied.append(applied(proof, step.rejection, changes))
+        row = self.rows.get(proof.did, {}).get(proof.path) if step.applies else None
+        new_cid = None if row is None else row.cid
+        self.applied.append(applied(proof, step.rejection, changes, new_cid=new_cid))
         return step.rejection
 
     # -- shared by all -----------------------------------------------------------------
@@ -255,7 +263,13 @@ class Workset:
         known = self.repos.get(did)
         return self._newborn(did) if known is None and self.policy.tracks_all else known
 
-    def _reconcile(self, repo: Repo, said: Iterable[Statement], origin: Origin) -> None:
+    def _reconcile(
+        self, repo: Repo, said: Iterable[Statement], origin: Origin, again: str | None = None
+    ) -> None:
+        """Apply statements; with ``again``, publish also the records that did not change.
+
+        A record that is newer than the statement, and another, is not: its bytes are not here.
+        """
         rows = self.rows.setdefault(repo.did, {})
         for one in said:
             row = rows.get(one.path)
@@ -265,6 +279,9 @@ class Workset:
                 self._dirty_rows.add((repo.did, one.path))
             if change is not None:
                 self.events.append(events.record_event(origin, repo, one, change))
+            elif again is not None and row is not None and row.cid == one.cid is not None:
+                rev = max(row.rev, one.rev)
+                self.events.append(events.once_more(origin, repo, one, rev, again))
 
     def _take(self, step: Step, origin: Origin) -> Rejection | None:
         """Keep the repo of ``step``, announce its sync state, queue the sync it asks for."""

@@ -135,6 +135,10 @@ def all_ops(original: Rule) -> Rule:
     return lambda commit, _wants: original(commit, lambda _path: True)
 
 
+def unrefused(original: Rule) -> Rule:
+    return lambda message, _rejection: original(message, None)
+
+
 def nothing_absent(original: Rule) -> Rule:
     return lambda chunk, _known: original(chunk, ())
 

@@ -61,6 +61,15 @@ class Operations:
             if op.automatic:
                 op.status = Status.OVER
 
+    def queue_again(self, op: Operation, *, needed: bool) -> None:
+        """Queue a running operation again; it serves for an automatic one that is queued.
+
+        An automatic one that is not ``needed`` any more is over.
+        """
+        if op.automatic:
+            self.settle(op.did)
+        op.status = Status.QUEUED if needed or not op.automatic else Status.OVER
+
     def queued(self, did: str | None = None) -> list[Operation]:
         return [o for o in self.table if o.status is Status.QUEUED and did in (None, o.did)]
 

@@ -4,7 +4,7 @@ Found by random search and made small by ``shrinking``; the rarest were written 
 """
 
 FINDINGS = {
-    "broken chain is not a gap": "write write/0/0/10 deliver/0/0/1 write/4 start/0/0/2",
+    "broken chain is not a gap": "write write/0/0/6 write/4 deliver/0/0/1 start/0/0/2",
     "broken chain goes unnoticed": "write/3 write/3/4/6",
     "since is not compared": (
         "write deliver write/0/1/6 prove/0/1 apply write/0/1/6 write/4 deliver"
@@ -20,7 +20,7 @@ FINDINGS = {
     "whole first commit ignores gaps": "write/3/0/6 write/3/0/9 late_commit/3/0/1",
     "unverifiable commit is no gap": "write/0/0/9 deliver start write/0/0/9",
     "unverifiable commit goes unnoticed": "write write/0/0/10",
-    "unverifiable commit bumps no want": "write/3/0/9 deliver start write/3/0/10",
+    "unverifiable commit bumps no want": "write/3 prove/3 apply start write/3/0/11",
     "loss window bumps no want": "write/0/0/9 deliver start write break/0/0/1",
     "loss window goes unnoticed": "write deliver break write/0/0/6",
     "scope change is no gap": "write write/4/8 deliver/0/0/1 scope start/0/0/1",
@@ -55,10 +55,9 @@ FINDINGS = {
         "inject drop_chunk/0/0/1 apply/0/0/1"
     ),
     "gap is not checked": "write write/4/8 deliver/0/0/1 scope start/0/0/1",
-    "want is not checked": "write/3/0/9 deliver start write/3/0/10",
+    "want is not checked": "write/3 prove/3 apply start write/3/0/11",
     "last chunk does not activate": "write/0/0/6",
-    "failed snapshot is not fetched again": "write write deliver/0/0/1 scope start/0/0/1",
-    "refused snapshot is not fetched again": "write deliver write/4 scope start inject drop_chunk",
+    "refused snapshot is not fetched again": "write write deliver/0/0/1 scope start/0/0/1",
     "chunks state no absence": "write/3/4 write/3/5/6",
     "chunks state absence everywhere": "write/0/4 deliver scope start/57",
     "tombstones are cleared beyond the snapshot": "write write ask start/0/0/1 inject prove/0/0/1",

@@ -65,7 +65,7 @@ class Machine:
         self.checks.events(batch.events[told:])
         if rejection is not None:
             self.seen[rejection.reason] += 1
-        elif isinstance(one, ProofSeen):
+        elif isinstance(one, ProofSeen) and one.did in batch.repos:
             row = batch.rows[one.did].get(one.proof.path)
             self.checks.proven(one.proof, batch.repos[one.did], row)
 
@@ -131,10 +131,12 @@ class Machine:
 
     def _finish(self, applied: AppliedOperation) -> None:
         op = self.operations.named(applied.operation)
-        if op is None or op.status is not Status.RUNNING or applied.outcome is Outcome.ADVANCED:
+        if op is None or op.status is not Status.RUNNING or applied.attempt != op.attempts:
             return
-        again = applied.outcome is Outcome.AGAIN and not op.automatic
-        op.status = Status.QUEUED if again else Status.OVER
+        if applied.outcome is Outcome.AGAIN:
+            self.operations.queue_again(op, needed=not self.repos[op.did].active)
+        elif applied.outcome is not Outcome.ADVANCED:
+            op.status = Status.OVER
 
 
 def _wanted_again(repo: Repo) -> Repo:

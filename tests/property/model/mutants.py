@@ -1,11 +1,12 @@
 """Every rule, broken once.  What finds each of them out is in ``findings``.
 
-Four clauses have no mutant here, because others cover them:
+Five clauses have no mutant here, because others cover them:
 
 - that ``prevData`` is compared as well as ``since``: an honest host never contradicts itself
   there (a unit test covers the host that does);
 - that a first chunk from the future sets ``gap_rev``: it sets ``floor_rev`` to the same rev;
 - that the attempt is compared: chunks of two attempts at one rev say the same;
+- that a first attempt does not complete below a hint: it only makes up for a host that is late;
 - that a scope change bumps ``want``: it is a gap already, and chunks name their scope.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from unittest import mock
 
-from consumer.worker import accounts, facts, reconcile, repo_state, workset
+from consumer.worker import accounts, facts, outputs, reconcile, repo_state, workset
 from tests.property.model.breaking import (
     Rule,
     absent_everywhere,
@@ -38,6 +39,7 @@ from tests.property.model.breaking import (
     rows_stay,
     stepping,
     still_active,
+    unrefused,
     untriggered,
     without_tombstones,
 )
@@ -133,10 +135,7 @@ MUTANTS = (
     Mutant(
         "last chunk does not activate", repo_state, "on_last_chunk", keeping("sync_state", "reason")
     ),
-    Mutant(
-        "failed snapshot is not fetched again", repo_state, "on_last_chunk", stepping(untriggered)
-    ),
-    Mutant("refused snapshot is not fetched again", repo_state, "on_chunk", stepping(untriggered)),
+    Mutant("refused snapshot is not fetched again", outputs, "_outcome", unrefused),
     Mutant("chunks state no absence", facts, "of_chunk", nothing_absent),
     Mutant("chunks state absence everywhere", workset.Workset, "_known_paths", absent_everywhere),
     Mutant(

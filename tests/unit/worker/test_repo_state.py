@@ -225,12 +225,6 @@ def test_a_chunk_is_refused(repo: Repo, fields: dict[str, object], reason: Reaso
     assert reason_of(step) is reason
 
 
-def test_the_last_chunk_of_a_refused_snapshot_asks_for_another() -> None:
-    repo = known("5", sync_state="desynchronized", reason="broken_chain", floor_rev="5")
-    step = repo_state.on_chunk(repo, chunk("4"), POLICY.digest)
-    assert step.trigger is SyncReason.BROKEN_CHAIN
-
-
 @pytest.mark.parametrize(
     "other",
     [{"operation": "x"}, {"attempt": 2}, {"rev": "6", "data": root("6")}, {"after": "b"}],
@@ -251,17 +245,26 @@ def test_the_last_chunk_activates() -> None:
     )
     waiting = replace(behind, hint_rev="6")
     begun = repo_state.on_chunk(waiting, chunk("4"), POLICY.digest).repo
-    step = repo_state.on_last_chunk(begun, chunk("4"))
+    step = repo_state.on_last_chunk(begun, chunk("4", attempt=repo_state.HINT_ATTEMPTS))
     assert step == Step(known("5", gap_rev="4", floor_rev="4"))
 
 
-@pytest.mark.parametrize("repo", [known("5", gap_rev="5"), known("5", want=1)], ids=["gap", "want"])
-def test_a_snapshot_that_cannot_have_seen_it_all_is_fetched_again(repo: Repo) -> None:
-    behind = replace(repo, sync_state="desynchronized", reason="loss_window")
+@pytest.mark.parametrize(
+    ("marks", "reason"),
+    [
+        ({"gap_rev": "5"}, Reason.SNAPSHOT_STALE),
+        ({"want": 1}, Reason.SNAPSHOT_OUTDATED),
+        ({"hint_rev": "5"}, Reason.SNAPSHOT_STALE),
+    ],
+    ids=["gap", "want", "hint"],
+)
+def test_a_snapshot_that_cannot_have_seen_it_all_is_refused(
+    marks: dict[str, object], reason: Reason
+) -> None:
+    behind = known("5", sync_state="desynchronized", reason="loss_window", **marks)
     step = repo_state.on_last_chunk(behind, chunk("4"))
-    assert reason_of(step) is Reason.SNAPSHOT_STALE
-    assert step.trigger is SyncReason.LOSS_WINDOW
-    assert repo_state.on_last_chunk(repo, chunk("4")).trigger is None  # nothing to repair
+    assert (reason_of(step), step.trigger) == (reason, None)
+    assert step.repo == behind
 
 
 # -- proofs and accounts -----------------------------------------------------------------

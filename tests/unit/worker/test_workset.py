@@ -376,7 +376,7 @@ def test_a_snapshot_repairs_what_its_intervals_cover() -> None:
     assert kinds(batch.events)[-1] == "SyncEvent"
     assert batch.settled == {DID}
     assert batch.applied == [
-        AppliedOperation("op", DID, Outcome.COMPLETED, created=1, deleted=1, entries=1)
+        AppliedOperation("op", DID, 1, Outcome.COMPLETED, created=1, deleted=1, entries=1)
     ]
     # The tombstone of WANTED guards nothing any more.
     assert batch.cleared == [Cleared(DID, "7")]
@@ -412,13 +412,17 @@ def test_a_snapshot_below_the_gap_is_fetched_again() -> None:
     assert reason(batch, chunked(chunk("4", WANTED))) is Reason.SNAPSHOT_STALE
     assert batch.applied[0].outcome is Outcome.AGAIN
     assert batch.applied[0].reason is Reason.SNAPSHOT_STALE
-    assert batch.syncs == [SyncRequest(DID, SyncReason.BROKEN_CHAIN, 0)]
+    assert batch.syncs == [], "its own operation is queued again"
 
 
-def test_a_missed_hint_is_reported() -> None:
+def test_a_missed_hint_is_reported_by_the_third_attempt() -> None:
     batch = desynchronized(hint_rev="9")
-    batch.apply(chunked(chunk("7")))
-    assert batch.applied[0].hint_missed
+    for attempt in (1, 2):
+        assert reason(batch, chunked(chunk("7", attempt=attempt))) is Reason.SNAPSHOT_STALE
+    assert not batch.repos[DID].active
+    assert batch.apply(chunked(chunk("7", attempt=3))) is None
+    assert [one.outcome for one in batch.applied] == ["again", "again", "completed"]
+    assert all(one.hint_missed for one in batch.applied)
     assert batch.repos[DID].hint_rev is None
 
 
@@ -441,7 +445,9 @@ def test_a_proof_of_absence_deletes_one_record() -> None:
     batch.apply(proven(proof("6", WANTED, None)))
     assert [e.action for e in batch.events if isinstance(e, RecordEvent)] == ["delete"]
     assert batch.dirty_rows() == [(DID, WANTED, Row(None, "6"))]
-    assert batch.applied == [AppliedOperation("op", DID, Outcome.COMPLETED, deleted=1, entries=1)]
+    assert batch.applied == [
+        AppliedOperation("op", DID, 1, Outcome.COMPLETED, deleted=1, entries=1)
+    ]
 
 
 def test_a_proof_makes_an_unknown_repo_known_and_due() -> None:
@@ -451,7 +457,59 @@ def test_a_proof_makes_an_unknown_repo_known_and_due() -> None:
     assert batch.syncs == [SyncRequest(DID, SyncReason.FIRST_SIGHTING, 0)]
 
 
-def test_a_proof_of_something_unwanted_is_refused() -> None:
+def test_a_proof_of_something_unwanted_fails() -> None:
     batch = workset(known("5"))
     assert reason(batch, proven(proof("6", UNWANTED, "x"))) is Reason.UNTRACKED
     assert batch.dirty_repos() == []
+    assert [one.outcome for one in batch.applied] == [Outcome.FAILED]
+
+
+def test_a_proof_that_an_unknown_repo_lacks_a_record_leaves_it_unknown() -> None:
+    batch = workset()
+    assert batch.apply(proven(proof("6", WANTED, None))) is None
+    assert (batch.dirty_repos(), batch.dirty_rows(), batch.events) == ([], [], [])
+    assert [one.outcome for one in batch.applied] == [Outcome.COMPLETED]
+
+
+def test_a_refresh_tells_what_the_index_holds_then() -> None:
+    batch = workset(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
+    batch.apply(proven(proof("6", WANTED, "y")))
+    batch.apply(proven(proof("6", OTHER, "old")))
+    batch.apply(proven(proof("6", WANTED, None)))
+    batch.apply(proven(proof("0", WANTED, "y")))
+    assert [one.new_cid for one in batch.applied] == [cid("y"), cid("new"), None, None]
+    assert [one.outcome for one in batch.applied][-1] is Outcome.AGAIN, "older than the floor"
+
+
+# -- publishing everything ---------------------------------------------------------------
+
+
+def test_a_sync_can_publish_every_record_again() -> None:
+    third, fourth = "app.alpha.note/3", "app.alpha.note/4"
+    rows = {
+        WANTED: Row(cid(WANTED), "3"),
+        OTHER: Row(cid(OTHER), "9"),
+        third: Row(cid("newer"), "9"),
+    }
+    batch = workset(known("9"), rows)
+    batch.apply(chunked(chunk("7", WANTED, OTHER, third, fourth, emit_all=True)))
+    records = [e for e in batch.events if isinstance(e, RecordEvent)]
+    assert [(e.path, e.action, e.rev, e.cid, e.prev) for e in records] == [
+        (WANTED, "update", "7", cid(WANTED), cid(WANTED)),
+        (OTHER, "update", "9", cid(OTHER), cid(OTHER)),
+        (fourth, "create", "7", cid(fourth), None),
+    ]
+    assert all(e.record == e.path.encode() for e in records)
+    assert [path for _, path, _ in batch.dirty_rows()] == [fourth], "what holds is not written"
+    [done] = batch.applied
+    assert (done.created, done.updated, done.deleted) == (1, 0, 0), "they are no changes"
+
+
+def test_what_is_published_again_names_the_attempt() -> None:
+    again = []
+    for operation, attempt in (("a", 1), ("a", 2), ("b", 1)):
+        batch = workset(known("5"), {WANTED: Row(cid(WANTED), "3")})
+        whole = chunk("7", WANTED, emit_all=True, operation=operation, attempt=attempt)
+        batch.apply(chunked(whole))
+        again += [e.again for e in batch.events if isinstance(e, RecordEvent)]
+    assert again == ["a/1", "a/2", "b/1"]
