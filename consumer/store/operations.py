@@ -54,6 +54,9 @@ UPDATE operations SET
     completed_at = now(),
     version = version + 1
 WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
+    AND NOT EXISTS (
+        SELECT FROM operations AS f WHERE f.same_as = operations.id AND f.status = 'queued'
+    )
 """
 _PUBLISH = f"""
 WITH chosen AS (
@@ -102,7 +105,10 @@ async def queue(connection: Connection, lane: int, wanted: Sequence[SyncWanted])
 
 
 async def settle(connection: Connection, dids: Sequence[str]) -> None:
-    """Cancel the automatic syncs that are still queued for ``dids``: they are moot."""
+    """Cancel the automatic syncs that are still queued for ``dids``: they are moot.
+
+    One that somebody's operation follows stays: it is what somebody asked for.
+    """
     await connection.execute(_SETTLE, [Texts(dids)])
 
 

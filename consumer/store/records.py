@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from consumer.scope import Interval
 from consumer.store.arrays import Byteas, Texts
 from consumer.store.database import Connection
 
@@ -18,6 +19,18 @@ SELECT r.did, r.path, r.cid, r.rev
 FROM unnest(%s, %s) AS wanted (did, path)
 JOIN records AS r ON r.did = wanted.did AND r.path = wanted.path
 """
+# One range of the primary key per interval, whatever the planner thinks of their number.
+_READ_INTERVALS = """
+SELECT wanted.did, r.path, r.cid, r.rev
+FROM unnest(%s, %s, %s) AS wanted (did, lower, upper)
+CROSS JOIN LATERAL (
+    SELECT path, cid, rev FROM records
+    WHERE did = wanted.did
+        AND path >= wanted.lower COLLATE "C" AND path < wanted.upper COLLATE "C"
+    OFFSET 0
+) AS r
+"""
+_ABOVE_ALL = "\U0010ffff"  # no path contains it
 _READ_REPOS = "SELECT did, path, cid, rev FROM records WHERE did = ANY(%s)"
 _WRITE = """
 INSERT INTO records (did, path, cid, rev) SELECT * FROM unnest(%s, %s, %s, %s)
@@ -37,6 +50,19 @@ async def read(connection: Connection, keys: Sequence[tuple[str, str]]) -> list[
     """Return the rows among ``keys``, pairs of DID and path."""
     wanted = [Texts([did for did, _ in keys]), Texts([path for _, path in keys])]
     return await (await connection.execute(_READ, wanted, binary=True)).fetchall()
+
+
+async def read_intervals(
+    connection: Connection, wanted: Sequence[tuple[str, Interval]]
+) -> list[Record]:
+    """Return all rows, tombstones included, in intervals of DIDs' paths."""
+    bounds = [
+        Texts([did for did, _ in wanted]),
+        Texts([interval.lower for _, interval in wanted]),
+        Texts([interval.upper or _ABOVE_ALL for _, interval in wanted]),
+    ]
+    cursor = await connection.execute(_READ_INTERVALS, bounds, binary=True)
+    return await cursor.fetchall()
 
 
 async def read_repos(connection: Connection, dids: Sequence[str]) -> list[Record]:

@@ -7,6 +7,8 @@ once their COMMIT is known; after an unknown one the publisher finds them in Pos
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,22 +16,24 @@ from consumer.kafka.topics import Topic
 from consumer.metrics import BatchStep
 from consumer.publish.envelope import Event, encode
 from consumer.publish.publisher import LaneLost
-from consumer.store import identities, lanes, lookups, operations, outbox, parked, records
+from consumer.store import applied, identities, lanes, lookups, operations, outbox, parked, records
 from consumer.store.database import Connection, Database
 from consumer.store.lanes import Lane
 from consumer.store.operations import SyncWanted
 from consumer.store.outbox import Headers, OutRow
 from consumer.store.repos import Repos
+from consumer.worker import results
 from consumer.worker.facts import Row
 from consumer.worker.inputs import Input, needs
 from consumer.worker.letters import Letter
-from consumer.worker.outputs import Rejection
+from consumer.worker.outputs import AppliedOperation, Rejection
 from consumer.worker.plan import Plan
 from consumer.worker.policy import Policy
 from consumer.worker.repo_state import Repo
 from consumer.worker.report import Stopwatch
 from consumer.worker.workset import Workset
 from procedures import operations as procedure
+from procedures.operations import Status
 
 _OPERATIONS = 1_000  # published in one transaction
 _PAGE = 1_000  # repos that are doubted in one transaction
@@ -123,15 +127,21 @@ class Ledger:
     async def _load(
         self, connection: Connection, inputs: Sequence[Input], pds_of: PdsOf
     ) -> Workset:
+        """Load what the inputs touch.
+
+        A batch takes few chunks (a quarter of the settings' bytes), of 1,000 records at most
+        each; beyond those a chunk loads the rows that vanished within its intervals: in the
+        worst case, a repo emptied at once, all the rows that its DID ever had.
+        """
         wanted = needs(inputs, self._policy.scope)
         repos = {repo.did: repo for repo in await _repos.read(connection, list(wanted.dids))}
-        # Without a repo there are no rows.
-        paths = [
-            key for key in wanted.paths if key[0] in repos and key[0] not in wanted.whole_repos
-        ]
+        in_part = repos.keys() - wanted.whole_repos  # without a repo there are no rows
+        paths = [key for key in wanted.paths if key[0] in in_part]
         found = await records.read(connection, paths) if paths else []
         if wanted.whole_repos:
             found += await records.read_repos(connection, list(wanted.whole_repos))
+        if intervals := [one for one in wanted.intervals if one[0] in in_part]:
+            found += await records.read_intervals(connection, intervals)
         rows: dict[str, dict[str, Row]] = {}
         for did, path, cid, rev in found:
             rows.setdefault(did, {})[path] = Row(cid, rev)
@@ -141,7 +151,8 @@ class Ledger:
         self, connection: Connection, workset: Workset, letters: Iterable[Letter]
     ) -> list[OutRow]:
         """Write what the workset decided; return the rows that were added to the outbox."""
-        await _write_workset(connection, self.lane.lane, workset)
+        await _write_workset(connection, workset)
+        await _write_operations(connection, self.lane.lane, workset)
         lane, out = self.lane, _Out(self.lane)
         for event in workset.events:
             out.add_event(event)
@@ -190,7 +201,7 @@ class _Out:
             self.add(Topic.EVENTS, self._lane, encoded.key, None)
 
 
-async def _write_workset(connection: Connection, lane: int, workset: Workset) -> None:
+async def _write_workset(connection: Connection, workset: Workset) -> None:
     if repos := workset.dirty_repos():
         await _repos.write(connection, repos)
     upserts = [(did, path, r.cid, r.rev) for did, path, r in workset.dirty_rows() if r is not None]
@@ -202,11 +213,44 @@ async def _write_workset(connection: Connection, lane: int, workset: Workset) ->
     if workset.cleared:
         through = [(cleared.did, cleared.through) for cleared in workset.cleared]
         await records.clear_tombstones(connection, through)
+
+
+async def _write_operations(connection: Connection, lane: int, workset: Workset) -> None:
+    """Conclude operations, drop what is moot, queue what is needed: in this order."""
+    ended = await _conclude(connection, workset) if workset.applied else []
     if workset.settled:
         await operations.settle(connection, list(workset.settled))
     if workset.syncs:
         wanted = [SyncWanted(sync.did, sync.reason, sync.want) for sync in workset.syncs]
         await operations.queue(connection, lane, wanted)
+    if ended and workset.policy.automatic:
+        await operations.renew(connection, ended)
+
+
+async def _conclude(connection: Connection, workset: Workset) -> list[str]:
+    """Write what chunks and proofs did; return the DIDs of syncs that have ended in vain."""
+    done: dict[str, list[AppliedOperation]] = {}
+    for one in workset.applied:
+        done.setdefault(one.operation, []).append(one)
+    before = await applied.lock(connection, list(done))
+    active = {did for did, repo in workset.repos.items() if repo.active}
+    after = [
+        results.concluded(
+            one,
+            done[one.id],
+            active=one.did in active,
+            now=time.time(),
+            jitter=random.random(),  # noqa: S311 - it spreads retries
+        )
+        for one in before
+    ]
+    heirs = [one.id for one in after if one.automatic and one.status is Status.QUEUED]
+    if heirs:
+        await applied.replace_queued(connection, heirs)
+    if after:
+        await applied.save(connection, after)
+    vain = {Status.FAILED, Status.CANCELLED}
+    return [one.did for one in after if one.did is not None and one.status in vain]
 
 
 async def _write_plan(connection: Connection, plan: Plan) -> None:

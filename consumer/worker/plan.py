@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, IdentityAnswer, Message
+from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Message, Proof
 from consumer.errors import Reason, Refused
 from consumer.publish.envelope import Origin, Source
 from consumer.store.identities import Identity
@@ -22,7 +22,7 @@ from consumer.store.parked import ParkedFrame
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, letters
 from consumer.worker.arrivals import Arrival, Record, to_parked
-from consumer.worker.inputs import AccountLearnt, IdentityLearnt, Input
+from consumer.worker.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
 from consumer.worker.intake import AccountFrames, Drop, Known, Park, Rules, Take
 from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
 from consumer.worker.memory import Memory, Waiting
@@ -120,7 +120,7 @@ class Plan:
         try:
             if refused is not None:
                 raise refused
-            self._answer(record, backfill.decode(record.value or b""))
+            self._answer(record, _message_of(record))
         except Refused as why:
             self._bury(letters.of_record(BACKFILL, record, why.reason, why.detail))
 
@@ -133,8 +133,12 @@ class Plan:
             case AccountAnswer():
                 heard = AccountLearnt(message, self._origin(record, Source.ACCOUNT))
                 self.inputs.append(Planned(heard, None, record))
-            case _:
-                raise Refused(Reason.BACKFILL_MALFORMED, "nothing asked for repositories")
+            case Chunk():
+                origin = self._origin(record, Source.BACKFILL, message.operation)
+                self.inputs.append(Planned(ChunkSeen(message, origin), None, record))
+            case Proof():
+                origin = self._origin(record, Source.REFRESH, message.operation)
+                self.inputs.append(Planned(ProofSeen(message, origin), None, record))
 
     def _identity(self, answer: IdentityAnswer) -> None:
         identity = Identity(
@@ -154,9 +158,9 @@ class Plan:
             waiting.ready = True
             self.touched.add(answer.did)
 
-    def _origin(self, record: Record, source: Source) -> Origin:
+    def _origin(self, record: Record, source: Source, operation: str | None = None) -> Origin:
         time = times.to_text(record.timestamp / 1000)
-        return Origin(source, self.position.last_seq, time, None)
+        return Origin(source, self.position.last_seq, time, None, operation)
 
     # -- questions ---------------------------------------------------------------------
 
@@ -248,6 +252,13 @@ class Plan:
     def _bury(self, letter: Letter) -> None:
         self.refused[letter.reason] += 1
         self.dead.append(letter)
+
+
+def _message_of(record: Record) -> Message:
+    message = backfill.decode(record.value or b"")
+    if record.key != message.did.encode():  # the key's lane may be another than the DID's
+        raise Refused(Reason.BACKFILL_MALFORMED, f"about {message.did}, but not its key")
+    return message
 
 
 def _clean(text: str | None) -> str | None:

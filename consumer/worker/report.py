@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+import structlog
+
 from consumer import metrics
 from consumer.errors import Reason
 from consumer.metrics import BatchStep, Stage
 from consumer.publish.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.worker.inputs import CommitSeen
-from consumer.worker.outputs import Rejection, SyncReason
+from consumer.worker.outputs import Outcome, Rejection, SyncReason
 from consumer.worker.plan import Plan
 from consumer.worker.rounds import Round
 from consumer.worker.workset import Workset
@@ -21,6 +23,8 @@ _TYPES: dict[type[Event], str] = {
     IdentityEvent: "identity",
     SyncEvent: "sync",
 }
+
+_log = structlog.get_logger()
 
 metrics.closed(metrics.DESYNCHRONIZED, SyncReason)
 
@@ -65,5 +69,8 @@ def decided(plan: Plan, workset: Workset, rejections: list[Rejection]) -> None:
     refused: Counter[Reason] = plan.refused + Counter(one.reason for one in rejections)
     for reason, count in refused.items():
         metrics.REFUSED.labels(reason, Stage.WORKER).inc(count)
+    for one in workset.applied:
+        if one.hint_missed and one.outcome is Outcome.COMPLETED:
+            _log.warning("announced_commit_never_seen", did=one.did, operation=one.operation)
     for trigger, count in workset.triggers.items():
         metrics.DESYNCHRONIZED.labels(trigger).inc(count)

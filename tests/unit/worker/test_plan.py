@@ -7,22 +7,31 @@ from uuid import UUID
 import pytest
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, IdentityAnswer, Message, Proof
+from consumer.backfill import AccountAnswer, IdentityAnswer, Message
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Source
+from consumer.publish.envelope import Origin, Source
 from consumer.store.lanes import Lane
 from consumer.store.lookups import Question
 from consumer.store.parked import Parking
 from consumer.worker import arrivals, intake
 from consumer.worker.arrivals import Arrival
-from consumer.worker.inputs import AccountLearnt, CommitSeen, CommitUnverifiable, IdentityLearnt
+from consumer.worker.inputs import (
+    AccountLearnt,
+    ChunkSeen,
+    CommitSeen,
+    CommitUnverifiable,
+    IdentityLearnt,
+    ProofSeen,
+)
 from consumer.worker.intake import Rules
 from consumer.worker.memory import Memory
 from consumer.worker.outputs import Lookup, LookupKind, Rejection
 from consumer.worker.plan import Plan
+from procedures import times
 from simulator.account import Account
 from simulator.frames import identity_frame
 from tests.unit.worker.frames import NOW, Author, arrival, identity, rules
+from tests.unit.worker.values import WANTED, chunk, proof
 
 LANE = Lane(3, UUID(int=7), firehose_offset=100, backfill_offset=50, last_seq=40, session=1)
 
@@ -54,7 +63,7 @@ def again(to: Plan, *frames: Arrival) -> list[bool]:
 
 
 def answer(message: Message) -> Record:
-    return Record(backfill.encode(message))
+    return Record(backfill.encode(message), key=message.did.encode())
 
 
 def answered(account: Account, fetched_at: float = NOW + 1, **fields: Any) -> Record:
@@ -248,11 +257,28 @@ def test_only_the_newest_answer_of_a_batch_is_kept() -> None:
     assert newest.fetched_at == NOW
 
 
-def test_messages_that_nobody_asked_for_are_buried() -> None:
+def test_snapshots_and_proofs_become_inputs_in_their_order() -> None:
     batch = plan()
-    batch.message(answer(Proof("did:plc:x", "op", 1, "3k", "a.b.c/d", None)))
+    batch.message(answer(chunk("7", last=False)))
+    batch.message(answer(proof("6", WANTED, None)))
+    first, second = (p.input for p in batch.inputs)
+    time = times.to_text(NOW)
+    backfill_of = Origin(Source.BACKFILL, LANE.last_seq, time, None, "op")
+    assert first == ChunkSeen(chunk("7", last=False), backfill_of)
+    assert second == ProofSeen(
+        proof("6", WANTED, None), replace(backfill_of, source=Source.REFRESH)
+    )
+    assert (batch.position.backfill_offset, batch.dead) == (51, [])
+
+
+def test_messages_that_cannot_be_for_this_lane_are_buried() -> None:
+    batch = plan()
+    batch.message(replace(answer(chunk("7")), key=b"did:plc:other"))
+    batch.message(replace(answer(AccountAnswer("did:plc:x", 1, 9, "deleted")), key=None))
     batch.message(Record(None), Refused(Reason.STALLED))
-    assert [letter.reason for letter in batch.dead] == [Reason.BACKFILL_MALFORMED, Reason.STALLED]
+    malformed = Reason.BACKFILL_MALFORMED
+    assert [letter.reason for letter in batch.dead] == [malformed, malformed, Reason.STALLED]
+    assert batch.inputs == []
 
 
 def test_the_newest_frame_and_the_earliest_wish_make_the_question() -> None:

@@ -1,0 +1,93 @@
+"""Operations as the worker leaves them: counted, ended or queued again.
+
+``lock`` them, decide, ``save`` them, in the transaction that applies their messages: the lock
+takes the place of a ``WHERE status = …``, and a fetcher or controller that changes one of them
+meanwhile sees the outcome first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.rows import dict_row
+
+from consumer.store.arrays import Bigints, Doubles, Texts
+from consumer.store.database import Connection
+from consumer.store.operations import COLUMNS, of_row
+from procedures.operations import Operation
+
+_LOCK = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608 - our own columns
+_SAVE = """
+UPDATE operations SET
+    status = new.status,
+    phase = new.phase,
+    progress = new.progress,
+    records_processed = new.records_processed,
+    created = new.created,
+    updated = new.updated,
+    deleted = new.deleted,
+    error = new.error,
+    failure = new.failure,
+    new_cid = new.new_cid,
+    run_after = to_timestamp(new.run_after),
+    completed_at = to_timestamp(new.completed_at),
+    lease_owner = CASE WHEN new.status = 'running' THEN lease_owner END,
+    lease_until = CASE WHEN new.status = 'running' THEN lease_until END,
+    injected_offset = CASE WHEN new.status <> 'queued' THEN injected_offset END,
+    version = new.version
+FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS new (
+    id, status, phase, error, failure, new_cid,
+    progress, records_processed, created, updated, deleted, version,
+    run_after, completed_at
+)
+WHERE operations.id = new.id
+"""
+# Before an automatic sync is queued again, the one that is queued for its DID gives way to it:
+# there can be only one, and the older one knows how often it was tried.
+_MOVE_FOLLOWERS = """
+UPDATE operations SET same_as = heir.id, version = operations.version + 1
+FROM operations AS waiting JOIN operations AS heir ON heir.did = waiting.did
+WHERE operations.same_as = waiting.id AND operations.status = 'queued'
+    AND heir.id = ANY(%s) AND waiting.id <> heir.id
+    AND waiting.automatic AND waiting.type = 'didSync' AND waiting.status = 'queued'
+"""
+_GIVE_WAY = """
+UPDATE operations SET
+    status = 'cancelled',
+    error = 'operation ' || heir.id || ' does the same',
+    completed_at = now(),
+    version = operations.version + 1
+FROM operations AS heir
+WHERE heir.id = ANY(%s) AND operations.did = heir.did AND operations.id <> heir.id
+    AND operations.automatic AND operations.type = 'didSync' AND operations.status = 'queued'
+"""
+
+_TEXTS = ("id", "status", "phase", "error", "failure", "new_cid")
+_NUMBERS = ("progress", "records_processed", "created", "updated", "deleted", "version")
+_TIMES = ("run_after", "completed_at")
+
+
+async def lock(connection: Connection, ids: Sequence[str]) -> list[Operation]:
+    """Return the operations among ``ids``, which nobody else changes until COMMIT."""
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(_LOCK, [Texts(ids)])
+        return [of_row(row) for row in await cursor.fetchall()]
+
+
+async def save(connection: Connection, changed: Sequence[Operation]) -> None:
+    """Write what applying their messages changed of locked operations."""
+    columns = [
+        *(Texts([getattr(one, name) for one in changed]) for name in _TEXTS),
+        *(Bigints([getattr(one, name) for one in changed]) for name in _NUMBERS),
+        *(Doubles([getattr(one, name) for one in changed]) for name in _TIMES),
+    ]
+    await connection.execute(_SAVE, columns)
+
+
+async def replace_queued(connection: Connection, heirs: Sequence[str]) -> None:
+    """End the automatic syncs that are queued for the DIDs of ``heirs``, running automatic ones.
+
+    The caller queues each heir again; whoever followed what ends here follows the heir.
+    """
+    await connection.execute(_MOVE_FOLLOWERS, [Texts(heirs)])
+    await connection.execute(_GIVE_WAY, [Texts(heirs)])
