@@ -21,6 +21,7 @@ from consumer import health, metrics
 from consumer.children import WorkerProcesses
 from consumer.configuration import CONFIG_VARIABLE, variable
 from consumer.errors import Fatal, Transient
+from consumer.fetch.discovery import discover
 from consumer.fetch.loop import Fetcher
 from consumer.health import Check, Health
 from consumer.lifecycle import DRAIN_SECONDS, Root, supervise
@@ -97,6 +98,7 @@ def _roots(plan: Plan, services: Services) -> dict[str, Root]:
         roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
     if Role.FETCHER in plan.roles:
         roots[Role.FETCHER] = lambda stop: _fetcher(services).run(stop)
+        roots["discovery"] = lambda stop: _discovery(services, stop)
     if Role.WORKER in plan.roles:
         if plan.workers:
             roots["workers"] = _worker_processes(plan, plan.workers).run
@@ -150,6 +152,11 @@ def _worker(services: Services) -> Worker:
 
 def _fetcher(services: Services) -> Fetcher:
     return Fetcher(services.settings, services.client, services.topics, services.database)
+
+
+async def _discovery(services: Services, stop: asyncio.Event) -> None:
+    settings = services.settings
+    await discover(settings, _scope(settings), services.topics, services.database, stop)
 
 
 def _worker_processes(plan: Plan, count: int) -> WorkerProcesses:

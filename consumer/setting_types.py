@@ -42,6 +42,13 @@ def pattern(text: str) -> str:
     raise ValueError(f"'{text}' is neither a collection NSID nor a pattern such as 'pub.chive.*'")
 
 
+def nsid(text: str) -> str:
+    """Return ``text`` if it is the NSID of a collection."""
+    if len(text) > _MAX_NSID or not _NSID.fullmatch(text):
+        raise ValueError(f"'{text}' is not a collection NSID")
+    return text
+
+
 def patterns(given: tuple[str, ...]) -> tuple[str, ...]:
     """Return at least one pattern."""
     if not given:
@@ -130,6 +137,7 @@ def existing_file(path: Path) -> Path:
 
 
 Pattern = Annotated[str, AfterValidator(pattern)]
+Nsid = Annotated[str, AfterValidator(nsid)]
 Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
 Did = Annotated[str, AfterValidator(did)]
 RelayUrl = Annotated[str, AfterValidator(relay_url)]

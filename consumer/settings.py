@@ -21,6 +21,7 @@ from consumer.setting_types import (
     ExistingFile,
     HostPort,
     HttpOrigin,
+    Nsid,
     Patterns,
     RelayUrl,
     Seconds,
@@ -110,6 +111,33 @@ class ScopeSettings(Section):
     history: History = History.FULL
 
 
+class DiscoverySettings(Section):
+    """Finding repositories that already hold wanted records (``history = full`` alone).
+
+    A relay lists the repositories of one collection: ``collections`` are those that a wildcard
+    of the scope may stand for.
+    """
+
+    collections: tuple[Nsid, ...] = (
+        "pub.chive.eprint.submission",
+        "pub.chive.eprint.userTag",
+        "pub.chive.eprint.version",
+        "pub.chive.eprint.vote",
+        "pub.chive.review.comment",
+        "pub.chive.review.endorsement",
+        "network.cosmik.card",
+        "network.cosmik.collection",
+        "network.cosmik.collectionLink",
+        "at.margin.annotation",
+        "at.margin.bookmark",
+        "at.margin.highlight",
+        "site.standard.document",
+        "site.standard.publication",
+    )
+    sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
+    queued: Count = 2_000  # automatic syncs that may wait before a page is asked for
+
+
 class LimitSettings(Section):
     """Upper bounds on what the network may send."""
 
@@ -167,6 +195,7 @@ class Settings(Section):
     kafka: KafkaSettings = KafkaSettings()
     postgres: PostgresSettings = PostgresSettings()
     scope: ScopeSettings = ScopeSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()

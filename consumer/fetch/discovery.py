@@ -1,0 +1,198 @@
+"""Finding the repositories that already hold wanted records, and those that we are behind.
+
+On the first start, and whenever a collection is added, the relay's listings are gone through
+page by page, with a durable cursor: each repository that nobody knows gets an automatic sync.
+With ``history = full`` all repositories are swept now and then: one that the relay has a newer
+revision of has lost its last commit on the way to us, which nothing else would show.
+
+What people ask for goes first (it always does), and a page waits while many syncs are queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+import structlog
+
+from consumer.errors import Refused
+from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
+from consumer.fetch.http import HttpClient
+from consumer.fetch.identity import Unclear
+from consumer.fetch.listing import Listings, NotSupported, Page
+from consumer.kafka.topics import Topics
+from consumer.lifecycle import wait_for_stop
+from consumer.scope import EVERYTHING, History, Repos, Scope
+from consumer.settings import DiscoverySettings, Settings
+from consumer.store import discoveries
+from consumer.store.database import Connection, Database
+from consumer.store.discoveries import SWEEP, Found, Search
+from procedures.failures import Failure
+from procedures.syntax import tid_time
+
+_LOOK_SECONDS = 5.0
+_PAGE_SECONDS = 30.0
+_LEASE_SECONDS = 120.0  # longer than a page may take
+_DAY = 86_400.0
+_LONGEST_PAUSE = 3_600.0
+_SETTLED = 600.0  # seconds after which a revision should have come by the firehose
+_QUEUED = "discovered"
+_BEHIND = "listed_newer"
+
+_log = structlog.get_logger()
+
+
+def listings(scope: Scope, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the listings that lead to the repositories of ``scope``.
+
+    A listing is of one collection: a wildcard stands for those among ``known`` that it covers.
+    """
+    if scope.repos is Repos.ALL or EVERYTHING in scope.collections:
+        return (EVERYTHING,)
+    if scope.repos is Repos.LISTED:
+        return ()
+    exact = [name for name in scope.collections if not name.endswith(".*")]
+    covered = [name for name in known if scope.wants(f"{name}/")]
+    return tuple(dict.fromkeys([*exact, *covered]))
+
+
+async def discover(
+    settings: Settings, scope: Scope, topics: Topics, database: Database, stop: asyncio.Event
+) -> None:
+    """Search until told to stop.  Raises ``Transient`` when Postgres is away."""
+    if scope.history is not History.FULL:
+        await stop.wait()
+        return
+    hosts = Hosts(Terms(settings.network.requests_per_host))
+    async with HttpClient(allow_loopback=settings.network.allow_loopback) as http:
+        pages = Listings(settings.relay.url, http, hosts, seconds=_PAGE_SECONDS)
+        await Discovery(settings.discovery, scope, pages, topics, database).run(stop)
+
+
+class Discovery:
+    """Goes through listings, one at a time; any number of processes may."""
+
+    def __init__(
+        self,
+        settings: DiscoverySettings,
+        scope: Scope,
+        pages: Listings,
+        topics: Topics,
+        database: Database,
+    ) -> None:
+        self._settings = settings
+        self._scope = scope
+        self._pages = pages
+        self._topics = topics
+        self._database = database
+        self._owner = f"discovery-{uuid4()}"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Search until told to stop.  Raises ``Transient`` when Postgres is away."""
+        while not stop.is_set():
+            search = await self._next()
+            if search is None:
+                await wait_for_stop(stop, _LOOK_SECONDS)
+            else:
+                await self._search(search, stop)
+
+    async def _next(self) -> Search | None:
+        wanted = listings(self._scope, self._settings.collections)
+        if self._settings.sweep_every:
+            wanted = (*wanted, SWEEP)
+        async with self._database.transaction() as connection:
+            if self._scope.repos is Repos.LISTED:
+                found = self._found([(did, None) for did in sorted(self._scope.dids)])
+                await discoveries.queue_unknown(connection, found, _QUEUED)
+            await discoveries.open_wanted(connection, self._topics.partitions, wanted)
+            return await discoveries.lease(connection, self._owner, _LEASE_SECONDS)
+
+    async def _search(self, search: Search, stop: asyncio.Event) -> None:
+        _log.info("discovery_goes_on", listing=search.listing, operation=search.operation)
+        try:
+            await self._through(search, stop)
+        except NotSupported as absent:
+            _log.warning(
+                "discovery_not_supported",
+                listing=search.listing,
+                relay=self._pages.origin,
+                error=str(absent),
+                meaning="repositories that write nothing new are not found by themselves",
+            )
+            async with self._database.transaction() as connection:
+                await discoveries.fail(
+                    connection, self._owner, search, Failure.HOST_ERROR, str(absent), _DAY
+                )
+        except (Resting, Unclear, Refused) as trouble:
+            delay = backoff(search.attempts, _LONGEST_PAUSE)
+            if isinstance(trouble, Resting):
+                delay = trouble.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
+            await self._give_back(search, delay, str(trouble))
+
+    async def _through(self, search: Search, stop: asyncio.Event) -> None:
+        """Take page after page; return at the end, or when told to stop."""
+        collection = EVERYTHING if search.listing == SWEEP else search.listing
+        cursor, seen = search.cursor, search.seen
+        while True:
+            while await self._crowded():
+                if await wait_for_stop(stop, _LOOK_SECONDS):
+                    break
+                await self._keep(search, cursor, seen)
+            if stop.is_set():
+                await self._give_back(search, 0.0, "the fetcher stopped")
+                return
+            page = await self._pages.page(collection, cursor)
+            seen += page.named
+            if page.cursor is not None and page.cursor == cursor:
+                raise Unclear(f"the listing stands still at cursor {cursor[:100]!r}")
+            async with self._database.transaction() as connection:
+                queued = await self._queue(connection, search, page)
+                if page.cursor is None:
+                    await discoveries.complete(
+                        connection, self._owner, search, self._settings.sweep_every
+                    )
+                elif not await discoveries.move(
+                    connection, self._owner, search, page.cursor, seen, _LEASE_SECONDS
+                ):
+                    return  # cancelled, or somebody else's by now
+            cursor = page.cursor
+            if queued or cursor is None:
+                _log.info("discovered", listing=search.listing, seen=seen, queued=queued)
+            if cursor is None:
+                return
+
+    async def _queue(self, connection: Connection, search: Search, page: Page) -> int:
+        if search.listing != SWEEP:
+            found = self._found([(repo.did, None) for repo in page.repos])
+            return await discoveries.queue_unknown(connection, found, _QUEUED)
+        settled = time.time() - _SETTLED
+        behind = [
+            (repo.did, repo.rev)
+            for repo in page.repos
+            if repo.rev is not None and tid_time(repo.rev) < settled
+        ]
+        return await discoveries.queue_behind(connection, self._found(behind), _BEHIND)
+
+    def _found(self, named: Sequence[tuple[str, str | None]]) -> list[Found]:
+        lane_of = self._topics.partition_of
+        return [Found(did, lane_of(did), rev) for did, rev in dict(named).items()]
+
+    async def _crowded(self) -> bool:
+        most = self._settings.queued
+        async with self._database.transaction() as connection:
+            return await discoveries.waiting(connection, most) >= most
+
+    async def _keep(self, search: Search, cursor: str | None, seen: int) -> None:
+        """Extend the lease while nothing moves."""
+        if cursor is not None:
+            async with self._database.transaction() as connection:
+                await discoveries.move(
+                    connection, self._owner, search, cursor, seen, _LEASE_SECONDS
+                )
+
+    async def _give_back(self, search: Search, delay: float, why: str) -> None:
+        async with self._database.transaction() as connection:
+            await discoveries.postpone(connection, self._owner, search, delay, why)
