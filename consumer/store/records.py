@@ -58,11 +58,16 @@ async def read_intervals(
     """Return all rows, tombstones included, in intervals of DIDs' paths."""
     bounds = [
         Texts([did for did, _ in wanted]),
-        Texts([interval.lower for _, interval in wanted]),
-        Texts([interval.upper or _ABOVE_ALL for _, interval in wanted]),
+        Texts([_bound(interval.lower) for _, interval in wanted]),
+        Texts([_bound(interval.upper or _ABOVE_ALL) for _, interval in wanted]),
     ]
     cursor = await connection.execute(_READ_INTERVALS, bounds, binary=True)
     return await cursor.fetchall()
+
+
+def _bound(text: str) -> str:
+    """Return a bound as PostgreSQL can hold it: no path has a character as low as these two."""
+    return text.replace("\0", "\1")
 
 
 async def read_repos(connection: Connection, dids: Sequence[str]) -> list[Record]:
