@@ -8,13 +8,13 @@ began.  One that was abandoned may go on injecting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from consumer.backfill import Chunk, Entry
-from consumer.scope import Interval, Scope
+from consumer.scope import Scope
 from tests.property.model.world import RECORDS, Version
+from tests.support.snapshots import clipped
 
 
 class Status(Enum):
@@ -126,18 +126,6 @@ def chunks_of(
         )
         for i, group in enumerate(groups)
     ]
-
-
-def clipped(scope: Scope, after: str | None, through: str | None) -> Iterator[Interval]:
-    """Clip the wanted intervals to the paths in (after, through]."""
-    lowest = "" if after is None else after + "\0"
-    highest = None if through is None else through + "\0"
-    for interval in scope.intervals:
-        lower = max(interval.lower, lowest)
-        uppers = [upper for upper in (interval.upper, highest) if upper is not None]
-        upper = min(uppers) if uppers else None
-        if upper is None or lower < upper:
-            yield Interval(lower, upper)
 
 
 def _entry(version: Version, path: str) -> Entry:
