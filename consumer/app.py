@@ -20,6 +20,7 @@ import structlog
 from consumer import health, metrics
 from consumer.children import WorkerProcesses
 from consumer.configuration import CONFIG_VARIABLE, variable
+from consumer.control.controller import Controller
 from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
 from consumer.fetch.loop import Fetcher
@@ -98,6 +99,7 @@ def _roots(plan: Plan, services: Services) -> dict[str, Root]:
         roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
     if Role.FETCHER in plan.roles:
         roots[Role.FETCHER] = lambda stop: _fetcher(services).run(stop)
+        roots["controller"] = lambda stop: _controller(services).run(stop)
         roots["discovery"] = lambda stop: _discovery(services, stop)
     if Role.WORKER in plan.roles:
         if plan.workers:
@@ -152,6 +154,17 @@ def _worker(services: Services) -> Worker:
 
 def _fetcher(services: Services) -> Fetcher:
     return Fetcher(services.settings, services.client, services.topics, services.database)
+
+
+def _controller(services: Services) -> Controller:
+    settings = services.settings
+    return Controller(
+        services.client,
+        services.topics,
+        services.database,
+        _scope(settings),
+        forget_after=settings.operations.history,
+    )
 
 
 async def _discovery(services: Services, stop: asyncio.Event) -> None:

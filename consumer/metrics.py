@@ -31,6 +31,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import Reason
+from procedures.messages import RefusalReason
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the package omits the annotation
 
@@ -92,6 +93,15 @@ class Stage(StrEnum):
     FETCHER = "fetcher"
 
 
+class Sweep(StrEnum):
+    """What a sweep of the controller put right."""
+
+    LOST = "lost"  # an operation whose fetcher was lost
+    PASSED = "passed"  # one whose injected messages did not complete it
+    REPAIRED = "repaired"  # a desynchronized repo without a sync
+    FORGOTTEN = "forgotten"  # an operation that ended long ago
+
+
 class BatchStep(StrEnum):
     """Parts of a worker's batch; ``total`` is the whole."""
 
@@ -145,7 +155,18 @@ class Claim(StrEnum):
     LOST = "lost"  # the compare-and-set found another owner
 
 
-ROOTS = ("tailer", "worker", "workers", "fetcher", "http", "publisher", "lookups")
+ROOTS = (
+    "tailer",
+    "worker",
+    "workers",
+    "fetcher",
+    "controller",
+    "discovery",
+    "http",
+    "publisher",
+    "lookups",
+    "operations",
+)
 EVENT_TYPES = ("record", "account", "identity", "sync")
 EVENT_SOURCES = ("firehose", "backfill", "refresh", "account")
 
@@ -286,6 +307,13 @@ TAIL_COMMIT_SECONDS = _histogram(
 )
 TAIL_QUEUED_BYTES = _gauge("chive_tail_queued_bytes", "Bytes received and not yet in a transaction")
 TRACKED = _gauge("chive_tail_tracked_repos", "DIDs in the tailer's tracked set")
+
+# --- controller ------------------------------------------------------------------------------
+
+COMMANDS_REFUSED = _counter(
+    "chive_control_refused_total", "Messages that were no command", reason=RefusalReason
+)
+SWEPT = _counter("chive_control_swept_total", "What sweeps put right", kind=Sweep)
 
 # --- worker ----------------------------------------------------------------------------------
 

@@ -156,6 +156,12 @@ class LimitSettings(Section):
         return self
 
 
+class OperationsSettings(Section):
+    """What is kept of operations."""
+
+    history: Seconds = 90 * 86_400.0  # after their end
+
+
 class WorkerSettings(Section):
     """Batching of the worker."""
 
@@ -197,6 +203,7 @@ class Settings(Section):
     scope: ScopeSettings = ScopeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     limits: LimitSettings = LimitSettings()
+    operations: OperationsSettings = OperationsSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
     gateway: GatewaySettings = GatewaySettings()

@@ -34,6 +34,7 @@ class Topic(StrEnum):
     FIREHOSE = "firehose"
     BACKFILL = "backfill"
     CURSOR = "cursor"
+    CONTROL = "control"
     EVENTS = "events"
     OPERATIONS = "operations"
     PUBLISHED = "published"
@@ -63,6 +64,7 @@ def _deleted(after: int, segment: int) -> dict[str, str]:
 
 
 _LOG = _deleted(after=72 * _HOUR, segment=6 * _HOUR)
+_COMMANDS = _deleted(after=7 * _DAY, segment=_DAY)
 _DEAD_LETTERS = _deleted(after=30 * _DAY, segment=_DAY)
 _MARKERS = {
     "cleanup.policy": "compact",
@@ -106,6 +108,7 @@ class Topics:
             (Topic.FIREHOSE, n, _LOG),
             (Topic.BACKFILL, n, _LOG),
             (Topic.CURSOR, 1, _MARKERS),
+            (Topic.CONTROL, 1, _COMMANDS),
             (Topic.EVENTS, n, _EVENTS),
             (Topic.OPERATIONS, 1, _TABLE),
             (Topic.PUBLISHED, n + 1, _MARKERS),

@@ -1,7 +1,7 @@
 """Operations: queued by the worker in the transaction that notices the need.
 
 At most one automatic sync of a DID is queued; asking again changes nothing.  Every change of
-a row raises ``version``; the worker's lane publishes rows whose newest version is not out.
+a row raises ``version``; the controller publishes rows whose newest version is not out.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
 """
 _PUBLISH = f"""
 WITH chosen AS (
-    SELECT id FROM operations WHERE lane = %s AND published_version < version
-    LIMIT %s FOR UPDATE
+    SELECT id FROM operations WHERE published_version < version
+    ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
 )
 UPDATE operations SET published_version = version FROM chosen
 WHERE operations.id = chosen.id
@@ -121,13 +121,13 @@ async def renew(connection: Connection, dids: Sequence[str]) -> None:
     await connection.execute(_RENEW, [Texts(dids)])
 
 
-async def take_unpublished(connection: Connection, lane: int, limit: int) -> list[Operation]:
-    """Return operations of the lane whose newest version is not out, and note that it is.
+async def take_unpublished(connection: Connection, limit: int) -> list[Operation]:
+    """Return operations whose newest version is not out, and note that it is.
 
     The caller writes them to the outbox in the same transaction.
     """
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-        await cursor.execute(_PUBLISH, [lane, limit])
+        await cursor.execute(_PUBLISH, [limit])
         return [of_row(row) for row in await cursor.fetchall()]
 
 

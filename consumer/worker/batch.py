@@ -32,10 +32,8 @@ from consumer.worker.policy import Policy
 from consumer.worker.repo_state import Repo
 from consumer.worker.report import Stopwatch
 from consumer.worker.workset import Workset
-from procedures import operations as procedure
 from procedures.operations import Status
 
-_OPERATIONS = 1_000  # published in one transaction
 _PAGE = 1_000  # repos that are doubted in one transaction
 
 _repos = Repos(Repo)
@@ -159,9 +157,6 @@ class Ledger:
         for letter in letters:
             headers = letter.all_headers(self._prefix, lane.lane)
             out.add(Topic.DEAD_LETTER, lane.lane, letter.key, letter.value, headers)
-        if workset.syncs or workset.settled:
-            for operation in await operations.take_unpublished(connection, lane.lane, _OPERATIONS):
-                out.add(Topic.OPERATIONS, 0, operation.id.encode(), procedure.encode(operation))
         if out.rows:
             await outbox.append(connection, lane.lane, out.rows)
         return out.rows

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from consumer.errors import Fatal
+from consumer.publish import ownership as lanes
 from consumer.publish.publisher import LaneLost
 from consumer.scope import Scope
 from consumer.settings import LimitSettings
@@ -19,7 +20,7 @@ from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
 from consumer.store.lanes import Lane
 from consumer.store.outbox import OutRow
-from consumer.worker import intake, lanes
+from consumer.worker import intake
 from consumer.worker.arrivals import Arrival
 from consumer.worker.batch import Ledger
 from consumer.worker.inputs import Lost

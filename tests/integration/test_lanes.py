@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from consumer.publish import ownership as lanes
 from consumer.publish.publisher import LaneLost
 from consumer.store import lanes as store
 from consumer.store.database import Database
 from consumer.store.lanes import RELEASED, Lane
-from consumer.worker import lanes
 
 pytestmark = pytest.mark.services
 

@@ -316,21 +316,20 @@ async def test_one_automatic_sync_of_a_did_is_queued_at_a_time(database: Databas
         await operations.queue(
             connection, 4, [SyncWanted(ALICE, "loss_window", 2), SyncWanted(BOB, "loss_window", 1)]
         )
-        found = await operations.take_unpublished(connection, 4, 10)
+        found = await operations.take_unpublished(connection, 10)
         assert sorted((o.did, o.reason, o.status, o.version) for o in found) == [
             (ALICE, "broken_chain", "queued", 1),
             (BOB, "loss_window", "queued", 1),
         ]
-        assert await operations.take_unpublished(connection, 4, 10) == []
+        assert await operations.take_unpublished(connection, 10) == []
 
 
 async def test_a_settled_sync_is_published_once_more(database: Database) -> None:
     async with database.transaction() as connection:
         await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
-        await operations.take_unpublished(connection, 4, 10)
+        await operations.take_unpublished(connection, 10)
         await operations.settle(connection, [ALICE, BOB])
-        assert await operations.take_unpublished(connection, 5, 10) == []
-        [cancelled] = await operations.take_unpublished(connection, 4, 10)
+        [cancelled] = await operations.take_unpublished(connection, 10)
         assert (cancelled.status, cancelled.version) == ("cancelled", 2)
         assert await operations.by_status(connection) == {"cancelled": 1}
         await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])

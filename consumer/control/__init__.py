@@ -1,0 +1,1 @@
+"""The controller: commands on ``chive.control`` become operations."""

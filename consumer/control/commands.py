@@ -1,0 +1,60 @@
+"""Carrying out one command: the decision is ``procedures.admission``'s, the rows are here."""
+
+from __future__ import annotations
+
+from consumer.kafka.topics import Topics
+from consumer.scope import Scope
+from consumer.store import admissions, operations
+from consumer.store.database import Connection
+from procedures import transitions
+from procedures.admission import Admitted, Repeated, admit, stop
+from procedures.failures import Failure
+from procedures.messages import Cancel, Command, RecordRefresh, Refusal
+from procedures.operations import Operation, Type
+
+
+async def carry_out(
+    connection: Connection, command: Command, topics: Topics, scope: Scope, now: float
+) -> Refusal | None:
+    """Make ``command`` a row, or change the rows it is about; return why not, if so."""
+    if isinstance(command, Cancel):
+        return await _cancel(connection, command, now)
+    known = await admissions.read(connection, command.id)
+    outcome = admit(command, known, await admissions.open_of(connection, command.did), now)
+    match outcome:
+        case Refusal():
+            return outcome
+        case Repeated():
+            return None
+        case Admitted(operation=operation, leader=leader):
+            if leader is not None:
+                await admissions.change(connection, leader)
+            operation = _within(operation, command, scope, now)
+            await admissions.insert(connection, operation, topics.partition_of(command.did))
+    return None
+
+
+def _within(operation: Operation, command: Command, scope: Scope, now: float) -> Operation:
+    """Return a refresh of what is not wanted here as failed: its caller gets that answer."""
+    if not isinstance(command, RecordRefresh):
+        return operation
+    path = command.uri.removeprefix(f"at://{command.did}/")
+    if scope.wants(path):
+        return operation
+    collection = path.partition("/")[0]
+    error = f"{collection} is not among the wanted collections: {', '.join(scope.collections)}"
+    return transitions.fail(operation, now, Failure.OUT_OF_SCOPE, error)
+
+
+async def _cancel(connection: Connection, command: Cancel, now: float) -> Refusal | None:
+    target = await admissions.read(connection, command.operation_id)
+    waiting = await admissions.followers(connection, command.operation_id)
+    outcome = stop(command, target, waiting, now)
+    if isinstance(outcome, Refusal):
+        return outcome
+    # The heirs first: whoever still follows the cancelled one ends with it.
+    for operation in reversed(outcome.changed):
+        await admissions.change(connection, operation)
+    if outcome.changed and target is not None and target.type is Type.DID_SYNC and target.did:
+        await operations.renew(connection, [target.did])
+    return None
