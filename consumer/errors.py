@@ -30,6 +30,7 @@ class Reason(StrEnum):
     CBOR_INVALID = "cbor_invalid"
     CAR_INVALID = "car_invalid"
     CAR_TOO_BIG = "car_too_big"
+    CAR_TRUNCATED = "car_truncated"
     BLOCK_HASH = "block_hash"
     BLOCK_MISSING = "block_missing"
     # commits

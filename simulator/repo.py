@@ -97,6 +97,31 @@ class Repo:
         """Sign the same tree again, at a newer revision, as ``#sync`` announces it."""
         return self.commit([], seconds)
 
+    def everything(self) -> Blocks:
+        """Return all blocks of the repository: commit, nodes, records; as ``getRepo`` sends."""
+        if self.rev is None:
+            raise ValueError("nothing was committed")
+        signed = sign_commit(self.account, self.rev, self.data)
+        self.head = cid_of(signed)
+        found = {node.seal(): node.block for node in tree.nodes(self.root)}
+        return {self.head: signed, **found, **{cid: block for block, cid in self.records.values()}}
+
+    def whole(self) -> bytes:
+        """Return the CAR of the whole repository."""
+        blocks = self.everything()
+        return car(next(iter(blocks)), blocks)
+
+    def proof(self, path: str) -> bytes:
+        """Return the CAR that proves what is at ``path``, as ``getRecord`` sends it."""
+        everything = self.everything()
+        head = next(iter(everything))
+        blocks = {head: everything[head], self.root.seal(): self.root.block}
+        blocks |= {node.seal(): node.block for node in tree.proof(self.root, path)}
+        if path in self.records:
+            block, cid = self.records[path]
+            blocks[cid] = block
+        return car(head, blocks)
+
     def _apply(self, write: Write, fresh: Blocks) -> Op:
         _, prev = self.records.get(write.path, (b"", None))
         if (prev is None) != (write.action == "create"):

@@ -56,7 +56,7 @@ def parse_car(data: bytes, limit: int) -> Car:
     """
     if len(data) > limit:
         raise Refused(Reason.CAR_TOO_BIG, f"{len(data)} bytes, at most {limit}")
-    roots, position = _header(data)
+    roots, position = read_header(data)
     return Car(roots, _blocks(data, position))
 
 
@@ -75,7 +75,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     _invalid("length does not end")
 
 
-def _header(data: bytes) -> tuple[tuple[bytes, ...], int]:
+def read_header(data: bytes) -> tuple[tuple[bytes, ...], int]:
+    """Return the roots, and where the blocks begin; raise ``Refused(CAR_INVALID)``."""
     if data.startswith(_ONE_ROOT) and data.startswith(_VERSION_1, _ROOT_END):
         root = data[len(_ONE_ROOT) : _ROOT_END]
         if root[:4] in CID_PREFIXES:

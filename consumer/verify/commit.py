@@ -16,19 +16,15 @@ commit can be blamed for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import Any, NamedTuple
-
-import libipld
 
 from consumer.errors import Reason, Refused
 from consumer.publish.envelope import Action
 from consumer.verify.car import Car, parse_car
-from consumer.verify.cbor import Link, decode
 from consumer.verify.frames import CommitFrame, RawOp, SyncFrame
 from consumer.verify.invert import Change, invert
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import load
+from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
 from consumer.verify.verified import (
     EMPTY_TREE,
     Unverifiable,
@@ -36,12 +32,10 @@ from consumer.verify.verified import (
     VerifiedOp,
     VerifiedSync,
 )
-from procedures.syntax import cid_text, is_cid, is_path, is_tid, tid_time
+from procedures.syntax import cid_text, is_path
 
 __all__ = ["CommitLimits", "Unverifiable", "verify_commit", "verify_sync"]
 
-_VERSION = 3
-_FIELDS = {"did", "version", "data", "rev", "prev", "sig"}
 _SHOWN = 64  # of an unexpected text, in a message
 
 
@@ -55,16 +49,6 @@ class CommitLimits:
     rev_ahead: float = 300.0
 
 
-class _Signed(NamedTuple):
-    """The fields of a commit block, and what its signature is over."""
-
-    did: str
-    rev: str
-    data: bytes
-    message: bytes
-    signature: bytes
-
-
 def verify_commit(
     frame: CommitFrame, key: SigningKey, limits: CommitLimits, now: float
 ) -> VerifiedCommit:
@@ -73,11 +57,11 @@ def verify_commit(
     Raises ``Refused`` for what fails up to the signature (reason ``SIGNATURE_INVALID`` if that
     is not made by ``key``), ``Unverifiable`` for what fails after it.
     """
-    _check_rev(frame.rev, limits, now)
+    check_rev(frame.rev, limits.rev_ahead, now)
     fault = _fault_of_ops(frame, limits)
     car = parse_car(frame.blocks, limits.commit_blocks)
-    signed = _read_signed(car, frame.did, frame.rev, frame.commit)
-    _check_signature(signed, key)
+    signed = _read_envelope(car, frame.did, frame.rev, frame.commit)
+    check_signature(signed, key)
     try:
         if fault is not None:
             raise fault
@@ -90,26 +74,18 @@ def verify_sync(
     frame: SyncFrame, key: SigningKey, limits: CommitLimits, now: float
 ) -> VerifiedSync:
     """Return the signed head that ``frame`` announces; raises as ``verify_commit`` does."""
-    _check_rev(frame.rev, limits, now)
+    check_rev(frame.rev, limits.rev_ahead, now)
     car = parse_car(frame.blocks, limits.sync_blocks)
     commit = car.roots[0] if car.roots else None
     if commit is None:
         raise Refused(Reason.CAR_INVALID, "no root")
-    signed = _read_signed(car, frame.did, frame.rev, commit)
-    _check_signature(signed, key)
+    signed = _read_envelope(car, frame.did, frame.rev, commit)
+    check_signature(signed, key)
     try:
         car.check_hashes()
     except Refused as error:
         raise Unverifiable(error.reason, error.detail, signed.rev) from error
     return VerifiedSync(signed.did, signed.rev, signed.data, commit)
-
-
-def _check_rev(rev: str, limits: CommitLimits, now: float) -> None:
-    if not is_tid(rev):
-        raise Refused(Reason.COMMIT_MALFORMED, f"rev is not a TID: {rev[:_SHOWN]!r}")
-    ahead = tid_time(rev) - now
-    if ahead > limits.rev_ahead:
-        raise Refused(Reason.REV_FUTURE, f"rev {rev} is {ahead:.0f} s ahead")
 
 
 def _fault_of_ops(frame: CommitFrame, limits: CommitLimits) -> Refused | None:
@@ -146,61 +122,14 @@ _HAS_CID_AND_PREV = {
 }
 
 
-def _read_signed(car: Car, did: str, rev: str, commit: bytes) -> _Signed:
+def _read_envelope(car: Car, did: str, rev: str, commit: bytes) -> Signed:
     """Return the commit block, once it is what the envelope says it is."""
     if car.roots[:1] != (commit,):
         raise Refused(Reason.COMMIT_MISMATCH, "the root of blocks is another commit")
-    block = car.blocks.get(commit)
-    if block is None:
-        raise Refused(Reason.BLOCK_MISSING, f"no block for the commit {cid_text(commit)}")
-    if sha256(block).digest() != commit[4:]:
-        raise Refused(Reason.BLOCK_HASH, f"commit {cid_text(commit)}")
-    signed = _parse_signed(block)
-    if signed.did != did:
-        raise Refused(Reason.COMMIT_MISMATCH, f"signed for {signed.did[:_SHOWN]!r}")
+    signed = read_signed(car.roots, car.blocks.get, did)
     if signed.rev != rev:
         raise Refused(Reason.COMMIT_MISMATCH, f"signed with rev {signed.rev[:_SHOWN]!r}")
     return signed
-
-
-def _parse_signed(block: bytes) -> _Signed:
-    fields = _commit_fields(block)
-    if fields.keys() != _FIELDS or fields["version"] != _VERSION:
-        raise Refused(Reason.COMMIT_MALFORMED, "not the fields of a commit of version 3")
-    did, rev, data, prev = fields["did"], fields["rev"], fields["data"], fields["prev"]
-    signature = fields.pop("sig")
-    if not (
-        type(did) is str
-        and type(rev) is str
-        and type(fields["version"]) is int
-        and is_cid(data)
-        and type(signature) is bytes
-        and (prev is None or is_cid(prev))
-    ):
-        raise Refused(Reason.COMMIT_MALFORMED, "a field has a wrong type")
-    return _Signed(did, rev, data, libipld.encode_dag_cbor(fields), signature)
-
-
-def _commit_fields(block: bytes) -> dict[str, Any]:
-    """Return the fields of a canonical commit, links as bytes."""
-    try:
-        fields = libipld.decode_dag_cbor(block)
-        if type(fields) is dict and libipld.encode_dag_cbor(fields) == block:
-            return fields
-        # One signature in a thousand looks like a CID and is not encoded as the bytes it is.
-        fields = decode(block)
-    except (ValueError, RecursionError) as error:
-        raise Refused(Reason.COMMIT_MALFORMED, str(error)) from error
-    except Refused as error:
-        raise Refused(Reason.COMMIT_MALFORMED, error.detail) from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("data"), Link):
-        raise Refused(Reason.COMMIT_MALFORMED, "not the fields of a commit of version 3")
-    return {name: value.raw if isinstance(value, Link) else value for name, value in fields.items()}
-
-
-def _check_signature(signed: _Signed, key: SigningKey) -> None:
-    if not key.verify(signed.message, signed.signature):
-        raise Refused(Reason.SIGNATURE_INVALID, f"not signed by {key.did_key}")
 
 
 def _verified(frame: CommitFrame, car: Car, data: bytes) -> VerifiedCommit:

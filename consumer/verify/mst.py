@@ -24,7 +24,7 @@ from consumer.errors import Reason, Refused
 from consumer.verify.verified import EMPTY_TREE
 from procedures.syntax import CID_LENGTH, DAG_CBOR_PREFIX, MAX_PATH, cid_text
 
-__all__ = ["EMPTY_TREE", "Node", "layer", "load"]
+__all__ = ["EMPTY_TREE", "Node", "layer", "load", "parse_node"]
 
 MAX_HEIGHT = 64
 
@@ -115,7 +115,7 @@ class _Loader:
         if cid in self.seen:
             _invalid(cid, "in two places")
         self.seen.add(cid)
-        return _parse(cid, self.blocks[cid])
+        return parse_node(cid, self.blocks[cid])
 
     def _node(self, cid: bytes, level: int, parts: _Parts, low: bytes, high: bytes | None) -> Node:
         """Check the layers of the keys, and load what is below them."""
@@ -140,8 +140,12 @@ _FIELDS_OF_NODE = 2  # e and l
 _FIELDS_OF_ENTRY = 4  # k, p, t and v
 
 
-def _parse(cid: bytes, block: bytes) -> _Parts:
-    """Return the entries, keys and links of a node, which has one link more than keys."""
+def parse_node(cid: bytes, block: bytes) -> _Parts:
+    """Return the entries, keys and links of a node, which has one link more than keys.
+
+    What the block alone can prove is checked: its form, the order of the keys, their prefixes.
+    Raises ``Refused(TREE_INVALID)``.
+    """
     try:
         node = libipld.decode_dag_cbor(block)
         if libipld.encode_dag_cbor(node) != block:

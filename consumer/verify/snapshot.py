@@ -1,0 +1,319 @@
+"""The check of a whole repository, as ``com.atproto.sync.getRepo`` answers it, and its cutting.
+
+The repository lies in a file, and only what is looked at is in memory: an index on disk says
+where each block is.  ``Snapshot.open`` proves all of it: every block's hash, the commit's
+signature, and a complete tree (order, layers, ranges, prefixes) whose every record is there.
+Blocks that nothing links to are tolerated: a server may send what it has.  Then ``cuts`` walks
+the tree once more, through the wanted intervals alone.
+
+Not for the event loop: these functions take as long as the repository is big.  ``alive`` is
+called now and then and may raise to give up.
+
+Specifications: https://atproto.com/specs/repository, https://ipld.io/specs/transport/car/carv1/.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from consumer.backfill import Entry
+from consumer.errors import Reason, Refused
+from consumer.scope import Interval
+from consumer.verify.car import read_header
+from consumer.verify.keys import SigningKey
+from consumer.verify.mst import MAX_HEIGHT, layer, parse_node
+from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
+from procedures.syntax import CID_LENGTH, CID_PREFIXES, cid_text, is_path
+
+MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one cut; a single record may be larger
+
+_HEADER_BYTES = 4_096
+_MAX_VARINT = 9
+_MORE = 0x80
+_PORTION = 2_000  # blocks or keys between two signs of life
+_END = b"\xff"  # behind every key
+
+Alive = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLimits:
+    """``records`` a number; ``block`` bytes; ``rev_ahead`` seconds."""
+
+    records: int = 5_000_000
+    block: int = 2_000_000
+    rev_ahead: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Consecutive wanted records: of the keys in (``after``, ``through``] there are no others.
+
+    ``after`` is None at the first cut, ``through`` at the last.
+    """
+
+    after: str | None
+    through: str | None
+    intervals: tuple[Interval, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def last(self) -> bool:
+        return self.through is None
+
+
+class Snapshot:
+    """A verified repository.  Open with ``open``, always close."""
+
+    def __init__(self, blocks: _Blocks, commit: bytes, signed: Signed, records: int) -> None:
+        self.rev = signed.rev
+        self.data = signed.data
+        self.commit = commit
+        self.records = records
+        self._blocks = blocks
+
+    @classmethod
+    def open(
+        cls,
+        spool: Path,
+        did: str,
+        key: SigningKey,
+        limits: SnapshotLimits,
+        *,
+        now: float,
+        alive: Alive,
+    ) -> Snapshot:
+        """Verify the repository of ``did`` in the file ``spool``; raise ``Refused``."""
+        blocks = _Blocks(spool)
+        try:
+            roots = blocks.index(limits, alive)
+            signed = read_signed(roots, blocks.get, did)
+            check_rev(signed.rev, limits.rev_ahead, now)
+            check_signature(signed, key)
+            records = _check_tree(signed.data, blocks, limits, alive)
+        except BaseException:
+            blocks.close()
+            raise
+        return cls(blocks, roots[0], signed, records)
+
+    def close(self) -> None:
+        """Release the files."""
+        self._blocks.close()
+
+    def cuts(self, intervals: Sequence[Interval], alive: Alive) -> Iterator[Cut]:
+        """Yield the records within ``intervals`` (disjoint, in key order); at least one cut."""
+        after: str | None = None
+        entries: list[Entry] = []
+        size = 0
+        for path, cid in self._wanted(intervals, alive):
+            record = self._blocks.need(cid)
+            if entries and (len(entries) >= MAX_ENTRIES or size + len(record) > MAX_BYTES):
+                through = entries[-1].path
+                yield Cut(after, through, clipped(intervals, after, through), tuple(entries))
+                after, entries, size = through, [], 0
+            entries.append(Entry(path, cid, record))
+            size += len(record)
+        yield Cut(after, None, clipped(intervals, after, None), tuple(entries))
+
+    def _wanted(self, intervals: Sequence[Interval], alive: Alive) -> Iterator[tuple[str, bytes]]:
+        bounds = [(i.lower.encode(), _END if i.upper is None else i.upper.encode())
+                  for i in intervals]  # fmt: skip
+
+        def overlaps(low: bytes, high: bytes) -> bool:
+            return any(lower < high and low < upper for lower, upper in bounds)
+
+        for key, cid in _walk(self.data, self._blocks, overlaps, alive):
+            path = key.decode()
+            if any(path in interval for interval in intervals):
+                yield path, cid
+
+
+def clipped(
+    intervals: Sequence[Interval], after: str | None, through: str | None
+) -> tuple[Interval, ...]:
+    """Return what of ``intervals`` lies in (``after``, ``through``]."""
+    lowest = "" if after is None else after + "\0"
+    highest = None if through is None else through + "\0"
+    found = []
+    for interval in intervals:
+        lower = max(interval.lower, lowest)
+        uppers = [upper for upper in (interval.upper, highest) if upper is not None]
+        upper = min(uppers) if uppers else None
+        if upper is None or lower < upper:
+            found.append(Interval(lower, upper))
+    return tuple(found)
+
+
+def _check_tree(root: bytes, blocks: _Blocks, limits: SnapshotLimits, alive: Alive) -> int:
+    """Walk the whole tree, and return how many records it has, all of which are there."""
+    count = 0
+    for key, cid in _walk(root, blocks, lambda _low, _high: True, alive):
+        count += 1
+        if count > limits.records:
+            raise Refused(Reason.FETCH_TOO_BIG, f"more than {limits.records} records")
+        path = key.decode()
+        if not is_path(path):
+            raise Refused(Reason.TREE_INVALID, f"not a path: {path[:64]!r}")
+        if not blocks.has(cid):
+            raise Refused(Reason.BLOCK_MISSING, f"no block for the record {path}")
+    return count
+
+
+@dataclass(slots=True)
+class _Open:
+    """A node on the way down: what is left of it, and the keys that bound it."""
+
+    keys: list[bytes]
+    values: list[bytes]
+    kids: list[bytes | None]
+    level: int
+    low: bytes
+    high: bytes
+    at: int = 0
+    gone_down: bool = False
+
+
+def _walk(
+    root: bytes, blocks: _Blocks, enter: Callable[[bytes, bytes], bool], alive: Alive
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield keys and CIDs in order, below the nodes whose range is to be entered.
+
+    Memory is bounded by the height: a node can be valid in one place only, for its keys lie
+    strictly between those of the nodes above.
+    """
+    top = _node(root, blocks, None, b"", _END)
+    stack = [top]
+    count = 0
+    while stack:
+        node = stack[-1]
+        if not node.gone_down:
+            node.gone_down = True
+            kid = node.kids[node.at]
+            if kid is not None:
+                low = node.keys[node.at - 1] if node.at else node.low
+                high = node.keys[node.at] if node.at < len(node.keys) else node.high
+                if enter(low, high):
+                    stack.append(_node(kid, blocks, node.level - 1, low, high))
+                    continue
+        if node.at == len(node.keys):
+            stack.pop()
+            continue
+        yield node.keys[node.at], node.values[node.at]
+        node.at += 1
+        node.gone_down = False
+        count += 1
+        if count % _PORTION == 0:
+            alive()
+
+
+def _node(cid: bytes, blocks: _Blocks, level: int | None, low: bytes, high: bytes) -> _Open:
+    """Read a node and check it; ``level`` None: it is the root."""
+    block = blocks.get(cid)
+    if block is None:
+        raise Refused(Reason.TREE_PARTIAL, f"no block for the node {cid_text(cid)}")
+    entries, keys, links = parse_node(cid, block)
+    if not keys and (links[0] is not None) == (level is None):
+        raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: without keys")
+    if level is None:
+        level = layer(keys[0]) if keys else 0
+    if level > MAX_HEIGHT or (level == 0 and any(links)):
+        raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: at a wrong height")
+    if keys and not (low < keys[0] and keys[-1] < high):
+        raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: keys out of bounds")
+    if any(layer(key) != level for key in keys):
+        raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: a key of another layer")
+    return _Open(keys, [entry["v"] for entry in entries], links, level, low, high)
+
+
+class _Blocks:
+    """The blocks of a CAR in a file, found by an index in another file beside it."""
+
+    def __init__(self, spool: Path) -> None:
+        self._file: BinaryIO = spool.open("rb")
+        # The file goes with its directory; no other thread uses it at the same time.
+        self._index = sqlite3.connect(
+            spool.with_suffix(".index"), isolation_level=None, check_same_thread=False
+        )
+        self._index.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"
+            "CREATE TABLE blocks (cid BLOB PRIMARY KEY, at INTEGER, size INTEGER) WITHOUT ROWID"
+        )
+
+    def close(self) -> None:
+        self._index.close()
+        self._file.close()
+
+    def index(self, limits: SnapshotLimits, alive: Alive) -> tuple[bytes, ...]:
+        """Read the whole file, check every block's hash, and return the roots."""
+        head = self._file.read(_HEADER_BYTES)
+        roots, position = read_header(head)
+        self._file.seek(position)
+        rows: list[tuple[bytes, int, int]] = []
+        self._index.execute("BEGIN")
+        while (length := _varint(self._file)) is not None:
+            if not CID_LENGTH <= length <= limits.block + CID_LENGTH:
+                raise Refused(Reason.CAR_INVALID, f"a block of {length} bytes")
+            data = self._file.read(length)
+            if len(data) < length:
+                raise Refused(Reason.CAR_TRUNCATED, "the file ends inside a block")
+            cid = data[:CID_LENGTH]
+            if cid[:4] not in CID_PREFIXES:
+                raise Refused(Reason.CAR_INVALID, "a block with a CID of another kind")
+            if sha256(memoryview(data)[CID_LENGTH:]).digest() != cid[4:]:
+                raise Refused(Reason.BLOCK_HASH, f"block {cid.hex()}")
+            rows.append((cid, self._file.tell() - length + CID_LENGTH, length - CID_LENGTH))
+            if len(rows) >= _PORTION:
+                self._add(rows)
+                alive()
+        self._add(rows)
+        self._index.execute("COMMIT")
+        return roots
+
+    def _add(self, rows: list[tuple[bytes, int, int]]) -> None:
+        self._index.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", rows)
+        rows.clear()
+
+    def has(self, cid: bytes) -> bool:
+        return self._place(cid) is not None
+
+    def get(self, cid: bytes) -> bytes | None:
+        """Return the block of ``cid``, whose hash was checked."""
+        place = self._place(cid)
+        if place is None:
+            return None
+        self._file.seek(place[0])
+        return self._file.read(place[1])
+
+    def need(self, cid: bytes) -> bytes:
+        """Return a block that is known to be there."""
+        block = self.get(cid)
+        if block is None:
+            raise Refused(Reason.BLOCK_MISSING, f"no block for the record {cid_text(cid)}")
+        return block
+
+    def _place(self, cid: bytes) -> tuple[int, int] | None:
+        row = self._index.execute("SELECT at, size FROM blocks WHERE cid = ?", (cid,)).fetchone()
+        return None if row is None else (row[0], row[1])
+
+
+def _varint(file: BinaryIO) -> int | None:
+    """Read the length before a block; None at the end of the file."""
+    value = 0
+    for index in range(_MAX_VARINT):
+        read = file.read(1)
+        if not read:
+            if index:
+                raise Refused(Reason.CAR_TRUNCATED, "the file ends inside a length")
+            return None
+        byte = read[0]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < _MORE:
+            if byte == 0 and index:
+                raise Refused(Reason.CAR_INVALID, "length not in its shortest form")
+            return value
+    raise Refused(Reason.CAR_INVALID, "length does not end")

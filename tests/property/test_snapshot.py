@@ -1,0 +1,271 @@
+"""Whole repositories and record proofs: what is true is read exactly, every lie is refused."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.errors import Reason, Refused
+from consumer.scope import Scope
+from consumer.verify.keys import SigningKey
+from consumer.verify.proof import Proven, verify_proof
+from consumer.verify.snapshot import Cut, Snapshot, SnapshotLimits
+from simulator import tree
+from simulator.account import Account
+from simulator.repo import START, Repo, Write, car, sign_commit
+from simulator.tree import Blocks, cid_of
+
+NOW = START + 10**6
+LIMITS = SnapshotLimits()
+SCOPE = Scope(("pub.chive.*", "site.standard.document"))
+COLLECTIONS = (
+    "app.bsky.feed.post",
+    "pub.chive.eprint.vote",
+    "pub.chive.review.comment",
+    "pub.chivery.note",
+    "site.standard.document",
+    "site.standard.documents",
+)
+ALICE, BOB = Account.from_seed("alice"), Account.from_seed("bob", "p256")
+
+
+def repo_of(paths: list[str], account: Account = ALICE) -> Repo:
+    repo = Repo(account)
+    repo.commit([Write("create", path, {"n": path}) for path in paths])
+    return repo
+
+
+def some_paths(count: int, seed: int = 1) -> list[str]:
+    chance = random.Random(seed)
+    return [f"{chance.choice(COLLECTIONS)}/k{n}" for n in range(count)]
+
+
+def opened(folder: Path, data: bytes, account: Account = ALICE, did: str | None = None) -> Snapshot:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    spool = folder / "repo.car"
+    spool.write_bytes(data)
+    key = SigningKey.from_did_key(account.did_key)
+    return Snapshot.open(spool, did or account.did, key, LIMITS, now=NOW, alive=lambda: None)
+
+
+def refusal(folder: Path, data: bytes, account: Account = ALICE, did: str | None = None) -> Reason:
+    with pytest.raises(Refused) as caught:
+        opened(folder, data, account, did)
+    return caught.value.reason
+
+
+def cuts(snapshot: Snapshot) -> list[Cut]:
+    try:
+        return list(snapshot.cuts(SCOPE.intervals, lambda: None))
+    finally:
+        snapshot.close()
+
+
+@given(
+    paths=st.sets(
+        st.builds(
+            "{}/{}".format,
+            st.sampled_from(COLLECTIONS),
+            st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True),
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_the_wanted_records_are_exactly_those_of_the_repository(
+    paths: set[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    repo = repo_of(sorted(paths))
+    snapshot = opened(tmp_path_factory.mktemp("spool"), repo.whole())
+    assert (snapshot.rev, snapshot.data, snapshot.records) == (repo.rev, repo.data, len(paths))
+    found = [(e.path, e.record, e.cid) for cut in cuts(snapshot) for e in cut.entries]
+    wanted = sorted(path for path in paths if SCOPE.wants(path))
+    assert found == [(path, *repo.records[path]) for path in wanted]
+
+
+def test_cuts_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> None:
+    repo = repo_of(some_paths(8_000))
+    found = cuts(opened(tmp_path, repo.whole()))
+    assert len(found) > 2
+    assert (found[0].after, found[-1].through) == (None, None)
+    assert [cut.last for cut in found] == [*[False] * (len(found) - 1), True]
+    for left, right in itertools.pairwise(found):
+        assert left.through == right.after == left.entries[-1].path
+    for path in repo.records:
+        inside = [cut for cut in found if any(path in interval for interval in cut.intervals)]
+        assert len(inside) == (1 if SCOPE.wants(path) else 0)
+        if inside:
+            assert path in {entry.path for entry in inside[0].entries}
+
+
+def test_a_cut_is_bounded_in_bytes(tmp_path: Path) -> None:
+    repo = Repo(ALICE)
+    large = {"text": "x" * 700_000}
+    repo.commit(
+        [Write("create", f"pub.chive.eprint.vote/k{n}", large | {"n": n}) for n in range(4)]
+    )
+    assert [len(cut.entries) for cut in cuts(opened(tmp_path, repo.whole()))] == [1, 1, 1, 1]
+
+
+def test_an_empty_repository(tmp_path: Path) -> None:
+    (cut,) = cuts(opened(tmp_path, repo_of([]).whole()))
+    assert (cut.after, cut.through, cut.entries, cut.intervals) == (None, None, (), SCOPE.intervals)
+
+
+def test_blocks_that_nothing_links_to_are_tolerated(tmp_path: Path) -> None:
+    repo = repo_of(some_paths(10))
+    blocks = repo.everything()
+    stray = b"\xa0"
+    snapshot = opened(tmp_path, car(next(iter(blocks)), blocks | {cid_of(stray): stray}))
+    assert snapshot.records == 10
+    snapshot.close()
+
+
+def test_truncation_anywhere_is_seen(tmp_path: Path) -> None:
+    data = repo_of(some_paths(3)).whole()
+    for end in range(len(data) - 1):
+        assert refusal(tmp_path, data[:end]) in {
+            Reason.CAR_INVALID,
+            Reason.CAR_TRUNCATED,
+            Reason.BLOCK_MISSING,
+            Reason.TREE_PARTIAL,
+        }
+
+
+def test_every_missing_block_is_missed(tmp_path: Path) -> None:
+    blocks = repo_of(some_paths(40)).everything()
+    head = next(iter(blocks))
+    for gone in blocks:
+        left = {cid: block for cid, block in blocks.items() if cid != gone}
+        assert refusal(tmp_path, car(head, left)) in {Reason.BLOCK_MISSING, Reason.TREE_PARTIAL}
+
+
+def test_a_block_with_other_bytes(tmp_path: Path) -> None:
+    blocks = repo_of(some_paths(20)).everything()
+    head = next(iter(blocks))
+    for spoilt in blocks:
+        changed = {c: b"\xa0" if c == spoilt else block for c, block in blocks.items()}
+        assert refusal(tmp_path, car(head, changed)) is Reason.BLOCK_HASH
+
+
+def test_whose_it_is_and_who_signed_it(tmp_path: Path) -> None:
+    data = repo_of(some_paths(5)).whole()
+    assert refusal(tmp_path, data, ALICE, BOB.did) is Reason.COMMIT_MISMATCH
+    assert refusal(tmp_path, data, BOB, ALICE.did) is Reason.SIGNATURE_INVALID
+
+
+def test_a_revision_of_the_future(tmp_path: Path) -> None:
+    repo = Repo(ALICE, clock=NOW + 10_000)
+    repo.commit([Write("create", "pub.chive.eprint.vote/a", {})])
+    assert refusal(tmp_path, repo.whole()) is Reason.REV_FUTURE
+
+
+def signed_over(root: bytes, blocks: Blocks) -> bytes:
+    """Return a repository of ALICE whose tree is whatever ``root`` is."""
+    repo = repo_of(["pub.chive.eprint.vote/a"])
+    assert repo.rev is not None
+    commit = sign_commit(ALICE, repo.rev, root)
+    return car(cid_of(commit), {cid_of(commit): commit, **blocks})
+
+
+def test_trees_that_are_none(tmp_path: Path) -> None:
+    record = b"\xa0"
+    value = cid_of(record)
+    entries = dict.fromkeys(some_paths(30), value)
+    good, blocks = tree.plain(entries)
+    blocks[value] = record
+    opened(tmp_path, signed_over(good, blocks)).close()
+
+    odd_root, odd = tree.plain({"not a path": value, **entries})
+    assert refusal(tmp_path, signed_over(odd_root, odd | {value: record})) is Reason.TREE_INVALID
+    flat = tree.Node(0, tuple(sorted(entries)), (value,) * 30, (None,) * 31)
+    wrong = signed_over(flat.seal(), {flat.seal(): flat.block, value: record})
+    assert refusal(tmp_path, wrong) is Reason.TREE_INVALID
+
+
+def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
+    data = repo_of(some_paths(12_000)).whole()
+    spool = tmp_path / "repo.car"
+    spool.write_bytes(data)
+    key = SigningKey.from_did_key(ALICE.did_key)
+    tracemalloc.start()
+    try:
+        snapshot = Snapshot.open(spool, ALICE.did, key, LIMITS, now=NOW, alive=lambda: None)
+        for _ in snapshot.cuts(SCOPE.intervals, lambda: None):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    snapshot.close()
+    assert peak < 6_000_000, f"{peak} of {len(data)} bytes"
+
+
+def test_it_can_be_given_up(tmp_path: Path) -> None:
+    class Over(Exception):
+        pass
+
+    def alive() -> None:
+        raise Over
+
+    spool = tmp_path / "repo.car"
+    spool.write_bytes(repo_of(some_paths(6_000)).whole())
+    key = SigningKey.from_did_key(ALICE.did_key)
+    with pytest.raises(Over):
+        Snapshot.open(spool, ALICE.did, key, LIMITS, now=NOW, alive=alive)
+
+
+def proven(data: bytes, path: str, account: Account = ALICE, did: str | None = None) -> Proven:
+    key = SigningKey.from_did_key(account.did_key)
+    return verify_proof(
+        data, did or account.did, path, key, limit=2_000_000, rev_ahead=300.0, now=NOW
+    )
+
+
+def test_proofs_of_presence_and_absence() -> None:
+    repo = repo_of(some_paths(300))
+    assert repo.rev is not None
+    for path in [*sorted(repo.records)[::17], *(f"{path}x" for path in list(repo.records)[::23])]:
+        record, cid = repo.records.get(path, (None, None))
+        assert proven(repo.proof(path), path) == Proven(repo.rev, cid, record)
+
+
+def test_a_proof_of_another_record_proves_nothing_of_this_one() -> None:
+    repo = repo_of(some_paths(500))
+    paths = sorted(repo.records)
+    data = repo.proof(paths[0])
+    partial = 0
+    for path in paths[1:]:
+        try:
+            found = proven(data, path)
+        except Refused as refused:
+            partial += refused.reason in {Reason.TREE_PARTIAL, Reason.BLOCK_MISSING}
+        else:
+            assert found.cid == repo.records[path][1]
+    assert partial > 300
+
+
+@pytest.mark.parametrize(
+    ("data", "account", "did", "reason"),
+    [
+        (lambda repo: repo.proof("pub.chive.eprint.vote/a"), BOB, ALICE.did, "signature_invalid"),
+        (lambda repo: repo.proof("pub.chive.eprint.vote/a"), BOB, BOB.did, "commit_mismatch"),
+        (lambda repo: repo.proof("pub.chive.eprint.vote/a")[:-1], ALICE, None, "car_invalid"),
+        (lambda _repo: b"", ALICE, None, "car_invalid"),
+    ],
+)
+def test_forged_proofs(
+    data: Callable[[Repo], bytes], account: Account, did: str | None, reason: str
+) -> None:
+    repo = repo_of(["pub.chive.eprint.vote/a"])
+    with pytest.raises(Refused) as caught:
+        proven(data(repo), "pub.chive.eprint.vote/a", account, did)
+    assert caught.value.reason == reason
