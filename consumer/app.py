@@ -153,7 +153,8 @@ def _worker(services: Services) -> Worker:
 
 
 def _fetcher(services: Services) -> Fetcher:
-    return Fetcher(services.settings, services.client, services.topics, services.database)
+    settings = services.settings
+    return Fetcher(settings, services.client, services.topics, services.database, _scope(settings))
 
 
 def _controller(services: Services) -> Controller:

@@ -31,7 +31,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import Reason
+from procedures.failures import Failure
 from procedures.messages import RefusalReason
+from procedures.operations import Type
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the package omits the annotation
 
@@ -385,5 +387,12 @@ LOOKUPS = _counter(
 )
 LOOKUP_SECONDS = _histogram(
     "chive_fetch_lookup_seconds", "Time of one look-up", _SECONDS, kind=LookupKind
+)
+INJECTED = "injected"
+ATTEMPTS = _counter(
+    "chive_fetch_attempts_total",
+    "Attempts at operations, by type and how they ended",
+    type=(Type.DID_SYNC, Type.RECORD_REFRESH),
+    outcome=(INJECTED, *Failure),
 )
 LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Look-ups under way")

@@ -148,12 +148,25 @@ class LimitSettings(Section):
     record: Bytes = 1_048_576
     rev_ahead: Seconds = 300.0
     parked_frames: Count = 2_048
+    repo: Bytes = 2 * 1024**3
+    repo_records: Count = 5_000_000
 
     @model_validator(mode="after")
     def _parts_fit_the_whole(self) -> LimitSettings:
         if self.commit_blocks > self.frame:
             raise ValueError("commit_blocks is larger than frame")
         return self
+
+
+class FetchSettings(Section):
+    """Syncs and refreshes: how many at once in a process, and the patience with hosts."""
+
+    syncs: Count = 4
+    refreshes: Count = 8
+    first_byte: Seconds = 30.0
+    idle: Seconds = 30.0
+    total: Seconds = 1_800.0
+    injected_bytes: Bytes = 64 * 1024 * 1024  # of one lane, not applied yet
 
 
 class OperationsSettings(Section):
@@ -203,6 +216,7 @@ class Settings(Section):
     scope: ScopeSettings = ScopeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     limits: LimitSettings = LimitSettings()
+    fetch: FetchSettings = FetchSettings()
     operations: OperationsSettings = OperationsSettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()

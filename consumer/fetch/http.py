@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import httpcore
 import httpx
@@ -37,12 +38,17 @@ _MAX_CONNECTIONS = 128
 _IDLE_CONNECTIONS = 32
 _IDLE_SECONDS = 30.0
 _LONGEST_REST = 3600.0
+_OK = 200
+_ERROR_BYTES = 64 * 1024
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "chive-firehose (+https://chive.pub)",
 }
+
+
+Take = Callable[[httpx.Response], Awaitable["Answer"]]
 
 
 class HostTrouble(Transient):
@@ -59,6 +65,15 @@ class Answer:
 
     status: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds: to the first byte of a body, between two parts of it, in all."""
+
+    first_byte: float
+    idle: float
+    total: float
 
 
 class _Transport(httpx.AsyncHTTPTransport):
@@ -119,19 +134,59 @@ class HttpClient:
         """
         try:
             async with asyncio.timeout(seconds):
-                return await self._follow(url, limit)
+                return await self._follow(url, lambda response: _read(response, limit))
         except TimeoutError as error:
             raise HostTrouble(f"no whole answer in {seconds:g} s from {url}") from error
         except httpx.HTTPError as error:
             raise HostTrouble(f"{type(error).__name__} from {url}: {error}") from error
 
-    async def _follow(self, url: str, limit: int) -> Answer:
+    async def download(
+        self,
+        url: str,
+        file: BinaryIO,
+        *,
+        limit: int,
+        patience: Patience,
+        progress: Callable[[int], None],
+    ) -> Answer:
+        """Write a body of status 200 to ``file``; return the answer, with no body then.
+
+        ``progress`` is told the bytes so far.  Raises ``Refused`` or ``HostTrouble``.
+        """
+
+        async def take(response: httpx.Response) -> Answer:
+            if response.status_code != _OK:
+                return await _read(response, _ERROR_BYTES)
+            _check_plain(response)
+            size = 0
+            parts = response.aiter_raw().__aiter__()
+            while True:
+                async with asyncio.timeout(patience.idle):
+                    part = await anext(parts, None)
+                if part is None:
+                    return Answer(_OK, b"")
+                size += len(part)
+                if size > limit:
+                    raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {url}")
+                file.write(part)
+                progress(size)
+
+        try:
+            async with asyncio.timeout(patience.total):
+                return await self._follow(url, take, patience.first_byte)
+        except TimeoutError as error:
+            raise HostTrouble(f"the body did not come in time from {url}") from error
+        except httpx.HTTPError as error:
+            raise HostTrouble(f"{type(error).__name__} from {url}: {error}") from error
+
+    async def _follow(self, url: str, take: Take, first_byte: float | None = None) -> Answer:
         for _ in range(1 + MAX_REDIRECTS):
             request = self._client.build_request("GET", self._checked(url))
-            response = await self._client.send(request, stream=True)
+            async with asyncio.timeout(first_byte):
+                response = await self._client.send(request, stream=True)
             try:
                 if not response.has_redirect_location:
-                    return await _read(response, limit)
+                    return await take(response)
                 url = _join(response)
             finally:
                 await response.aclose()
@@ -181,14 +236,18 @@ async def _read(response: httpx.Response, limit: int) -> Answer:
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
         after = retry_after(response.headers.get("retry-after"), time.time())
         raise HostTrouble(f"status {status} from {response.url}", after)
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed, though not asked for: {response.url}")
+    _check_plain(response)
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
         if len(body) > limit:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {response.url}")
     return Answer(status, bytes(body))
+
+
+def _check_plain(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed, though not asked for: {response.url}")
 
 
 def retry_after(value: str | None, now: float) -> float | None:

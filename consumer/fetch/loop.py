@@ -26,6 +26,7 @@ from consumer.fetch.documents import is_plc
 from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
 from consumer.fetch.http import HostTrouble, HttpClient, host_of
 from consumer.fetch.identity import Directory, Unclear
+from consumer.fetch.work import Work
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
@@ -33,6 +34,7 @@ from consumer.kafka.writer import Writer
 from consumer.lifecycle import persistently
 from consumer.logs import Outage
 from consumer.metrics import LookupKind, LookupOutcome, Service
+from consumer.scope import Scope
 from consumer.settings import Settings
 from consumer.store import lookups
 from consumer.store.database import Database, Listener
@@ -53,15 +55,24 @@ class Fetcher:
     """The role; any number of them may run."""
 
     def __init__(
-        self, settings: Settings, client: Client, topics: Topics, database: Database
+        self,
+        settings: Settings,
+        client: Client,
+        topics: Topics,
+        database: Database,
+        scope: Scope,
     ) -> None:
+        self._scope = scope
         self._settings = settings
         self._client = client
         self._topics = topics
         self._database = database
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Answer questions until told to stop; services that are away are waited for."""
+        """Answer questions and carry out operations until told to stop.
+
+        Services that are away are waited for.
+        """
         settings = self._settings
         loopback = settings.network.allow_loopback
         directory_host = host_of(settings.identity.plc_url)
@@ -70,7 +81,22 @@ class Fetcher:
             directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
             accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
             desk = Desk(self._client, self._topics, self._database, Answers(directory, accounts))
-            await persistently("lookups", desk.serve, stop)
+            work = Work(
+                settings,
+                self._client,
+                self._topics,
+                self._database,
+                self._scope,
+                http,
+                hosts,
+                directory,
+            )
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(persistently("lookups", desk.serve, stop))
+                    group.create_task(persistently("operations", work.serve, stop))
+            except BaseExceptionGroup as failures:
+                raise failures.exceptions[0] from None
 
 
 class Desk:

@@ -45,21 +45,22 @@ class Writer:
     ) -> None:
         await self.close()
 
-    async def write(self, record: OutRecord) -> None:
-        """Write one record and wait until all replicas have it.
+    async def write(self, record: OutRecord) -> int:
+        """Write one record, wait until all replicas have it, and return its offset.
 
         Raises ``Transient`` if Kafka is away, ``Fatal`` if it will never accept the record.
         """
         if record.size > MAX_RECORD_BYTES:
             raise Fatal(f"a record of {record.size} bytes is too large for {record.topic}")
         async with deadline(self._client.timeout, "writing"):
-            await self._producer.send_and_wait(
+            written = await self._producer.send_and_wait(
                 record.topic,
                 record.value,
                 key=record.key,
                 partition=record.partition,
                 headers=list(record.headers),
             )
+        return int(written.offset)
 
     async def close(self) -> None:
         """Release the connections; what is not acknowledged may be lost."""

@@ -19,6 +19,7 @@ from consumer.fetch.loop import Fetcher
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
+from consumer.scope import Scope
 from consumer.settings import IdentitySettings, NetworkSettings
 from consumer.store import lookups
 from consumer.store.database import Database
@@ -58,7 +59,8 @@ class World:
             identity=IdentitySettings(plc_url=self.plc.origin, timeout=3.0),
             network=NetworkSettings(allow_loopback=True),
         )
-        return Fetcher(settings, client or self.client, self.topics, self.database)
+        scope = Scope(("pub.chive.*",))
+        return Fetcher(settings, client or self.client, self.topics, self.database, scope)
 
     async def ask(self, *questions: Question) -> None:
         async with self.database.transaction() as connection:

@@ -1,0 +1,112 @@
+"""One attempt at an operation: fetch, verify, inject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consumer.backfill import Chunk, Entry, Proof
+from consumer.errors import Refused, Transient
+from consumer.fetch.documents import Document
+from consumer.fetch.failed import FetchFailed, of_resolving
+from consumer.fetch.hosts import Resting
+from consumer.fetch.identity import Directory, Unclear
+from consumer.fetch.inject import Injector
+from consumer.fetch.repos import RepoSource
+from consumer.scope import Scope
+from consumer.store.claims import Claim
+from procedures.failures import Failure
+from procedures.messages import Emit
+from procedures.operations import Phase
+
+# How far an operation is when a phase begins, in percent; applying is the second half.
+_DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
+_MEBIBYTE = 1024 * 1024
+
+Note = Callable[[Phase, int, int | None], None]
+"""Told the phase, the progress in percent, and the number of records once it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What every attempt of the process shares."""
+
+    directory: Directory
+    source: RepoSource
+    injector: Injector
+    scope: Scope
+
+    async def sync(self, claim: Claim, note: Note) -> int:
+        """Inject the repository of the claim's DID; return the offset behind the last chunk.
+
+        Raises ``FetchFailed``, and ``Transient`` when Kafka or Postgres is away.
+        """
+        operation, did = claim.operation, claim.operation.did or ""
+        document = await self._document(did)
+        note(Phase.DOWNLOADING, _DOWNLOADING, None)
+
+        def downloaded(size: int) -> None:
+            note(Phase.DOWNLOADING, min(_VERIFYING, _DOWNLOADING + size // _MEBIBYTE), None)
+
+        def verifying() -> None:
+            note(Phase.VERIFYING, _VERIFYING, None)
+
+        async with self.source.snapshot(
+            did, document, progress=downloaded, verifying=verifying
+        ) as found:
+            snapshot = found.snapshot
+            _check_age(snapshot.rev, claim)
+            note(Phase.INJECTING, _INJECTING, None)
+            offset = 0
+            async for cut in found.cuts(self.scope.intervals):
+                chunk = Chunk(
+                    did=did,
+                    operation=operation.id,
+                    attempt=operation.attempts,
+                    rev=snapshot.rev,
+                    data=snapshot.data,
+                    commit=snapshot.commit,
+                    scope=self.scope.digest,
+                    want=claim.want,
+                    after=cut.after,
+                    through=cut.through,
+                    last=cut.last,
+                    intervals=cut.intervals,
+                    entries=cut.entries,
+                    emit_all=operation.emit is Emit.ALL,
+                )
+                offset = await self.injector.put(chunk)
+        return offset
+
+    async def refresh(self, claim: Claim, note: Note) -> int:
+        """Inject what the repository has at the claim's URI; return the offset behind it."""
+        operation, did = claim.operation, claim.operation.did or ""
+        path = (operation.uri or "").removeprefix(f"at://{did}/")
+        document = await self._document(did)
+        note(Phase.DOWNLOADING, _DOWNLOADING, None)
+        proven = await self.source.proof(did, document, path)
+        entry = None
+        if proven.cid is not None and proven.record is not None:
+            entry = Entry(path, proven.cid, proven.record)
+        proof = Proof(did, operation.id, operation.attempts, proven.rev, path, entry)
+        return await self.injector.put(proof)
+
+    async def _document(self, did: str) -> Document:
+        try:
+            return await self.directory.document(did)
+        except (Refused, Resting, Unclear) as error:
+            raise of_resolving(error) from error
+        except Transient:
+            raise
+
+
+def _check_age(rev: str, claim: Claim) -> None:
+    """Refuse a snapshot that the worker would refuse, before anything is injected.
+
+    With ``emit: all`` also one that lacks what we know: what is newer here cannot be published
+    again, for only its CID is kept.
+    """
+    known = claim.rev if claim.operation.emit is Emit.ALL else claim.floor
+    if known is not None and rev < known:
+        detail = f"the host gave the repository as of {rev}, {known} is known already"
+        raise FetchFailed(Failure.OLDER_THAN_KNOWN, detail)

@@ -1,0 +1,185 @@
+"""Fetching a whole repository or one record from its PDS, verified to the end.
+
+``com.atproto.sync.getRepo`` is streamed to a file of a temporary directory, which goes with the
+block that asked for it; verification runs in a thread, and stops soon after its caller does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlencode
+
+import orjson
+
+from consumer.fetch.documents import Document
+from consumer.fetch.failed import BY_ERROR, FetchFailed, of_fetching
+from consumer.fetch.hosts import Hosts
+from consumer.fetch.http import Answer, HttpClient, Patience, host_of
+from consumer.scope import Interval
+from consumer.settings import FetchSettings, LimitSettings
+from consumer.verify.keys import SigningKey
+from consumer.verify.proof import Proven, verify_proof
+from consumer.verify.snapshot import Cut, Snapshot, SnapshotLimits
+from procedures.failures import Failure
+
+_OK = 200
+_PROOF_SECONDS = 20.0
+
+T = TypeVar("T")
+
+
+class _GivenUp(Exception):
+    """Whoever waited for the thread does not any more."""
+
+
+class _Thread:
+    """Runs functions in a thread; they learn by ``alive`` that their caller was cancelled."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    def alive(self) -> None:
+        if self._over.is_set():
+            raise _GivenUp
+
+    async def run(self, work: Callable[[], T]) -> T:
+        task = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._over.set()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A verified snapshot; ``cuts`` may be asked for once."""
+
+    snapshot: Snapshot
+    _thread: _Thread
+
+    async def cuts(self, intervals: Sequence[Interval]) -> AsyncIterator[Cut]:
+        """Yield what lies within ``intervals``, in key order."""
+        cuts = self.snapshot.cuts(intervals, self._thread.alive)
+        while (cut := await self._thread.run(lambda: next(cuts, None))) is not None:
+            yield cut
+
+
+class RepoSource:
+    """Repositories and records, from whatever PDS their DID documents name."""
+
+    def __init__(
+        self, http: HttpClient, hosts: Hosts, limits: LimitSettings, settings: FetchSettings
+    ) -> None:
+        self._http = http
+        self._hosts = hosts
+        self._limits = limits
+        self._settings = settings
+
+    @asynccontextmanager
+    async def snapshot(
+        self,
+        did: str,
+        document: Document,
+        *,
+        progress: Callable[[int], None],
+        verifying: Callable[[], None],
+    ) -> AsyncIterator[Downloaded]:
+        """Give the verified repository of ``did`` for the length of the block.
+
+        ``progress`` is told the bytes so far, ``verifying`` when all are there.  Raises
+        ``FetchFailed``.
+        """
+        thread = _Thread()
+        with tempfile.TemporaryDirectory(prefix="chive-spool-") as folder:
+            spool = Path(folder) / "repo.car"
+            await self._download(did, document, spool, progress)
+            verifying()
+            key = SigningKey.from_did_key(document.signing_key)
+            limits = SnapshotLimits(
+                self._limits.repo_records, self._limits.commit_blocks, self._limits.rev_ahead
+            )
+            now = time.time()
+            with _failures():
+                snapshot = await thread.run(
+                    lambda: Snapshot.open(spool, did, key, limits, now=now, alive=thread.alive)
+                )
+            try:
+                yield Downloaded(snapshot, thread)
+            finally:
+                snapshot.close()
+
+    async def proof(self, did: str, document: Document, path: str) -> Proven:
+        """Return what the repository of ``did`` has at ``path``.  Raises ``FetchFailed``."""
+        collection, _, rkey = path.partition("/")
+        query = urlencode({"did": did, "collection": collection, "rkey": rkey})
+        url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRecord?{query}"
+        limit = self._limits.commit_blocks
+        with _failures():
+            async with self._hosts.turn(host_of(url)):
+                answer = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
+            if answer.status != _OK:
+                raise _refusal(answer, url)
+            return verify_proof(
+                answer.body,
+                did,
+                path,
+                SigningKey.from_did_key(document.signing_key),
+                limit=limit,
+                rev_ahead=self._limits.rev_ahead,
+                now=time.time(),
+            )
+
+    async def _download(
+        self, did: str, document: Document, spool: Path, progress: Callable[[int], None]
+    ) -> None:
+        url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRepo?{urlencode({'did': did})}"
+        settings = self._settings
+        patience = Patience(settings.first_byte, settings.idle, settings.total)
+        with _failures(), spool.open("wb") as file:
+            async with self._hosts.turn(host_of(url)):
+                answer = await self._http.download(
+                    url, file, limit=self._limits.repo, patience=patience, progress=progress
+                )
+            if answer.status != _OK:
+                raise _refusal(answer, url)
+
+
+class _failures:  # noqa: N801 - reads as a statement
+    """Turns what fetching and verifying raise into ``FetchFailed``."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception):
+            failed = of_fetching(error)
+            if failed is not error:
+                raise failed from error
+
+
+def _pds(did: str, document: Document) -> str:
+    if document.pds is None:
+        raise FetchFailed(Failure.DID_DOCUMENT, f"the document of {did} names no PDS")
+    return document.pds
+
+
+def _refusal(answer: Answer, url: str) -> FetchFailed:
+    try:
+        stated = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        stated = None
+    name = stated.get("error") if isinstance(stated, dict) else None
+    failure = BY_ERROR.get(str(name), Failure.HOST_ERROR)
+    return FetchFailed(failure, f"status {answer.status} {name or ''} from {url}")
