@@ -28,7 +28,7 @@ _INTERRUPTED = 130
 
 @click.command()
 @click.option("--for", "seconds", type=click.FloatRange(min=1), help="Seconds of traffic.")
-@click.option("--accounts", default=8, show_default=True, type=click.IntRange(min=5))
+@click.option("--accounts", default=8, show_default=True, type=click.IntRange(min=6))
 @click.option("--rate", default=25.0, show_default=True, help="Commits per second, at most.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same people.")
 @click.option("--keep", is_flag=True, help="Keep the data directory with all logs.")

@@ -120,6 +120,27 @@ class Author:
             self.active = False
             self.written.clear()
 
+    async def drift(self) -> None:
+        """Create two records, revise one and delete one."""
+        async with self.busy:
+            await self._create(None)
+            await self._create(None)
+            await self._update(self.written[0])
+            await self._delete(self.written[1])
+
+    async def revise_newest(self) -> Written:
+        """Change the newest record and return it."""
+        async with self.busy:
+            await self._update(self.written[-1])
+            return self.written[-1]
+
+    async def delete_newest(self) -> Written:
+        """Delete the newest record and return what it was."""
+        async with self.busy:
+            newest = self.written[-1]
+            await self._delete(newest)
+            return newest
+
     async def _submit_paper(self) -> None:
         paper = _PAPER + self._random.randbytes(64)
         uploaded = await self._xrpc.upload("com.atproto.repo.uploadBlob", paper, "application/pdf")

@@ -28,6 +28,7 @@ from demo.consumer_process import ConsumerProcess
 from demo.feed import Feed
 from demo.local_network import LocalNetwork, Say, installed
 from demo.observe import Observer, observing
+from demo.repair import all_repaired, missed, repair
 from demo.traffic import Traffic
 from demo.view import View, show_verdict
 from demo.xrpc import XrpcFailed
@@ -87,36 +88,81 @@ async def prepared(console: Console) -> int:
 
 
 async def _run_in(directory: Path, options: Options, console: Console, control: Control) -> int:
-    async with _everything(directory, console) as (observer, consumer):
-        control.traffic = True
-        await _unless_ended(consumer, _make_traffic(observer, options, console, control.stop))
-        control.traffic = False
-        console.print("traffic has stopped; waiting for the consumer", highlight=False)
-        left = await _unless_ended(consumer, observer.caught_up(_CATCH_UP))
-        if not left.nothing:
-            console.print(f"[red]not caught up:[/red] {left}", highlight=False)
-        comparison = await observer.compared()
-        show_verdict(console, comparison)
-        await consumer.stop()
-    return _verdict(console, comparison, consumer.exit_status, caught_up=left.nothing)
+    async with _everything(directory, console) as stage:
+        observer = stage.observer
+        async with _traffic(observer, options) as traffic:
+            async with stage.consumer() as consumer:
+                await _unless_ended(consumer, observer.started())
+                stage.say("the consumer follows the PDS; people begin to write")
+                control.traffic = True
+                writing = _make_traffic(observer, traffic, options, console, control.stop)
+                await _unless_ended(consumer, writing)
+                control.traffic = False
+                stage.say("traffic has stopped; waiting for the consumer")
+                await _unless_ended(consumer, _caught_up(observer, console))
+            clean = _stopped_well(consumer, console)
+            drift = await missed(observer, traffic.authors)
+            stage.say("people wrote while the consumer was down, and the relay forgot it")
+            async with stage.consumer() as consumer:
+                await _unless_ended(consumer, observer.started())
+                for line in await _unless_ended(consumer, repair(observer, drift)):
+                    console.print(f"        {line}", highlight=False, markup=False)
+                done = await _unless_ended(consumer, _repaired(observer, console))
+                comparison = await observer.compared()
+                show_verdict(console, comparison)
+            clean &= _stopped_well(consumer, console)
+    return _verdict(console, comparison, fine=done and clean)
 
 
-def _verdict(
-    console: Console, comparison: Comparison, status: int | None, *, caught_up: bool
-) -> int:
+async def _caught_up(observer: Observer, console: Console) -> bool:
+    left = await observer.caught_up(_CATCH_UP)
+    if not left.nothing:
+        console.print(f"[red]not caught up:[/red] {left}", highlight=False)
+    return left.nothing
+
+
+async def _repaired(observer: Observer, console: Console) -> bool:
+    if not await all_repaired(observer):
+        console.print("[red]operations are still open[/red]")
+        return False
+    return await _caught_up(observer, console)
+
+
+def _stopped_well(consumer: ConsumerProcess, console: Console) -> bool:
+    status = consumer.exit_status
     if status != 0:
         console.print(f"[red]the consumer ended with status {status}[/red]", highlight=False)
-    if comparison.equal and caught_up and status == 0:
+    return status == 0
+
+
+def _verdict(console: Console, comparison: Comparison, *, fine: bool) -> int:
+    if comparison.equal and fine:
         console.print("[green]equal[/green]: the PDS, the rows and the events agree")
         return 0
     console.print("[red]not equal[/red]" if not comparison.equal else "[red]failed[/red]")
     return 1
 
 
+@dataclass(slots=True)
+class _Stage:
+    """Everything but the consumer; ``environment`` are its settings."""
+
+    directory: Path
+    observer: Observer
+    environment: dict[str, str]
+    say: Say
+    runs: int = 0
+
+    def consumer(self) -> ConsumerProcess:
+        """Return a consumer to be run, with a log of its own."""
+        self.runs += 1
+        own = self.directory / f"run-{self.runs}"
+        own.mkdir()
+        return ConsumerProcess(own, self.environment)
+
+
 @asynccontextmanager
-async def _everything(
-    directory: Path, console: Console
-) -> AsyncIterator[tuple[Observer, ConsumerProcess]]:
+async def _everything(directory: Path, console: Console) -> AsyncIterator[_Stage]:
     say = _clock(console)
     say("starting Kafka and PostgreSQL")
     data = directory / "data"
@@ -127,12 +173,9 @@ async def _everything(
             settings = at(Settings(data_dir=data), stack.bootstrap_servers, stack.dsn)
             environment = {"CHIVE_DATA_DIR": str(data), "CHIVE_LOG__FORMAT": "json"}
             environment |= network.endpoints.environment()
-            say(f"starting the consumer on {network.endpoints.firehose}")
-            consumer = ConsumerProcess(directory, environment)
-            async with consumer, observing(network, settings) as observer:
-                await _unless_ended(consumer, observer.started())
-                say("the consumer follows the PDS; people begin to write")
-                yield observer, consumer
+            async with observing(network, settings) as observer:
+                say(f"starting the consumer on {network.endpoints.firehose}")
+                yield _Stage(directory, observer, environment, say)
 
 
 def _clock(console: Console) -> Say:
@@ -144,9 +187,8 @@ def _clock(console: Console) -> Say:
     return say
 
 
-async def _make_traffic(
-    observer: Observer, options: Options, console: Console, stop: asyncio.Event
-) -> None:
+@asynccontextmanager
+async def _traffic(observer: Observer, options: Options) -> AsyncIterator[Traffic]:
     traffic = Traffic(
         observer.network.endpoints,
         seed=options.seed,
@@ -154,6 +196,19 @@ async def _make_traffic(
         rate=options.rate,
         span=options.seconds or _CYCLE,
     )
+    try:
+        yield traffic
+    finally:
+        await traffic.close()
+
+
+async def _make_traffic(
+    observer: Observer,
+    traffic: Traffic,
+    options: Options,
+    console: Console,
+    stop: asyncio.Event,
+) -> None:
     feed = Feed(observer.client, observer.topics)
     view = View(console, traffic, feed)
     following = asyncio.create_task(feed.run())
@@ -168,7 +223,6 @@ async def _make_traffic(
     finally:
         following.cancel()
         await asyncio.wait([following])
-        await traffic.close()
 
 
 async def _end(stop: asyncio.Event, seconds: float | None) -> None:

@@ -18,7 +18,7 @@ from demo.xrpc import Xrpc, XrpcFailed
 
 _SUBJECTS = 50  # records of everyone that others review and vote on
 
-_CAST = 4  # accounts that the script needs, and one that only writes
+_CAST = 5  # the last of the accounts that are always there: four in the script, two that only write
 
 Happening = Callable[[Author], Awaitable[None]]
 

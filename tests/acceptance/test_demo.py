@@ -60,7 +60,7 @@ async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
         pytest.skip("Node with npm is not installed: no reference PDS")
     await installed(cache_home(), print)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "demo", "--for", "10", "--accounts", "5"),
+        *(sys.executable, "-u", "-m", "demo", "--for", "10", "--accounts", "6"),
         cwd=ROOT,
         env={**bare_environment(), "TMPDIR": str(_passable(tmp_path))},
         stdout=asyncio.subprocess.PIPE,

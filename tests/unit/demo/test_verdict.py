@@ -23,20 +23,12 @@ def comparison(*differences: str) -> Comparison:
 
 
 @pytest.mark.parametrize(
-    ("differences", "status", "caught_up", "code"),
-    [
-        ([], 0, True, 0),
-        (["one"], 0, True, 1),
-        ([], 0, False, 1),
-        ([], 1, True, 1),
-        ([], None, True, 1),
-    ],
+    ("differences", "fine", "code"),
+    [([], True, 0), (["one"], True, 1), ([], False, 1), (["one"], False, 1)],
 )
-def test_the_exit_code(
-    differences: list[str], status: int | None, caught_up: bool, code: int
-) -> None:
+def test_the_exit_code(differences: list[str], fine: bool, code: int) -> None:
     console = Console(quiet=True)
-    assert _verdict(console, comparison(*differences), status, caught_up=caught_up) == code
+    assert _verdict(console, comparison(*differences), fine=fine) == code
 
 
 def test_the_table_and_the_differences_are_shown() -> None:

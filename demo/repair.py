@@ -1,0 +1,98 @@
+"""What no firehose tells: people write behind the consumer's back, and it is put right on demand.
+
+While the consumer is down four people change their repositories, and the cursor is moved past
+it: as if the relay had lost those frames without a trace.  Commands on ``chive.control`` repair
+two of the repositories whole, and of the others the one record that is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from consumer.errors import Fatal
+from consumer.kafka.topics import Topic
+from consumer.kafka.transaction import OutRecord
+from consumer.kafka.writer import Writer
+from consumer.store import operations
+from demo.author import Author, Written
+from demo.catch_up import read_cursor
+from demo.observe import Observer
+
+_OPEN = ("queued", "running")
+_POLL = 0.3
+_DEADLINE = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What was changed while nobody listened.
+
+    ``synced`` and ``asker`` have changed much of their repositories; ``deleted`` is a record
+    that is gone, ``revised`` one that ``reviser`` has changed.
+    """
+
+    synced: Author
+    deleted: Written
+    asker: Author
+    reviser: Author
+    revised: Written
+
+
+async def missed(observer: Observer, authors: Sequence[Author]) -> Missed:
+    """Let people write, and move the cursor past it; the consumer must be down."""
+    synced, deleter, asker, reviser = [author for author in authors if author.active][:4]
+    await synced.drift()
+    deleted = await deleter.delete_newest()
+    await asker.drift()
+    revised = await reviser.revise_newest()
+    await _skip(observer)
+    return Missed(synced, deleted, asker, reviser, revised)
+
+
+async def _skip(observer: Observer) -> None:
+    """Let the cursor say that everything so far has come."""
+    relay, topics = observer.network.endpoints.firehose, observer.topics
+    cursor = await read_cursor(observer.client, topics, relay)
+    if cursor is None:
+        raise Fatal("there is no cursor yet")
+    seq = await observer.network.newest_seq()
+    moved = replace(cursor, seq=seq, time=None, as_of=time.time())
+    async with await Writer.open(observer.client) as writer:
+        name = topics.name(Topic.CURSOR)
+        await writer.write(OutRecord(name, 0, relay.encode(), moved.encode()))
+
+
+async def repair(observer: Observer, drift: Missed) -> list[str]:
+    """Ask for what puts everything right, as anybody may; return the commands as they were sent."""
+    commands = [
+        {"type": "didSync", "did": drift.synced.did},
+        {"type": "recordRefresh", "uri": drift.deleted.uri},
+        {"type": "didSync", "did": drift.asker.did, "emit": "all"},
+        {"type": "recordRefresh", "uri": drift.revised.uri},
+    ]
+    return [await command(observer, **fields) for fields in commands]
+
+
+async def command(observer: Observer, **fields: str) -> str:
+    """Produce a command, a bare line of JSON without a key, and return it."""
+    line = orjson.dumps(fields)
+    async with await Writer.open(observer.client) as writer:
+        await writer.write(OutRecord(observer.topics.name(Topic.CONTROL), 0, None, line))
+    return line.decode()
+
+
+async def all_repaired(observer: Observer) -> bool:
+    """Wait until no operation is open, for a while; tell whether it came to that."""
+    give_up = time.monotonic() + _DEADLINE
+    while time.monotonic() < give_up:
+        async with observer.database.transaction() as connection:
+            counts = await operations.by_status(connection)
+        if not any(counts.get(status) for status in _OPEN):
+            return True
+        await asyncio.sleep(_POLL)
+    return False
