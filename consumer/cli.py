@@ -1,4 +1,4 @@
-"""The command line: ``python -m consumer run | check | status | events``.
+"""The command line: ``python -m consumer run | check | status | events | sync | refresh | …``.
 
 Exit codes: 0 done; 1 something failed or could not be reached; 2 wrong usage or settings.
 Every expected error is one line on standard error; a traceback is a fault of ours.
@@ -6,10 +6,12 @@ Every expected error is one line on standard error; a traceback is a fault of ou
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -21,14 +23,29 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from consumer import app, check, follow, lifecycle, logs, metrics, services, setting_types, status
+from consumer import (
+    app,
+    check,
+    commands,
+    follow,
+    lifecycle,
+    logs,
+    metrics,
+    services,
+    setting_types,
+    status,
+)
 from consumer.app import Plan, Role
 from consumer.configuration import BadSettings, load
 from consumer.errors import ChiveError
-from consumer.lifecycle import unless_stopped
+from consumer.lifecycle import unless_stopped, wait_for_stop
 from consumer.settings import LogSettings, Settings
+from procedures import operations
+from procedures.client import Query, new_id
+from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri
+from procedures.operations import Operation, Status
 
-_FAILED, _MISUSED = 1, 2
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 _PATIENCE = 10.0
 
 
@@ -215,6 +232,149 @@ def events_command(
                 sys.stdout.flush()
 
     lifecycle.run(lambda stop: unless_stopped(stop, show()))
+
+
+def _waiting(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--json", "as_json", is_flag=True, help="The operation as JSON.")(
+        command
+    )
+    return click.option("--no-wait", is_flag=True, help="Print the id and leave it to itself.")(
+        command
+    )
+
+
+def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: bool) -> NoReturn:
+    """Send a command, wait for its operation's end, and exit with what that was."""
+    settings = services.attached(_briefly(settings))
+
+    async def send_and_wait() -> Operation | None:
+        async with services.read_only(settings) as found:
+            await commands.send(found, command)
+            if no_wait:
+                return None
+            return await commands.watched(found, command.id, Console(stderr=True))
+
+    try:
+        operation = uvloop.run(send_and_wait())
+    except KeyboardInterrupt:
+        _fail([f"operation {command.id} goes on; see 'consumer operations'"], _INTERRUPTED)
+    if operation is None:
+        if as_json:
+            _print_json({"id": command.id})
+        else:
+            click.echo(command.id)
+        sys.exit(0)
+    _print_operations([operation], as_json=as_json)
+    sys.exit(commands.exit_code(operation))
+
+
+def _print_operations(found: list[Operation], *, as_json: bool) -> None:
+    for operation in found:
+        if as_json:
+            click.echo(operations.encode(operation).decode())
+        else:
+            click.echo(commands.summary(operation))
+
+
+@cli.command("sync")
+@_with_settings
+@click.argument("did", callback=_validated(setting_types.did))
+@click.option("--emit-all", is_flag=True, help="Publish every record, also the unchanged ones.")
+@_waiting
+def sync_command(
+    settings: Settings, *, did: str, emit_all: bool, no_wait: bool, as_json: bool
+) -> None:
+    """Make the index of DID equal to its repository.
+
+    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    """
+    command = DidSync(
+        id=new_id(),
+        did=did,
+        emit=Emit.ALL if emit_all else Emit.CHANGES,
+        requested_by=commands.requester(),
+        requested_at=time.time(),
+    )
+    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+
+
+def _record_uri(text: str) -> str:
+    if not is_record_uri(text):
+        raise ValueError(f"'{text}' is not at://DID/collection/rkey")
+    return text
+
+
+@cli.command("refresh")
+@_with_settings
+@click.argument("uri", metavar="AT-URI", callback=_validated(_record_uri))
+@_waiting
+def refresh_command(settings: Settings, *, uri: str, no_wait: bool, as_json: bool) -> None:
+    """Fetch one record again, and take over what its repository says.
+
+    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    """
+    command = RecordRefresh(
+        id=new_id(), uri=uri, requested_by=commands.requester(), requested_at=time.time()
+    )
+    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+
+
+@cli.command("cancel")
+@_with_settings
+@click.argument("operation_id", metavar="ID")
+def cancel_command(settings: Settings, *, operation_id: str) -> None:
+    """Stop an operation; what was injected already still applies."""
+    settings = services.attached(_briefly(settings))
+    command = Cancel(
+        id=new_id(),
+        operation_id=operation_id,
+        requested_by=commands.requester(),
+        requested_at=time.time(),
+    )
+
+    async def stop() -> Operation | None:
+        async with services.read_only(settings) as found:
+            await commands.send(found, command)
+            return await commands.cancelled(found, operation_id, _PATIENCE)
+
+    operation = uvloop.run(stop())
+    if operation is None or operation.status is not Status.CANCELLED:
+        known = "there is none" if operation is None else f"it is {operation.status}"
+        _fail([f"operation {operation_id} was not cancelled: {known}"], _FAILED)
+    click.echo(commands.summary(operation))
+
+
+@cli.command("operations")
+@_with_settings
+@click.option("--did", callback=_validated(setting_types.did), help="Only of this repo.")
+@click.option("--status", "statuses", type=click.Choice([s.value for s in Status]), multiple=True)
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One operation a line, as published.")
+def operations_command(
+    settings: Settings,
+    *,
+    did: str | None,
+    statuses: tuple[str, ...],
+    limit: int,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """List operations, the newest first."""
+    settings = services.attached(_briefly(settings))
+    query = Query(frozenset(map(Status, statuses)) or frozenset(Status), did, limit)
+
+    async def show(stop: asyncio.Event) -> None:
+        async with services.read_only(settings) as found:
+            while True:
+                shown = await commands.listed(found, query)
+                if watch:
+                    click.clear()
+                _print_operations(shown, as_json=as_json)
+                if not watch or await wait_for_stop(stop, 1.0):
+                    return
+
+    lifecycle.run(show)
 
 
 def _print_json(value: object) -> None:

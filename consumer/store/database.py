@@ -76,9 +76,13 @@ class Listener:
 
         Those that came since the last call count.  Raises Transient.
         """
+        return bool(await self.heard(seconds))
+
+    async def heard(self, seconds: float) -> list[str]:
+        """Wait like ``wait``, and return the payloads."""
         with translated():
-            found = [n async for n in self._connection.notifies(timeout=seconds, stop_after=1)]
-        return bool(found)
+            notes = self._connection.notifies(timeout=seconds, stop_after=1)
+            return [note.payload async for note in notes]
 
 
 class Database:

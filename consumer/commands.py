@@ -1,0 +1,131 @@
+"""``consumer sync | refresh | cancel | operations``: commands as anybody may send them."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from consumer.errors import Fatal, Transient
+from consumer.kafka.client import Client
+from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.transaction import OutRecord
+from consumer.kafka.writer import Writer
+from consumer.logs import escape
+from consumer.services import Services
+from consumer.store.history import History
+from procedures import messages
+from procedures.client import Query, Unavailable, follow
+from procedures.messages import Command
+from procedures.operations import Operation, Status
+
+COMPLETED, FAILED, CANCELLED = 0, 1, 3  # exit codes
+_CODES = {Status.COMPLETED: COMPLETED, Status.FAILED: FAILED, Status.CANCELLED: CANCELLED}
+
+
+class ControlTopic:
+    """Where commands go.  Open with ``opened``."""
+
+    def __init__(self, writer: Writer, topics: Topics) -> None:
+        self._writer = writer
+        self._name = topics.name(Topic.CONTROL)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, client: Client, topics: Topics) -> AsyncIterator[ControlTopic]:
+        """Give the topic for the length of the block.  Raises ``Transient``."""
+        async with await Writer.open(client) as writer:
+            yield cls(writer, topics)
+
+    async def send(self, command: Command) -> None:
+        """Return after the broker's acknowledgement; raise ``Unavailable``."""
+        record = OutRecord(self._name, 0, messages.key(command), messages.encode(command))
+        try:
+            await self._writer.write(record)
+        except Transient as error:
+            raise Unavailable(str(error)) from error
+
+
+def requester() -> str:
+    """Return who is at the command line, for the operation's record."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "somebody"
+    text = f"cli:{user}@{socket.gethostname()}"
+    return "".join(each if " " <= each <= "~" else "?" for each in text)[:200]
+
+
+async def send(services: Services, command: Command) -> None:
+    """Send one command.  Raises ``Fatal`` when that fails."""
+    try:
+        async with ControlTopic.opened(services.client, services.topics) as topic:
+            await topic.send(command)
+    except (Transient, Unavailable) as error:
+        raise Fatal(f"the command was not confirmed: {error}") from error
+
+
+async def watched(services: Services, identifier: str, console: Console) -> Operation:
+    """Follow an operation to its end, with a progress bar where there is a terminal."""
+    history = History(services.database)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"))
+    try:
+        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+            task = progress.add_task("queued", total=100, what="")
+            async with aclosing(follow(history, identifier)) as steps:
+                async for operation in steps:
+                    shown = operation.phase or operation.status
+                    records = f"{operation.records_processed} records"
+                    progress.update(
+                        task, completed=operation.progress, description=str(shown), what=records
+                    )
+    except Unavailable as error:
+        raise Fatal(f"operation {identifier} goes on, but cannot be followed: {error}") from error
+    return operation
+
+
+def exit_code(operation: Operation) -> int:
+    """Return what the command's exit code says about the operation's end."""
+    return _CODES[operation.status]
+
+
+def summary(operation: Operation) -> str:
+    """Return one line about an operation."""
+    what = escape(operation.uri or operation.did or operation.reason or "")
+    counts = (
+        f"{operation.created} created, {operation.updated} updated, {operation.deleted} deleted"
+    )
+    why = (
+        "" if operation.error is None else f": {operation.failure or ''} {escape(operation.error)}"
+    )
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(operation.requested_at))
+    stage = "/".join(filter(None, [operation.status, operation.phase]))
+    end = f": {why}" if why else ""
+    return f"{at}  {operation.id}  {operation.type} {what}  {stage}  {counts}{end}"
+
+
+async def listed(services: Services, query: Query) -> list[Operation]:
+    """Return operations, newest first.  Raises ``Fatal`` when they cannot be read."""
+    try:
+        return list((await History(services.database).page(query)).operations)
+    except Unavailable as error:
+        raise Fatal(f"operations cannot be read: {error}") from error
+
+
+async def cancelled(services: Services, identifier: str, patience: float) -> Operation | None:
+    """Wait until an operation has ended, at most ``patience`` seconds; None: there is none."""
+    history = History(services.database)
+    operation = await history.get(identifier)
+    try:
+        async with asyncio.timeout(patience):
+            while operation is not None and not operation.ended:
+                operation = await history.changed(identifier, operation.version)
+    except TimeoutError:
+        pass
+    return operation

@@ -1,0 +1,112 @@
+"""Operations as people and the gateway see them: followers through their leader."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+from psycopg.rows import dict_row
+
+from consumer.errors import Transient
+from consumer.store import admissions
+from consumer.store.arrays import Texts
+from consumer.store.database import Connection, Database, Listener
+from consumer.store.operations import COLUMNS, of_row
+from procedures.client import CursorInvalid, Page, Query, Unavailable
+from procedures.operations import Operation, answered_through
+
+_CHANNEL = "operations"
+_LOOK_SECONDS = 5.0  # at Postgres, though nobody told of a change
+
+_PAGE = f"""
+SELECT {COLUMNS} FROM operations
+WHERE status = ANY(%(statuses)s) AND (%(did)s::text IS NULL OR did = %(did)s)
+    AND (%(after)s::float8 IS NULL
+         OR (extract(epoch FROM requested_at)::float8, id) < (%(after)s, %(after_id)s))
+ORDER BY requested_at DESC, id DESC LIMIT %(limit)s
+"""  # noqa: S608 - our own columns
+
+
+class History:
+    """The operations of one deployment; all methods raise ``Unavailable``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, identifier: str) -> Operation | None:
+        """Return one operation, None if there is none (yet)."""
+        async with self._reading() as connection:
+            found = await admissions.read_all(connection, [identifier])
+            seen = await _seen(connection, list(found.values()))
+        return seen[0] if seen else None
+
+    async def page(self, query: Query) -> Page:
+        """Return a page of operations, newest first; raise ``CursorInvalid``."""
+        after, after_id = _parsed(query.cursor)
+        parameters = {
+            "statuses": Texts([status.value for status in sorted(query.statuses)]),
+            "did": query.did,
+            "after": after,
+            "after_id": after_id,
+            "limit": query.limit + 1,
+        }
+        async with self._reading() as connection:
+            async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                await cursor.execute(_PAGE, parameters)
+                rows = [of_row(row) for row in await cursor.fetchall()]
+            shown = await _seen(connection, rows[: query.limit])
+        more = len(rows) > query.limit
+        return Page(tuple(shown), _cursor(rows[query.limit - 1]) if more else None)
+
+    async def changed(self, identifier: str, version: int) -> Operation:
+        """Return the operation as soon as its version is above ``version``."""
+        try:
+            async with self._database.listening(_CHANNEL) as listener:
+                return await self._changed(listener, identifier, version)
+        except Transient as error:
+            raise Unavailable(str(error)) from error
+
+    async def _changed(self, listener: Listener, identifier: str, version: int) -> Operation:
+        clock = asyncio.get_running_loop().time
+        while True:
+            operation = await self.get(identifier)
+            if operation is not None and operation.version > version:
+                return operation
+            look = clock() + _LOOK_SECONDS
+            while (left := look - clock()) > 0:
+                if identifier in await listener.heard(left):
+                    break
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        try:
+            async with self._database.transaction() as connection:
+                yield connection
+        except Transient as error:
+            raise Unavailable(str(error)) from error
+
+
+async def _seen(connection: Connection, operations: list[Operation]) -> list[Operation]:
+    led = [one.same_as for one in operations if one.same_as and not one.ended]
+    leaders = await admissions.read_all(connection, led) if led else {}
+    return [
+        one if (leader := leaders.get(one.same_as or "")) is None else answered_through(one, leader)
+        for one in operations
+    ]
+
+
+def _cursor(operation: Operation) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([operation.requested_at, operation.id])).decode()
+
+
+def _parsed(cursor: str | None) -> tuple[float | None, str | None]:
+    if cursor is None:
+        return None, None
+    try:
+        after, identifier = orjson.loads(base64.urlsafe_b64decode(cursor))
+        return float(after), str(identifier)
+    except (ValueError, TypeError) as error:
+        raise CursorInvalid(cursor) from error

@@ -1,0 +1,56 @@
+"""``consumer sync | refresh | cancel | operations`` as processes, beside a real fetcher."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.consumer import Start
+from tests.support.deployment import Deployment
+from tests.support.village import Village
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+NOBODY = "did:plc:" + "z" * 24
+
+
+async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code(
+    village: Village, deployment: Deployment, consumer: Start
+) -> None:
+    environment = village.environment(deployment)
+    fetcher = await consumer("run", "--role", "fetcher", env=environment)
+    await fetcher.saying("lane_claimed", deadline=90)
+
+    sync = await consumer("sync", NOBODY, env=environment)
+    assert await sync.ended(60) == 1, sync
+    assert "failed" in sync.out
+    assert "DidNotFound" in sync.out
+
+    other = f"at://{NOBODY}/app.bsky.feed.post/one"
+    refresh = await consumer("refresh", other, "--json", env=environment)
+    assert await refresh.ended(60) == 1, refresh
+    assert json.loads(refresh.out)["errorName"] == "OutOfScope"
+
+    left = await consumer("sync", NOBODY, "--no-wait", env=environment)
+    assert await left.ended(60) == 0
+    identifier = left.out.strip()
+
+    stop = await consumer("cancel", "nothing", env=environment)
+    assert await stop.ended(60) == 1
+    assert stop.lines == ["error: operation nothing was not cancelled: there is none"]
+
+    shown = await consumer("operations", "--json", "--did", NOBODY, env=environment)
+    assert await shown.ended(60) == 0
+    found = [json.loads(line) for line in shown.out.splitlines()]
+    assert {each["id"] for each in found} > {identifier}
+    assert all(each["requestedBy"].startswith("cli:") for each in found)
+    assert await fetcher.stopped() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("sync", "did:nobody"), ("refresh", "at://alice.test/a.b.c/d"), ("sync",)]
+)
+async def test_wrong_usage(arguments: tuple[str, ...], consumer: Start) -> None:
+    process = await consumer(*arguments)
+    assert await process.ended(60) == 2
