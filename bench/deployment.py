@@ -59,6 +59,7 @@ class Deployment:
             "CHIVE_KAFKA__PARTITIONS": str(PARTITIONS),
             "CHIVE_POSTGRES__DSN": self.stack.dsn,
             "CHIVE_DATA_DIR": str(self.directory),
+            "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
             "CHIVE_RELAY__URL": relay,
             "CHIVE_RELAY__START": "oldest",
             "CHIVE_LOG__FORMAT": "json",

@@ -24,6 +24,7 @@ from consumer.control.controller import Controller
 from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
 from consumer.fetch.loop import Fetcher
+from consumer.gateway import role as gateway
 from consumer.health import Check, Health
 from consumer.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.scope import Scope
@@ -46,6 +47,7 @@ class Role(StrEnum):
     TAILER = "tailer"
     WORKER = "worker"
     FETCHER = "fetcher"
+    GATEWAY = "gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         stack_of(plan.settings, stop) as settings,
         opened(settings, stop) as services,
     ):
-        roots = _roots(replace(plan, settings=settings), services)
+        roots = _roots(replace(plan, settings=settings), services, state)
         state.expect(_checks(plan.roles, services), roots)
         _log.info("running", roots=sorted(roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
@@ -93,7 +95,7 @@ def _introduce(plan: Plan) -> None:
         _log.warning("LOOPBACK_ALLOWED: requests may go to this machine; for development only")
 
 
-def _roots(plan: Plan, services: Services) -> dict[str, Root]:
+def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:
     roots: dict[str, Root] = {}
     if Role.TAILER in plan.roles:
         roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
@@ -101,6 +103,9 @@ def _roots(plan: Plan, services: Services) -> dict[str, Root]:
         roots[Role.FETCHER] = lambda stop: _fetcher(services).run(stop)
         roots["controller"] = lambda stop: _controller(services).run(stop)
         roots["discovery"] = lambda stop: _discovery(services, stop)
+    if Role.GATEWAY in plan.roles:
+        routes = health.application(state).routes
+        roots[Role.GATEWAY] = lambda stop: gateway.serve(services, routes, stop)
     if Role.WORKER in plan.roles:
         if plan.workers:
             roots["workers"] = _worker_processes(plan, plan.workers).run

@@ -167,8 +167,13 @@ def _listening(settings: HttpSettings) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: Starlette, settings: HttpSettings) -> AsyncIterator[asyncio.Task[None]]:
-    """Serve ``app`` for the length of the block; the task ends when the server does."""
+async def serving(
+    app: Starlette, settings: HttpSettings, event: str = "listening"
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve ``app`` for the length of the block; the task ends when the server does.
+
+    ``event`` is what the log says when it listens.
+    """
     with _listening(settings) as listener:
         host, port = listener.getsockname()[:2]
         server = _Server(
@@ -182,7 +187,7 @@ async def serving(app: Starlette, settings: HttpSettings) -> AsyncIterator[async
             )
         )
         task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
-        _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        _log.info(event, url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         try:
             yield task
         finally:

@@ -31,6 +31,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import Reason
+from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason
 from procedures.operations import Type
@@ -168,6 +169,8 @@ ROOTS = (
     "publisher",
     "lookups",
     "operations",
+    "gateway",
+    "changes",
 )
 EVENT_TYPES = ("record", "account", "identity", "sync")
 EVENT_SOURCES = ("firehose", "backfill", "refresh", "account")
@@ -309,6 +312,19 @@ TAIL_COMMIT_SECONDS = _histogram(
 )
 TAIL_QUEUED_BYTES = _gauge("chive_tail_queued_bytes", "Bytes received and not yet in a transaction")
 TRACKED = _gauge("chive_tail_tracked_repos", "DIDs in the tailer's tracked set")
+
+# --- gateway ---------------------------------------------------------------------------------
+
+OTHER_METHOD = "unknown"
+CALLS = _counter(
+    "chive_gateway_calls_total",
+    "XRPC calls, by method and class of status",
+    method=(*METHODS, OTHER_METHOD),
+    status=("2xx", "3xx", "4xx", "5xx"),
+)
+CALL_SECONDS = _histogram(
+    "chive_gateway_call_seconds", "Time of one call", _SECONDS, method=(*METHODS, OTHER_METHOD)
+)
 
 # --- controller ------------------------------------------------------------------------------
 

@@ -195,6 +195,7 @@ class GatewaySettings(Section):
 
     bind: HostPort = "127.0.0.1:8480"
     service_did: Did | None = None
+    fragment: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] = "chive"
     admins: tuple[Did, ...] = ()
 
 

@@ -172,6 +172,7 @@ async def _everything(directory: Path, console: Console) -> AsyncIterator[_Stage
         async with LocalNetwork(packages, directory / "network") as network:
             settings = at(Settings(data_dir=data), stack.bootstrap_servers, stack.dsn)
             environment = {"CHIVE_DATA_DIR": str(data), "CHIVE_LOG__FORMAT": "json"}
+            environment |= {"CHIVE_GATEWAY__BIND": "127.0.0.1:0"}
             environment |= network.endpoints.environment()
             async with observing(network, settings) as observer:
                 say(f"starting the consumer on {network.endpoints.firehose}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import orjson
 from psycopg.rows import dict_row
@@ -13,13 +14,14 @@ from psycopg.rows import dict_row
 from consumer.errors import Transient
 from consumer.store import admissions
 from consumer.store.arrays import Texts
-from consumer.store.database import Connection, Database, Listener
+from consumer.store.database import Connection, Database
 from consumer.store.operations import COLUMNS, of_row
 from procedures.client import CursorInvalid, Page, Query, Unavailable
 from procedures.operations import Operation, answered_through
 
 _CHANNEL = "operations"
-_LOOK_SECONDS = 5.0  # at Postgres, though nobody told of a change
+_LOOK_SECONDS = 2.0  # at Postgres, though nobody told of a change
+_STOP_SECONDS = 0.5
 
 _PAGE = f"""
 SELECT {COLUMNS} FROM operations
@@ -30,11 +32,40 @@ ORDER BY requested_at DESC, id DESC LIMIT %(limit)s
 """  # noqa: S608 - our own columns
 
 
-class History:
-    """The operations of one deployment; all methods raise ``Unavailable``."""
+class Changes:
+    """Tells those who wait that an operation has changed: one session for all of them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listen until told to stop.  Raises ``Transient``; those who wait look by themselves."""
+        async with self._database.listening(_CHANNEL) as listener:
+            while not stop.is_set():
+                for identifier in await listener.heard(_STOP_SECONDS):
+                    for event in self._waiting.get(identifier, ()):
+                        event.set()
+
+    @contextmanager
+    def told(self, identifier: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever ``identifier`` changes during the block."""
+        event = asyncio.Event()
+        self._waiting[identifier].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[identifier].discard(event)
+            if not self._waiting[identifier]:
+                del self._waiting[identifier]
+
+
+class History:
+    """The operations of one deployment; all methods raise ``Unavailable``."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
+        self._changes = changes
 
     async def get(self, identifier: str) -> Operation | None:
         """Return one operation, None if there is none (yet)."""
@@ -63,22 +94,15 @@ class History:
 
     async def changed(self, identifier: str, version: int) -> Operation:
         """Return the operation as soon as its version is above ``version``."""
-        try:
-            async with self._database.listening(_CHANNEL) as listener:
-                return await self._changed(listener, identifier, version)
-        except Transient as error:
-            raise Unavailable(str(error)) from error
-
-    async def _changed(self, listener: Listener, identifier: str, version: int) -> Operation:
-        clock = asyncio.get_running_loop().time
-        while True:
-            operation = await self.get(identifier)
-            if operation is not None and operation.version > version:
-                return operation
-            look = clock() + _LOOK_SECONDS
-            while (left := look - clock()) > 0:
-                if identifier in await listener.heard(left):
-                    break
+        with self._changes.told(identifier) as event:
+            while True:
+                event.clear()
+                operation = await self.get(identifier)
+                if operation is not None and operation.version > version:
+                    return operation
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await event.wait()
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Connection]:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.services
 def settings(village: Village, data_dir: Path) -> dict[str, str]:
     return {
         "CHIVE_DATA_DIR": str(data_dir),
+        "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
         "CHIVE_KAFKA__PARTITIONS": "2",
         "CHIVE_RELAY__URL": village.relay.url,
         "CHIVE_RELAY__START": "oldest",

@@ -68,6 +68,7 @@ async def test_check_shows_the_settings_and_what_cannot_be_reached(
         "CHIVE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
         "CHIVE_POSTGRES__DSN": "postgresql://someone:hidden@127.0.0.1:1/db",
         "CHIVE_DATA_DIR": str(tmp_path),
+        "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
     }
     process = await consumer("check", "--json", "--relay", NOWHERE, env=environment)
     assert await process.ended() == 1

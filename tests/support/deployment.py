@@ -60,6 +60,7 @@ class Deployment:
             "CHIVE_KAFKA__PARTITIONS": str(PARTITIONS),
             "CHIVE_POSTGRES__DSN": self.dsn,
             "CHIVE_DATA_DIR": str(self.data_dir),
+            "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
         }
 
     def dsn_through(self, proxy: TcpProxy) -> str:

@@ -1,0 +1,1 @@
+"""The gateway role: XRPC calls become commands on ``chive.control``."""

@@ -1,0 +1,94 @@
+"""The signing keys of those who call: looked up with the guard, cached, and never in a flood.
+
+Anybody can name any issuer, so a look-up is bounded in number, done once for all who wait for
+the same DID, and remembered, also when there is no such DID.  Keys are kept for an hour: one
+that fails to verify is looked up again, at most once in ``refresh_interval``.
+
+High-S signatures are refused in tokens as in commits: atproto's own signers make low-S ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from consumer.errors import Refused, Transient
+from consumer.fetch.documents import Document
+from consumer.verify.keys import SigningKey
+from procedures.auth import KeyMissing, KeyUnavailable
+
+_KEPT_SECONDS = 3_600.0
+_MISSING_SECONDS = 60.0
+_MAX_KEPT = 10_000
+_AT_ONCE = 16
+_MAX_WAITING = 256
+
+Resolve = Callable[[str], Awaitable[Document]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    key: SigningKey | None  # None: there is no such DID, or no key in its document
+    since: float
+
+
+class Keys:
+    """A cache in front of ``resolve``, which raises ``Refused`` or ``Transient``."""
+
+    def __init__(
+        self,
+        resolve: Resolve,
+        refresh_interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._resolve = resolve
+        self._interval = refresh_interval
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._open: dict[str, asyncio.Task[_Known]] = {}
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def key(self, did: str, *, refresh: bool) -> SigningKey:
+        """Return the key of ``did``; raise ``KeyMissing`` or ``KeyUnavailable``."""
+        known = self._known.get(did)
+        if known is None or self._is_old(known, refresh=refresh):
+            known = await asyncio.shield(self._looked_up(did))
+        if known.key is None:
+            raise KeyMissing(did)
+        return known.key
+
+    def _is_old(self, known: _Known, *, refresh: bool) -> bool:
+        age = self._clock() - known.since
+        kept = _MISSING_SECONDS if known.key is None else _KEPT_SECONDS
+        return age >= (min(self._interval, kept) if refresh else kept)
+
+    def _looked_up(self, did: str) -> asyncio.Task[_Known]:
+        task = self._open.get(did)
+        if task is None:
+            if len(self._open) >= _MAX_WAITING:
+                raise KeyUnavailable("too many look-ups at once")
+            task = self._open[did] = asyncio.create_task(self._look_up(did))
+            task.add_done_callback(lambda done: self._close(did, done))
+        return task
+
+    def _close(self, did: str, task: asyncio.Task[_Known]) -> None:
+        del self._open[did]
+        if not task.cancelled():
+            task.exception()  # told to those who wait, if anybody still does
+
+    async def _look_up(self, did: str) -> _Known:
+        async with self._turns:
+            try:
+                key = SigningKey.from_did_key((await self._resolve(did)).signing_key)
+                known = _Known(key, self._clock())
+            except Refused:
+                known = _Known(None, self._clock())
+            except Transient as error:
+                raise KeyUnavailable(str(error)) from error
+        self._known.pop(did, None)
+        self._known[did] = known
+        if len(self._known) > _MAX_KEPT:
+            del self._known[next(iter(self._known))]
+        return known

@@ -1,0 +1,75 @@
+"""The gateway as a role: everything ``procedures.gateway`` needs, and its HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+from starlette.routing import BaseRoute
+
+from consumer import health, metrics
+from consumer.commands import ControlTopic
+from consumer.errors import Fatal
+from consumer.fetch.hosts import Hosts, Terms
+from consumer.fetch.http import HttpClient, host_of
+from consumer.fetch.identity import Directory
+from consumer.gateway.keys import Keys
+from consumer.lifecycle import persistently
+from consumer.services import Services
+from consumer.settings import HttpSettings, Settings
+from consumer.store.history import Changes, History
+from procedures.auth import ServiceAuth
+from procedures.calls import Calls
+from procedures.contract import METHODS
+from procedures.gateway import Gateway, create_app
+from procedures.service import Service
+
+_log = structlog.get_logger()
+
+
+async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.Event) -> None:
+    """Serve until told to stop; ``routes`` are those beside XRPC.  Raises ``Fatal``."""
+    settings = services.settings
+    did = settings.gateway.service_did
+    service = None if did is None else Service(did, settings.gateway.fragment)
+    if service is None:
+        _log.warning("gateway_without_service_did", meaning="every XRPC call is refused")
+    loopback = settings.network.allow_loopback
+    plc = host_of(settings.identity.plc_url)
+    hosts = Hosts(Terms(settings.network.requests_per_host), {plc: Terms(16, 60.0, queue=True)})
+    changes = Changes(services.database)
+    async with (
+        HttpClient(allow_loopback=loopback) as http,
+        ControlTopic.opened(services.client, services.topics) as control,
+    ):
+        directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
+        keys = Keys(directory.document, settings.identity.refresh_interval)
+        auth = ServiceAuth(
+            keys,
+            frozenset() if service is None else service.audiences,
+            frozenset(settings.gateway.admins),
+        )
+        calls = Calls(control, History(services.database, changes))
+        app = create_app(Gateway(auth, calls, service, observe=_observe), routes)
+        async with health.serving(app, _address(settings), event="gateway_listening") as server:
+            listening = asyncio.create_task(persistently("changes", changes.run, stop))
+            told = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait([server, listening, told], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                listening.cancel()
+                told.cancel()
+            if not stop.is_set():
+                raise Fatal("the gateway's server ended")
+
+
+def _address(settings: Settings) -> HttpSettings:
+    host, _, port = settings.gateway.bind.rpartition(":")
+    return settings.http.model_copy(update={"host": host.strip("[]"), "port": int(port)})
+
+
+def _observe(method: str, status: int, seconds: float) -> None:
+    name = method if method in METHODS else metrics.OTHER_METHOD
+    metrics.CALLS.labels(name, f"{status // 100}xx").inc()
+    metrics.CALL_SECONDS.labels(name).observe(seconds)
