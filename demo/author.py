@@ -129,14 +129,21 @@ class Author:
             await self._delete(self.written[1])
 
     async def revise_newest(self) -> Written:
-        """Change the newest record and return it."""
+        """Change the newest record, or write a first one, and return it."""
         async with self.busy:
-            await self._update(self.written[-1])
-            return self.written[-1]
+            if not self.written:
+                await self._create(None)
+                return self.written[-1]
+            newest = len(self.written) - 1
+            await self._update(self.written[newest])
+            return self.written[newest]
 
     async def delete_newest(self) -> Written:
-        """Delete the newest record and return what it was."""
+        """Delete the newest record, or write a first one, and return what it is or was."""
         async with self.busy:
+            if not self.written:
+                await self._create(None)
+                return self.written[-1]
             newest = self.written[-1]
             await self._delete(newest)
             return newest

@@ -23,6 +23,7 @@ from demo.author import Author, Written
 from demo.catch_up import read_cursor
 from demo.observe import Observer
 
+_COMMANDS = "SELECT count(*) FROM operations WHERE id LIKE 'control-%'"
 _OPEN = ("queued", "running")
 _POLL = 0.3
 _DEADLINE = 120.0
@@ -86,13 +87,17 @@ async def command(observer: Observer, **fields: str) -> str:
     return line.decode()
 
 
-async def all_repaired(observer: Observer) -> bool:
-    """Wait until no operation is open, for a while; tell whether it came to that."""
+async def all_repaired(observer: Observer, asked: int = 0) -> bool:
+    """Wait until ``asked`` commands have ended and no operation is open, for a while.
+
+    Returns whether it came to that.
+    """
     give_up = time.monotonic() + _DEADLINE
     while time.monotonic() < give_up:
         async with observer.database.transaction() as connection:
             counts = await operations.by_status(connection)
-        if not any(counts.get(status) for status in _OPEN):
+            rows = await (await connection.execute(_COMMANDS)).fetchone()
+        if rows and rows[0] >= asked and not any(counts.get(status) for status in _OPEN):
             return True
         await asyncio.sleep(_POLL)
     return False

@@ -105,9 +105,10 @@ async def _run_in(directory: Path, options: Options, console: Console, control: 
             stage.say("people wrote while the consumer was down, and the relay forgot it")
             async with stage.consumer() as consumer:
                 await _unless_ended(consumer, observer.started())
-                for line in await _unless_ended(consumer, repair(observer, drift)):
+                commands = await _unless_ended(consumer, repair(observer, drift))
+                for line in commands:
                     console.print(f"        {line}", highlight=False, markup=False)
-                done = await _unless_ended(consumer, _repaired(observer, console))
+                done = await _unless_ended(consumer, _repaired(observer, console, len(commands)))
                 comparison = await observer.compared()
                 show_verdict(console, comparison)
             clean &= _stopped_well(consumer, console)
@@ -121,8 +122,8 @@ async def _caught_up(observer: Observer, console: Console) -> bool:
     return left.nothing
 
 
-async def _repaired(observer: Observer, console: Console) -> bool:
-    if not await all_repaired(observer):
+async def _repaired(observer: Observer, console: Console, asked: int) -> bool:
+    if not await all_repaired(observer, asked):
         console.print("[red]operations are still open[/red]")
         return False
     return await _caught_up(observer, console)

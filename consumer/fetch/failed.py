@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from consumer.errors import ChiveError, Reason, Refused
 from consumer.fetch.hosts import Resting
 from consumer.fetch.http import HostTrouble
@@ -60,6 +62,8 @@ def of_fetching(error: Exception) -> FetchFailed:
             return FetchFailed(_of_trouble(str(trouble)), str(error), error.seconds)
         case Unclear():
             return FetchFailed(Failure.HOST_ERROR, str(error))
+        case OSError() | sqlite3.Error():  # our own disk is full, say: no fault of the host
+            return FetchFailed(Failure.INTERNAL, f"{type(error).__name__}: {error}")
     raise error
 
 

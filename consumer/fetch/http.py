@@ -195,7 +195,8 @@ class HttpClient:
     def _checked(self, url: str) -> httpx.URL:
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            _ = parsed.host  # decodes international names
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
         if parsed.scheme not in self._schemes or not parsed.host or parsed.userinfo:
             raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL to be fetched: {url[:100]!r}")
@@ -211,8 +212,15 @@ def _tls() -> ssl.SSLContext:
 
 
 def host_of(url: str) -> str:
-    """Return the host and port that a URL names, by which its requests are counted."""
-    parsed = httpx.URL(url)
+    """Return the host and port that a URL names, by which its requests are counted.
+
+    Raises ``Refused`` for what is no URL: hosts in it come from the network.
+    """
+    try:
+        parsed = httpx.URL(url)
+        _ = parsed.host  # decodes international names
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
     return f"{parsed.host}:{parsed.port}" if parsed.port else parsed.host
 
 

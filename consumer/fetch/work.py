@@ -1,9 +1,10 @@
 """Carrying out operations: claimed, attempted, and left to the worker or given back.
 
 A few syncs and a few refreshes at once, each kind with places of its own, so that nobody who
-asks for one record waits behind downloads; one place for syncs is kept from automatic ones by
-their order alone.  Leases are extended while attempts are under way; an operation that is not
-ours any more, because it was cancelled or its lease had expired, has its attempt cancelled.
+asks for one record waits behind downloads.  Among syncs, what somebody asked for is claimed
+first; it may wait for a place until a download ends.  Leases are extended while attempts are
+under way; an operation that is not ours any more, because it was cancelled or its lease had
+expired, has its attempt cancelled.
 Kafka or Postgres away end all attempts; ``run`` begins again, and expired leases come back.
 """
 
@@ -118,7 +119,7 @@ class Work:
             async with self._database.transaction() as connection:
                 ids = list(self._running)
                 ours = await claims.extend(connection, self._owner, ids, _LEASE_SECONDS)
-                for identifier, running in self._running.items():
+                for identifier, running in list(self._running.items()):
                     if running.news is not None and identifier in ours:
                         news, running.news = running.news, None
                         await claims.note(connection, self._owner, identifier, *news)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -176,9 +175,7 @@ async def test_a_new_session_is_a_loss_window(world: World) -> None:
     assert {want for (want,) in rows} == {1}
     queued = {did for (did,) in await world.rows("SELECT did FROM operations")}
     assert queued == {did for did, state in states.items() if state[1] == "desynchronized"} != set()
-    published = [json.loads(r.value or b"") for r in await world.published(Topic.OPERATIONS)]
-    assert {operation["did"] for operation in published} == queued
-    assert {operation["status"] for operation in published} == {"queued"}
+    assert await world.published(Topic.OPERATIONS) == []  # that is the controller's part
 
 
 async def test_a_skipped_frame_is_a_loss_window(world: World) -> None:

@@ -329,3 +329,10 @@ def test_retry_after(value: str | None, expected: float | None) -> None:
 )
 def test_host_of(url: str, host: str) -> None:
     assert host_of(url) == host
+
+
+@pytest.mark.parametrize("host", ["\u2603.example", "xn--a.example"])
+async def test_hosts_that_are_no_names_are_refused(http: HttpClient, host: str) -> None:
+    with pytest.raises(Refused):
+        host_of(f"https://{host}/")
+    assert await refusal(http, f"https://{host}/") is Reason.FETCH_FORBIDDEN
