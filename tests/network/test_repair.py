@@ -19,7 +19,7 @@ from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 
 SECONDS = 8.0
-CATCH_UP = 120.0
+CATCH_UP = 240.0  # the PDS remembers the accounts of other tests
 
 Environment = dict[str, str]
 
