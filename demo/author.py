@@ -129,24 +129,26 @@ class Author:
             await self._delete(self.written[1])
 
     async def revise_newest(self) -> Written:
-        """Change the newest record, or write a first one, and return it."""
+        """Change the newest submission, and return it."""
         async with self.busy:
-            if not self.written:
-                await self._create(None)
-                return self.written[-1]
-            newest = len(self.written) - 1
+            newest = self.written.index(await self._newest())
             await self._update(self.written[newest])
             return self.written[newest]
 
     async def delete_newest(self) -> Written:
-        """Delete the newest record, or write a first one, and return what it is or was."""
+        """Delete the newest submission, and return what it was."""
         async with self.busy:
-            if not self.written:
-                await self._create(None)
-                return self.written[-1]
-            newest = self.written[-1]
+            newest = await self._newest()
             await self._delete(newest)
             return newest
+
+    async def _newest(self) -> Written:
+        """Return the newest submission; without one, write it."""
+        for each in reversed(self.written):
+            if each.collection == records.SUBMISSION:
+                return each
+        await self._create(None)
+        return self.written[-1]
 
     async def _submit_paper(self) -> None:
         paper = _PAPER + self._random.randbytes(64)

@@ -23,7 +23,10 @@ from demo.author import Author, Written
 from demo.catch_up import read_cursor
 from demo.observe import Observer
 
-_COMMANDS = "SELECT count(*) FROM operations WHERE id LIKE 'control-%'"
+_COMMANDS = """
+SELECT count(*), count(*) FILTER (WHERE status = 'completed')
+FROM operations WHERE id LIKE 'control-%'
+"""
 _OPEN = ("queued", "running")
 _POLL = 0.3
 _DEADLINE = 120.0
@@ -33,8 +36,8 @@ _DEADLINE = 120.0
 class Missed:
     """What was changed while nobody listened.
 
-    ``synced`` and ``asker`` have changed much of their repositories; ``deleted`` is a record
-    that is gone, ``revised`` one that ``reviser`` has changed.
+    ``synced`` and ``asker`` have changed much of their repositories; ``deleted`` is a
+    submission that is gone, ``revised`` one that ``reviser`` has changed.
     """
 
     synced: Author
@@ -90,14 +93,15 @@ async def command(observer: Observer, **fields: str) -> str:
 async def all_repaired(observer: Observer, asked: int = 0) -> bool:
     """Wait until ``asked`` commands have ended and no operation is open, for a while.
 
-    Returns whether it came to that.
+    Returns whether it came to that, and all commands have completed.
     """
     give_up = time.monotonic() + _DEADLINE
     while time.monotonic() < give_up:
         async with observer.database.transaction() as connection:
             counts = await operations.by_status(connection)
-            rows = await (await connection.execute(_COMMANDS)).fetchone()
-        if rows and rows[0] >= asked and not any(counts.get(status) for status in _OPEN):
-            return True
+            row = await (await connection.execute(_COMMANDS)).fetchone()
+        taken, completed = row or (0, 0)
+        if taken >= asked and not any(counts.get(status) for status in _OPEN):
+            return bool(taken == completed)
         await asyncio.sleep(_POLL)
     return False

@@ -124,7 +124,7 @@ async def _caught_up(observer: Observer, console: Console) -> bool:
 
 async def _repaired(observer: Observer, console: Console, asked: int) -> bool:
     if not await all_repaired(observer, asked):
-        console.print("[red]operations are still open[/red]")
+        console.print("[red]not every command has completed[/red]")
         return False
     return await _caught_up(observer, console)
 
