@@ -60,6 +60,7 @@ class Reason(StrEnum):
     FETCH_TOO_BIG = "fetch_too_big"
     DID_NOT_FOUND = "did_not_found"
     DID_INVALID = "did_invalid"
+    DID_UNSUPPORTED = "did_unsupported"
     # worker
     BACKFILL_MALFORMED = "backfill_malformed"
     PARKED_OVERFLOW = "parked_overflow"

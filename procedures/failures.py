@@ -14,7 +14,7 @@ class Failure(StrEnum):
 
     # the account
     DID_NOT_FOUND = "DidNotFound"  # the directory knows no such DID, or it is tombstoned
-    DID_METHOD = "DidMethodUnsupported"  # neither did:plc nor did:web
+    DID_METHOD = "DidMethodUnsupported"  # neither did:plc nor a did:web of a whole domain
     DID_DOCUMENT = "DidDocumentUnusable"  # no PDS or no signing key in it
     DID_UNRESOLVED = "DidUnresolved"  # the directory or host did not answer
     # the host

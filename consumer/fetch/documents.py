@@ -41,7 +41,7 @@ def is_plc(did: str) -> bool:
 
 
 def url_of(did: str, plc_url: str, *, allow_loopback: bool) -> str:
-    """Return where the document of ``did`` is; raise ``Refused(DID_INVALID)`` if nowhere.
+    """Return where the document of ``did`` is; raise ``Refused(DID_UNSUPPORTED)`` if nowhere.
 
     Of did:web, atproto knows whole domains only, and ports only for localhost in development.
     """
@@ -53,7 +53,7 @@ def url_of(did: str, plc_url: str, *, allow_loopback: bool) -> str:
     local = _LOCALHOST.fullmatch(name) if method == "web" and allow_loopback else None
     if local is not None:
         return f"http://localhost:{local[1] or 80}/.well-known/did.json"
-    raise Refused(Reason.DID_INVALID, f"no way to resolve {did[:_SHOWN]}")
+    raise Refused(Reason.DID_UNSUPPORTED, f"no way to resolve {did[:_SHOWN]}")
 
 
 def parse(did: str, body: bytes, *, allow_loopback: bool) -> Document:

@@ -6,11 +6,9 @@ import sqlite3
 
 from consumer.errors import ChiveError, Reason, Refused
 from consumer.fetch.hosts import Resting
-from consumer.fetch.http import HostTrouble
+from consumer.fetch.http import HostTrouble, Trouble
 from consumer.fetch.identity import Unclear
 from procedures.failures import Failure
-
-_TOO_MANY_REQUESTS = "status 429"
 
 _BY_REASON = {
     Reason.FETCH_FORBIDDEN: Failure.HOST_FORBIDDEN,
@@ -21,6 +19,14 @@ _BY_REASON = {
     Reason.SIGNATURE_INVALID: Failure.SIGNATURE_INVALID,
     Reason.DID_NOT_FOUND: Failure.DID_NOT_FOUND,
     Reason.DID_INVALID: Failure.DID_DOCUMENT,
+    Reason.DID_UNSUPPORTED: Failure.DID_METHOD,
+}
+_BY_TROUBLE = {
+    Trouble.AWAY: Failure.HOST_UNREACHABLE,
+    Trouble.SLOW: Failure.HOST_TIMEOUT,
+    Trouble.BUSY: Failure.RATE_LIMITED,
+    Trouble.BROKEN: Failure.HOST_ERROR,
+    Trouble.CUT_SHORT: Failure.REPO_TRUNCATED,
 }
 # What com.atproto.sync.getRepo and getRecord say, by the name of the error.
 BY_ERROR = {
@@ -59,7 +65,7 @@ def of_fetching(error: Exception) -> FetchFailed:
             trouble = error.__cause__
             if not isinstance(trouble, HostTrouble):  # others had found it in trouble, or busy
                 return FetchFailed(Failure.HOST_ERROR, str(error), error.seconds, held=False)
-            return FetchFailed(_of_trouble(str(trouble)), str(error), error.seconds)
+            return FetchFailed(_BY_TROUBLE[trouble.trouble], str(error), error.seconds)
         case Unclear():
             return FetchFailed(Failure.HOST_ERROR, str(error))
         case OSError() | sqlite3.Error():  # our own disk is full, say: no fault of the host
@@ -73,15 +79,3 @@ def of_resolving(error: Exception) -> FetchFailed:
     if isinstance(error, Refused):
         return failed
     return FetchFailed(Failure.DID_UNRESOLVED, failed.detail, failed.retry_after, held=failed.held)
-
-
-def _of_trouble(detail: str) -> Failure:
-    if detail.startswith(_TOO_MANY_REQUESTS):
-        return Failure.RATE_LIMITED
-    if detail.startswith("status "):
-        return Failure.HOST_ERROR
-    return (
-        Failure.HOST_TIMEOUT
-        if "in time" in detail or " s from" in detail
-        else (Failure.HOST_UNREACHABLE)
-    )

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -51,11 +52,22 @@ _HEADERS = {
 Take = Callable[[httpx.Response], Awaitable["Answer"]]
 
 
-class HostTrouble(Transient):
-    """The host is away, slow, busy or broken; ``retry_after`` is its own wish, in seconds."""
+class Trouble(StrEnum):
+    """What is the matter with a host."""
 
-    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+    AWAY = "away"  # no connection, or it ended before an answer
+    SLOW = "slow"
+    BUSY = "busy"  # status 429
+    BROKEN = "broken"  # status 5xx
+    CUT_SHORT = "cut short"  # the connection ended within a body
+
+
+class HostTrouble(Transient):
+    """The host is in trouble; ``retry_after`` is its own wish, in seconds."""
+
+    def __init__(self, trouble: Trouble, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
+        self.trouble = trouble
         self.retry_after = retry_after
 
 
@@ -136,9 +148,10 @@ class HttpClient:
             async with asyncio.timeout(seconds):
                 return await self._follow(url, lambda response: _read(response, limit))
         except TimeoutError as error:
-            raise HostTrouble(f"no whole answer in {seconds:g} s from {url}") from error
+            detail = f"no whole answer in {seconds:g} s from {url}"
+            raise HostTrouble(Trouble.SLOW, detail) from error
         except httpx.HTTPError as error:
-            raise HostTrouble(f"{type(error).__name__} from {url}: {error}") from error
+            raise _away(url, error) from error
 
     async def download(
         self,
@@ -161,8 +174,12 @@ class HttpClient:
             size = 0
             parts = response.aiter_raw().__aiter__()
             while True:
-                async with asyncio.timeout(patience.idle):
-                    part = await anext(parts, None)
+                try:
+                    async with asyncio.timeout(patience.idle):
+                        part = await anext(parts, None)
+                except httpx.TransportError as error:
+                    detail = f"the body ended after {size} bytes from {url}: {error}"
+                    raise HostTrouble(Trouble.CUT_SHORT, detail) from error
                 if part is None:
                     return Answer(_OK, b"")
                 size += len(part)
@@ -175,9 +192,10 @@ class HttpClient:
             async with asyncio.timeout(patience.total):
                 return await self._follow(url, take, patience.first_byte)
         except TimeoutError as error:
-            raise HostTrouble(f"the body did not come in time from {url}") from error
+            detail = f"the body did not come in time from {url}"
+            raise HostTrouble(Trouble.SLOW, detail) from error
         except httpx.HTTPError as error:
-            raise HostTrouble(f"{type(error).__name__} from {url}: {error}") from error
+            raise _away(url, error) from error
 
     async def _follow(self, url: str, take: Take, first_byte: float | None = None) -> Answer:
         for _ in range(1 + MAX_REDIRECTS):
@@ -231,6 +249,10 @@ def _join(response: httpx.Response) -> str:
         raise Refused(Reason.FETCH_FORBIDDEN, "a redirect to what is not a URL") from error
 
 
+def _away(url: str, error: httpx.HTTPError) -> HostTrouble:
+    return HostTrouble(Trouble.AWAY, f"{type(error).__name__} from {url}: {error}")
+
+
 def _nothing(_address: Address) -> bool:
     return False
 
@@ -243,7 +265,8 @@ async def _read(response: httpx.Response, limit: int) -> Answer:
     status = response.status_code
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
         after = retry_after(response.headers.get("retry-after"), time.time())
-        raise HostTrouble(f"status {status} from {response.url}", after)
+        trouble = Trouble.BUSY if status == _TOO_MANY_REQUESTS else Trouble.BROKEN
+        raise HostTrouble(trouble, f"status {status} from {response.url}", after)
     _check_plain(response)
     body = bytearray()
     async for part in response.aiter_raw():

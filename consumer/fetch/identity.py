@@ -6,7 +6,7 @@ from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import documents
 from consumer.fetch.documents import Document
 from consumer.fetch.hosts import Hosts
-from consumer.fetch.http import Answer, HostTrouble, HttpClient, host_of
+from consumer.fetch.http import Answer, HostTrouble, HttpClient, Trouble, host_of
 from consumer.settings import IdentitySettings
 
 _OK = 200
@@ -58,5 +58,6 @@ class Directory:
         except Refused as refused:
             if documents.is_plc(did):
                 # The directory cannot break our rules: something between us and it does.
-                raise HostTrouble(f"the PLC directory cannot be asked: {refused}") from refused
+                detail = f"the PLC directory cannot be asked: {refused}"
+                raise HostTrouble(Trouble.AWAY, detail) from refused
             raise

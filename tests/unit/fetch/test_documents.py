@@ -208,7 +208,7 @@ def test_where_documents_are(did: str, url: str) -> None:
 def test_dids_that_nobody_resolves(did: str) -> None:
     with pytest.raises(Refused) as caught:
         url_of(did, PLC, allow_loopback=False)
-    assert caught.value.reason == Reason.DID_INVALID
+    assert caught.value.reason == Reason.DID_UNSUPPORTED
 
 
 def test_localhost_is_for_development() -> None:

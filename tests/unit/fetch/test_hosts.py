@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
-from consumer.fetch.http import HostTrouble
+from consumer.fetch.http import HostTrouble, Trouble
 
 HOST, OTHER = "pds.example", "other.example"
 
@@ -39,7 +39,7 @@ async def fail(hosts: Hosts, host: str = HOST, retry_after: float | None = None)
     """Have trouble with the host, and return for how long it rests."""
     with pytest.raises(Resting) as caught:
         async with hosts.turn(host):
-            raise HostTrouble("down", retry_after)
+            raise HostTrouble(Trouble.AWAY, "down", retry_after)
     return caught.value.seconds
 
 
@@ -96,7 +96,7 @@ async def test_requests_that_fail_together_count_once(hosts: Hosts) -> None:
     async def slower() -> None:
         async with hosts.turn(HOST):
             rests.append(await fail(hosts))
-            raise HostTrouble("down")
+            raise HostTrouble(Trouble.AWAY, "down")
 
     rests: list[float] = []
     with pytest.raises(Resting):
