@@ -34,7 +34,7 @@ from consumer.errors import Reason
 from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason
-from procedures.operations import Type
+from procedures.operations import Phase, Type
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the package omits the annotation
 
@@ -410,5 +410,20 @@ ATTEMPTS = _counter(
     "Attempts at operations, by type and how they ended",
     type=(Type.DID_SYNC, Type.RECORD_REFRESH),
     outcome=(INJECTED, *Failure),
+)
+ATTEMPTS_RUNNING = closed(
+    _gauge("chive_fetch_attempts_running", "Attempts at operations under way", "type"),
+    (Type.DID_SYNC, Type.RECORD_REFRESH),
+)
+PHASE_SECONDS = _histogram(
+    "chive_fetch_phase_seconds",
+    "Time of one phase of an attempt",
+    _SECONDS,
+    type=(Type.DID_SYNC, Type.RECORD_REFRESH),
+    phase=(Phase.RESOLVING, Phase.DOWNLOADING, Phase.VERIFYING, Phase.INJECTING),
+)
+DOWNLOADED_BYTES = _counter("chive_fetch_downloaded_bytes_total", "Repositories downloaded")
+INJECTED_BYTES = _counter(
+    "chive_fetch_injected_bytes_total", "Chunks and proofs written to chive.backfill"
 )
 LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Look-ups under way")

@@ -125,6 +125,13 @@ def requeue(
     )
 
 
+def put_off(operation: Operation, run_after: float, failure: Failure, error: str) -> Operation:
+    """Take back an attempt in which nothing was tried: the host had no place for it."""
+    _need(operation, "put off", Status.RUNNING)
+    waiting = requeue(operation, run_after, failure, error)
+    return replace(waiting, attempts=waiting.attempts - 1)
+
+
 def try_again(
     operation: Operation,
     now: float,
@@ -161,6 +168,7 @@ def complete(operation: Operation, now: float, *, new_cid: str | None = None) ->
         status=Status.COMPLETED,
         phase=Phase.APPLIED,
         progress=_DONE,
+        total_records=operation.records_processed,
         completed_at=now,
         new_cid=new_cid,
         error=None,

@@ -52,13 +52,13 @@ class Attempts:
             note(Phase.VERIFYING, _VERIFYING, None)
 
         async with self.source.snapshot(
-            did, document, progress=downloaded, verifying=verifying
+            did, document, self.scope.intervals, progress=downloaded, verifying=verifying
         ) as found:
             snapshot = found.snapshot
             _check_age(snapshot.rev, claim)
-            note(Phase.INJECTING, _INJECTING, None)
+            note(Phase.INJECTING, _INJECTING, snapshot.records)
             offset = 0
-            async for cut in found.cuts(self.scope.intervals):
+            async for cut in found.cuts():
                 chunk = Chunk(
                     did=did,
                     operation=operation.id,

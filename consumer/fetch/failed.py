@@ -38,20 +38,22 @@ BY_ERROR = {
 
 
 class FetchFailed(ChiveError):
-    """An attempt failed.
+    """An attempt failed; ``retry_after`` are the seconds that the host asked for."""
 
-    ``retry_after``: seconds that the host asked for, or rests.  ``held`` is False if it was not
-    the repository's turn: nothing was tried.
-    """
-
-    def __init__(
-        self, failure: Failure, detail: str, retry_after: float | None = None, *, held: bool = True
-    ) -> None:
+    def __init__(self, failure: Failure, detail: str, retry_after: float | None = None) -> None:
         super().__init__(f"{failure}: {detail}")
         self.failure = failure
         self.detail = detail
         self.retry_after = retry_after
-        self.held = held
+
+
+class NoPlace(FetchFailed):
+    """Nothing was tried: the host rests, or is busy with others, for ``seconds``."""
+
+    def __init__(self, failure: Failure, resting: Resting) -> None:
+        super().__init__(failure, str(resting))
+        self.seconds = resting.seconds
+        self.host = resting.host
 
 
 def of_fetching(error: Exception) -> FetchFailed:
@@ -62,20 +64,27 @@ def of_fetching(error: Exception) -> FetchFailed:
         case Refused():
             return FetchFailed(_BY_REASON.get(error.reason, Failure.REPO_INVALID), str(error))
         case Resting():
-            trouble = error.__cause__
-            if not isinstance(trouble, HostTrouble):  # others had found it in trouble, or busy
-                return FetchFailed(Failure.HOST_ERROR, str(error), error.seconds, held=False)
-            return FetchFailed(_BY_TROUBLE[trouble.trouble], str(error), error.seconds)
-        case Unclear():
-            return FetchFailed(Failure.HOST_ERROR, str(error))
+            return _of_resting(error)
         case OSError() | sqlite3.Error():  # our own disk is full, say: no fault of the host
             return FetchFailed(Failure.INTERNAL, f"{type(error).__name__}: {error}")
     raise error
 
 
-def of_resolving(error: Exception) -> FetchFailed:
+def of_resolving(error: Refused | Resting | Unclear) -> FetchFailed:
     """Return what an error of resolving the DID means for the operation."""
-    failed = of_fetching(error)
-    if isinstance(error, Refused):
-        return failed
-    return FetchFailed(Failure.DID_UNRESOLVED, failed.detail, failed.retry_after, held=failed.held)
+    match error:
+        case Refused():
+            return of_fetching(error)
+        case Resting(tried=False):
+            return NoPlace(Failure.DID_UNRESOLVED, error)
+        case Resting():
+            return FetchFailed(Failure.DID_UNRESOLVED, str(error), error.seconds)
+        case Unclear():
+            return FetchFailed(Failure.DID_UNRESOLVED, str(error))
+
+
+def _of_resting(resting: Resting) -> FetchFailed:
+    trouble = resting.__cause__
+    if isinstance(trouble, HostTrouble):
+        return FetchFailed(_BY_TROUBLE[trouble.trouble], str(resting), resting.seconds)
+    return NoPlace(Failure.HOST_ERROR, resting)

@@ -23,11 +23,16 @@ _MAX_DOUBLINGS = 20
 
 
 class Resting(Transient):
-    """The host cannot be asked now; it may be in ``seconds``."""
+    """The host cannot be asked now; it may be in ``seconds``.
 
-    def __init__(self, detail: str, seconds: float) -> None:
+    ``tried`` tells whether it has been: this is what came of it.
+    """
+
+    def __init__(self, detail: str, seconds: float, host: str = "", *, tried: bool = False) -> None:
         super().__init__(detail)
         self.seconds = seconds
+        self.host = host
+        self.tried = tried
 
 
 def backoff(failures: int, longest: float, chance: Callable[[], float] = random.random) -> float:
@@ -87,7 +92,7 @@ class Hosts:
         try:
             yield
         except HostTrouble as trouble:
-            raise self._rest(host, terms, trouble) from trouble
+            raise self._rest(name, host, terms, trouble) from trouble
         else:
             host.failures = 0
         finally:
@@ -96,16 +101,24 @@ class Hosts:
             if not (host.in_use or host.failures):
                 self._hosts.pop(name, None)
 
+    def busy(self) -> list[str]:
+        """Return the hosts that have no place for another request now."""
+        return [
+            name
+            for name, host in self._hosts.items()
+            if host.running >= _places(host, self._special.get(name, self._terms))
+        ]
+
     async def _enter(self, name: str, host: _Host, terms: Terms) -> None:
         while True:
             rest = host.rests_until - self._clock()
             if rest > 0:
-                raise Resting(f"{name} rests for {rest:.0f} s", rest)
-            if host.running < (1 if host.failures else terms.requests):
+                raise Resting(f"{name} rests for {rest:.0f} s", rest, name)
+            if host.running < _places(host, terms):
                 host.running += 1
                 return
             if not terms.queue:
-                raise Resting(f"{name} is busy", backoff(1, _BUSY_SECONDS))
+                raise Resting(f"{name} is busy", backoff(1, _BUSY_SECONDS), name)
             await self._queue(host)
 
     async def _queue(self, host: _Host) -> None:
@@ -116,13 +129,13 @@ class Hosts:
         finally:
             host.queued -= 1
 
-    def _rest(self, host: _Host, terms: Terms, trouble: HostTrouble) -> Resting:
+    def _rest(self, name: str, host: _Host, terms: Terms, trouble: HostTrouble) -> Resting:
         now = self._clock()
         if host.rests_until <= now:  # else another request of the same time has said so already
             host.failures += 1
             pause = backoff(host.failures, terms.longest_rest)
             host.rests_until = now + max(pause, trouble.retry_after or 0.0)
-        return Resting(str(trouble), host.rests_until - now)
+        return Resting(str(trouble), host.rests_until - now, name, tried=True)
 
     def _host(self, name: str) -> _Host:
         if name not in self._hosts and len(self._hosts) >= _MAX_HOSTS:
@@ -135,3 +148,7 @@ class Hosts:
         idle.sort(key=lambda name: self._hosts[name].rests_until)
         for name in idle[: len(idle) // 2 + 1]:
             del self._hosts[name]
+
+
+def _places(host: _Host, terms: Terms) -> int:
+    return 1 if host.failures else terms.requests

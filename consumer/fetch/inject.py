@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from dataclasses import dataclass, field
 
-from consumer import backfill
+from consumer import backfill, metrics
 from consumer.backfill import Chunk, Proof
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
@@ -16,31 +17,47 @@ from consumer.store.database import Database
 _LOOK_SECONDS = 0.25
 
 
+@dataclass(slots=True)
+class _Lane:
+    """What is written to a lane and, as far as we know, not applied: offsets and sizes."""
+
+    waiting: deque[tuple[int, int]] = field(default_factory=deque)
+    size: int = 0
+
+    def add(self, offset: int, size: int) -> None:
+        self.waiting.append((offset, size))
+        self.size += size
+
+    def applied(self, below: int) -> None:
+        while self.waiting and self.waiting[0][0] < below:
+            self.size -= self.waiting.popleft()[1]
+
+
 class Injector:
-    """One for all operations of the process; ``limit`` is in bytes and per lane."""
+    """One for all operations of the process; ``limit`` is in bytes, for each lane."""
 
     def __init__(self, writer: Writer, topics: Topics, database: Database, limit: int) -> None:
         self._writer = writer
         self._topics = topics
         self._database = database
         self._limit = limit
-        self._waiting: defaultdict[int, deque[tuple[int, int]]] = defaultdict(deque)
+        self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
 
     async def put(self, message: Chunk | Proof) -> int:
         """Write ``message`` when there is room, and return the offset behind it."""
-        lane, value = self._topics.partition_of(message.did), backfill.encode(message)
-        await self._room(lane, len(value))
+        number, value = self._topics.partition_of(message.did), backfill.encode(message)
+        lane = self._lanes[number]
+        await self._room(number, lane, len(value))
         name = self._topics.name(Topic.BACKFILL)
-        offset = await self._writer.write(OutRecord(name, lane, message.did.encode(), value))
-        self._waiting[lane].append((offset, len(value)))
+        offset = await self._writer.write(OutRecord(name, number, message.did.encode(), value))
+        lane.add(offset, len(value))
+        metrics.INJECTED_BYTES.inc(len(value))
         return offset + 1
 
-    async def _room(self, lane: int, size: int) -> None:
-        waiting = self._waiting[lane]
-        while waiting and sum(each for _, each in waiting) + size > self._limit:
+    async def _room(self, number: int, lane: _Lane, size: int) -> None:
+        """Wait until ``size`` bytes more are within the limit, or nothing waits at all."""
+        while lane.waiting and lane.size + size > self._limit:
             async with self._database.transaction() as connection:
-                applied = await claims.backfill_offset(connection, lane)
-            while waiting and waiting[0][0] < applied:
-                waiting.popleft()
-            if waiting and sum(each for _, each in waiting) + size > self._limit:
+                lane.applied(await claims.backfill_offset(connection, number))
+            if lane.waiting and lane.size + size > self._limit:
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import orjson
 
+from consumer import metrics
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import BY_ERROR, FetchFailed, of_fetching
 from consumer.fetch.hosts import Hosts
@@ -69,9 +70,9 @@ class Downloaded:
     snapshot: Snapshot
     _thread: _Thread
 
-    async def cuts(self, intervals: Sequence[Interval]) -> AsyncIterator[Cut]:
-        """Yield what lies within ``intervals``, in key order."""
-        cuts = self.snapshot.cuts(intervals, self._thread.alive)
+    async def cuts(self) -> AsyncIterator[Cut]:
+        """Yield the wanted records, in key order."""
+        cuts = self.snapshot.cuts(self._thread.alive)
         while (cut := await self._thread.run(lambda: next(cuts, None))) is not None:
             yield cut
 
@@ -92,29 +93,34 @@ class RepoSource:
         self,
         did: str,
         document: Document,
+        intervals: Sequence[Interval],
         *,
         progress: Callable[[int], None],
         verifying: Callable[[], None],
     ) -> AsyncIterator[Downloaded]:
         """Give the verified repository of ``did`` for the length of the block.
 
-        ``progress`` is told the bytes so far, ``verifying`` when all are there.  Raises
-        ``FetchFailed``.
+        ``intervals`` (disjoint, in key order) are what is wanted of it; ``progress`` is told
+        the bytes so far, ``verifying`` when all are there.  Raises ``FetchFailed``.
         """
         thread = _Thread()
         with tempfile.TemporaryDirectory(prefix="chive-spool-") as folder:
             spool = Path(folder) / "repo.car"
             await self._download(did, document, spool, progress)
+            metrics.DOWNLOADED_BYTES.inc(spool.stat().st_size)
             verifying()
             key = SigningKey.from_did_key(document.signing_key)
             limits = SnapshotLimits(
                 self._limits.repo_records, self._limits.commit_blocks, self._limits.rev_ahead
             )
-            now = time.time()
-            with _failures():
-                snapshot = await thread.run(
-                    lambda: Snapshot.open(spool, did, key, limits, now=now, alive=thread.alive)
+
+            def verified() -> Snapshot:
+                return Snapshot.open(
+                    spool, did, key, limits, intervals, now=time.time(), alive=thread.alive
                 )
+
+            with _failures():
+                snapshot = await thread.run(verified)
             try:
                 yield Downloaded(snapshot, thread)
             finally:

@@ -1,10 +1,10 @@
 """Carrying out operations: claimed, attempted, and left to the worker or given back.
 
 A few syncs and a few refreshes at once, each kind with places of its own, so that nobody who
-asks for one record waits behind downloads.  Among syncs, what somebody asked for is claimed
-first; it may wait for a place until a download ends.  Leases are extended while attempts are
-under way; an operation that is not ours any more, because it was cancelled or its lease had
-expired, has its attempt cancelled.
+asks for one record waits behind downloads.  What somebody asked for is claimed first, and one
+place is kept for it; what goes to a host that is busy waits without taking a place.  Leases are
+extended while attempts are under way; an operation that is not ours any more, because it was
+cancelled or its lease had expired, has its attempt cancelled.
 Kafka or Postgres away end all attempts; ``run`` begins again, and expired leases come back.
 """
 
@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from uuid import uuid4
+from dataclasses import dataclass, field
 
 import structlog
 
 from consumer import metrics
 from consumer.errors import Transient
 from consumer.fetch.attempts import Attempts, Note
-from consumer.fetch.failed import FetchFailed
+from consumer.fetch.failed import FetchFailed, NoPlace
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
@@ -53,6 +53,20 @@ class _Running:
     claim: Claim
     task: asyncio.Task[None]
     news: tuple[Phase, int, int | None] | None = None
+    phase: Phase = Phase.RESOLVING
+    since: float = field(default_factory=time.monotonic)
+
+    def note(self, phase: Phase, progress: int, total: int | None) -> None:
+        """Take down how far the attempt is."""
+        self.news = (phase, progress, total)
+        if phase is not self.phase:
+            self.measure()
+            self.phase, self.since = phase, time.monotonic()
+
+    def measure(self) -> None:
+        """Count the time of the phase that is over."""
+        seconds = time.monotonic() - self.since
+        metrics.PHASE_SECONDS.labels(self.claim.operation.type, self.phase).observe(seconds)
 
 
 class Work:
@@ -73,6 +87,7 @@ class Work:
         self._topics = topics
         self._database = database
         self._scope = scope
+        self._hosts = hosts
         self._directory = directory
         self._source = RepoSource(http, hosts, settings.limits, settings.fetch)
         self._cap = settings.fetch.injected_bytes
@@ -80,7 +95,6 @@ class Work:
             Type.RECORD_REFRESH: settings.fetch.refreshes,
             Type.DID_SYNC: settings.fetch.syncs,
         }
-        self._owner = f"fetcher-{uuid4()}"
         self._running: dict[str, _Running] = {}
         self._bell = asyncio.Event()
         self._failure: BaseException | None = None
@@ -117,15 +131,15 @@ class Work:
             if not self._running:
                 continue
             async with self._database.transaction() as connection:
-                ids = list(self._running)
-                ours = await claims.extend(connection, self._owner, ids, _LEASE_SECONDS)
-                for identifier, running in list(self._running.items()):
-                    if running.news is not None and identifier in ours:
+                leases = list(self._running)
+                ours = await claims.extend(connection, leases, _LEASE_SECONDS)
+                for lease, running in list(self._running.items()):
+                    if running.news is not None and lease in ours:
                         news, running.news = running.news, None
-                        await claims.note(connection, self._owner, identifier, *news)
-            for identifier in ids:
-                if identifier not in ours and identifier in self._running:
-                    self._running[identifier].task.cancel()
+                        await claims.note(connection, lease, *news)
+            for lease in leases:
+                if lease not in ours and lease in self._running:
+                    self._running[lease].task.cancel()
 
     async def _take(self, attempts: Attempts) -> float:
         """Claim what fits and begin on it; return when to look again."""
@@ -134,7 +148,13 @@ class Work:
             attempt = attempts.sync if kind is Type.DID_SYNC else attempts.refresh
             while self._taken(kind) < places:
                 async with self._database.transaction() as connection:
-                    claim = await claims.claim(connection, kind, self._owner, _LEASE_SECONDS)
+                    claim = await claims.claim(
+                        connection,
+                        kind,
+                        _LEASE_SECONDS,
+                        busy=self._hosts.busy(),
+                        automatic=self._taken(kind, automatic=True) < max(1, places - 1),
+                    )
                 if claim is None:
                     break
                 self._begin(claim, attempt)
@@ -142,17 +162,22 @@ class Work:
             due = await claims.next_due(connection)
         return _LOOK_SECONDS if due is None else min(max(due, _SHORTEST_LOOK), _LOOK_SECONDS)
 
-    def _taken(self, kind: Type) -> int:
-        return sum(running.claim.operation.type is kind for running in self._running.values())
+    def _taken(self, kind: Type, *, automatic: bool = False) -> int:
+        """Return how many attempts are under way, or how many that nobody has asked for."""
+        running = [each.claim.operation for each in self._running.values()]
+        return sum(one.type is kind and (one.automatic or not automatic) for one in running)
 
     def _begin(self, claim: Claim, attempt: Callable[[Claim, Note], Awaitable[int]]) -> None:
-        identifier = claim.operation.id
-        task = asyncio.create_task(self._attempt(claim, attempt), name=f"operation-{identifier}")
-        self._running[identifier] = _Running(claim, task)
-        task.add_done_callback(lambda done: self._ended(identifier, done))
+        name = f"operation-{claim.operation.id}"
+        task = asyncio.create_task(self._attempt(claim, attempt), name=name)
+        self._running[claim.lease] = _Running(claim, task)
+        metrics.ATTEMPTS_RUNNING.labels(claim.operation.type).inc()
+        task.add_done_callback(lambda done: self._ended(claim.lease, done))
 
-    def _ended(self, identifier: str, task: asyncio.Task[None]) -> None:
-        self._running.pop(identifier, None)
+    def _ended(self, lease: str, task: asyncio.Task[None]) -> None:
+        running = self._running.pop(lease)
+        running.measure()
+        metrics.ATTEMPTS_RUNNING.labels(running.claim.operation.type).dec()
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
         self._bell.set()
@@ -160,41 +185,33 @@ class Work:
     async def _attempt(
         self, claim: Claim, attempt: Callable[[Claim, Note], Awaitable[int]]
     ) -> None:
-        operation = claim.operation
-
-        def note(phase: Phase, progress: int, total: int | None) -> None:
-            running = self._running.get(operation.id)
-            if running is not None:
-                running.news = (phase, progress, total)
-
         try:
-            offset = await attempt(claim, note)
+            offset = await attempt(claim, self._running[claim.lease].note)
         except FetchFailed as failed:
-            metrics.ATTEMPTS.labels(operation.type, failed.failure).inc()
-            _log.info(
-                "attempt_failed",
-                operation=operation.id,
-                did=operation.did,
-                attempt=operation.attempts,
-                failure=failed.failure,
-                detail=failed.detail,
-            )
-            async with self._database.transaction() as connection:
-                await claims.failed(
-                    connection,
-                    self._owner,
-                    operation.id,
-                    failed.failure,
-                    failed.detail,
-                    failed.retry_after,
-                    held=failed.held,
-                )
+            await self._give_up(claim, failed)
         else:
-            metrics.ATTEMPTS.labels(operation.type, metrics.INJECTED).inc()
+            metrics.ATTEMPTS.labels(claim.operation.type, metrics.INJECTED).inc()
             async with self._database.transaction() as connection:
-                await claims.injected(
-                    connection, self._owner, operation.id, operation.attempts, offset
+                await claims.injected(connection, claim.lease, offset)
+
+    async def _give_up(self, claim: Claim, failed: FetchFailed) -> None:
+        operation, failure, detail = claim.operation, failed.failure, failed.detail
+        async with self._database.transaction() as connection:
+            if isinstance(failed, NoPlace):
+                await claims.put_off(
+                    connection, claim.lease, failure, detail, failed.seconds, failed.host
                 )
+                return
+            await claims.failed(connection, claim.lease, failure, detail, failed.retry_after)
+        metrics.ATTEMPTS.labels(operation.type, failure).inc()
+        _log.info(
+            "attempt_failed",
+            operation=operation.id,
+            did=operation.did,
+            attempt=operation.attempts,
+            failure=failure,
+            detail=detail,
+        )
 
     async def _until_rung(
         self, seconds: float, helpers: list[asyncio.Task[None]], stop: asyncio.Event
@@ -215,14 +232,14 @@ class Work:
 
     async def _close(self, helpers: list[asyncio.Task[None]]) -> None:
         """Let what is nearly done finish; give the rest back at once."""
-        tasks = [running.task for running in self._running.values()]
+        tasks = {lease: running.task for lease, running in self._running.items()}
         if tasks:
-            await asyncio.wait(tasks, timeout=_DRAIN_SECONDS)
-        unfinished = [r.claim for r in self._running.values() if not r.task.done()]
-        for task in [*tasks, *helpers]:
+            await asyncio.wait(tasks.values(), timeout=_DRAIN_SECONDS)
+        unfinished = [lease for lease, task in tasks.items() if not task.done()]
+        for task in [*tasks.values(), *helpers]:
             task.cancel()
-        await asyncio.gather(*tasks, *helpers, return_exceptions=True)
+        await asyncio.gather(*tasks.values(), *helpers, return_exceptions=True)
         if unfinished and self._failure is None:
-            with contextlib.suppress(Transient):  # else their leases expire
+            with contextlib.suppress(Transient):  # else the leases expire
                 async with self._database.transaction() as connection:
-                    await claims.give_back(connection, self._owner)
+                    await claims.give_back(connection, unfinished)

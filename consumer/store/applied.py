@@ -1,8 +1,8 @@
-"""Operations as the worker leaves them: counted, ended or queued again.
+"""Operations as workers and fetchers leave them: counted, ended or queued again.
 
-``lock`` them, decide, ``save`` them, in the transaction that applies their messages: the lock
-takes the place of a ``WHERE status = …``, and a fetcher or controller that changes one of them
-meanwhile sees the outcome first.
+``lock`` them, decide, ``save`` them, in one transaction, the worker's in that which applies
+their messages: the lock takes the place of a ``WHERE status = …``, and whoever changes one of
+them meanwhile sees the outcome first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ UPDATE operations SET
     phase = new.phase,
     progress = new.progress,
     records_processed = new.records_processed,
+    total_records = new.total_records,
     created = new.created,
     updated = new.updated,
     deleted = new.deleted,
+    attempts = new.attempts,
     error = new.error,
     failure = new.failure,
     new_cid = new.new_cid,
@@ -35,9 +37,9 @@ UPDATE operations SET
     lease_until = CASE WHEN new.status = 'running' THEN lease_until END,
     injected_offset = CASE WHEN new.status <> 'queued' THEN injected_offset END,
     version = new.version
-FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS new (
+FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS new (
     id, status, phase, error, failure, new_cid,
-    progress, records_processed, created, updated, deleted, version,
+    progress, records_processed, total_records, created, updated, deleted, attempts, version,
     run_after, completed_at
 )
 WHERE operations.id = new.id
@@ -63,7 +65,16 @@ WHERE heir.id = ANY(%s) AND operations.did = heir.did AND operations.id <> heir.
 """
 
 _TEXTS = ("id", "status", "phase", "error", "failure", "new_cid")
-_NUMBERS = ("progress", "records_processed", "created", "updated", "deleted", "version")
+_NUMBERS = (
+    "progress",
+    "records_processed",
+    "total_records",
+    "created",
+    "updated",
+    "deleted",
+    "attempts",
+    "version",
+)
 _TIMES = ("run_after", "completed_at")
 
 

@@ -68,13 +68,24 @@ class Cut:
 
 
 class Snapshot:
-    """A verified repository.  Open with ``open``, always close."""
+    """A verified repository.  Open with ``open``, always close.
 
-    def __init__(self, blocks: _Blocks, commit: bytes, signed: Signed, records: int) -> None:
+    ``records`` is the number of its records within ``intervals``.
+    """
+
+    def __init__(
+        self,
+        blocks: _Blocks,
+        commit: bytes,
+        signed: Signed,
+        intervals: Sequence[Interval],
+        records: int,
+    ) -> None:
         self.rev = signed.rev
         self.data = signed.data
         self.commit = commit
         self.records = records
+        self._intervals = intervals
         self._blocks = blocks
 
     @classmethod
@@ -84,33 +95,38 @@ class Snapshot:
         did: str,
         key: SigningKey,
         limits: SnapshotLimits,
+        intervals: Sequence[Interval],
         *,
         now: float,
         alive: Alive,
     ) -> Snapshot:
-        """Verify the repository of ``did`` in the file ``spool``; raise ``Refused``."""
+        """Verify the repository of ``did`` in the file ``spool``; raise ``Refused``.
+
+        ``intervals`` (disjoint, in key order) are what is wanted of it.
+        """
         blocks = _Blocks(spool)
         try:
             roots = blocks.index(limits, alive)
             signed = read_signed(roots, blocks.get, did)
             check_rev(signed.rev, limits.rev_ahead, now)
             check_signature(signed, key)
-            records = _check_tree(signed.data, blocks, limits, alive)
+            records = _check_tree(signed.data, blocks, limits, intervals, alive)
         except BaseException:
             blocks.close()
             raise
-        return cls(blocks, roots[0], signed, records)
+        return cls(blocks, roots[0], signed, intervals, records)
 
     def close(self) -> None:
         """Release the files."""
         self._blocks.close()
 
-    def cuts(self, intervals: Sequence[Interval], alive: Alive) -> Iterator[Cut]:
-        """Yield the records within ``intervals`` (disjoint, in key order); at least one cut."""
+    def cuts(self, alive: Alive) -> Iterator[Cut]:
+        """Yield the wanted records in key order; at least one cut."""
+        intervals = self._intervals
         after: str | None = None
         entries: list[Entry] = []
         size = 0
-        for path, cid in self._wanted(intervals, alive):
+        for path, cid in self._wanted(alive):
             record = self._blocks.need(cid)
             if entries and (len(entries) >= MAX_ENTRIES or size + len(record) > MAX_BYTES):
                 through = entries[-1].path
@@ -120,17 +136,19 @@ class Snapshot:
             size += len(record)
         yield Cut(after, None, clipped(intervals, after, None), tuple(entries))
 
-    def _wanted(self, intervals: Sequence[Interval], alive: Alive) -> Iterator[tuple[str, bytes]]:
-        bounds = [(i.lower.encode(), _END if i.upper is None else i.upper.encode())
-                  for i in intervals]  # fmt: skip
+    def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes]]:
+        bounds = _bounds(self._intervals)
 
         def overlaps(low: bytes, high: bytes) -> bool:
             return any(lower < high and low < upper for lower, upper in bounds)
 
         for key, cid in _walk(self.data, self._blocks, overlaps, alive):
-            path = key.decode()
-            if any(path in interval for interval in intervals):
-                yield path, cid
+            if any(lower <= key < upper for lower, upper in bounds):
+                yield key.decode(), cid
+
+
+def _bounds(intervals: Sequence[Interval]) -> list[tuple[bytes, bytes]]:
+    return [(i.lower.encode(), _END if i.upper is None else i.upper.encode()) for i in intervals]
 
 
 def clipped(
@@ -149,11 +167,18 @@ def clipped(
     return tuple(found)
 
 
-def _check_tree(root: bytes, blocks: _Blocks, limits: SnapshotLimits, alive: Alive) -> int:
-    """Walk the whole tree, and return how many records it has, all of which are there."""
-    count = 0
-    for key, cid in _walk(root, blocks, lambda _low, _high: True, alive):
-        count += 1
+def _check_tree(
+    root: bytes,
+    blocks: _Blocks,
+    limits: SnapshotLimits,
+    intervals: Sequence[Interval],
+    alive: Alive,
+) -> int:
+    """Walk the whole tree, whose records are all there; return how many are wanted."""
+    bounds = _bounds(intervals)
+    wanted = 0
+    walk = _walk(root, blocks, lambda _low, _high: True, alive)
+    for count, (key, cid) in enumerate(walk, start=1):
         if count > limits.records:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limits.records} records")
         path = key.decode()
@@ -161,7 +186,8 @@ def _check_tree(root: bytes, blocks: _Blocks, limits: SnapshotLimits, alive: Ali
             raise Refused(Reason.TREE_INVALID, f"not a path: {path[:64]!r}")
         if not blocks.has(cid):
             raise Refused(Reason.BLOCK_MISSING, f"no block for the record {path}")
-    return count
+        wanted += any(lower <= key < upper for lower, upper in bounds)
+    return wanted
 
 
 @dataclass(slots=True)
@@ -251,6 +277,8 @@ class _Blocks:
     def index(self, limits: SnapshotLimits, alive: Alive) -> tuple[bytes, ...]:
         """Read the whole file, check every block's hash, and return the roots."""
         head = self._file.read(_HEADER_BYTES)
+        if not head:
+            raise Refused(Reason.CAR_TRUNCATED, "the file is empty")
         roots, position = read_header(head)
         self._file.seek(position)
         rows: list[tuple[bytes, int, int]] = []

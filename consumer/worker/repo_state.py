@@ -35,6 +35,7 @@ from operator import attrgetter
 from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
 from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedSync
+from consumer.worker.facts import Row
 from consumer.worker.outputs import Rejection, SyncReason
 
 ACTIVE_ACCOUNT = "active"
@@ -216,11 +217,13 @@ def on_last_chunk(repo: Repo, chunk: Chunk) -> Step:
     return Step(_activated(closed))
 
 
-def on_proof(repo: Repo, proof: Proof) -> Step:
-    """Accept or refuse a record proof."""
+def on_proof(repo: Repo, proof: Proof, row: Row | None) -> Step:
+    """Accept or refuse a record proof; ``row`` is what is known of the record."""
     if not repo.account_active:
         return _ignored(repo, Reason.ACCOUNT_INACTIVE)
-    if not reaches(proof.rev, newest(repo.floor_rev, repo.gap_rev)):
+    cid = None if proof.entry is None else proof.entry.cid
+    outdated = row is not None and row.rev > proof.rev and row.cid != cid
+    if outdated or not reaches(proof.rev, newest(repo.floor_rev, repo.gap_rev)):
         return _ignored(repo, Reason.SNAPSHOT_STALE)
     return Step(replace(repo, proof_rev=newest(repo.proof_rev, proof.rev)), applies=True)
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from consumer.backfill import Chunk
+from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
 from consumer.publish.envelope import Event, Origin
 from consumer.worker import accounts, events, facts, repo_state
@@ -241,15 +241,18 @@ class Workset:
             self.applied.append(applied(proof, None, ()))
             return None
         repo = known or self._newborn(proof.did)
-        step = repo_state.on_proof(repo, proof)
+        step = repo_state.on_proof(repo, proof, self._row(proof))
         if step.applies:
             self._reconcile(step.repo, (facts.of_proof(proof),), seen.origin)
         changes = self.events[begin:]
         self._take(step, seen.origin)
-        row = self.rows.get(proof.did, {}).get(proof.path) if step.applies else None
+        row = self._row(proof) if step.applies else None
         new_cid = None if row is None else row.cid
         self.applied.append(applied(proof, step.rejection, changes, new_cid=new_cid))
         return step.rejection
+
+    def _row(self, proof: Proof) -> Row | None:
+        return self.rows.get(proof.did, {}).get(proof.path)
 
     # -- shared by all -----------------------------------------------------------------
 

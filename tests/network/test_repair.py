@@ -14,7 +14,7 @@ from demo.local_network import LocalNetwork
 from demo.observe import Observer, observing
 from demo.repair import Missed, all_repaired, command, missed, repair
 from demo.traffic import Traffic
-from tests.support.consumer import Start
+from tests.support.consumer import Consumer, Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 
@@ -98,15 +98,18 @@ async def test_what_the_relay_lost_is_repaired_on_demand(
 
 
 @pytest.mark.timeout(900)
-async def test_a_fetcher_killed_in_mid_sync_changes_nothing_in_the_end(
+async def test_fetcher_and_worker_killed_in_mid_sync_change_nothing_in_the_end(
     pds_network: LocalNetwork, deployment: Deployment, consumer: Start
 ) -> None:
     environment = environment_of(deployment, pds_network)
-    for role in ("tailer", "worker"):
+
+    async def started(role: str) -> Consumer:
         process = await consumer("run", "--role", role, env=environment)
         await process.saying("running", deadline=90)
-    fetcher = await consumer("run", "--role", "fetcher", env=environment)
-    await fetcher.saying("running", deadline=90)
+        return process
+
+    await started("tailer")
+    mortals = {role: await started(role) for role in ("fetcher", "worker")}
     async with (
         observing(pds_network, deployment.settings()) as observer,
         people(pds_network, "killed") as traffic,
@@ -116,12 +119,13 @@ async def test_a_fetcher_killed_in_mid_sync_changes_nothing_in_the_end(
             for author in traffic.authors:
                 if author.active:
                     await command(observer, type="didSync", did=author.did)
-            # 20 commits a second while the syncs are under way, and the fetcher dies.
+            # 20 commits a second while the syncs are under way, and their processes die.
             writing = asyncio.create_task(_write(traffic, commits=60))
             await eventually(lambda: open_operations(observer), what="syncs begin", deadline=60)
-            fetcher.signal(signal.SIGKILL)
-            assert await fetcher.ended() == -signal.SIGKILL
-            fetcher = await consumer("run", "--role", "fetcher", env=environment)
+            for role, mortal in mortals.items():
+                mortal.signal(signal.SIGKILL)
+                assert await mortal.ended() == -signal.SIGKILL
+                mortals[role] = await started(role)
             await writing
         await eventually(lambda: none_open(observer), what="all are done", deadline=300)
         await agreed(observer)

@@ -54,7 +54,10 @@ def opened(folder: Path, data: bytes, account: Account = ALICE, did: str | None 
     spool = folder / "repo.car"
     spool.write_bytes(data)
     key = SigningKey.from_did_key(account.did_key)
-    return Snapshot.open(spool, did or account.did, key, LIMITS, now=NOW, alive=lambda: None)
+    intervals = SCOPE.intervals
+    return Snapshot.open(
+        spool, did or account.did, key, LIMITS, intervals, now=NOW, alive=lambda: None
+    )
 
 
 def refusal(folder: Path, data: bytes, account: Account = ALICE, did: str | None = None) -> Reason:
@@ -65,7 +68,7 @@ def refusal(folder: Path, data: bytes, account: Account = ALICE, did: str | None
 
 def cuts(snapshot: Snapshot) -> list[Cut]:
     try:
-        return list(snapshot.cuts(SCOPE.intervals, lambda: None))
+        return list(snapshot.cuts(lambda: None))
     finally:
         snapshot.close()
 
@@ -86,9 +89,9 @@ def test_the_wanted_records_are_exactly_those_of_the_repository(
 ) -> None:
     repo = repo_of(sorted(paths))
     snapshot = opened(tmp_path_factory.mktemp("spool"), repo.whole())
-    assert (snapshot.rev, snapshot.data, snapshot.records) == (repo.rev, repo.data, len(paths))
-    found = [(e.path, e.record, e.cid) for cut in cuts(snapshot) for e in cut.entries]
     wanted = sorted(path for path in paths if SCOPE.wants(path))
+    assert (snapshot.rev, snapshot.data, snapshot.records) == (repo.rev, repo.data, len(wanted))
+    found = [(e.path, e.record, e.cid) for cut in cuts(snapshot) for e in cut.entries]
     assert found == [(path, *repo.records[path]) for path in wanted]
 
 
@@ -126,8 +129,7 @@ def test_blocks_that_nothing_links_to_are_tolerated(tmp_path: Path) -> None:
     blocks = repo.everything()
     stray = b"\xa0"
     snapshot = opened(tmp_path, car(next(iter(blocks)), blocks | {cid_of(stray): stray}))
-    assert snapshot.records == 10
-    snapshot.close()
+    assert sum(len(cut.entries) for cut in cuts(snapshot)) == snapshot.records > 0
 
 
 def test_truncation_anywhere_is_seen(tmp_path: Path) -> None:
@@ -199,8 +201,10 @@ def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
     key = SigningKey.from_did_key(ALICE.did_key)
     tracemalloc.start()
     try:
-        snapshot = Snapshot.open(spool, ALICE.did, key, LIMITS, now=NOW, alive=lambda: None)
-        for _ in snapshot.cuts(SCOPE.intervals, lambda: None):
+        snapshot = Snapshot.open(
+            spool, ALICE.did, key, LIMITS, SCOPE.intervals, now=NOW, alive=lambda: None
+        )
+        for _ in snapshot.cuts(lambda: None):
             pass
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -220,7 +224,7 @@ def test_it_can_be_given_up(tmp_path: Path) -> None:
     spool.write_bytes(repo_of(some_paths(6_000)).whole())
     key = SigningKey.from_did_key(ALICE.did_key)
     with pytest.raises(Over):
-        Snapshot.open(spool, ALICE.did, key, LIMITS, now=NOW, alive=alive)
+        Snapshot.open(spool, ALICE.did, key, LIMITS, SCOPE.intervals, now=NOW, alive=alive)
 
 
 def proven(data: bytes, path: str, account: Account = ALICE, did: str | None = None) -> Proven:

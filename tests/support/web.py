@@ -19,6 +19,7 @@ class Web:
     port: int = 0
     replies: dict[str, Reply] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def origin(self) -> str:
@@ -30,6 +31,9 @@ class Web:
         return [head.split(" ")[1] for head in self.requests]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.requests.append(head)
@@ -42,6 +46,7 @@ class Web:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self.tasks.discard(task)
             writer.close()
 
 
@@ -68,3 +73,5 @@ async def web() -> AsyncIterator[Web]:
         yield site
     finally:
         server.close()
+        for task in site.tasks:
+            task.cancel()

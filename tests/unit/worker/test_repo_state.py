@@ -7,6 +7,7 @@ import pytest
 from consumer.errors import Reason
 from consumer.verify.verified import EMPTY_TREE
 from consumer.worker import repo_state
+from consumer.worker.facts import Row
 from consumer.worker.outputs import Rejection, SyncReason
 from consumer.worker.repo_state import Repo, Step, newest, reaches
 from tests.unit.worker.values import (
@@ -271,14 +272,22 @@ def test_a_snapshot_that_cannot_have_seen_it_all_is_refused(
 
 
 def test_a_proof_is_noted_and_applies() -> None:
-    step = repo_state.on_proof(known("5"), proof("6", WANTED, None))
+    step = repo_state.on_proof(known("5"), proof("6", WANTED, None), None)
     assert step == Step(known("5", proof_rev="6"), applies=True)
 
 
 @pytest.mark.parametrize("marks", [{"floor_rev": "5"}, {"gap_rev": "5"}], ids=["floor", "gap"])
 def test_a_proof_from_before_what_is_missing_is_refused(marks: dict[str, object]) -> None:
-    step = repo_state.on_proof(known("5", **marks), proof("4", WANTED, None))
+    step = repo_state.on_proof(known("5", **marks), proof("4", WANTED, None), None)
     assert (step.applies, reason_of(step)) == (False, Reason.SNAPSHOT_STALE)
+
+
+def test_a_proof_of_what_a_newer_row_contradicts_is_refused() -> None:
+    older, row = proof("4", WANTED, None), Row(cid=root("one"), rev="5")
+    step = repo_state.on_proof(known("5"), older, row)
+    assert (step.applies, reason_of(step)) == (False, Reason.SNAPSHOT_STALE)
+    for agreeing in (Row(cid=None, rev="5"), replace(row, rev="3"), None):
+        assert repo_state.on_proof(known("5"), older, agreeing).applies
 
 
 def test_an_inactive_account_changes_nothing() -> None:
@@ -286,6 +295,6 @@ def test_an_inactive_account_changes_nothing() -> None:
     ignored = Step(idle, rejection=Rejection(Reason.ACCOUNT_INACTIVE, kept=False))
     assert repo_state.on_commit(idle, following(idle, "6")) == ignored
     assert repo_state.on_sync(idle, sync("6", root("6"))) == ignored
-    assert repo_state.on_proof(idle, proof("6", WANTED, None)) == ignored
+    assert repo_state.on_proof(idle, proof("6", WANTED, None), None) == ignored
     assert repo_state.on_unverifiable(idle, "6", signed=True, why=WHY) == ignored
     assert repo_state.on_lost(idle) == Step(idle)

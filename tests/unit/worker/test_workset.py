@@ -474,11 +474,18 @@ def test_a_proof_that_an_unknown_repo_lacks_a_record_leaves_it_unknown() -> None
 def test_a_refresh_tells_what_the_index_holds_then() -> None:
     batch = workset(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
     batch.apply(proven(proof("6", WANTED, "y")))
-    batch.apply(proven(proof("6", OTHER, "old")))
+    batch.apply(proven(proof("6", OTHER, "new")))
     batch.apply(proven(proof("6", WANTED, None)))
+    assert [one.new_cid for one in batch.applied] == [cid("y"), cid("new"), None]
+    assert {one.outcome for one in batch.applied} == {Outcome.COMPLETED}
+
+
+def test_a_refresh_that_is_older_than_the_index_is_tried_again() -> None:
+    batch = workset(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
+    batch.apply(proven(proof("6", OTHER, "old")))
     batch.apply(proven(proof("0", WANTED, "y")))
-    assert [one.new_cid for one in batch.applied] == [cid("y"), cid("new"), None, None]
-    assert [one.outcome for one in batch.applied][-1] is Outcome.AGAIN, "older than the floor"
+    assert [(one.new_cid, one.outcome) for one in batch.applied] == [(None, Outcome.AGAIN)] * 2
+    assert not batch.events
 
 
 # -- publishing everything ---------------------------------------------------------------

@@ -1,0 +1,396 @@
+"""Operations from command to events, on real services, with a scripted directory and PDS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from consumer.control import controller
+from consumer.control.controller import Controller
+from consumer.fetch.loop import Fetcher
+from consumer.kafka.topics import Topic
+from consumer.kafka.transaction import OutRecord
+from consumer.kafka.writer import Writer
+from consumer.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
+from consumer.store import claims, operations
+from consumer.store.operations import SyncWanted
+from procedures.operations import Type
+from simulator.account import Account
+from simulator.repo import Repo, Write, car
+from simulator.tree import cid_of
+from tests.support.eventually import eventually
+from tests.support.pds import COLLECTION, Pds, cut_off, pds, silence, trickle
+from tests.support.web import Reply, Web, redirect, response, web
+from tests.support.worker import World, running
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+ONE = f"{COLLECTION}/k00001"
+TEXT = {"$type": COLLECTION, "n": "another"}
+
+
+@dataclass
+class Stage:
+    """Controller and worker are running; the test starts fetchers."""
+
+    world: World
+    plc: Web
+    pds: Pds
+
+    def fetcher(self, **fetch: Any) -> Fetcher:
+        """Return a fetcher with little patience; ``fetch`` are its settings."""
+        per_host = fetch.pop("requests_per_host", 4)
+        patience = {"first_byte": 2.0, "idle": 1.0, "total": 30.0}
+        world = self.world
+        settings = world.deployment.settings(
+            identity=IdentitySettings(plc_url=self.plc.origin, timeout=3.0),
+            network=NetworkSettings(allow_loopback=True, requests_per_host=per_host),
+            fetch=FetchSettings(**patience | fetch),
+            limits=LimitSettings(repo=1_000_000),
+        )
+        return Fetcher(
+            settings, world.client, world.topics, world.database, world.resources().scope
+        )
+
+    @asynccontextmanager
+    async def fetching(self, **fetch: Any) -> AsyncIterator[None]:
+        async with running(self.fetcher(**fetch).run):
+            yield
+
+    async def command(self, identifier: str, **fields: Any) -> str:
+        """Produce a command with this id, and return the id."""
+        value = orjson.dumps({"id": identifier, **fields})
+        async with await Writer.open(self.world.client) as writer:
+            name = self.world.topics.name(Topic.CONTROL)
+            await writer.write(OutRecord(name, 0, None, value))
+        return identifier
+
+    async def sync(self, identifier: str, repo: Repo, **fields: Any) -> str:
+        return await self.command(identifier, type="didSync", did=repo.account.did, **fields)
+
+    async def refresh(self, identifier: str, repo: Repo, path: str) -> str:
+        uri = f"at://{repo.account.did}/{path}"
+        return await self.command(identifier, type="recordRefresh", uri=uri)
+
+    async def want_sync(self, repo: Repo) -> None:
+        """Queue an automatic sync."""
+        did = repo.account.did
+        async with self.world.database.transaction() as connection:
+            lane = self.world.topics.partition_of(did)
+            await operations.queue(connection, lane, [SyncWanted(did, "gap", 0)])
+
+    async def rows(self) -> dict[str, dict[str, Any]]:
+        """Return all operations by their ids, as JSON would have them."""
+        found = await self.world.rows("SELECT id, row_to_json(operations) FROM operations")
+        return dict(found)
+
+    async def until(
+        self, *identifiers: str, status: str | None = "completed", **expected: Any
+    ) -> list[dict[str, Any]]:
+        """Wait until these operations have this status, and return their rows."""
+        expected = {"status": status, **expected} if status else expected
+
+        async def look() -> list[dict[str, Any]]:
+            rows = await self.rows()
+            for identifier in identifiers:
+                row = rows.get(identifier, {})
+                assert row | expected == row, (identifier, row)
+            return [rows[identifier] for identifier in identifiers]
+
+        found: list[dict[str, Any]] = await eventually(
+            look, what=f"{identifiers} are {expected}", deadline=90
+        )
+        return found
+
+    async def index(self, repo: Repo) -> dict[str, str]:
+        """Return the CIDs of what is stored of ``repo``, when the topic says the same."""
+        did = repo.account.did
+        stored = (await self.world.stored()).get(did, {})
+
+        async def told() -> bool:
+            return (await self.world.folded()).get(did, {}) == stored
+
+        await eventually(told, what="events are out", deadline=60)
+        return stored
+
+    async def changes(self) -> list[dict[str, Any]]:
+        """Return the events about records."""
+        return [event for event in await self.world.events() if event["type"] == "record"]
+
+
+def truth(repo: Repo) -> set[str]:
+    return {path for path in repo.records if path.startswith("pub.chive.")}
+
+
+@pytest.fixture
+async def stage(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(controller, "_SWEEP_EVERY", 0.5)
+    scope = world.resources().scope
+    control = Controller(world.client, world.topics, world.database, scope, forget_after=3600.0)
+    async with (
+        web() as plc,
+        pds(plc) as host,
+        world.working(),
+        running(control.run),
+    ):
+        yield Stage(world, plc, host)
+
+
+async def test_a_repository_that_no_relay_carries_is_synced(stage: Stage) -> None:
+    repo = stage.pds.account("alice", records=1_500)
+    async with stage.fetching():
+        (first,) = await stage.until(await stage.sync("first", repo))
+        assert (await stage.index(repo)).keys() == truth(repo)
+        counts = {"created": 1_500, "updated": 0, "deleted": 0, "progress": 100, "attempts": 1}
+        assert first | counts == first
+        assert (first["records_processed"], first["total_records"]) == (1_500, 1_500)
+
+        before = len(await stage.changes())
+        (second,) = await stage.until(await stage.sync("second", repo))
+        assert second | {"created": 0, "updated": 0, "deleted": 0} == second
+        repo.commit([Write("update", ONE, TEXT), Write("delete", f"{COLLECTION}/k00002")])
+        repo.commit([Write("create", f"{COLLECTION}/new", TEXT)])
+        (third,) = await stage.until(await stage.sync("third", repo))
+        assert third | {"created": 1, "updated": 1, "deleted": 1} == third
+        assert (await stage.index(repo)).keys() == truth(repo)
+        changes = (await stage.changes())[before:]
+        assert sorted(change["action"] for change in changes) == ["create", "delete", "update"]
+        assert {(change["operationId"], change["live"]) for change in changes} == {("third", False)}
+
+        (again,) = await stage.until(await stage.sync("again", repo, emit="all"))
+        assert again["records_processed"] == 1_500
+        await stage.index(repo)
+        repeated = (await stage.changes())[before + 3 :]
+        assert len(repeated) == 1_500
+        assert {change["operationId"] for change in repeated} == {"again"}
+
+
+def _forged(repo: Repo) -> Reply:
+    blocks = repo.everything()
+    wrong = {cid: block + b"\0" if block[:1] == b"\xa2" else block for cid, block in blocks.items()}
+    return response(200, car(next(iter(blocks)), wrong))
+
+
+def _lacking(repo: Repo) -> Reply:
+    blocks = repo.everything()
+    del blocks[cid_of(repo.records[ONE][0])]
+    return response(200, car(next(iter(blocks)), blocks))
+
+
+def _of_somebody_else(repo: Repo) -> Reply:
+    other = Repo(Account.from_seed(f"not {repo.account.did}"))
+    other.commit([Write("create", ONE, TEXT)])
+    return response(200, other.whole())
+
+
+def _by_another_key(repo: Repo) -> Reply:
+    other = Repo(Account.from_seed("another key", did=repo.account.did))
+    other.commit([Write("create", ONE, TEXT)], seconds=100)
+    return response(200, other.whole())
+
+
+def _outdated(repo: Repo) -> Reply:
+    old = Repo(repo.account, repo.clock - 10)
+    old.commit([Write("create", ONE, TEXT)])
+    return response(200, old.whole())
+
+
+def _refusing(error: str) -> Callable[[Repo], Reply]:
+    body = orjson.dumps({"error": error, "message": "no"})
+    return lambda _repo: response(400, body, content_type="application/json")
+
+
+LIES: dict[str, tuple[Callable[[Repo], Reply], str, str]] = {
+    "another-did": (_of_somebody_else, "failed", "RepoForeign"),
+    "another-key": (_by_another_key, "failed", "SignatureInvalid"),
+    "wrong-hash": (_forged, "failed", "RepoInvalid"),
+    "missing-block": (_lacking, "failed", "RepoInvalid"),
+    "not-a-car": (lambda _: response(200, b"<html>hello</html>" * 99), "failed", "RepoInvalid"),
+    "too-big": (lambda _: response(200, b"\0" * 1_000_001), "failed", "RepoTooBig"),
+    "cut-short": (lambda r: cut_off(r.whole(), 2_000), "queued", "RepoTruncated"),
+    "short": (lambda r: response(200, r.whole()[:-7]), "queued", "RepoTruncated"),
+    "empty": (lambda _: response(200), "queued", "RepoTruncated"),
+    "outdated": (_outdated, "queued", "OlderThanKnown"),
+    "trickling": (lambda r: trickle(r.whole(), every=1.5), "queued", "HostTimeout"),
+    "silent": (lambda _: silence, "queued", "HostTimeout"),
+    "limiting": (lambda _: response(429, retry_after="300"), "queued", "RateLimited"),
+    "broken": (lambda _: response(503), "queued", "HostError"),
+    "private": (lambda _: redirect("https://10.0.0.1/"), "failed", "HostForbidden"),
+    "metadata": (lambda _: redirect("http://169.254.169.254/"), "failed", "HostForbidden"),
+    "unknown": (_refusing("RepoNotFound"), "failed", "RepoNotFound"),
+    "taken-down": (_refusing("RepoTakendown"), "failed", "RepoTakendown"),
+    "suspended": (_refusing("RepoSuspended"), "failed", "RepoSuspended"),
+    "deactivated": (_refusing("RepoDeactivated"), "failed", "RepoDeactivated"),
+}
+
+
+async def test_every_lie_and_trouble_has_a_name_and_none_deletes_anything(stage: Stage) -> None:
+    async with AsyncExitStack() as hosts, stage.fetching(syncs=8):
+        # A host for each: trouble is the host's.
+        homes = {name: await hosts.enter_async_context(pds(stage.plc)) for name in LIES}
+        repos = {name: home.account(name, records=30) for name, home in homes.items()}
+        for name, repo in repos.items():
+            await stage.sync(f"well-{name}", repo)
+        await stage.until(*(f"well-{name}" for name in LIES))
+        known = {name: await stage.index(repo) for name, repo in repos.items()}
+        assert all(len(records) == 30 for records in known.values())
+        before = len(await stage.changes())
+
+        for name, (lie, _, _) in LIES.items():
+            homes[name].says(repos[name], lie(repos[name]))
+            await stage.sync(name, repos[name])
+        for name, (_, status, failure) in LIES.items():
+            (row,) = await stage.until(name, status=None, failure=failure)
+            assert row["status"] in (status, "running"), row  # it may be at it again
+            assert row["error"] or row["status"] == "running", row
+        limited = (await stage.rows())["limiting"]
+        assert (limited["status"], limited["attempts"]) == ("queued", 1)
+        assert limited["run_after"] > limited["started_at"]
+
+        assert {name: await stage.index(repo) for name, repo in repos.items()} == known
+        assert len(await stage.changes()) == before
+        assert {state for _, state, _ in (await stage.world.repos()).values()} == {"active"}
+
+        # The next honest answer repairs what can be repaired.
+        for name in ("cut-short", "outdated"):
+            repos[name].commit([Write("create", f"{COLLECTION}/later", TEXT)], seconds=50)
+            homes[name].host(repos[name])
+        await stage.until("cut-short", "outdated")
+        assert (await stage.index(repos["outdated"])).keys() == truth(repos["outdated"])
+
+
+async def test_what_is_wrong_with_a_did_has_a_name(stage: Stage) -> None:
+    plc = stage.plc.replies
+    nowhere, keyless, gone = (stage.pds.account(name) for name in ("nowhere", "keyless", "gone"))
+    document = keyless.account.document(stage.pds.site.origin)
+    plc[f"/{keyless.account.did}"] = response(200, orjson.dumps(document | {"service": []}))
+    plc[f"/{gone.account.did}"] = response(410)
+    del plc[f"/{nowhere.account.did}"]
+    async with stage.fetching():
+        for repo, name in ((nowhere, "nowhere"), (keyless, "keyless"), (gone, "gone")):
+            await stage.sync(name, repo)
+        await stage.command("key", type="didSync", did="did:key:zQ3shokFTS3brHcDQrn82RUDfCZ")
+        await stage.until("nowhere", "gone", status="failed", failure="DidNotFound")
+        await stage.until("keyless", status="failed", failure="DidDocumentUnusable")
+        await stage.until("key", status="failed", failure="DidMethodUnsupported")
+
+
+async def test_a_record_is_refreshed(stage: Stage) -> None:
+    repo, host = stage.pds.account("alice", records=3), stage.pds
+    did = repo.account.did
+    host.says(repo, _refusing("RepoNotFound")(repo))  # the sync that a new repo gets
+    async with stage.fetching():
+
+        async def refreshed(identifier: str, path: str, **expected: Any) -> dict[str, Any]:
+            host.proves(repo, path)
+            (row,) = await stage.until(await stage.refresh(identifier, repo, path), **expected)
+            assert (await stage.index(repo)).get(path) == row["new_cid"]
+            return row
+
+        created = await refreshed("created", ONE, created=1, updated=0, deleted=0)
+        assert (await stage.world.repos())[did][:2] == ("active", "desynchronized")
+        await refreshed("unchanged", ONE, created=0, updated=0, deleted=0)
+        repo.commit([Write("update", ONE, TEXT)])
+        updated = await refreshed("updated", ONE, created=0, updated=1, deleted=0)
+        assert updated["new_cid"] != created["new_cid"]
+        old = response(200, repo.proof(ONE))
+        repo.commit([Write("delete", ONE)])
+        await refreshed("deleted", ONE, created=0, updated=0, deleted=1)
+        await refreshed("absent", ONE, created=0, updated=0, deleted=0)
+
+        host.proves(repo, ONE, old)
+        await stage.refresh("older", repo, ONE)
+        await stage.until("older", status=None, failure="OlderThanKnown")
+        assert ONE not in await stage.index(repo)
+        await stage.command("stop", type="cancel", operationId="older")
+        await stage.until("older", status="cancelled")
+
+
+async def test_a_cancel_stops_the_download_and_frees_its_place(stage: Stage) -> None:
+    slow, quick = stage.pds.account("slow", records=3), stage.pds.account("quick", records=3)
+    stage.pds.says(slow, trickle(slow.whole(), every=0.1))
+    async with stage.fetching(syncs=1):
+        await stage.sync("slow", slow)
+        await stage.until("slow", status="running", phase="downloading")
+        await stage.sync("quick", quick)
+        await stage.command("stop", type="cancel", operationId="slow")
+        await stage.until("slow", status="cancelled")
+        await stage.until("quick")
+    assert await stage.index(slow) == {}
+
+
+async def test_a_place_is_kept_for_what_somebody_asked_for(stage: Stage) -> None:
+    slow = [stage.pds.account(f"slow {n}", records=3) for n in range(3)]
+    asked = stage.pds.account("asked", records=3)
+    for repo in slow:
+        stage.pds.says(repo, trickle(repo.whole(), every=0.2))
+        await stage.want_sync(repo)
+    async with stage.fetching(syncs=2):
+
+        async def begun() -> bool:
+            rows = await stage.rows()
+            return "running" in {row["status"] for row in rows.values()}
+
+        await eventually(begun, what="a sync begins", deadline=60)
+        await stage.until(await stage.sync("asked", asked))
+        statuses = [row["status"] for row in (await stage.rows()).values() if row["automatic"]]
+        assert sorted(statuses) == ["queued", "queued", "running"]
+
+
+async def test_a_busy_host_takes_no_place_and_costs_no_attempt(stage: Stage) -> None:
+    slow = [stage.pds.account(f"slow {n}", records=3) for n in range(4)]
+    for repo in slow:
+        stage.pds.says(repo, trickle(repo.whole(), every=0.01, size=100))
+        await stage.sync(repo.account.did, repo)
+    async with AsyncExitStack() as stack:
+        other = (await stack.enter_async_context(pds(stage.plc))).account("other", records=3)
+        await stage.sync("other", other)
+        async with stage.fetching(syncs=2, requests_per_host=1):
+            rows = await stage.until("other", *(repo.account.did for repo in slow))
+    assert {row["attempts"] for row in rows} == {1}
+
+
+async def test_a_fetcher_that_stops_gives_back_what_it_had(stage: Stage) -> None:
+    repo = stage.pds.account("alice", records=3)
+    stage.pds.says(repo, silence)
+    async with stage.fetching(first_byte=60.0):
+        await stage.sync("sync", repo)
+        await stage.until("sync", status="running", phase="downloading")
+    await stage.until("sync", status="queued", error="the fetcher stopped")
+    stage.pds.host(repo)
+    async with stage.fetching():
+        await stage.until("sync", attempts=2)
+
+
+async def test_a_fetcher_that_was_lost_is_replaced_and_does_no_harm(stage: Stage) -> None:
+    repo = stage.pds.account("alice", records=3)
+    await stage.sync("sync", repo)
+    await stage.until("sync", status="queued")
+    async with stage.world.database.transaction() as connection:
+        lost = await claims.claim(connection, Type.DID_SYNC, 0.5)
+    assert lost is not None
+    async with stage.fetching():
+        await stage.until("sync", attempts=2, created=3)
+    async with stage.world.database.transaction() as connection:
+        assert await claims.extend(connection, [lost.lease], 60.0) == set()
+        await claims.injected(connection, lost.lease, 0)
+        await claims.give_back(connection, [lost.lease])
+    await stage.until("sync", attempts=2, created=3)
+
+
+async def test_requests_for_one_did_share_a_download(stage: Stage) -> None:
+    repo = stage.pds.account("alice", records=3)
+    names = [f"sync-{n}" for n in range(5)]
+    for name in names:
+        await stage.sync(name, repo)
+    await stage.until(*names, status="queued")
+    async with stage.fetching():
+        rows = await stage.until(*names)
+    assert {(row["created"], row["progress"]) for row in rows} == {(3, 100)}
+    downloads = [path for path in stage.pds.site.paths if "getRepo" in path]
+    assert len(downloads) == 1
