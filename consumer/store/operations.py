@@ -41,10 +41,20 @@ COLUMNS = """
     extract(epoch FROM run_after)::float8 AS run_after
 """
 
+# Three an hour of a DID are due at once; beyond them the wait doubles from 10 s to an hour, so
+# that an account whose repository breaks again and again costs ever less.
 _QUEUE = """
-INSERT INTO operations (id, type, did, lane, automatic, reason, want)
-SELECT id, 'didSync', did, %s, true, reason, want
-FROM unnest(%s, %s, %s, %s) AS new (id, did, reason, want)
+INSERT INTO operations (id, type, did, lane, automatic, reason, want, run_after)
+SELECT new.id, 'didSync', new.did, %s, true, new.reason, new.want,
+    CASE WHEN recent.syncs < 3 THEN now()
+         ELSE now() + least(interval '10 seconds' * 2 ^ least(recent.syncs - 3, 30),
+                            interval '1 hour')
+    END
+FROM unnest(%s, %s, %s, %s) AS new (id, did, reason, want) CROSS JOIN LATERAL (
+    SELECT count(*) AS syncs FROM operations AS o
+    WHERE o.did = new.did AND o.type = 'didSync' AND o.automatic
+        AND o.requested_at > now() - interval '1 hour'
+) AS recent
 ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
 _SETTLE = """
@@ -91,7 +101,7 @@ _BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
 
 
 async def queue(connection: Connection, lane: int, wanted: Sequence[SyncWanted]) -> None:
-    """Queue automatic syncs; a DID occurs at most once."""
+    """Queue automatic syncs, throttled per DID; a DID occurs at most once."""
     await connection.execute(
         _QUEUE,
         [

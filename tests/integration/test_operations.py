@@ -342,6 +342,20 @@ async def test_a_place_is_kept_for_what_somebody_asked_for(stage: Stage) -> None
         assert sorted(statuses) == ["queued", "queued", "running"]
 
 
+async def test_automatic_syncs_of_one_did_are_throttled(stage: Stage) -> None:
+    often, once = stage.pds.account("often"), stage.pds.account("once")
+    for _ in range(6):
+        await stage.want_sync(often)
+        async with stage.world.database.transaction() as connection:
+            await connection.execute("UPDATE operations SET status = 'completed'")
+    await stage.want_sync(once)
+    waits = await stage.world.rows(
+        "SELECT extract(epoch FROM run_after - requested_at)::int FROM operations"
+        " ORDER BY requested_at"
+    )
+    assert [wait for (wait,) in waits] == [0, 0, 0, 10, 20, 40, 0]
+
+
 async def test_a_busy_host_takes_no_place_and_costs_no_attempt(stage: Stage) -> None:
     slow = [stage.pds.account(f"slow {n}", records=3) for n in range(4)]
     for repo in slow:

@@ -104,7 +104,7 @@ async def test_fetcher_and_worker_killed_in_mid_sync_change_nothing_in_the_end(
     environment = environment_of(deployment, pds_network)
 
     async def started(role: str) -> Consumer:
-        process = await consumer("run", "--role", role, env=environment)
+        process: Consumer = await consumer("run", "--role", role, env=environment)
         await process.saying("running", deadline=90)
         return process
 
