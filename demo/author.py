@@ -142,6 +142,17 @@ class Author:
             await self._delete(newest)
             return newest
 
+    async def token(self, audience: str, method: str) -> str:
+        """Return a token, signed by the PDS, for one call of ``method`` at ``audience``."""
+        answer = await self._xrpc.query(
+            "com.atproto.server.getServiceAuth", aud=audience, lxm=method
+        )
+        return str(answer["token"])
+
+    async def call(self, service: str, method: str, body: dict[str, Any]) -> Any:
+        """Call a procedure of ``service``, a DID with a fragment, by way of the PDS."""
+        return await self._xrpc.procedure(method, body, service)
+
     async def _newest(self) -> Written:
         """Return the newest submission; without one, write it."""
         for each in reversed(self.written):

@@ -1,8 +1,9 @@
 """What no firehose tells: people write behind the consumer's back, and it is put right on demand.
 
 While the consumer is down four people change their repositories, and the cursor is moved past
-it: as if the relay had lost those frames without a trace.  Commands on ``chive.control`` repair
-two of the repositories whole, and of the others the one record that is wrong.
+it: as if the relay had lost those frames without a trace.  Two of the repositories are repaired
+whole, and of the others the one record that is wrong; half of it by commands on
+``chive.control``, half by calls of the gateway.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from consumer.kafka.writer import Writer
 from consumer.store import operations
 from demo.author import Author, Written
 from demo.catch_up import read_cursor
+from demo.gateway import Gateway
 from demo.observe import Observer
+from procedures.contract import REFRESH_RECORD, TRIGGER_DID_SYNC
 
 _COMMANDS = """
 SELECT count(*), count(*) FILTER (WHERE status = 'completed')
-FROM operations WHERE id LIKE 'control-%'
+FROM operations WHERE NOT automatic AND type <> 'discovery'
 """
 _OPEN = ("queued", "running")
 _POLL = 0.3
@@ -72,14 +75,23 @@ async def _skip(observer: Observer) -> None:
 
 
 async def repair(observer: Observer, drift: Missed) -> list[str]:
-    """Ask for what puts everything right, as anybody may; return the commands as they were sent."""
+    """Ask for one half of the repair, as anybody may; return the commands as they were sent."""
     commands = [
-        {"type": "didSync", "did": drift.synced.did},
+        {"type": "didSync", "did": drift.synced.did, "emit": "all"},
         {"type": "recordRefresh", "uri": drift.deleted.uri},
-        {"type": "didSync", "did": drift.asker.did, "emit": "all"},
-        {"type": "recordRefresh", "uri": drift.revised.uri},
     ]
     return [await command(observer, **fields) for fields in commands]
+
+
+async def call(gateway: Gateway, drift: Missed) -> list[str]:
+    """Ask for the other half over HTTP; return the calls and their answers."""
+    asker, uri = drift.asker, drift.revised.uri
+    operation = await gateway.sync(asker, asker.did)
+    answer = await gateway.refresh(drift.reviser, uri)
+    return [
+        f"{TRIGGER_DID_SYNC} {asker.did} -> operation {operation}",
+        f"{REFRESH_RECORD} {uri} -> {orjson.dumps(answer).decode()}",
+    ]
 
 
 async def command(observer: Observer, **fields: str) -> str:
@@ -91,9 +103,9 @@ async def command(observer: Observer, **fields: str) -> str:
 
 
 async def all_repaired(observer: Observer, asked: int = 0) -> bool:
-    """Wait until ``asked`` commands have ended and no operation is open, for a while.
+    """Wait until ``asked`` operations were asked for and none is open, for a while.
 
-    Returns whether it came to that, and all commands have completed.
+    Returns whether it came to that, and all that was asked for has completed.
     """
     give_up = time.monotonic() + _DEADLINE
     while time.monotonic() < give_up:

@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,10 @@ from consumer.settings import Settings
 from demo.compare import Comparison
 from demo.consumer_process import ConsumerProcess
 from demo.feed import Feed
+from demo.gateway import Gateway
 from demo.local_network import LocalNetwork, Say, installed
 from demo.observe import Observer, observing
-from demo.repair import all_repaired, missed, repair
+from demo.repair import all_repaired, call, missed, repair
 from demo.traffic import Traffic
 from demo.view import View, show_verdict
 from demo.xrpc import XrpcFailed
@@ -103,12 +104,14 @@ async def _run_in(directory: Path, options: Options, console: Console, control: 
             clean = _stopped_well(consumer, console)
             drift = await missed(observer, traffic.authors)
             stage.say("people wrote while the consumer was down, and the relay forgot it")
-            async with stage.consumer() as consumer:
+            gateway = Gateway.at_a_free_port()
+            async with stage.consumer(gateway.environment(drift.asker.did)) as consumer:
                 await _unless_ended(consumer, observer.started())
-                commands = await _unless_ended(consumer, repair(observer, drift))
-                for line in commands:
+                asked = await _unless_ended(consumer, repair(observer, drift))
+                asked += await _unless_ended(consumer, call(gateway, drift))
+                for line in asked:
                     console.print(f"        {line}", highlight=False, markup=False)
-                done = await _unless_ended(consumer, _repaired(observer, console, len(commands)))
+                done = await _unless_ended(consumer, _repaired(observer, console, len(asked)))
                 comparison = await observer.compared()
                 show_verdict(console, comparison)
             clean &= _stopped_well(consumer, console)
@@ -154,12 +157,12 @@ class _Stage:
     say: Say
     runs: int = 0
 
-    def consumer(self) -> ConsumerProcess:
-        """Return a consumer to be run, with a log of its own."""
+    def consumer(self, more: Mapping[str, str] | None = None) -> ConsumerProcess:
+        """Return a consumer to be run with ``more`` settings, with a log of its own."""
         self.runs += 1
         own = self.directory / f"run-{self.runs}"
         own.mkdir()
-        return ConsumerProcess(own, self.environment)
+        return ConsumerProcess(own, {**self.environment, **(more or {})})
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ _TIMEOUT = 60.0  # seconds; a busy machine makes the PDS slow
 
 
 class XrpcFailed(Exception):
-    """The PDS refused a call, or could not be reached: ``error`` is the XRPC error's name."""
+    """A call was refused, or nobody was reached: ``error`` is the XRPC error's name."""
 
     def __init__(self, nsid: str, status: int | None, error: str, message: str) -> None:
         super().__init__(f"{nsid}: {status} {error}: {message}")
@@ -29,7 +29,7 @@ class XrpcFailed(Exception):
 
 
 class Xrpc:
-    """A client of one PDS.  ``authorization`` is the header of every call, if set."""
+    """A client of one PDS or service.  ``authorization`` is the header of every call, if set."""
 
     def __init__(self, pds: str, authorization: str | None = None) -> None:
         self.authorization = authorization
@@ -62,18 +62,33 @@ class Xrpc:
         url_parameters = {name: value for name, value in parameters.items() if value is not None}
         return await self._call("get", nsid, params=url_parameters)
 
-    async def procedure(self, nsid: str, body: dict[str, Any] | None = None) -> Any:
-        """Call a procedure with a JSON body and return its decoded answer."""
+    async def procedure(
+        self, nsid: str, body: dict[str, Any] | None = None, service: str | None = None
+    ) -> Any:
+        """Call a procedure with a JSON body and return its decoded answer.
+
+        ``service`` is a DID with a fragment: the PDS passes the call on to it.
+        """
         if body is None:
-            return await self._call("post", nsid)
-        return await self._call("post", nsid, content=orjson.dumps(body), kind="application/json")
+            return await self._call("post", nsid, service=service)
+        content = orjson.dumps(body)
+        return await self._call("post", nsid, "application/json", service, content=content)
 
     async def upload(self, nsid: str, content: bytes, mime_type: str) -> Any:
         """Call a procedure with bytes and return its decoded answer."""
-        return await self._call("post", nsid, content=content, kind=mime_type)
+        return await self._call("post", nsid, mime_type, content=content)
 
-    async def _call(self, verb: str, nsid: str, kind: str | None = None, **request: Any) -> Any:
+    async def _call(
+        self,
+        verb: str,
+        nsid: str,
+        kind: str | None = None,
+        service: str | None = None,
+        **request: Any,
+    ) -> Any:
         headers = {"Authorization": self.authorization} if self.authorization else {}
+        if service is not None:
+            headers["atproto-proxy"] = service
         if kind is not None:
             headers["Content-Type"] = kind
         send = self._request.get if verb == "get" else self._request.post

@@ -88,8 +88,8 @@ async def test_what_the_relay_lost_is_repaired_on_demand(
         await process.saying("connected", deadline=90)
         await eventually(lambda: none_open(observer), what="nothing is open", deadline=60)
         await repair(observer, drift)
-        await eventually(lambda: asked(observer, 4), what="commands are taken", deadline=60)
-        for arguments in (("sync", drift.synced.did), ("refresh", drift.revised.uri, "--json")):
+        await eventually(lambda: asked(observer, 2), what="commands are taken", deadline=60)
+        for arguments in (("sync", drift.asker.did), ("refresh", drift.revised.uri, "--json")):
             command_line = await consumer(*arguments, env=environment)
             assert await command_line.ended(60) == 0, command_line
             assert "completed" in command_line.out
