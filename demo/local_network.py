@@ -48,11 +48,15 @@ class Endpoints:
         return self.pds.replace("http://", "ws://")
 
     def environment(self) -> dict[str, str]:
-        """Return the settings that point a consumer at this network."""
+        """Return the settings that point a consumer at this network.
+
+        Everybody on it is new, and changes handles soon: nobody waits a minute to see that.
+        """
         return {
             "CHIVE_RELAY__URL": self.firehose,
             "CHIVE_RELAY__START": "oldest",
             "CHIVE_IDENTITY__PLC_URL": self.plc,
+            "CHIVE_IDENTITY__REFRESH_INTERVAL": "5",
             "CHIVE_NETWORK__ALLOW_LOOPBACK": "true",
         }
 
