@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import pure, tailing, working
+from bench import hosted, operations, pure, tailing, working
 from bench.report import Report
 from bench.traffic import Spec, Traffic, traffic
 from consumer import logs
@@ -25,7 +25,8 @@ from consumer.settings import LogSettings
 PURE = ("verify",)
 TAILING = ("tailer-relevant", "tailer-all")
 WORKING = ("worker", "end-to-end-1", "end-to-end-2", "profile")
-NAMES = (*PURE, *TAILING, *WORKING)
+OPERATIONS = "operations"
+NAMES = (*PURE, *TAILING, *WORKING, OPERATIONS)
 
 _INTERRUPTED = 130
 _PURE_COMMITS, _PURE_ROUNDS = 2_000, 8
@@ -34,7 +35,10 @@ _WIDTH = 120  # of the tables in a file
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much to measure: ``commits`` and ``frames`` are those of one round."""
+    """How much to measure: ``commits`` and ``frames`` are those of one round.
+
+    ``large``, ``small`` and ``calls``: see ``bench.operations``.
+    """
 
     accounts: int = 300
     records: int = 200
@@ -42,10 +46,13 @@ class Size:
     frames: int = 150_000
     distinct: int = 10_000  # unrelated frames that are made; the relay begins again behind them
     rounds: int = 3
+    large: int = 100_000
+    small: int = 2_000
+    calls: int = 150
 
     def related(self, wanted: frozenset[str]) -> Spec:
         """Return the traffic for everything but the tailer alone."""
-        needed = max(1, len(wanted & set(WORKING))) * self.commits * self.rounds
+        needed = max(1, len(wanted & {*WORKING, OPERATIONS})) * self.commits * self.rounds
         return Spec(self.accounts, self.records, needed)
 
     def unrelated(self) -> Spec:
@@ -53,7 +60,17 @@ class Size:
         return Spec(self.accounts, self.records, self.distinct, related=False)
 
 
-QUICK = Size(accounts=60, records=100, commits=1_000, frames=40_000, distinct=4_000, rounds=2)
+QUICK = Size(
+    accounts=60,
+    records=100,
+    commits=1_000,
+    frames=40_000,
+    distinct=4_000,
+    rounds=2,
+    large=20_000,
+    small=200,
+    calls=50,
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +85,7 @@ QUICK = Size(accounts=60, records=100, commits=1_000, frames=40_000, distinct=4_
 @click.option("--frames", type=click.IntRange(1), help="Frames in one round of the tailer alone.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, of which the median counts.")
 def main(quick: bool, names: tuple[str, ...], file: Path | None, **sizes: int | None) -> None:
-    """Measure what a verified commit costs, from the relay's socket to chive.events."""
+    """Measure what a verified commit costs, from the relay's socket to chive.events, and a sync."""
     given = {name: value for name, value in sizes.items() if value is not None}
     size = Size(**{**asdict(QUICK if quick else Size()), **given})
     wanted = frozenset(names or NAMES)
@@ -127,6 +144,12 @@ async def _measure(report: Report, size: Size, related: Traffic, console: Consol
                     report.rounds |= found.rounds
                     report.idle, report.shares = found.idle, found.shares
                     report.functions = found.functions
+                if OPERATIONS in report.wanted:
+                    status.update(OPERATIONS)
+                    spec = hosted.Spec(size.large, size.small)
+                    report.operations = await operations.measure(
+                        stack, directory, related, spec, size.calls
+                    )
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -83,9 +83,9 @@ class Deployment:
         async with self.services.database.transaction() as connection:
             await identities.write(connection, known)
 
-    async def rows(self, query: str) -> list[tuple[object, ...]]:
+    async def rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
         async with self.services.database.transaction() as connection:
-            return await (await connection.execute(query)).fetchall()
+            return await (await connection.execute(query, parameters)).fetchall()
 
     async def lanes(self) -> dict[int, tuple[int, int]]:
         """Return (last_seq, last_out_seq) of every lane."""
@@ -105,6 +105,15 @@ class Deployment:
             and lanes[lane][0] >= seq
             and self._published.get(lane, 0) >= lanes[lane][1]
             for lane, seq in last.items()
+        )
+
+    async def has_caught_up(self, lanes: Mapping[int, tuple[int, int]]) -> bool:
+        """Tell whether what the workers' ``lanes`` had decided is in Kafka."""
+        await self._look()
+        return all(
+            self._published.get(lane, 0) >= out
+            for lane, (_, out) in lanes.items()
+            if lane < PARTITIONS
         )
 
     async def has_tailed(self, seq: int) -> bool:

@@ -105,12 +105,37 @@ class RelayProcess:
         return Sent(answer["sent"], answer["at"])
 
 
+def free_port() -> int:
+    """Return a port that nobody uses at the moment."""
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        return int(free.getsockname()[1])
+
+
+async def answering(url: str) -> bool:
+    """Tell whether somebody serves HTTP at ``url``."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        try:
+            await client.get(url)
+        except httpx.TransportError:
+            return False
+    return True
+
+
+@asynccontextmanager
+async def hosting(path: Path, directory: Path) -> AsyncIterator[str]:
+    """Run a directory and PDS with what ``path`` holds, and return their origin."""
+    port = free_port()
+    origin = f"http://{LOOPBACK}:{port}"
+    async with running("host", directory, "-m", "bench.host", str(port), str(path)) as server:
+        await server.wait_ready(lambda: answering(origin), _START_SECONDS)
+        yield origin
+
+
 @asynccontextmanager
 async def relaying(traffic: Traffic, directory: Path) -> AsyncIterator[RelayProcess]:
     """Run a relay that has ``traffic`` and may not send it yet."""
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     argv = ("-m", "bench.relay", str(port), str(traffic.path))
     async with running("relay", directory, *argv) as server:
         relay = RelayProcess(port)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measured import Measured, typical
+from bench.operations import Findings
 from bench.pure import Pure
 
 # In CPU µs per commit or frame, on one core; verification as a multiple of the floor.
@@ -19,12 +20,23 @@ _FRAME_AIM = 25.0
 _VERIFY_AIM = 4.0
 _COMMIT_AIM = 350.0
 
+_CALL_AIM = 150.0  # milliseconds, the median
+_LAG_AIM = 2.0  # seconds, the worst
+_MEMORY_AIM = 256.0  # MiB
+
 _TITLES = {
     "tailer-relevant": "tailer, nothing relevant",
     "tailer-all": "tailer, all forwarded",
     "worker": "worker",
     "end-to-end-1": "end to end, 1 worker",
     "end-to-end-2": "end to end, 2 workers",
+}
+_OPERATIONS = {
+    "sync-large": "large sync, per record",
+    "sync-unchanged": "unchanged, per record",
+    "sync-again": "all again, beside live, per record",
+    "sync-many": "small syncs, per repository",
+    "refresh": "refresh, per call",
 }
 
 
@@ -42,6 +54,7 @@ class Report:
     idle: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     functions: list[tuple[str, int]] = field(default_factory=list)
+    operations: Findings | None = None
     load: list[float] = field(default_factory=lambda: [os.getloadavg()[0]])
 
     def finished(self) -> None:
@@ -61,11 +74,21 @@ class Report:
             "idle_ms_per_s": self.idle,
             "worker_shares": self.shares,
             "worker_functions": self.functions,
+            "operations": self._operations_as_json(),
         }
+
+    def _operations_as_json(self) -> dict[str, Any] | None:
+        if self.operations is None:
+            return None
+        steps = {name: _plain(one) for name, one in self.operations.steps.items()}
+        return {"steps": steps, **self.operations.figures()}
 
     def show(self, console: Console) -> None:
         """Print the tables."""
         console.print(self._costs())
+        if self.operations:
+            console.print(_operations(self.operations.steps))
+            console.print(_figures(self.operations.figures()), highlight=False)
         if self.shares and self._whole():
             console.print(self._parts())
         elif self.pure:
@@ -136,6 +159,39 @@ def _aim(name: str, one: Measured) -> str:
 
 def _verdict(reached: bool, aim: str) -> str:
     return f"[green]{aim}[/green]" if reached else f"[red]{aim}[/red]"
+
+
+def _operations(steps: Mapping[str, Measured]) -> Table:
+    table = Table(title="syncs and refreshes: CPU µs")
+    for column in ("", "count", "seconds", "per s", "fetcher", "worker", "others", "all"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, title in _OPERATIONS.items():
+        one = steps[name]
+        fetcher, worker = one.cpu["fetcher"], one.cpu["worker"]
+        costs = (fetcher, worker, one.total - fetcher - worker, one.total)
+        table.add_row(
+            title,
+            f"{one.count:,}",
+            f"{one.seconds:.1f}",
+            f"{one.rate:,.0f}",
+            *(f"{cost:,.0f}" if cost >= 1_000 else f"{cost:.1f}" for cost in costs),
+        )
+    return table
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    memory, lag = figures["fetcher_peak_mib"], figures["live_lag_worst_s"]
+    middle = figures["refresh_p50_ms"]
+    return "\n".join(
+        (
+            f"fetcher's peak: {memory:.0f} MiB, "
+            + _verdict(memory <= _MEMORY_AIM, f"≤ {_MEMORY_AIM:g} MiB"),
+            f"live lag beside the large sync: median {figures['live_lag_median_s']:.2f} s, "
+            f"worst {lag:.2f} s, " + _verdict(lag <= _LAG_AIM, f"≤ {_LAG_AIM:g} s"),
+            f"refresh over XRPC: p50 {middle:.0f} ms, p99 {figures['refresh_p99_ms']:.0f} ms, "
+            + _verdict(middle <= _CALL_AIM, f"p50 ≤ {_CALL_AIM:g} ms"),
+        )
+    )
 
 
 def _verification(pure: Pure) -> Table:

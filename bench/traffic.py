@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.frames import framed, split
 from consumer.embedded.jars import cache_home
 from simulator.network import COLLECTIONS, Mix, Network
 
 FIRST_SEQ = 30_000_000_000
 UNRELATED = ("app.bsky.feed.post", "app.bsky.feed.like", "app.bsky.graph.follow")
 
-_LENGTH = struct.Struct(">I")
 _SIMULATOR = Path(__file__).parents[1] / "simulator"
 
 
@@ -71,7 +69,7 @@ def traffic(spec: Spec) -> Traffic:
 def load(path: Path) -> Traffic:
     """Read what ``traffic`` has cached."""
     data = path.read_bytes()
-    head, *frames = _split(data)
+    head, *frames = split(data)
     described = json.loads(head)
     return Traffic(path, described["opening"], described["keys"], frames)
 
@@ -90,21 +88,6 @@ def _make(spec: Spec) -> None:
     spec.path.parent.mkdir(parents=True, exist_ok=True)
     partial = spec.path.with_suffix(".partial")
     with partial.open("wb") as file:
-        file.writelines(_framed([head, *opening]))
-        file.writelines(_framed(network.frames(spec.commits)))
+        file.writelines(framed([head, *opening]))
+        file.writelines(framed(network.frames(spec.commits)))
     partial.replace(spec.path)
-
-
-def _framed(parts: Iterable[bytes]) -> Iterator[bytes]:
-    for part in parts:
-        yield _LENGTH.pack(len(part))
-        yield part
-
-
-def _split(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        yield data[at : at + length]
-        at += length
