@@ -19,6 +19,8 @@ from consumer.errors import Fatal, Reason, Refused
 from consumer.scope import Interval
 
 VERSION = 1
+ROWS = "rows"
+"""A header: how many known records a chunk may speak of beside those in it, in decimal."""
 
 
 @dataclass(frozen=True, slots=True)

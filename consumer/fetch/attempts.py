@@ -14,7 +14,9 @@ from consumer.fetch.identity import Directory, Unclear
 from consumer.fetch.inject import Injector
 from consumer.fetch.repos import RepoSource
 from consumer.scope import Scope
+from consumer.store import records
 from consumer.store.claims import Claim
+from consumer.store.database import Database
 from procedures.failures import Failure
 from procedures.messages import Emit
 from procedures.operations import Phase
@@ -22,6 +24,7 @@ from procedures.operations import Phase
 # How far an operation is when a phase begins, in percent; applying is the second half.
 _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
+_ROWS = 1_000  # of what is known of a repository, below one chunk
 
 Note = Callable[[Phase, int, int | None], None]
 """Told the phase, the progress in percent, and the number of records once it is known."""
@@ -34,6 +37,7 @@ class Attempts:
     directory: Directory
     source: RepoSource
     injector: Injector
+    database: Database
     scope: Scope
 
     async def sync(self, claim: Claim, note: Note) -> int:
@@ -57,8 +61,10 @@ class Attempts:
             snapshot = found.snapshot
             _check_age(snapshot.rev, claim)
             note(Phase.INJECTING, _INJECTING, snapshot.records)
+            async with self.database.transaction() as connection:
+                marks = await records.marks(connection, did, _ROWS)
             offset = 0
-            async for cut in found.cuts():
+            async for cut in found.cuts(marks):
                 chunk = Chunk(
                     did=did,
                     operation=operation.id,
@@ -75,7 +81,7 @@ class Attempts:
                     entries=cut.entries,
                     emit_all=operation.emit is Emit.ALL,
                 )
-                offset = await self.injector.put(chunk)
+                offset = await self.injector.put(chunk, rows=_ROWS if marks else 0)
         return offset
 
     async def refresh(self, claim: Claim, note: Note) -> int:

@@ -43,13 +43,18 @@ class Injector:
         self._limit = limit
         self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
 
-    async def put(self, message: Chunk | Proof) -> int:
-        """Write ``message`` when there is room, and return the offset behind it."""
+    async def put(self, message: Chunk | Proof, rows: int = 0) -> int:
+        """Write ``message`` when there is room, and return the offset behind it.
+
+        ``rows``: how many known records it may speak of beside those in it.
+        """
         number, value = self._topics.partition_of(message.did), backfill.encode(message)
         lane = self._lanes[number]
         await self._room(number, lane, len(value))
         name = self._topics.name(Topic.BACKFILL)
-        offset = await self._writer.write(OutRecord(name, number, message.did.encode(), value))
+        headers = ((backfill.ROWS, b"%d" % rows),) if rows else ()
+        record = OutRecord(name, number, message.did.encode(), value, headers)
+        offset = await self._writer.write(record)
         lane.add(offset, len(value))
         metrics.INJECTED_BYTES.inc(len(value))
         return offset + 1

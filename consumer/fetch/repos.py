@@ -70,9 +70,9 @@ class Downloaded:
     snapshot: Snapshot
     _thread: _Thread
 
-    async def cuts(self) -> AsyncIterator[Cut]:
-        """Yield the wanted records, in key order."""
-        cuts = self.snapshot.cuts(self._thread.alive)
+    async def cuts(self, marks: Sequence[str]) -> AsyncIterator[Cut]:
+        """Yield the wanted records, in key order; ``marks`` end a cut."""
+        cuts = self.snapshot.cuts(self._thread.alive, marks)
         while (cut := await self._thread.run(lambda: next(cuts, None))) is not None:
             yield cut
 

@@ -107,7 +107,9 @@ class Work:
             self._database.listening(claims.CHANNEL) as listener,
         ):
             injector = Injector(writer, self._topics, self._database, self._cap)
-            attempts = Attempts(self._directory, self._source, injector, self._scope)
+            attempts = Attempts(
+                self._directory, self._source, injector, self._database, self._scope
+            )
             helpers = [
                 asyncio.create_task(self._listen(listener)),
                 asyncio.create_task(self._beat()),

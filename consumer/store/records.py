@@ -30,6 +30,13 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS r
 """
+_MARKS = """
+SELECT path FROM (
+    SELECT path, row_number() OVER (ORDER BY path) AS number FROM records WHERE did = %s
+) AS numbered
+WHERE number %% %s = 0 ORDER BY path
+"""
+_READ_FIRST = "SELECT did, path, cid, rev FROM records WHERE did = %s ORDER BY path LIMIT %s"
 _ABOVE_ALL = "\U0010ffff"  # no path contains it
 _READ_REPOS = "SELECT did, path, cid, rev FROM records WHERE did = ANY(%s)"
 _WRITE = """
@@ -74,6 +81,17 @@ async def read_repos(connection: Connection, dids: Sequence[str]) -> list[Record
     """Return all rows of ``dids``."""
     cursor = await connection.execute(_READ_REPOS, [Texts(dids)], binary=True)
     return await cursor.fetchall()
+
+
+async def read_first(connection: Connection, did: str, limit: int) -> list[Record]:
+    """Return the first rows of ``did``, in the order of their paths."""
+    return await (await connection.execute(_READ_FIRST, [did, limit], binary=True)).fetchall()
+
+
+async def marks(connection: Connection, did: str, every: int) -> list[str]:
+    """Return each path of ``did`` that is so many behind the last one, in order."""
+    rows = await (await connection.execute(_MARKS, [did, every])).fetchall()
+    return [path for (path,) in rows]
 
 
 async def write(connection: Connection, rows: Sequence[Record]) -> None:

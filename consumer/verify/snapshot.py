@@ -15,8 +15,9 @@ Specifications: https://atproto.com/specs/repository, https://ipld.io/specs/tran
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -54,7 +55,7 @@ class SnapshotLimits:
 class Cut:
     """Consecutive wanted records: of the keys in (``after``, ``through``] there are no others.
 
-    ``after`` is None at the first cut, ``through`` at the last.
+    ``after`` is None at the first cut, ``through`` at the last.  There may be none at all.
     """
 
     after: str | None
@@ -120,21 +121,24 @@ class Snapshot:
         """Release the files."""
         self._blocks.close()
 
-    def cuts(self, alive: Alive) -> Iterator[Cut]:
-        """Yield the wanted records in key order; at least one cut."""
-        intervals = self._intervals
-        after: str | None = None
-        entries: list[Entry] = []
-        size = 0
+    def cuts(self, alive: Alive, marks: Iterable[str] = ()) -> Iterator[Cut]:
+        """Yield the wanted records in key order; at least one cut.
+
+        A cut ends at each of ``marks`` (in key order), so that it covers no more of what its
+        reader has than lies between two of them, however much of that is gone here.
+        """
+        open_cut = _OpenCut(self._intervals)
+        left = deque(marks)
         for path, cid in self._wanted(alive):
+            while left and left[0] < path:
+                yield open_cut.ended(left.popleft())
             record = self._blocks.need(cid)
-            if entries and (len(entries) >= MAX_ENTRIES or size + len(record) > MAX_BYTES):
-                through = entries[-1].path
-                yield Cut(after, through, clipped(intervals, after, through), tuple(entries))
-                after, entries, size = through, [], 0
-            entries.append(Entry(path, cid, record))
-            size += len(record)
-        yield Cut(after, None, clipped(intervals, after, None), tuple(entries))
+            if open_cut.is_full(len(record)):
+                yield open_cut.ended(open_cut.entries[-1].path)
+            open_cut.add(Entry(path, cid, record))
+        while left:
+            yield open_cut.ended(left.popleft())
+        yield open_cut.ended(None)
 
     def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes]]:
         bounds = _bounds(self._intervals)
@@ -145,6 +149,33 @@ class Snapshot:
         for key, cid in _walk(self.data, self._blocks, overlaps, alive):
             if any(lower <= key < upper for lower, upper in bounds):
                 yield key.decode(), cid
+
+
+@dataclass(slots=True)
+class _OpenCut:
+    """The cut that records are added to."""
+
+    intervals: Sequence[Interval]
+    after: str | None = None
+    entries: list[Entry] = field(default_factory=list)
+    size: int = 0
+
+    def is_full(self, more: int) -> bool:
+        """Tell whether a record of ``more`` bytes has to go into the next one."""
+        return bool(self.entries) and (
+            len(self.entries) >= MAX_ENTRIES or self.size + more > MAX_BYTES
+        )
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.size += len(entry.record)
+
+    def ended(self, through: str | None) -> Cut:
+        """Return the cut that ends at ``through``, and begin the next one there."""
+        covered = clipped(self.intervals, self.after, through)
+        cut = Cut(self.after, through, covered, tuple(self.entries))
+        self.after, self.entries, self.size = through, [], 0
+        return cut
 
 
 def _bounds(intervals: Sequence[Interval]) -> list[tuple[bytes, bytes]]:

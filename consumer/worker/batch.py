@@ -24,7 +24,7 @@ from consumer.store.outbox import Headers, OutRow
 from consumer.store.repos import Repos
 from consumer.worker import results
 from consumer.worker.facts import Row
-from consumer.worker.inputs import Input, needs
+from consumer.worker.inputs import AccountLearnt, Input, needs
 from consumer.worker.letters import Letter
 from consumer.worker.outputs import AppliedOperation, Rejection
 from consumer.worker.plan import Plan
@@ -35,6 +35,7 @@ from consumer.worker.workset import Workset
 from procedures.operations import Status
 
 _PAGE = 1_000  # repos that are doubted in one transaction
+_PORTION = 5_000  # records of a deleted account in one transaction
 
 _repos = Repos(Repo)
 
@@ -85,6 +86,34 @@ class Ledger:
         await self._posted(new, rows)
         return Outcome(workset, [why for _, why in refused])
 
+    async def thin_out(self, inputs: Iterable[Input]) -> None:
+        """Delete most records of the accounts that ``inputs`` delete, where those are many.
+
+        A portion in each transaction, without moving the position: after a crash the rest goes
+        the same way.  Should the account come back before the last portion, it is
+        desynchronized as at every return, and its sync restores what is missing.
+        """
+        for one in inputs:
+            if isinstance(one, AccountLearnt):
+                while await self._thin_out(one):
+                    pass
+
+    async def _thin_out(self, learnt: AccountLearnt) -> bool:
+        async with self._database.transaction() as connection:
+            await self._guard(connection)
+            found = await records.read_first(connection, learnt.did, _PORTION + 1)
+            if len(found) <= _PORTION:
+                return False
+            repos = {repo.did: repo for repo in await _repos.read(connection, [learnt.did])}
+            workset = Workset(repos, _by_did(found), self._policy)
+            if not workset.thin_out(learnt):
+                return False
+            rows = await self._write(connection, workset, ())
+            new = self._numbered(self.lane, rows)
+            await self._advance(connection, new)
+        await self._posted(new, rows)
+        return True
+
     async def doubt(self, doubts: Callable[[str], Input], then: Lane) -> int:
         """Apply ``doubts`` to every repo of the lane, then move to ``then``; return how many.
 
@@ -127,9 +156,8 @@ class Ledger:
     ) -> Workset:
         """Load what the inputs touch.
 
-        A batch takes few chunks (a quarter of the settings' bytes), of 1,000 records at most
-        each; beyond those a chunk loads the rows that vanished within its intervals: in the
-        worst case, a repo emptied at once, all the rows that its DID ever had.
+        A chunk has 1,000 records at most and speaks of about as many rows, an account that is
+        deleted has few left (``thin_out``), and a batch takes few of either.
         """
         wanted = needs(inputs, self._policy.scope)
         repos = {repo.did: repo for repo in await _repos.read(connection, list(wanted.dids))}
@@ -140,10 +168,7 @@ class Ledger:
             found += await records.read_repos(connection, list(wanted.whole_repos))
         if intervals := [one for one in wanted.intervals if one[0] in in_part]:
             found += await records.read_intervals(connection, intervals)
-        rows: dict[str, dict[str, Row]] = {}
-        for did, path, cid, rev in found:
-            rows.setdefault(did, {})[path] = Row(cid, rev)
-        return Workset(repos, rows, self._policy, pds_of)
+        return Workset(repos, _by_did(found), self._policy, pds_of)
 
     async def _write(
         self, connection: Connection, workset: Workset, letters: Iterable[Letter]
@@ -168,6 +193,13 @@ class Ledger:
         self.lane = new
         if rows:
             await self._hand_over(rows)
+
+
+def _by_did(found: Iterable[records.Record]) -> dict[str, dict[str, Row]]:
+    rows: dict[str, dict[str, Row]] = {}
+    for did, path, cid, rev in found:
+        rows.setdefault(did, {})[path] = Row(cid, rev)
+    return rows
 
 
 class _Out:

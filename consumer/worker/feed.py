@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
+from consumer import backfill
 from consumer.kafka.reader import PartitionReader, Place, Record
+
+_ROW_BYTES = 400  # a row, its event and its row of the outbox
+_DIGITS = 6
 
 
 class Feed:
@@ -24,12 +29,14 @@ class Feed:
     async def take(self, place: Place, *, most: int, most_bytes: int) -> list[Record]:
         """Return the next records of ``place`` that are here, at least one if there is any.
 
+        The rows that a message speaks of count as so many bytes more (``backfill.ROWS``).
         Raises ``OffsetLost`` and ``Transient``.
         """
         held = self._held[place.topic]
         if not held:
             held.extend(await self._reader.fetch(place, wait=0, limit=most))
-        return _portion(held, most, most_bytes)
+        weigh = _weight if place is self.backfill else _size
+        return _portion(held, most, most_bytes, weigh)
 
     @property
     def more(self) -> bool:
@@ -42,12 +49,26 @@ class Feed:
             self._held[record.topic].append(record)
 
 
-def _portion(held: deque[Record], most: int, most_bytes: int) -> list[Record]:
+def _portion(
+    held: deque[Record], most: int, most_bytes: int, weigh: Callable[[Record], int]
+) -> list[Record]:
     portion: list[Record] = []
     size = 0
     while held and len(portion) < most:
-        size += len(held[0].value or b"")
+        size += weigh(held[0])
         if portion and size > most_bytes:
             break
         portion.append(held.popleft())
     return portion
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"")
+
+
+def _weight(record: Record) -> int:
+    weight = _size(record)
+    for name, value in record.headers:
+        if name == backfill.ROWS and value.isdigit():
+            weight += _ROW_BYTES * int(value[:_DIGITS])
+    return weight

@@ -83,6 +83,7 @@ class Session:
         plan = self._plan()
         await self._fill(plan, took)
         watch.lap(BatchStep.VERIFY)
+        await self.ledger.thin_out(planned.input for planned in plan.inputs)
         outcome = await self.ledger.post(plan, watch)
         watch.stop()
         report.planned(plan, took)

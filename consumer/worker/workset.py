@@ -213,6 +213,19 @@ class Workset:
             self._delete_account(repo, answer.session, learnt.origin)
         return None
 
+    def thin_out(self, learnt: AccountLearnt) -> bool:
+        """Delete the records at hand of an account that ``learnt`` is going to delete.
+
+        Returns whether it is.  For accounts with more records than one batch can take.
+        """
+        repo, answer = self.repos.get(learnt.did), learnt.answer
+        if repo is None or not accounts.answers_newest(repo, answer.session, answer.seq):
+            return False
+        if answer.status != accounts.DELETED or repo.status == accounts.DELETED:
+            return False
+        self._delete_records(replace(repo, rev=accounts.newest_rev(repo)), learnt.origin)
+        return True
+
     def _chunk(self, seen: ChunkSeen) -> Rejection | None:
         chunk, begin = seen.chunk, len(self.events)
         repo = self.repos.get(chunk.did) or self._newborn(chunk.did)
@@ -333,12 +346,15 @@ class Workset:
         self.events.append(
             events.account_event(origin, last, gone.status, active=False, session=session)
         )
+        self._delete_records(last, origin)
+        self._take(Step(gone), origin)
+
+    def _delete_records(self, repo: Repo, origin: Origin) -> None:
         rows = self.rows.setdefault(repo.did, {})
         for path, row in sorted(rows.items()):
             if row.cid is not None:
-                self.events.append(events.gone_with_account(origin, last, path, row.cid))
+                self.events.append(events.gone_with_account(origin, repo, path, row.cid))
         self._drop(repo.did, list(rows))
-        self._take(Step(gone), origin)
 
     def _known_paths(self, chunk: Chunk) -> list[str]:
         rows = self.rows.get(chunk.did, {})

@@ -12,6 +12,7 @@ import pytest
 
 from consumer.control import controller
 from consumer.control.controller import Controller
+from consumer.fetch import attempts
 from consumer.fetch.loop import Fetcher
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord
@@ -141,7 +142,10 @@ async def stage(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         yield Stage(world, plc, host)
 
 
-async def test_a_repository_that_no_relay_carries_is_synced(stage: Stage) -> None:
+async def test_a_repository_that_no_relay_carries_is_synced(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "_ROWS", 100)
     repo = stage.pds.account("alice", records=1_500)
     async with stage.fetching():
         (first,) = await stage.until(await stage.sync("first", repo))
@@ -168,6 +172,10 @@ async def test_a_repository_that_no_relay_carries_is_synced(stage: Stage) -> Non
         repeated = (await stage.changes())[before + 3 :]
         assert len(repeated) == 1_500
         assert {change["operationId"] for change in repeated} == {"again"}
+
+        repo.commit(Write("delete", path) for path in sorted(truth(repo)))
+        (emptied,) = await stage.until(await stage.sync("emptied", repo))
+        assert (emptied["deleted"], await stage.index(repo)) == (1_500, {})
 
 
 def _forged(repo: Repo) -> Reply:

@@ -10,17 +10,21 @@ import pytest
 from psycopg.rows import dict_row
 
 from consumer.backfill import Chunk
+from consumer.errors import Transient
 from consumer.publish.envelope import Action
 from consumer.scope import Scope
 from consumer.store import database as sessions
 from consumer.store.database import Connection
 from consumer.store.errors import CommitUnknown
 from consumer.store.operations import COLUMNS, of_row
+from consumer.worker import batch
+from consumer.worker.inputs import AccountLearnt
 from procedures.operations import Operation
 from procedures.syntax import cid_text
 from simulator.frames import account_frame, commit_frame
 from simulator.network import Network
 from simulator.repo import Repo, Write
+from tests.support.eventually import eventually
 from tests.support.snapshots import cut, prove
 from tests.support.worker import World
 
@@ -340,3 +344,34 @@ async def test_refreshes(stage: Stage) -> None:
         ("delete", "refresh", absent.id),
     ]
     assert await stage.state() == ("desynchronized", "broken_chain")
+
+
+async def test_a_large_account_is_deleted_in_portions_across_a_restart(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portions, thin_out = [], batch.Ledger._thin_out
+
+    async def interrupted(ledger: batch.Ledger, learnt: AccountLearnt) -> bool:
+        more = await thin_out(ledger, learnt)
+        portions.append(more)
+        if len(portions) == 2:
+            raise Transient("as if PostgreSQL had gone away")
+        return more
+
+    monkeypatch.setattr(batch, "_PORTION", RECORDS // 4)
+    monkeypatch.setattr(batch.Ledger, "_thin_out", interrupted)
+    stage.network.seq += 1
+    gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
+    await stage.world.publish([gone])
+
+    async def deleted() -> bool:
+        return (await stage.world.repos())[stage.did][0] == "deleted"
+
+    await eventually(deleted, what="the account is deleted", deadline=60)
+    await stage.world.settled(20.0)
+    assert (portions[:3], portions[-1]) == ([True, True, True], False)
+    assert (await stage.world.stored(), await stage.world.folded()) == ({}, {})
+    events = await stage.world.events()
+    assert len({event["id"] for event in events}) == len(events)
+    deletes = [e for e in events if e["type"] == "record" and e["action"] == "delete"]
+    assert len(deletes) == len(stage.repo.records)

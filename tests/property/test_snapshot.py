@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -66,9 +66,9 @@ def refusal(folder: Path, data: bytes, account: Account = ALICE, did: str | None
     return caught.value.reason
 
 
-def cuts(snapshot: Snapshot) -> list[Cut]:
+def cuts(snapshot: Snapshot, marks: Iterable[str] = ()) -> list[Cut]:
     try:
-        return list(snapshot.cuts(lambda: None))
+        return list(snapshot.cuts(lambda: None, marks))
     finally:
         snapshot.close()
 
@@ -108,6 +108,29 @@ def test_cuts_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> None:
         assert len(inside) == (1 if SCOPE.wants(path) else 0)
         if inside:
             assert path in {entry.path for entry in inside[0].entries}
+
+
+@given(
+    kept=st.sets(st.integers(0, 60), max_size=30),
+    known=st.sets(st.integers(0, 60), max_size=60),
+    every=st.integers(1, 9),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_cut_covers_no_more_of_what_is_known_than_lies_between_two_marks(
+    kept: set[int], known: set[int], every: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    repo = repo_of([f"pub.chive.eprint.vote/k{n:02}" for n in sorted(kept)])
+    paths = [f"pub.chive.eprint.vote/k{n:02}" for n in sorted(known)]
+    marks = paths[every - 1 :: every]
+    found = cuts(opened(tmp_path_factory.mktemp("spool"), repo.whole()), marks)
+    assert [entry.path for cut in found for entry in cut.entries] == sorted(repo.records)
+    for cut in found:
+        covered = [path for path in paths if any(path in one for one in cut.intervals)]
+        assert len(covered) <= every
+        assert all(any(entry.path in one for one in cut.intervals) for entry in cut.entries)
+    for left, right in itertools.pairwise(found):
+        assert left.through == right.after
+    assert [cut.last for cut in found] == [*[False] * (len(found) - 1), True]
 
 
 def test_a_cut_is_bounded_in_bytes(tmp_path: Path) -> None:
