@@ -13,7 +13,15 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -168,11 +176,15 @@ def _listening(settings: HttpSettings) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    app: Starlette, settings: HttpSettings, event: str = "listening"
+    app: Starlette,
+    settings: HttpSettings,
+    event: str = "listening",
+    proxies: Sequence[str] = (),
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Serve ``app`` for the length of the block; the task ends when the server does.
 
-    ``event`` is what the log says when it listens.
+    ``event`` is what the log says when it listens; ``proxies`` are the addresses or networks
+    whose ``X-Forwarded-For`` names the caller.
     """
     with _listening(settings) as listener:
         host, port = listener.getsockname()[:2]
@@ -183,6 +195,8 @@ async def serving(
                 lifespan="off",
                 access_log=False,
                 ws="none",
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=list(proxies),
                 timeout_graceful_shutdown=1,
             )
         )

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from consumer.scope import EVERYTHING
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 

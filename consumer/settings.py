@@ -23,6 +23,7 @@ from consumer.setting_types import (
     HttpOrigin,
     Nsid,
     Patterns,
+    PerSecond,
     RelayUrl,
     Seconds,
     Servers,
@@ -191,12 +192,21 @@ class HttpSettings(Section):
 
 
 class GatewaySettings(Section):
-    """The XRPC gateway."""
+    """The XRPC gateway.
+
+    Rates are calls per second in the long run; bursts may be longer (``procedures.gateway``).
+    A PDS gives a call that it passes on 10 s.
+    """
 
     bind: HostPort = "127.0.0.1:8480"
     service_did: Did | None = None
     fragment: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] = "chive"
     admins: tuple[Did, ...] = ()
+    deadline: Annotated[Seconds, Field(le=9.0)] = 8.0
+    address_rate: PerSecond = 20.0
+    account_rate: PerSecond = 1.0
+    admin_rate: PerSecond = 20.0
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class LogSettings(Section):

@@ -17,6 +17,10 @@ class Rate:
     burst: float
     per_second: float
 
+    def at(self, per_second: float) -> Rate:
+        """Return the rate of so many per second, with a burst in proportion."""
+        return Rate(max(1.0, self.burst * per_second / self.per_second), per_second)
+
 
 class TokenBuckets:
     """One bucket per key; the least recently used keys are forgotten beyond ``capacity``.

@@ -89,6 +89,7 @@ class Discovery:
         self._topics = topics
         self._database = database
         self._owner = f"discovery-{uuid4()}"
+        self._warned = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Search until told to stop.  Raises ``Transient`` when Postgres is away."""
@@ -115,7 +116,9 @@ class Discovery:
         try:
             await self._through(search, stop)
         except NotSupported as absent:
-            _log.warning(
+            # Once is enough: a relay lists every collection or none.
+            say, self._warned = (_log.info if self._warned else _log.warning), True
+            say(
                 "discovery_not_supported",
                 listing=search.listing,
                 relay=self._pages.origin,

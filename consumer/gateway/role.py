@@ -17,12 +17,19 @@ from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
 from consumer.lifecycle import persistently
 from consumer.services import Services
-from consumer.settings import HttpSettings, Settings
+from consumer.settings import GatewaySettings, HttpSettings, Settings
 from consumer.store.history import Changes, History
 from procedures.auth import ServiceAuth
 from procedures.calls import Calls
 from procedures.contract import METHODS
-from procedures.gateway import Gateway, create_app
+from procedures.gateway import (
+    BY_ADDRESS,
+    BY_ADMIN,
+    BY_ISSUER,
+    Gateway,
+    GatewayLimits,
+    create_app,
+)
 from procedures.service import Service
 
 _log = structlog.get_logger()
@@ -51,8 +58,13 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             frozenset(settings.gateway.admins),
         )
         calls = Calls(control, History(services.database, changes))
-        app = create_app(Gateway(auth, calls, service, observe=_observe), routes)
-        async with health.serving(app, _address(settings), event="gateway_listening") as server:
+        gateway = Gateway(auth, calls, service, _limits(settings.gateway), _observe)
+        async with health.serving(
+            create_app(gateway, routes),
+            _address(settings),
+            event="gateway_listening",
+            proxies=settings.gateway.trusted_proxies,
+        ) as server:
             listening = asyncio.create_task(persistently("changes", changes.run, stop))
             told = asyncio.create_task(stop.wait())
             try:
@@ -62,6 +74,15 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
                 told.cancel()
             if not stop.is_set():
                 raise Fatal("the gateway's server ended")
+
+
+def _limits(settings: GatewaySettings) -> GatewayLimits:
+    return GatewayLimits(
+        deadline=settings.deadline,
+        by_address=BY_ADDRESS.at(settings.address_rate),
+        by_issuer=BY_ISSUER.at(settings.account_rate),
+        by_admin=BY_ADMIN.at(settings.admin_rate),
+    )
 
 
 def _address(settings: Settings) -> HttpSettings:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from consumer import metrics
@@ -152,6 +156,22 @@ async def test_the_server_answers_all_three() -> None:
     assert ready.json()["ready"] is False
     assert "chive_root_up" in exposition.text
     assert task.done()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "caller"), [((), "127.0.0.1"), (("127.0.0.0/8",), "203.0.113.7")]
+)
+async def test_only_a_trusted_proxy_names_the_caller(proxies: tuple[str, ...], caller: str) -> None:
+    async def who(request: Request) -> PlainTextResponse:
+        assert request.client is not None
+        return PlainTextResponse(request.client.host)
+
+    app = Starlette(routes=[Route("/", who)])
+    with capture_logs() as logs:
+        async with serving(app, HttpSettings(), proxies=proxies), httpx.AsyncClient() as client:
+            headers = {"X-Forwarded-For": "203.0.113.7"}
+            answer = await client.get(logs[0]["url"], headers=headers)
+    assert answer.text == caller
 
 
 async def test_a_taken_port_is_a_clear_error() -> None:

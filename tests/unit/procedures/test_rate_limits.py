@@ -19,6 +19,11 @@ def test_a_burst_then_the_rate() -> None:
     assert buckets.take("b", 2.0) == 0
 
 
+def test_a_rate_made_slower_allows_single_calls_still() -> None:
+    assert Rate(30, 1).at(2) == Rate(60, 2)
+    assert Rate(30, 1).at(0.01) == Rate(1, 0.01)
+
+
 def test_refused_calls_cost_nothing_and_time_never_runs_backwards() -> None:
     buckets = TokenBuckets(RATE)
     for _ in range(20):
