@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumer.backfill import Chunk, Entry, Proof
-from consumer.errors import Refused, Transient
+from consumer.errors import Refused
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
 from consumer.fetch.hosts import Resting
@@ -102,8 +102,6 @@ class Attempts:
             return await self.directory.document(did)
         except (Refused, Resting, Unclear) as error:
             raise of_resolving(error) from error
-        except Transient:
-            raise
 
 
 def _check_age(rev: str, claim: Claim) -> None:
