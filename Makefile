@@ -10,7 +10,7 @@ FOR    ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit check format bench lock clean
+.PHONY: help setup run demo test test-unit check format bench fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: $(STAMP) ## format the code, apply safe lint fixes
 bench: $(STAMP) ## the benchmark: one table, also as JSON (ARGS="--help" for more)
 	$(BIN)/python -m bench $(ARGS)
 
+fuzz: $(STAMP) ## hostile input for a minute (ARGS="--seconds 600"; see ARGS=--help)
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 lock: ## pin what pyproject.toml asks for into requirements.txt
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet '.[dev]'
@@ -57,4 +60,4 @@ lock: ## pin what pyproject.toml asks for into requirements.txt
 	rm -rf $(VENV)-lock build
 
 clean: ## remove what the targets made: the environment, the embedded data, caches
-	rm -rf $(VENV) .chive .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .chive .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

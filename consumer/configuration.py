@@ -11,13 +11,13 @@ as its author wrote it, and for an unknown key the nearest valid one.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -69,6 +69,8 @@ def variable(path: Key) -> str:
 
 
 def _nearest(name: str, valid: Iterable[str]) -> str:
+    name = name[:_MAX_QUOTE]  # comparing takes the square of its length
+
     def likeness(candidate: str) -> float:
         return difflib.SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
 
@@ -106,11 +108,12 @@ def _combine(overrides: Mapping[str, Any], file: Mapping[str, Any]) -> Settings:
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = {variable(path) for path in paths()}
+    valid = known | NOT_SETTINGS
     return [
-        f"{escape(name)}: unknown variable; did you mean {_nearest(name, known | NOT_SETTINGS)}?"
+        f"{escape(name[:_MAX_QUOTE])}: unknown variable; did you mean {_nearest(name, valid)}?"
         for name in sorted(environ)
         if name.upper().startswith(PREFIX)
-        and name.upper() not in known | NOT_SETTINGS
+        and name.upper() not in valid
         and not name.startswith(NOT_SETTINGS_PREFIXES)
     ]
 
@@ -120,7 +123,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadSettings(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise BadSettings(f"{path}: not TOML: {error}") from None
 
 
@@ -151,10 +154,12 @@ def _check_file(data: Mapping[str, Any], file: Path) -> None:
     Rules that span several settings wait until all sources are combined.
     """
     try:
-        Settings.model_validate_json(orjson.dumps(data, default=str), strict=True)
+        Settings.model_validate_json(json.dumps(data, default=str), strict=True)
+    except RecursionError:
+        raise BadSettings(f"{file}: nested too deeply") from None
     except ValidationError as invalid:
         lines = [
-            _sentence(error, f"{escape('.'.join(_setting_of(error)))} in {file}")
+            _sentence(error, f"{escape('.'.join(_setting_of(error))[:_MAX_QUOTE])} in {file}")
             for error in invalid.errors()
             if not (error["type"] == "value_error" and len(error["loc"]) <= 1)
         ]

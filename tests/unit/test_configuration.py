@@ -117,6 +117,27 @@ def test_an_unknown_key_names_its_nearest(
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http.port = 1" + "0" * 5_000, "not TOML"),
+        ("http.port = 1" + "0" * 30, "http.port in"),
+        ("http.port = nan", "http.port in"),
+        ("relay = " + "[" * 5_000, "not TOML"),
+    ],
+)
+def test_numbers_and_nesting_beyond_sense(tmp_path: Path, text: str, said: str) -> None:
+    (line,) = mistakes(written(tmp_path / "x.toml", text))
+    assert said in line
+
+
+def test_a_key_of_any_length_is_quoted_in_part(tmp_path: Path) -> None:
+    file = written(tmp_path / "x.toml", f"[relay]\n{'u' * 70_000} = 1")
+    (line,) = mistakes(file)
+    assert line.startswith("relay.uuuu")
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize(
     ("text", "key"),
     [
         ('[kafka]\npartitions = "8"', "kafka.partitions"),
