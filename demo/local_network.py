@@ -136,10 +136,18 @@ def _publish(staging: Path, directory: Path) -> None:
 async def _npm(directory: Path, command: str, *arguments: str) -> None:
     quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
     argv = [_found("npm"), command, *arguments, "--prefix", str(directory), *quiet]
-    environment = {**os.environ, "JOBS": "max"}  # of node-gyp: one compiler per core
+    # Of node-gyp: one compiler per core.
+    environment = {**os.environ, "JOBS": "max", **_headers()}
     # npm takes its time over SIGTERM; what it leaves is cleared before the next attempt.
     server = Server("npm", directory, stop_signal=signal.SIGKILL, environment=environment)
     await server.run(argv, _INSTALL_DEADLINE)
+
+
+def _headers() -> dict[str, str]:
+    """Point node-gyp to the headers that came with Node: else it would download them."""
+    root = Path(_found("node")).resolve().parents[1]
+    installed = (root / "include" / "node" / "node_version.h").is_file()
+    return {"npm_config_nodedir": str(root)} if installed else {}
 
 
 @dataclass(frozen=True, slots=True)
