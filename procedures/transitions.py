@@ -2,8 +2,8 @@
 
     queued ──start──▶ running ──complete──▶ completed
        ▲                │ │
-       └───try_again────┘ ├──fail──▶ failed
-                          └──cancel▶ cancelled        (fail and cancel also from queued)
+       ├───try_again────┤ ├──fail──▶ failed
+       └───put_off──────┘ └──cancel▶ cancelled        (fail and cancel also from queued)
 
 - A final status never changes again; what applies afterwards only raises the counts
   (``count``): chunks that were injected before a cancel still apply.

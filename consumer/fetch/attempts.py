@@ -62,7 +62,8 @@ class Attempts:
             _check_age(snapshot.rev, claim)
             note(Phase.INJECTING, _INJECTING, snapshot.records)
             async with self.database.transaction() as connection:
-                marks = await records.marks(connection, did, _ROWS)
+                rows = await records.count(connection, did, _ROWS)
+                marks = await records.marks(connection, did, _ROWS) if rows == _ROWS else []
             offset = 0
             async for cut in found.cuts(marks):
                 chunk = Chunk(
@@ -81,7 +82,7 @@ class Attempts:
                     entries=cut.entries,
                     emit_all=operation.emit is Emit.ALL,
                 )
-                offset = await self.injector.put(chunk, rows=_ROWS if marks else 0)
+                offset = await self.injector.put(chunk, rows=rows)
         return offset
 
     async def refresh(self, claim: Claim, note: Note) -> int:

@@ -117,7 +117,8 @@ class Discovery:
             await self._through(search, stop)
         except NotSupported as absent:
             # Once is enough: a relay lists every collection or none.
-            say, self._warned = (_log.info if self._warned else _log.warning), True
+            say = _log.info if self._warned else _log.warning
+            self._warned = True
             say(
                 "discovery_not_supported",
                 listing=search.listing,

@@ -61,15 +61,14 @@ def newest_rev(repo: Repo) -> str | None:
     return newest(repo.rev, repo.gap_rev, repo.floor_rev, repo.proof_rev)
 
 
-def deleted(repo: Repo) -> Repo:
-    """Return ``repo`` after its confirmed deletion: the start of another incarnation.
+def emptied(repo: Repo) -> Repo:
+    """Return ``repo`` without its records: the start of another incarnation.
 
     Its rev is the newest known, its root unknown: whatever comes next breaks the chain.
     """
     last = newest_rev(repo)
     return replace(
         repo,
-        status=DELETED,
         sync_state=SyncState.DESYNCHRONIZED,
         reason=SyncReason.ACCOUNT_DELETED,
         rev=last,
@@ -78,3 +77,8 @@ def deleted(repo: Repo) -> Repo:
         incarnation=repo.incarnation + 1,
         complete=False,
     )
+
+
+def deleted(repo: Repo) -> Repo:
+    """Return ``repo`` after its confirmed deletion."""
+    return replace(emptied(repo), status=DELETED)

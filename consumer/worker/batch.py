@@ -90,8 +90,8 @@ class Ledger:
         """Delete most records of the accounts that ``inputs`` delete, where those are many.
 
         A portion in each transaction, without moving the position: after a crash the rest goes
-        the same way.  Should the account come back before the last portion, it is
-        desynchronized as at every return, and its sync restores what is missing.
+        the same way.  The repo is desynchronized meanwhile, for the account may return before
+        the last portion.
         """
         for one in inputs:
             if isinstance(one, AccountLearnt):

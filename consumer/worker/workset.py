@@ -216,14 +216,17 @@ class Workset:
     def thin_out(self, learnt: AccountLearnt) -> bool:
         """Delete the records at hand of an account that ``learnt`` is going to delete.
 
-        Returns whether it is.  For accounts with more records than one batch can take.
+        Returns whether it is.  For accounts with more records than one batch can take.  Should
+        the account return before it is deleted, a snapshot has to restore them: no older one.
         """
         repo, answer = self.repos.get(learnt.did), learnt.answer
         if repo is None or not accounts.answers_newest(repo, answer.session, answer.seq):
             return False
         if answer.status != accounts.DELETED or repo.status == accounts.DELETED:
             return False
-        self._delete_records(replace(repo, rev=accounts.newest_rev(repo)), learnt.origin)
+        thinned = replace(accounts.emptied(repo), want=repo.want + 1)
+        self._delete_records(replace(repo, rev=thinned.rev), learnt.origin)
+        self._take(Step(thinned), learnt.origin)
         return True
 
     def _chunk(self, seen: ChunkSeen) -> Rejection | None:

@@ -375,3 +375,41 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
     assert len({event["id"] for event in events}) == len(events)
     deletes = [e for e in events if e["type"] == "record" and e["action"] == "delete"]
     assert len(deletes) == len(stage.repo.records)
+
+
+async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thin_out = batch.Ledger._thin_out
+    interruptions: list[int] = []
+
+    async def interrupted(ledger: batch.Ledger, learnt: AccountLearnt) -> bool:
+        more = await thin_out(ledger, learnt)
+        if more and not interruptions:
+            stage.network.seq += 1
+            back = account_frame(stage.network.seq, stage.did, active=True)
+            interruptions.append(await stage.world.publish([back]))
+            raise Transient("as if PostgreSQL had gone away")
+        return more
+
+    monkeypatch.setattr(batch, "_PORTION", RECORDS // 4)
+    monkeypatch.setattr(batch.Ledger, "_thin_out", interrupted)
+    before = stage.repo.rev
+    stage.network.seq += 1
+    gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
+    await stage.world.publish([gone])
+
+    async def thinned() -> bool:
+        return bool(interruptions) and (await stage.state())[0] == "desynchronized"
+
+    await eventually(thinned, what="records go, and the account returns", deadline=60)
+    await stage.world.settled(20.0)
+    assert (await stage.world.repos())[stage.did] == ("active", "desynchronized", "account_deleted")
+    assert len((await stage.world.stored()).get(stage.did, {})) < len(stage.repo.records)
+
+    assert stage.repo.rev == before
+    rows = await stage.world.rows("SELECT want FROM repos")
+    ((want,),) = rows
+    await stage.tell(cut(stage.repo, stage.scope, await stage.begin(), want=want))
+    assert await stage.state() == ("active", None)
+    await stage.agrees()

@@ -24,6 +24,10 @@ STEPS: dict[str, tuple[Step, set[Status]]] = {
     "start": (lambda o: transitions.start(o, NOW), {Status.QUEUED}),
     "advance": (lambda o: transitions.advance(o, Phase.APPLIED), {Status.RUNNING}),
     "requeue": (lambda o: transitions.requeue(o, NOW), {Status.RUNNING}),
+    "put off": (
+        lambda o: transitions.put_off(o, NOW, Failure.HOST_ERROR, "busy"),
+        {Status.RUNNING},
+    ),
     "complete": (lambda o: transitions.complete(o, NOW), {Status.RUNNING}),
     "fail": (
         lambda o: transitions.fail(o, NOW, Failure.INTERNAL, "x"),
@@ -35,6 +39,12 @@ STEPS: dict[str, tuple[Step, set[Status]]] = {
 
 def _running() -> Operation:
     return transitions.start(queued("op", Type.DID_SYNC, DID, 1_000.0), 1_000.0)
+
+
+def test_an_attempt_that_was_put_off_counts_for_nothing() -> None:
+    waiting = transitions.put_off(_running(), NOW, Failure.HOST_ERROR, "busy")
+    assert (waiting.status, waiting.attempts, waiting.run_after) == (Status.QUEUED, 0, NOW)
+    assert transitions.start(waiting, NOW).attempts == 1
 
 
 @given(any_operation(), st.sampled_from(sorted(STEPS)))
