@@ -15,6 +15,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def _masked(value: Any) -> Any:
             return _MASK
         case tuple():
             return [_masked(item) for item in value]
-        case Path():
+        case Path() | IPv4Network() | IPv6Network():
             return str(value)
         case _:
             return value

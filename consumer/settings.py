@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from consumer.scope import History, Repos
 from consumer.setting_types import (
@@ -206,7 +206,7 @@ class GatewaySettings(Section):
     address_rate: PerSecond = 20.0
     account_rate: PerSecond = 1.0
     admin_rate: PerSecond = 20.0
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
 
 
 class LogSettings(Section):

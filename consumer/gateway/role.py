@@ -63,7 +63,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             create_app(gateway, routes),
             _address(settings),
             event="gateway_listening",
-            proxies=settings.gateway.trusted_proxies,
+            proxies=[str(network) for network in settings.gateway.trusted_proxies],
         ) as server:
             listening = asyncio.create_task(persistently("changes", changes.run, stop))
             told = asyncio.create_task(stop.wait())

@@ -116,6 +116,17 @@ def test_an_unknown_key_names_its_nearest(
     assert mistakes(file) == [f"{key} in {file}: unknown key; did you mean {nearest}?"]
 
 
+def test_a_trusted_proxy_is_an_address_or_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "x.toml", '[gateway]\ntrusted_proxies = ["10.0.0.0/8", "nonsense"]')
+    (line,) = mistakes(file)
+    assert line.startswith("gateway.trusted_proxies in ")
+    assert line.endswith("not 'nonsense'")
+    monkeypatch.setenv("CHIVE_GATEWAY__TRUSTED_PROXIES", "::1,10.0.0.0/8")
+    assert dump(load())["gateway"]["trusted_proxies"] == ["::1/128", "10.0.0.0/8"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
