@@ -36,7 +36,7 @@ SELECT path FROM (
 ) AS numbered
 WHERE number %% %s = 0 ORDER BY path
 """
-_COUNT = "SELECT count(*) FROM (SELECT FROM records WHERE did = %s LIMIT %s) AS some"
+_COUNT = "SELECT count(*) FROM (SELECT FROM records WHERE did = %s LIMIT %s) AS first_rows"
 _READ_FIRST = "SELECT did, path, cid, rev FROM records WHERE did = %s ORDER BY path LIMIT %s"
 _ABOVE_ALL = "\U0010ffff"  # no path contains it
 _READ_REPOS = "SELECT did, path, cid, rev FROM records WHERE did = ANY(%s)"

@@ -73,7 +73,8 @@ def test_what_ended_never_goes_on_and_counts_never_fall(
         if operation.ended:
             assert after.status == operation.status
         assert after.created >= operation.created
-        assert after.attempts >= operation.attempts
+        taken_back = name == "put off"
+        assert after.attempts >= operation.attempts - taken_back
         operation = after
 
 
