@@ -26,10 +26,11 @@ import orjson
 
 from consumer.errors import Refused
 from consumer.verify import cbor
+from consumer.verify.scan import SMALL, check_items
 from procedures.syntax import cid_text, is_cid
 
 _TAG_HEAD = b"\xd8"
-_SLOW_LIMIT = 64 * 1024  # the strict decoder takes some microseconds for each byte
+_SLOW_LIMIT = 64 * 1024  # bytes; the strict decoder takes some microseconds for each
 _FLOAT_HEAD = 0xFB  # of the only floats that re-encode to themselves
 _INT64 = range(-(2**63), 2**63)
 
@@ -46,10 +47,12 @@ def base64_unpadded(data: bytes) -> str:
 def to_json(data: bytes, limit: int) -> bytes | None:
     """Return the atproto JSON of one DAG-CBOR record, or None.
 
-    None when it has no JSON, or one of more than ``limit`` bytes, or is large and could only
-    be read so slowly that the lane would stand still.
+    None when it has no JSON, or one of more than ``limit`` bytes, or has so many items, or is so
+    large where the fast path has doubts, that the lane would stand still.
     """
     try:
+        if len(data) > SMALL:
+            check_items(data, cbor.MAX_ITEMS)
         value = libipld.decode_dag_cbor(data)
         if type(value) is not dict:
             return None

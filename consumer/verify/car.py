@@ -21,6 +21,7 @@ _VERSION_1 = b"\x67version\x01"
 _ROOT_END = len(_ONE_ROOT) + CID_LENGTH
 _HEADER_END = _ROOT_END + len(_VERSION_1)
 
+MAX_HEADER = 4_096  # bytes; one root takes 58
 _MAX_VARINT = 9
 _MORE = 0x80  # the bit of a byte that says that another follows
 
@@ -82,6 +83,8 @@ def read_header(data: bytes) -> tuple[tuple[bytes, ...], int]:
         if root[:4] in CID_PREFIXES:
             return (root,), _HEADER_END
     length, start = _varint(data, 0)
+    if length > MAX_HEADER:
+        _invalid(f"header of {length} bytes, at most {MAX_HEADER}")
     end = start + length
     if end > len(data):
         _invalid("header is cut off")

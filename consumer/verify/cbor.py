@@ -19,13 +19,14 @@ import cbor2
 import libipld
 
 from consumer.errors import Reason, Refused
-from consumer.verify.scan import LINK_HEAD, Link, Reader
+from consumer.verify.scan import LINK_HEAD, SMALL, Link, Reader, check_items
 from procedures.syntax import DAG_CBOR_PREFIX, RAW_PREFIX, is_cid
 
-__all__ = ["FRAME_DEPTH", "RECORD_DEPTH", "Link", "decode", "decode_items", "encode"]
+__all__ = ["FRAME_DEPTH", "MAX_ITEMS", "RECORD_DEPTH", "Link", "decode", "decode_items", "encode"]
 
 RECORD_DEPTH = 32
 FRAME_DEPTH = 64
+MAX_ITEMS = 100_000
 
 _TAG = LINK_HEAD[:2]
 _DAG_CBOR_LINK = LINK_HEAD + DAG_CBOR_PREFIX
@@ -37,8 +38,11 @@ _FLOATS = (b"\xf9", b"\xfa", _FLOAT)
 def decode(data: bytes, max_depth: int = RECORD_DEPTH) -> Any:
     """Return the value of exactly one item; CIDs are ``Link``, all else plain Python.
 
-    ``max_depth`` bounds how deep arrays and maps nest.  Raises ``Refused(CBOR_INVALID)``.
+    ``max_depth`` bounds how deep arrays and maps nest; items are ``MAX_ITEMS`` at most.
+    Raises ``Refused(CBOR_INVALID)``.
     """
+    if len(data) > SMALL:
+        check_items(data, MAX_ITEMS)
     try:
         value = libipld.decode_dag_cbor(data)
         encoded = libipld.encode_dag_cbor(value)
@@ -47,22 +51,11 @@ def decode(data: bytes, max_depth: int = RECORD_DEPTH) -> Any:
     check_nesting(value, max_depth)
     if _FLOAT in data:
         check_floats(value)
-    check_encoded(data, encoded)
     tags = data.count(_TAG)
     if encoded != data or tags != data.count(_DAG_CBOR_LINK) + data.count(_RAW_LINK):
         reader = Reader(data, max_depth)
         return reader.item()
     return _linked(value) if tags else value
-
-
-def check_encoded(data: bytes, encoded: bytes) -> None:
-    """Refuse input that is surely not canonical, by what libipld encodes its value as.
-
-    Heads that are not in their shortest form are the only difference that makes the input the
-    longer one; strings taken for CIDs make it the shorter one, and leave it in doubt.
-    """
-    if encoded != data and len(encoded) <= len(data):
-        raise Refused(Reason.CBOR_INVALID, "number not in its shortest form")
 
 
 def check_nesting(value: object, max_depth: int) -> None:

@@ -22,15 +22,17 @@ from consumer.verify import fields
 from consumer.verify.cbor import (
     FRAME_DEPTH,
     Link,
-    check_encoded,
     check_floats,
     check_nesting,
     decode_items,
 )
 from consumer.verify.fields import Body
+from consumer.verify.scan import check_items
 from procedures.syntax import MAX_DID, is_cid
 
 MAX_FRAME = 5_000_000
+_LARGE = 16_384  # bytes; smaller frames are not counted
+_MAX_ITEMS = 20_000  # of a large frame; one with 200 ops has less than 3,000
 _MAX_TIME = 64
 
 _SHOWN = 64  # of an unexpected text, in a message
@@ -201,9 +203,13 @@ def _items(data: bytes, limit: int) -> tuple[Body, Body]:
     if len(data) > limit:
         raise Refused(Reason.FRAME_TOO_BIG, f"{len(data)} bytes, at most {limit}")
     try:
+        if len(data) > _LARGE:
+            check_items(data, _MAX_ITEMS)
         items = libipld.decode_dag_cbor_multi(data)
     except (ValueError, RecursionError) as error:
         fields.malformed(str(error))
+    except Refused as error:
+        fields.malformed(error.detail)
     return _header_and_body(items)
 
 
@@ -240,7 +246,6 @@ def _doubtful(data: bytes, encoded: bytes, header: Body, body: Body) -> tuple[Bo
     try:
         check_nesting(body, FRAME_DEPTH)
         check_floats([header, body])
-        check_encoded(data, encoded)
         if encoded == data:
             return header, body
         return _header_and_body([_unlinked(item) for item in decode_items(data, FRAME_DEPTH)])

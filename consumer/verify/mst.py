@@ -21,12 +21,15 @@ from typing import Any, NoReturn
 import libipld
 
 from consumer.errors import Reason, Refused
+from consumer.verify.scan import check_items
 from consumer.verify.verified import EMPTY_TREE
 from procedures.syntax import CID_LENGTH, DAG_CBOR_PREFIX, MAX_PATH, cid_text
 
 __all__ = ["EMPTY_TREE", "Node", "layer", "load", "parse_node"]
 
 MAX_HEIGHT = 64
+_LARGE = 8_192  # bytes; no tree whose keys were not searched for has such a node
+_BYTES_PER_ITEM = 5  # of an entry, which has ten in at least 54
 
 _KEY_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~:-/"
 
@@ -146,10 +149,8 @@ def parse_node(cid: bytes, block: bytes) -> _Parts:
     What the block alone can prove is checked: its form, the order of the keys, their prefixes.
     Raises ``Refused(TREE_INVALID)``.
     """
+    node = _decoded(cid, block)
     try:
-        node = libipld.decode_dag_cbor(block)
-        if libipld.encode_dag_cbor(node) != block:
-            _invalid(cid, "not canonical DAG-CBOR")
         entries, links = node["e"], [node["l"]]
         if type(entries) is not list or len(node) != _FIELDS_OF_NODE:
             _invalid(cid, "not of the form of a node")
@@ -159,13 +160,25 @@ def parse_node(cid: bytes, block: bytes) -> _Parts:
         for link in links:
             if link is not None and (link[:4] != DAG_CBOR_PREFIX or len(link) != CID_LENGTH):
                 _invalid(cid, "link that is not the CID of a node")
-    except RecursionError:
-        _invalid(cid, "nested too deep")
-    except ValueError as error:
-        _invalid(cid, str(error))
     except (KeyError, TypeError):
         _invalid(cid, "not of the form of a node")
     return entries, keys, links
+
+
+def _decoded(cid: bytes, block: bytes) -> Any:
+    try:
+        if len(block) > _LARGE:
+            check_items(block, len(block) // _BYTES_PER_ITEM)
+        node = libipld.decode_dag_cbor(block)
+        if libipld.encode_dag_cbor(node) == block:
+            return node
+    except RecursionError:
+        _invalid(cid, "nested too deep")
+    except Refused as error:
+        _invalid(cid, error.detail)
+    except ValueError as error:
+        _invalid(cid, str(error))
+    _invalid(cid, "not canonical DAG-CBOR")
 
 
 def _keys(cid: bytes, entries: list[dict[str, Any]]) -> list[bytes]:

@@ -1,8 +1,9 @@
-"""The plain reader of DAG-CBOR: slow, exact, and the judge wherever the fast path has doubts.
+"""DAG-CBOR read byte by byte: how many items there are, and what they are.  Pure.
 
-It reads one item byte by byte and accepts nothing that a canonical writer would not have
-written; see ``cbor.py`` for the rules.  Work is linear in the input, recursion is bounded by
-``max_depth``.  Pure.
+``check_items`` comes before the fast decoder, ``Reader`` after it: the plain reader, slow,
+exact, and the judge wherever the fast path has doubts.  It accepts nothing that a canonical
+writer would not have written; see ``cbor.py`` for the rules.  Work is linear in the input,
+recursion is bounded by ``max_depth``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from typing import NoReturn
 from consumer.errors import Reason, Refused
 from procedures.syntax import is_cid
 
+SMALL = 1_024  # bytes, in which no claims cost much
+
 # The first bytes of a link: tag 42, a byte string of 37, the zero that stands for multibase.
 LINK_HEAD = b"\xd8\x2a\x58\x25\x00"
 
-_TEXT, _MAP, _SIMPLE = 3, 5, 7  # major types
+_TEXT, _MAP, _SIMPLE = 3, 5, 7  # major types, in the high three bits of a head
+_STRING, _CONTAINER, _IS_MAP = 1, 2, 0x20  # in the high two, and the bit that tells a map
 _SIMPLE_VALUES = {0xF4: False, 0xF5: True, 0xF6: None}
 _INLINE = 24  # a head's low five bits hold values below this themselves
+_LONGEST = 27  # 24 to this announce 1, 2, 4, 8 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,39 @@ class Link:
     """A CID as a value inside DAG-CBOR; ``raw`` is its binary form, 36 bytes."""
 
     raw: bytes
+
+
+def check_items(data: bytes, most: int) -> None:
+    """Raise ``Refused(CBOR_INVALID)`` if ``data`` has, or claims to have, over ``most`` items.
+
+    libipld makes room for what a container claims before it has read any of it, and claims
+    inside claims add up to gigabytes.  A link counts as two items.  Where the input is no CBOR
+    the count ends, since the decoder comes no further.
+    """
+    position, size, claimed = 0, len(data), 0
+    for _ in range(most):
+        if position >= size:
+            return
+        initial = data[position]
+        argument = initial & 31
+        position += 1
+        if argument >= _INLINE:
+            if argument > _LONGEST:
+                return
+            end = position + (1 << (argument - _INLINE))
+            argument = int.from_bytes(data[position:end], "big")
+            position = end
+        family = initial >> 6
+        if family == _STRING:
+            position += argument
+        elif family == _CONTAINER:
+            claimed += 2 * argument if initial & _IS_MAP else argument
+            if claimed > most:
+                break
+    else:
+        if position >= size:
+            return
+    raise Refused(Reason.CBOR_INVALID, f"more than {most} items")
 
 
 class Reader:
@@ -74,7 +112,7 @@ class Reader:
             self._fail("float, undefined or unknown simple value")
         if info < _INLINE or kind == _SIMPLE:
             return kind, info
-        if info > 27:  # noqa: PLR2004 - 24 to 27 announce 1, 2, 4, 8 bytes
+        if info > _LONGEST:
             self._fail("indefinite or reserved length")
         size = 1 << (info - _INLINE)
         argument = int.from_bytes(self._take(size), "big")

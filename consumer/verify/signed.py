@@ -17,6 +17,7 @@ from consumer.verify.cbor import Link, decode
 from consumer.verify.keys import SigningKey
 from procedures.syntax import cid_text, is_cid, is_tid, tid_time
 
+_MAX_BLOCK = 4_096  # bytes of a commit; its longest field, the DID, has 2,048
 _VERSION = 3
 _FIELDS = {"did", "version", "data", "rev", "prev", "sig"}
 _SHOWN = 64  # of an unexpected text, in a message
@@ -45,6 +46,8 @@ def read_signed(
     block = block_of(commit)
     if block is None:
         raise Refused(Reason.BLOCK_MISSING, f"no block for the commit {cid_text(commit)}")
+    if len(block) > _MAX_BLOCK:
+        raise Refused(Reason.COMMIT_MALFORMED, f"{len(block)} bytes, at most {_MAX_BLOCK}")
     if sha256(block).digest() != commit[4:]:
         raise Refused(Reason.BLOCK_HASH, f"commit {cid_text(commit)}")
     signed = _parsed(block)

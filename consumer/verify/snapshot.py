@@ -25,7 +25,7 @@ from typing import BinaryIO
 from consumer.backfill import Entry
 from consumer.errors import Reason, Refused
 from consumer.scope import Interval
-from consumer.verify.car import read_header
+from consumer.verify.car import MAX_HEADER, read_header
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import MAX_HEIGHT, layer, parse_node
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
@@ -33,7 +33,7 @@ from procedures.syntax import CID_LENGTH, CID_PREFIXES, cid_text, is_path
 
 MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one cut; a single record may be larger
 
-_HEADER_BYTES = 4_096
+_HEAD = MAX_HEADER + 9  # bytes; the header and its length
 _MAX_VARINT = 9
 _MORE = 0x80
 _PORTION = 2_000  # blocks or keys between two signs of life
@@ -307,7 +307,7 @@ class _Blocks:
 
     def index(self, limits: SnapshotLimits, alive: Alive) -> tuple[bytes, ...]:
         """Read the whole file, check every block's hash, and return the roots."""
-        head = self._file.read(_HEADER_BYTES)
+        head = self._file.read(_HEAD)
         if not head:
             raise Refused(Reason.CAR_TRUNCATED, "the file is empty")
         roots, position = read_header(head)

@@ -140,3 +140,9 @@ def test_a_large_record_that_only_the_slow_decoder_could_read_has_no_json() -> N
     assert projected({"b": CID, "t": "x" * 60_000}) is not None
     assert projected({"b": CID, "t": "x" * 70_000}) is None
     assert projected({"l": link(CID), "t": "x" * 70_000}) is not None
+
+
+def test_a_record_of_too_many_items_has_no_json() -> None:
+    assert to_json(cbor2.dumps({"a": [0] * 99_000}, canonical=True), 10**6) is not None
+    assert to_json(cbor2.dumps({"a": [0] * 100_000}, canonical=True), 10**6) is None
+    assert to_json(b"\xa1aa" + b"\x99\x04\x00" * 900 + bytes(1_100), 10**6) is None

@@ -104,6 +104,18 @@ def test_broken_files_are_invalid(data: bytes) -> None:
     assert reason(data) is Reason.CAR_INVALID
 
 
+def test_a_header_is_small() -> None:
+    def described(note: int) -> bytes:
+        return header(cid_of(A), note="x" * note)
+
+    fits = described(4_000)
+    assert read_car(fits + section(A), BIG).roots == (cid_of(A),)
+    assert reason(described(4_100) + section(A)) is Reason.CAR_INVALID
+    assert reason(varint(BIG // 2) + b"\x9a\x00\x07\x00\x00" * 900 + bytes(BIG // 2)) is (
+        Reason.CAR_INVALID
+    )
+
+
 def test_a_wrong_hash_is_found_when_asked() -> None:
     bad = GOOD[:-1] + b"y"
     assert parse_car(bad, BIG).blocks[cid_of(B)].endswith(b"y")

@@ -88,9 +88,12 @@ def test_what_the_plain_reader_refuses_is_refused(data: str) -> None:
     refusal(bytes.fromhex(data))
 
 
-def test_what_is_surely_not_canonical_is_not_read_again() -> None:
-    """The plain reader would name the byte; it is slow, and the length tells enough."""
-    assert refusal(b"\x99\xff\xff" + b"\x18\x00" * 65535) == "number not in its shortest form"
+def test_more_is_not_claimed_than_there_is() -> None:
+    """Room is made for what an array claims, so that claims inside claims would fill memory."""
+    claim = b"\x9a\x00\x0f\x42\x40"
+    assert refusal(claim * 900 + bytes(1_900_000)) == "more than 100000 items"
+    decode(b"\x9a\x00\x01\x86\x9f" + bytes(99_999))
+    assert "more than" in refusal(b"\x9a\x00\x01\x86\xa0" + bytes(100_000))
 
 
 @pytest.mark.parametrize(("open_", "close"), [(b"\x81", b"\x00"), (b"\xa1\x61a", b"\x00")])

@@ -252,6 +252,15 @@ def test_commit_blocks_that_are_none(block: bytes, commit: Commit, account: Acco
     assert error.reason is Reason.COMMIT_MALFORMED
 
 
+def test_a_commit_block_too_large_for_one_is_not_decoded(account: Account, commit: Commit) -> None:
+    block = commit.blocks[commit.cid] + b"\x99\x08\x00" * 1_400
+    error = refused(tamper.signed_block(commit, block), account)
+    assert error.reason is Reason.COMMIT_MALFORMED
+    assert "at most 4096" in error.detail
+    longest = Account.from_seed("test", account.curve, "did:web:" + "a" * 2_040)
+    verify(Repo(longest).commit([]), longest)
+
+
 def test_a_commit_block_that_is_not_canonical(commit: Commit, account: Account) -> None:
     block = commit.blocks[commit.cid].replace(b"gversion\x03", b"gversion\x18\x03")
     error = refused(tamper.signed_block(commit, block), account)

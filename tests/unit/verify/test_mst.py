@@ -153,6 +153,16 @@ def test_roots_of_the_wrong_form(root: bytes, text: str) -> None:
     assert text in problem(root)
 
 
+def test_a_node_has_no_more_items_than_its_size_allows() -> None:
+    keys = [b"a.b.c/%05d" % number for number in range(2_000)]
+    dense = [{"k": b"%d" % (n % 10), "p": 0, "t": None, "v": VALUE} for n in range(2_000)]
+    assert "order" in problem(node(*dense))  # the densest of the right form is looked at
+    listed = [entry(key, previous) for previous, key in zip([b"", *keys], keys, strict=False)]
+    assert "layer" in problem(node(*listed))
+    assert "items" in problem(node(*[[]] * 10_000))
+    assert "items" in problem(b"\xa2ae" + b"\x99\x20\x00" * 900 + bytes(9_000))
+
+
 def test_a_value_that_is_bytes_not_a_cid() -> None:
     tagged = node(entry(LOW))
     untagged = tagged.replace(b"\xd8\x2a\x58\x25\x00" + VALUE, b"\x58\x24" + VALUE)

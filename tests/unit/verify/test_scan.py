@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.verify.scan import Link, Reader
+from consumer.verify.scan import Link, Reader, check_items
 from procedures.syntax import DAG_CBOR_PREFIX
 
 CID = DAG_CBOR_PREFIX + bytes(range(32))
@@ -57,3 +57,38 @@ def test_items_in_sequence() -> None:
     assert read == [{"a": [None]}, -100, Link(CID), True, b"a"]
     assert reader.item() == "a"
     assert reader.finished
+
+
+@pytest.mark.parametrize(
+    ("data", "items"),
+    [
+        ("", 0),
+        ("00", 1),
+        ("0000", 2),
+        ("80a0", 2),
+        ("83010203", 4),
+        ("a16161" + "820102", 5),
+        ("78ff" + "61" * 255 + "f6", 2),
+        ("d82a582500" + CID.hex(), 2),
+        ("fb" + "00" * 8 + "1b" + "00" * 8, 2),
+    ],
+)
+def test_items_are_counted(data: str, items: int) -> None:
+    check_items(bytes.fromhex(data), items)
+    if items:
+        with pytest.raises(Refused, match=f"more than {items - 1} items"):
+            check_items(bytes.fromhex(data), items - 1)
+
+
+def test_what_is_claimed_counts_before_it_comes() -> None:
+    with pytest.raises(Refused, match="more than 254 items"):
+        check_items(b"\x98\xff", 254)
+    with pytest.raises(Refused, match="more than 508 items"):
+        check_items(b"\x98\xff\xb8\x7f", 508)
+
+
+@pytest.mark.parametrize(
+    "data", ["1c" + "80" * 9, "9f" + "80" * 9, "5a00ffffff", "18", "5b" + "ff" * 8]
+)
+def test_the_count_ends_where_the_decoder_will(data: str) -> None:
+    check_items(bytes.fromhex(data), 1)
