@@ -30,6 +30,8 @@ from consumer.verify.scan import SMALL, check_items
 from procedures.syntax import cid_text, is_cid
 
 _TAG_HEAD = b"\xd8"
+# Byte strings take some microseconds each: many are admitted only if they are long.
+_FEW_STRINGS, _BYTES_PER_STRING = 256, 16
 _SLOW_LIMIT = 64 * 1024  # bytes; the strict decoder takes some microseconds for each
 _FLOAT_HEAD = 0xFB  # of the only floats that re-encode to themselves
 _INT64 = range(-(2**63), 2**63)
@@ -59,9 +61,12 @@ def to_json(data: bytes, limit: int) -> bytes | None:
         if libipld.encode_dag_cbor(value) != data:
             text = _by_strict_decoder(data)
         else:
-            if _is_suspect(data):
-                _check(value, 1)
-            text = _by_default(value, limit // len(b'{"$bytes":""}'))
+            suspect = _is_suspect(data)
+            if suspect:
+                _check(value)
+            text = _by_default(value, _FEW_STRINGS + len(data) // _BYTES_PER_STRING)
+            if not suspect and text.count(b"{") + text.count(b"[") > cbor.RECORD_DEPTH:
+                _check(value)
     except (_Inadmissible, ValueError, TypeError, RecursionError, Refused):
         return None
     return text if len(text) <= limit else None
@@ -72,15 +77,15 @@ def _is_suspect(data: bytes) -> bool:
     return _FLOAT_HEAD in data or b"$link" in data or b"$bytes" in data
 
 
-def _by_default(value: dict[str, Any], max_leaves: int) -> bytes:
-    leaves = 0
+def _by_default(value: dict[str, Any], max_strings: int) -> bytes:
+    strings = 0
 
     def leaf(value: object) -> dict[str, str]:
-        nonlocal leaves
-        leaves += 1
+        nonlocal strings
         if is_cid(value):
             return {"$link": cid_text(value)}
-        if type(value) is not bytes or _is_other_link(value) or leaves > max_leaves:
+        strings += 1
+        if type(value) is not bytes or strings > max_strings or _is_other_link(value):
             raise _Inadmissible
         return {"$bytes": base64_unpadded(value)}
 
@@ -89,11 +94,9 @@ def _by_default(value: dict[str, Any], max_leaves: int) -> bytes:
     except orjson.JSONEncodeError as error:
         if isinstance(error.__cause__, _Inadmissible):
             raise
-        _check(value, 1)  # an integer beyond 53 bit: is it beyond 64 as well?
-        leaves = 0
+        _check(value)  # an integer beyond 53 bit: is it beyond 64 as well?
+        strings = 0
         text = orjson.dumps(value, default=leaf)
-    if text.count(b"{") + text.count(b"[") > cbor.RECORD_DEPTH:
-        _check(value, 1)
     return text
 
 
@@ -107,7 +110,7 @@ def _by_strict_decoder(data: bytes) -> bytes:
     if len(data) > _SLOW_LIMIT:
         raise _Inadmissible
     value = cbor.decode(data)
-    _check(value, 1)
+    _check(value)
     return orjson.dumps(value, default=_strict_leaf, option=orjson.OPT_PASSTHROUGH_DATACLASS)
 
 
@@ -119,22 +122,24 @@ def _strict_leaf(value: object) -> dict[str, str]:
     raise TypeError
 
 
-def _check(value: Any, depth: int) -> None:
-    """Raise unless every value in the tree has a faithful JSON."""
-    kind = type(value)
-    if kind is dict or kind is list:
-        _check_container(value, depth)
-    elif kind is float or (kind is int and value not in _INT64):
-        raise _Inadmissible
-
-
-def _check_container(value: Any, depth: int) -> None:
-    if depth > cbor.RECORD_DEPTH:
-        raise _Inadmissible
-    if type(value) is dict:
-        if "$link" in value or "$bytes" in value:
-            raise _Inadmissible
-        value = value.values()
-    for item in value:
-        if type(item) is not str:
-            _check(item, depth + 1)
+def _check(value: Any) -> None:
+    """Raise unless every value in the tree has a faithful JSON, and none is too deep."""
+    level = [value]
+    for _ in range(cbor.RECORD_DEPTH):
+        inner = []
+        for container in level:
+            items = container
+            if type(container) is dict:
+                if "$link" in container or "$bytes" in container:
+                    raise _Inadmissible
+                items = container.values()
+            for item in items:
+                kind = type(item)
+                if kind is dict or kind is list:
+                    inner.append(item)
+                elif kind is float or (kind is int and item not in _INT64):
+                    raise _Inadmissible
+        if not inner:
+            return
+        level = inner
+    raise _Inadmissible

@@ -8,6 +8,7 @@ recursion is bounded by ``max_depth``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -23,6 +24,8 @@ _TEXT, _MAP, _SIMPLE = 3, 5, 7  # major types, in the high three bits of a head
 _STRING, _CONTAINER, _IS_MAP = 1, 2, 0x20  # in the high two, and the bit that tells a map
 _SIMPLE_VALUES = {0xF4: False, 0xF5: True, 0xF6: None}
 _INLINE = 24  # a head's low five bits hold values below this themselves
+# A long run of heads with nothing behind them; what such containers claim does not add up.
+_RUN = re.compile(rb"[\x00-\x17\x20-\x37\x40\x60\x80-\x97\xa0-\xb7\xf4-\xf6]+")
 _LONGEST = 27  # 24 to this announce 1, 2, 4, 8 bytes
 
 
@@ -40,13 +43,12 @@ def check_items(data: bytes, most: int) -> None:
     inside claims add up to gigabytes.  A link counts as two items.  Where the input is no CBOR
     the count ends, since the decoder comes no further.
     """
-    position, size, claimed = 0, len(data), 0
-    for _ in range(most):
-        if position >= size:
-            return
+    position, size, items, claimed = 0, len(data), 0, 0
+    while position < size:
         initial = data[position]
         argument = initial & 31
         position += 1
+        items += 1
         if argument >= _INLINE:
             if argument > _LONGEST:
                 return
@@ -58,12 +60,11 @@ def check_items(data: bytes, most: int) -> None:
             position += argument
         elif family == _CONTAINER:
             claimed += 2 * argument if initial & _IS_MAP else argument
-            if claimed > most:
-                break
-    else:
-        if position >= size:
-            return
-    raise Refused(Reason.CBOR_INVALID, f"more than {most} items")
+            if argument >= _INLINE and (run := _RUN.match(data, position)):
+                items += run.end() - position
+                position = run.end()
+        if items > most or claimed > most:
+            raise Refused(Reason.CBOR_INVALID, f"more than {most} items")
 
 
 class Reader:

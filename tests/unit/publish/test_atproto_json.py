@@ -146,3 +146,12 @@ def test_a_record_of_too_many_items_has_no_json() -> None:
     assert to_json(cbor2.dumps({"a": [0] * 99_000}, canonical=True), 10**6) is not None
     assert to_json(cbor2.dumps({"a": [0] * 100_000}, canonical=True), 10**6) is None
     assert to_json(b"\xa1aa" + b"\x99\x04\x00" * 900 + bytes(1_100), 10**6) is None
+
+
+def test_many_byte_strings_have_json_only_if_they_are_long() -> None:
+    def record(size: int) -> bytes:
+        return cbor2.dumps({"a": [b"\xff" * size] * 1_000}, canonical=True)
+
+    assert to_json(record(20), 10**6) is not None
+    assert to_json(record(8), 10**6) is None
+    assert to_json(cbor2.dumps({"a": [b"\xff"] * 256}, canonical=True), 10**6) is not None
