@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,9 +38,11 @@ _HEAD = MAX_HEADER + 9  # bytes; the header and its length
 _MAX_VARINT = 9
 _MORE = 0x80
 _PORTION = 2_000  # blocks or keys between two signs of life
+_LOOKED_UP = 500  # CIDs at once
 _END = b"\xff"  # behind every key
 
 Alive = Callable[[], None]
+_Place = tuple[int, int]  # of a block in the file: position and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +132,9 @@ class Snapshot:
         """
         open_cut = _OpenCut(self._intervals)
         left = deque(marks)
-        for path, cid in self._wanted(alive):
+        for path, cid, record in self._wanted(alive):
             while left and left[0] < path:
                 yield open_cut.ended(left.popleft())
-            record = self._blocks.need(cid)
             if open_cut.is_full(len(record)):
                 yield open_cut.ended(open_cut.entries[-1].path)
             open_cut.add(Entry(path, cid, record))
@@ -140,7 +142,14 @@ class Snapshot:
             yield open_cut.ended(left.popleft())
         yield open_cut.ended(None)
 
-    def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes]]:
+    def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes]]:
+        """Yield path, CID and DAG-CBOR of the wanted records."""
+        for portion in _portions(self._wanted_keys(alive)):
+            places = self._blocks.places(cid for _, cid in portion)
+            for key, cid in portion:
+                yield key.decode(), cid, self._blocks.at(places[cid])
+
+    def _wanted_keys(self, alive: Alive) -> Iterator[tuple[bytes, bytes]]:
         bounds = _bounds(self._intervals)
 
         def overlaps(low: bytes, high: bytes) -> bool:
@@ -148,7 +157,7 @@ class Snapshot:
 
         for key, cid in _walk(self.data, self._blocks, overlaps, alive):
             if any(lower <= key < upper for lower, upper in bounds):
-                yield key.decode(), cid
+                yield key, cid
 
 
 @dataclass(slots=True)
@@ -207,18 +216,26 @@ def _check_tree(
 ) -> int:
     """Walk the whole tree, whose records are all there; return how many are wanted."""
     bounds = _bounds(intervals)
-    wanted = 0
-    walk = _walk(root, blocks, lambda _low, _high: True, alive)
-    for count, (key, cid) in enumerate(walk, start=1):
+    count = wanted = 0
+    for portion in _portions(_walk(root, blocks, lambda _low, _high: True, alive)):
+        count += len(portion)
         if count > limits.records:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limits.records} records")
-        path = key.decode()
-        if not is_path(path):
-            raise Refused(Reason.TREE_INVALID, f"not a path: {path[:64]!r}")
-        if not blocks.has(cid):
-            raise Refused(Reason.BLOCK_MISSING, f"no block for the record {path}")
-        wanted += any(lower <= key < upper for lower, upper in bounds)
+        there = blocks.places(cid for _, cid in portion)
+        for key, cid in portion:
+            path = key.decode()
+            if not is_path(path):
+                raise Refused(Reason.TREE_INVALID, f"not a path: {path[:64]!r}")
+            if cid not in there:
+                raise Refused(Reason.BLOCK_MISSING, f"no block for the record {path}")
+            wanted += any(lower <= key < upper for lower, upper in bounds)
     return wanted
+
+
+def _portions(found: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield keys and CIDs by as many as are looked up at once."""
+    while portion := list(islice(found, _LOOKED_UP)):
+        yield portion
 
 
 @dataclass(slots=True)
@@ -337,27 +354,26 @@ class _Blocks:
         self._index.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", rows)
         rows.clear()
 
-    def has(self, cid: bytes) -> bool:
-        return self._place(cid) is not None
-
     def get(self, cid: bytes) -> bytes | None:
         """Return the block of ``cid``, whose hash was checked."""
-        place = self._place(cid)
-        if place is None:
-            return None
-        self._file.seek(place[0])
-        return self._file.read(place[1])
+        place = self.places((cid,)).get(cid)
+        return None if place is None else self.at(place)
 
-    def need(self, cid: bytes) -> bytes:
-        """Return a block that is known to be there."""
-        block = self.get(cid)
-        if block is None:
-            raise Refused(Reason.BLOCK_MISSING, f"no block for the record {cid_text(cid)}")
-        return block
+    def at(self, place: _Place) -> bytes:
+        """Return the block at ``place``."""
+        position, size = place
+        self._file.seek(position)
+        return self._file.read(size)
 
-    def _place(self, cid: bytes) -> tuple[int, int] | None:
-        row = self._index.execute("SELECT at, size FROM blocks WHERE cid = ?", (cid,)).fetchone()
-        return None if row is None else (row[0], row[1])
+    def places(self, cids: Iterable[bytes]) -> dict[bytes, _Place]:
+        """Return where the blocks of ``cids`` are, as far as they are there."""
+        asked = tuple(set(cids))
+        places = ", ".join("?" * len(asked))
+        rows = self._index.execute(
+            f"SELECT cid, at, size FROM blocks WHERE cid IN ({places})",  # noqa: S608 - question marks
+            asked,
+        )
+        return {cid: (position, size) for cid, position, size in rows}
 
 
 def _varint(file: BinaryIO) -> int | None:
