@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -29,6 +30,7 @@ from consumer.logs import Outage
 
 DRAIN_SECONDS = 12.0
 STOP_SECONDS = 28.0
+_ALLOCATIONS = 10_000  # containers between two looks of the garbage collector
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CANCEL_SECONDS = 3.0
 _HEALTHY_SECONDS = 30.0  # a root that ran so long was not failing at its start
@@ -78,8 +80,19 @@ def run(main: Root) -> None:
         with _signals(stop), suppress(Stopped):
             await main(stop)
 
+    spare_the_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(handled())
+
+
+def spare_the_collector() -> None:
+    """Let the garbage collector look less often, and not at what is there from the beginning.
+
+    Decoding makes containers by the thousand, and no cycles: with the interpreter's own settings
+    looking for them takes twice as long as a large record full of arrays does otherwise.
+    """
+    gc.freeze()
+    gc.set_threshold(_ALLOCATIONS)
 
 
 @contextmanager

@@ -228,3 +228,15 @@ def test_a_stop_that_takes_too_long_is_forced() -> None:
     process = started("late")
     process.send_signal(signal.SIGTERM)
     assert awaited(process) == 0
+
+
+def test_the_collector_is_spared() -> None:
+    """In a process of its own, as it is for good."""
+    program = (
+        "import gc; from consumer import lifecycle; lifecycle.spare_the_collector();"
+        "print(gc.get_freeze_count() > 0 and gc.get_threshold()[0] >= 10_000)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
