@@ -50,7 +50,12 @@ format: $(STAMP) ## format the code, apply safe lint fixes
 bench: $(STAMP) ## the benchmark: one table, also as JSON (ARGS="--help" for more)
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: $(STAMP) ## hostile input for a minute (ARGS="--seconds 600"; see ARGS=--help)
+$(VENV)/.atheris: $(STAMP) requirements-fuzz.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement requirements-fuzz.txt \
+		|| echo "atheris has no build for this machine: fuzzing goes on without it"
+	@touch $@
+
+fuzz: $(VENV)/.atheris ## hostile input for a minute (ARGS="--seconds 600"; see ARGS=--help)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lock: ## pin what pyproject.toml asks for into requirements.txt

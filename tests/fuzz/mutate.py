@@ -8,8 +8,8 @@ from consumer.verify.cbor import decode
 from simulator.account import Account
 from simulator.repo import car, sign_commit
 from simulator.tree import Blocks, cid_of
+from tests.fuzz.judges import MAX_BYTES
 
-MAX_BYTES = 2_000_000
 _TELLING = (
     b"\x00",
     b"\x7f",
@@ -60,14 +60,14 @@ def _changed(data: bytes, others: list[bytes], chance: Random) -> bytes:
     return data[:at] + new + data[end:]
 
 
-def resealed(blocks: Blocks, head: bytes, account: Account, chance: Random) -> bytes:
+def resealed(account: Account, chance: Random, blocks: Blocks, head: bytes) -> bytes:
     """Return a CAR in which one block was changed, and hashes and signature are right again.
 
     ``head`` is the CID of the commit; what refers to a changed block changes with it.
     """
     blocks = dict(blocks)
-    rev = decode(blocks[head])["rev"]
-    data = decode(blocks.pop(head))["data"].raw
+    signed = decode(blocks.pop(head))
+    data = signed["data"].raw
     old = chance.choice(sorted(blocks))
     new = mutated(blocks.pop(old), list(blocks.values()) or [b"\0"], chance)
     pending = [(old, new)]
@@ -81,5 +81,16 @@ def resealed(blocks: Blocks, head: bytes, account: Account, chance: Random) -> b
         above = [name for name, other in blocks.items() if old in other]
         pending += [(name, blocks.pop(name).replace(old, cid)) for name in above]
         blocks[cid] = block
+    return _sealed(account, signed["rev"], data, blocks)
+
+
+def signed_by(account: Account, blocks: Blocks, head: bytes) -> bytes:
+    """Return a CAR of ``blocks`` whose commit, ``head``, is of ``account`` instead."""
+    signed = decode(blocks[head])
+    others = {cid: block for cid, block in blocks.items() if cid != head}
+    return _sealed(account, signed["rev"], signed["data"].raw, others)
+
+
+def _sealed(account: Account, rev: str, data: bytes, blocks: Blocks) -> bytes:
     commit = sign_commit(account, rev, data)
     return car(cid_of(commit), {cid_of(commit): commit, **blocks})

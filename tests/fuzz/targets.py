@@ -1,241 +1,192 @@
-"""What is fuzzed: a maker of cases, and the judge that must take any of them."""
+"""What is fuzzed: a judge, good input to begin with, and how it is spoilt."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import libipld
 import orjson
 
-from consumer import configuration
-from consumer.errors import Fatal, Refused
-from consumer.fetch import documents
-from consumer.scope import Scope
-from consumer.verify.car import read_car
-from consumer.verify.cbor import decode
-from consumer.verify.commit import CommitLimits, verify_commit
-from consumer.verify.frames import CommitFrame, decode_frame, peek
-from consumer.verify.keys import SigningKey
-from consumer.verify.proof import verify_proof
-from consumer.verify.snapshot import Snapshot, SnapshotLimits
-from procedures import messages, tokens
-from procedures.messages import Refusal
-from simulator.account import Account
-from simulator.frames import commit_frame
+from consumer.verify.car import read_car, read_header
+from consumer.verify.frames import Kind, peek
 from simulator.network import Network
-from simulator.repo import START, Repo, Write
-from tests.fuzz.mutate import MAX_BYTES, mutated, resealed
+from simulator.repo import Repo, Write
+from simulator.tree import Blocks, cid_of
+from tests.fuzz import judges
+from tests.fuzz.judges import ACCOUNT, MAX_BYTES, METHOD, NOW, PATH, SERVICE, Judge
+from tests.fuzz.mutate import mutated, resealed, signed_by
 
-NOW = START + 10**6
-_PATH = "pub.chive.eprint.vote/k0007"
-_SCOPE = Scope(("pub.chive.*",))
-_ACCOUNT = Account.from_seed("fuzz")
-_KEY = SigningKey.from_did_key(_ACCOUNT.did_key)
 _DEFAULTS = Path(__file__).parents[2] / "config" / "default.toml"
+_COLLECTIONS = ("app.bsky.feed.post", "pub.chive.eprint.vote")
+_SHARE = 0.5
 
-Judge = Callable[[bytes], bool]
+Spoil = Callable[[list[bytes], Random], bytes]
+
+
+def _changed(seeds: list[bytes], chance: Random) -> bytes:
+    return mutated(chance.choice(seeds), seeds, chance)
+
+
+def _changed_or(other: Callable[[Random], bytes]) -> Spoil:
+    """Return what makes half of the cases in the ``other`` way."""
+
+    def spoil(seeds: list[bytes], chance: Random) -> bytes:
+        return other(chance) if chance.random() < _SHARE else _changed(seeds, chance)
+
+    return spoil
 
 
 @dataclass(frozen=True)
 class Target:
-    """``case`` makes one input; ``accepts`` judges it, and raises only for a finding."""
+    """``seeds`` is good input; ``spoil`` makes a case of it."""
 
     name: str
-    case: Callable[[Random], bytes]
-    accepts: Judge
+    judge: Judge
+    seeds: list[bytes]
+    spoil: Spoil = _changed
+
+    def cases(self, chance: Random) -> Iterator[bytes]:
+        """Yield hostile input, without an end."""
+        while True:
+            yield self.spoil(self.seeds, chance)
+
+    def fuzzed(self) -> Callable[[bytes], object]:
+        """Return what judges the bytes that it is given."""
+        return self.judge
+
+    def knowing(self, more: Sequence[bytes]) -> Target:
+        """Return the target with more to begin with."""
+        return replace(self, seeds=[*self.seeds, *more])
 
 
-def _frames() -> list[bytes]:
-    network = Network(5, accounts=6, collections=("pub.chive.eprint.vote", "app.bsky.feed.post"))
-    return [*network.introduce(5), *network.frames(80)]
+def judged(judge: Judge, data: bytes) -> tuple[str | None, float]:
+    """Return why ``data`` is refused, or None, and the CPU seconds that the verdict took."""
+    began = time.process_time()
+    reason = judge(data)
+    return reason, time.process_time() - began
 
 
-def _repo() -> Repo:
-    repo = Repo(_ACCOUNT)
-    repo.commit(
-        Write("create", f"{collection}/k{n:04}", {"n": n})
-        for n in range(60)
-        for collection in ("app.bsky.feed.post", "pub.chive.eprint.vote")
-    )
+def _repo(*without: str) -> Repo:
+    repo = Repo(ACCOUNT)
+    paths = {f"{of}/k{n:04}": n for n in range(60) for of in _COLLECTIONS}
+    repo.commit(Write("create", path, {"n": n}) for path, n in paths.items() if path not in without)
     return repo
 
 
-def _of(seeds: list[bytes]) -> Callable[[Random], bytes]:
-    return lambda chance: mutated(chance.choice(seeds), seeds, chance)
+def _records() -> list[bytes]:
+    """Return records with every kind of value, among them bytes that look like a CID."""
+    link = cid_of(b"somewhere")
+    values: list[Any] = [None, True, -(2**40), "é", b"\xff", link, link[:-1], [], {}]
+    plain = {"$type": "pub.chive.eprint.vote", "text": "x" * 40, "list": [1, [2, {"a": 3}]]}
+    return [libipld.encode_dag_cbor(plain | {"value": value}) for value in values]
 
 
-def _refusing(
-    judge: Callable[[bytes], object],
-    errors: type[Exception] | tuple[type[Exception], ...] = Refused,
-) -> Judge:
-    def accepts(data: bytes) -> bool:
-        try:
-            judge(data)
-        except errors:
-            return False
-        return True
-
-    return accepts
+def _frames() -> list[bytes]:
+    network = Network(5, accounts=6, collections=_COLLECTIONS)
+    return [*network.introduce(5), *network.frames(80)]
 
 
-def _frame(data: bytes) -> None:
-    peek(data)
-    decode_frame(data)
+def _own(frame: bytes) -> bytes:
+    """Return a ``#commit`` as if it were of ``ACCOUNT``."""
+    return _sealed(frame, partial(signed_by, ACCOUNT))
 
 
-def _commits() -> Target:
-    repo = _repo()
-    writes = [Write("update", _PATH, {"n": "new"}), Write("delete", "pub.chive.eprint.vote/k0009")]
-    commit = repo.commit([*writes, Write("create", "pub.chive.eprint.vote/new", {"n": 0})])
-
-    def case(chance: Random) -> bytes:
-        return resealed(commit.blocks, commit.cid, _ACCOUNT, chance)
-
-    def judge(data: bytes) -> None:
-        car = read_car(data, MAX_BYTES)
-        frame = decode_frame(commit_frame(1, commit))
-        assert isinstance(frame, CommitFrame)
-        announced = CommitFrame(
-            **{name: getattr(frame, name) for name in frame.__slots__}
-            | {"blocks": data, "commit": car.roots[0]}
-        )
-        verify_commit(announced, _KEY, CommitLimits(), NOW)
-
-    return Target("commit", case, _refusing(judge))
+def _sealed(frame: bytes, seal: Callable[[Blocks, bytes], bytes]) -> bytes:
+    header, body = libipld.decode_dag_cbor_multi(frame)
+    car = seal(read_car(body["blocks"], MAX_BYTES).blocks, body["commit"])
+    (head,), _ = read_header(car)
+    body |= {"repo": ACCOUNT.did, "blocks": car, "commit": head}
+    return bytes(libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(body))
 
 
-def _proofs() -> Target:
-    repo = _repo()
-    whole = repo.everything()
-    seeds = [repo.proof(_PATH), repo.proof(_PATH + "x")]
+def of_frames(name: str, frames: list[bytes]) -> list[Target]:
+    """Return what tries ``frames``, and the commits among them."""
+    commits = [_own(frame) for frame in frames if peek(frame).kind is Kind.COMMIT]
 
-    def case(chance: Random) -> bytes:
-        if chance.random() < 0.5:
-            return mutated(chance.choice(seeds), seeds, chance)
-        return resealed(whole, next(iter(whole)), _ACCOUNT, chance)
+    def one_block_changed(chance: Random) -> bytes:
+        return _sealed(chance.choice(commits), partial(resealed, ACCOUNT, chance))
 
-    def judge(data: bytes) -> None:
-        verify_proof(data, _ACCOUNT.did, _PATH, _KEY, limit=MAX_BYTES, rev_ahead=300.0, now=NOW)
-
-    return Target("proof", case, _refusing(judge))
-
-
-def _snapshots() -> Target:
-    repo = _repo()
-    whole, seeds = repo.everything(), [repo.whole()]
-
-    def case(chance: Random) -> bytes:
-        if chance.random() < 0.5:
-            return mutated(seeds[0], seeds, chance)
-        return resealed(whole, next(iter(whole)), _ACCOUNT, chance)
-
-    def judge(data: bytes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            spool = Path(folder) / "repo.car"
-            spool.write_bytes(data)
-            snapshot = Snapshot.open(
-                spool,
-                _ACCOUNT.did,
-                _KEY,
-                SnapshotLimits(),
-                _SCOPE.intervals,
-                now=NOW,
-                alive=lambda: None,
-            )
-            try:
-                list(snapshot.cuts(lambda: None))
-            finally:
-                snapshot.close()
-
-    return Target("snapshot", case, _refusing(judge))
-
-
-def _controls() -> Target:
-    did = _ACCOUNT.did
-    seeds = [
-        orjson.dumps({"v": 1, "id": "one", "type": "didSync", "did": did, "emit": "all"}),
-        orjson.dumps({"type": "recordRefresh", "uri": f"at://{did}/{_PATH}", "requestedBy": "x"}),
-        orjson.dumps(
-            {"type": "cancel", "operationId": "one", "requestedAt": "2026-07-04T14:39:14Z"}
-        ),
+    return [
+        Target(f"{name}frame", judges.frame, frames),
+        Target(f"{name}commit", judges.commit, commits, _changed_or(one_block_changed)),
     ]
-    return Target(
-        "control",
-        _of(seeds),
-        lambda data: not isinstance(messages.decode(data, 7, 1_783_175_954_000), Refusal),
-    )
 
 
-def _tokens() -> Target:
-    claims = {
-        "iss": _ACCOUNT.did,
-        "aud": "did:web:x",
-        "lxm": "a.b.c",
-        "iat": int(NOW),
-        "exp": int(NOW) + 60,
-        "jti": "once",
-    }
-    parts = [orjson.dumps({"typ": "JWT", "alg": "ES256K"}), orjson.dumps(claims), b"\x01" * 64]
+def _of_repository(name: str, judge: Judge, seeds: list[bytes]) -> Target:
+    """Return a target whose cases are ``seeds``, spoilt, and a whole repository, sealed anew."""
+    whole = _repo().everything()
+    head = next(iter(whole))
 
-    def case(chance: Random) -> bytes:
+    def one_block_changed(chance: Random) -> bytes:
+        return resealed(ACCOUNT, chance, whole, head)
+
+    return Target(name, judge, seeds, _changed_or(one_block_changed))
+
+
+def _command() -> Target:
+    did = ACCOUNT.did
+    at = "2026-07-04T14:39:14Z"
+    commands = [
+        {"v": 1, "id": "one", "type": "didSync", "did": did, "emit": "all"},
+        {"type": "recordRefresh", "uri": f"at://{did}/{PATH}", "requestedBy": "x"},
+        {"type": "cancel", "operationId": "one", "requestedAt": at},
+    ]
+    return Target("command", judges.command, [orjson.dumps(command) for command in commands])
+
+
+CLAIMS = {
+    "iss": ACCOUNT.did,
+    "aud": SERVICE,
+    "lxm": METHOD,
+    "iat": int(NOW),
+    "exp": int(NOW) + 60,
+    "jti": "once",
+}
+
+
+def token_of(*parts: bytes) -> bytes:
+    """Return the JWT of header, claims and signature."""
+    return b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+
+
+def _token() -> Target:
+    parts = [orjson.dumps({"typ": "JWT", "alg": "ES256K"}), orjson.dumps(CLAIMS), b"\x01" * 64]
+
+    def spoil(seeds: list[bytes], chance: Random) -> bytes:
         number = chance.randrange(2 * len(parts))
+        if number >= len(parts):
+            return _changed(seeds, chance)
         changed = [mutated(p, parts, chance) if n == number else p for n, p in enumerate(parts)]
-        text = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in changed)
-        return text if number < len(parts) else mutated(text, [text], chance)
+        return token_of(*changed)
 
-    def judge(data: bytes) -> None:
-        text = data.decode("utf-8", "replace")
-        tokens.parse(text, method="a.b.c", audiences={"did:web:x"}, now=NOW)
-
-    return Target("token", case, _refusing(judge, tokens.TokenInvalid))
-
-
-def _settings() -> Target:
-    seeds = [_DEFAULTS.read_bytes(), b'[kafka]\npartitions = 8\n[scope]\ncollections = ["a.b.*"]\n']
-
-    def judge(data: bytes) -> None:
-        with tempfile.NamedTemporaryFile(suffix=".toml") as file:
-            file.write(data)
-            file.flush()
-            configuration.load(Path(file.name))
-
-    return Target("settings", _of(seeds), _refusing(judge, Fatal))
-
-
-def _documents() -> Target:
-    seeds = [orjson.dumps(_ACCOUNT.document("https://pds.example"))]
-
-    def judge(data: bytes) -> None:
-        documents.parse(_ACCOUNT.did, data, allow_loopback=False)
-
-    return Target("document", _of(seeds), _refusing(judge))
+    return Target("token", judges.token, [token_of(*parts)], spoil)
 
 
 def targets() -> list[Target]:
     """Return all targets."""
     frames, repo = _frames(), _repo()
-    blocks = [*repo.everything().values()]
+    head, *blocks = repo.everything().values()
+    nodes = [block for block in blocks if judges.node(block) is None]
+    proofs = [repo.proof(PATH), _repo(PATH).proof(PATH)]
+    settings = [_DEFAULTS.read_bytes(), b'[kafka]\npartitions = 8\n[scope]\nrepos = "all"\n']
     return [
-        Target("frame", _of(frames), _refusing(_frame)),
-        Target("cbor", _of([*frames, *blocks]), _refusing(decode)),
-        Target("car", _of([repo.whole()]), _refusing(lambda data: read_car(data, MAX_BYTES))),
-        _commits(),
-        _proofs(),
-        _snapshots(),
-        _controls(),
-        _tokens(),
-        _settings(),
-        _documents(),
+        *of_frames("", frames),
+        Target("cbor", judges.dag_cbor, [head, *nodes, *_records()]),
+        Target("record", judges.record, _records()),
+        Target("car", judges.car_file, [repo.whole()]),
+        Target("node", judges.node, nodes),
+        Target("signed", judges.signed, [head]),
+        _of_repository("proof", judges.proof, proofs),
+        _of_repository("tree", judges.tree, [repo.whole()]),
+        _command(),
+        _token(),
+        Target("settings", judges.settings, settings),
+        Target("document", judges.document, [orjson.dumps(ACCOUNT.document("https://a.example"))]),
     ]
-
-
-def judged(target: Target, data: bytes) -> tuple[bool, float]:
-    """Return whether ``target`` accepts ``data``, and the seconds that took."""
-    began = time.perf_counter()
-    accepted = target.accepts(data)
-    return accepted, time.perf_counter() - began

@@ -1,0 +1,183 @@
+"""Whoever reads hostile input, as one function each: bytes in, the reason of a refusal out.
+
+None means that the input was accepted.  Anything that is raised is a finding.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from consumer import configuration
+from consumer.errors import Fatal, Refused
+from consumer.fetch import documents
+from consumer.publish.atproto_json import to_json
+from consumer.scope import Scope
+from consumer.verify import cbor, scan
+from consumer.verify.car import Car, read_car
+from consumer.verify.commit import CommitLimits, verify_commit
+from consumer.verify.frames import CommitFrame, decode_frame, peek
+from consumer.verify.keys import SigningKey
+from consumer.verify.mst import Node, load
+from consumer.verify.proof import verify_proof
+from consumer.verify.signed import read_signed
+from consumer.verify.snapshot import Snapshot, SnapshotLimits
+from procedures import messages, tokens
+from procedures.messages import Refusal
+from simulator.account import Account
+from simulator.repo import START
+from simulator.tree import cid_of
+
+Judge = Callable[[bytes], str | None]
+
+MAX_BYTES = 2_000_000
+NOW = START + 10**6
+PATH = "pub.chive.eprint.vote/k0007"
+ACCOUNT = Account.from_seed("fuzz")
+METHOD, SERVICE = "a.b.c", "did:web:x"
+
+_KEY = SigningKey.from_did_key(ACCOUNT.did_key)
+_EVERYTHING = Scope(("*",)).intervals
+_MAX_JSON = 4 * 1024 * 1024
+
+
+def refusing(
+    judge: Callable[[bytes], object], *errors: type[Exception], reason: str | None = None
+) -> Judge:
+    """Return a judge that takes ``Refused`` and ``errors`` for refusals, for ``reason``."""
+
+    def judged(data: bytes) -> str | None:
+        try:
+            judge(data)
+        except Refused as error:
+            return str(error.reason)
+        except errors:
+            return reason
+        return None
+
+    return judged
+
+
+def _frame(data: bytes) -> None:
+    peek(data)
+    decode_frame(data)
+
+
+def _cbor(data: bytes) -> object:
+    """Decode, the fast way and the plain one, which have to agree."""
+    try:
+        value = cbor.decode(data)
+    except Refused:
+        if len(data) <= scan.SMALL and _plainly(data) is not None:
+            raise AssertionError("only the fast way refuses it") from None
+        raise
+    if len(data) <= scan.SMALL and _plainly(data) != (value,):
+        raise AssertionError("only the fast way accepts it, or as something else")
+    return value
+
+
+def _plainly(data: bytes) -> tuple[object] | None:
+    reader = scan.Reader(data, cbor.RECORD_DEPTH)
+    try:
+        value = reader.item()
+    except Refused:
+        return None
+    return (value,) if reader.finished else None
+
+
+def _node(data: bytes) -> None:
+    load(cid_of(data), {cid_of(data): data})
+
+
+def _signed(data: bytes) -> None:
+    read_signed((cid_of(data),), {cid_of(data): data}.get, ACCOUNT.did)
+
+
+def _record(data: bytes) -> str | None:
+    return None if to_json(data, _MAX_JSON) is not None else "no_json"
+
+
+def _commit(data: bytes) -> None:
+    """Verify a frame as a commit of ``ACCOUNT``, and make events of its records."""
+    frame = decode_frame(data)
+    assert isinstance(frame, CommitFrame)
+    for op in verify_commit(frame, _KEY, CommitLimits(), NOW).ops:
+        if op.record is not None:
+            to_json(op.record, _MAX_JSON)
+
+
+def _proof(data: bytes) -> None:
+    verify_proof(data, ACCOUNT.did, PATH, _KEY, limit=MAX_BYTES, rev_ahead=300.0, now=NOW)
+
+
+def _snapshot(data: bytes) -> list[str]:
+    """Return the paths of a whole repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Path(folder) / "repo.car"
+        spool.write_bytes(data)
+        snapshot = Snapshot.open(
+            spool, ACCOUNT.did, _KEY, SnapshotLimits(), _EVERYTHING, now=NOW, alive=lambda: None
+        )
+        try:
+            return [entry.path for cut in snapshot.cuts(lambda: None) for entry in cut.entries]
+        finally:
+            snapshot.close()
+
+
+def _tree(data: bytes) -> None:
+    """Check a repository in memory and in a file, which have to agree on its tree."""
+    paths = _snapshot(data)
+    car = read_car(data, MAX_BYTES)
+    assert _keys(load(_root(car), car.blocks)) == paths
+
+
+def _root(car: Car) -> bytes:
+    return read_signed(car.roots, car.blocks.get, ACCOUNT.did).data
+
+
+def _keys(node: Node | bytes | None) -> list[str]:
+    assert not isinstance(node, bytes)
+    if node is None:
+        return []
+    found = _keys(node.kids[0])
+    for key, kid in zip(node.keys, node.kids[1:], strict=True):
+        found += [key.decode(), *_keys(kid)]
+    return found
+
+
+def _command(data: bytes) -> str | None:
+    command = messages.decode(data, 7, 1_783_175_954_000)
+    return str(command.reason) if isinstance(command, Refusal) else None
+
+
+def _token(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    tokens.parse(text, method=METHOD, audiences={SERVICE}, now=NOW)
+
+
+def _settings(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+        file.write(data)
+        file.flush()
+        configuration.load(Path(file.name))
+
+
+def _document(data: bytes) -> None:
+    documents.parse(ACCOUNT.did, data, allow_loopback=False)
+
+
+frame = refusing(_frame)
+dag_cbor = refusing(_cbor)
+car_file = refusing(lambda data: read_car(data, MAX_BYTES))
+node = refusing(_node)
+signed = refusing(_signed)
+record: Judge = _record
+commit = refusing(_commit)
+proof = refusing(_proof)
+snapshot = refusing(_snapshot)
+tree = refusing(_tree)
+command: Judge = _command
+token = refusing(_token, tokens.TokenInvalid, reason="token_invalid")
+settings = refusing(_settings, Fatal, reason="settings_invalid")
+document = refusing(_document)
