@@ -7,7 +7,8 @@ for everything.  The development switch ``allow_loopback`` adds this machine, ov
 (the composition root warns of it).
 
 Errors: ``Refused`` for what would break these rules however often it is tried;
-``HostTrouble`` for hosts that are away, slow, busy (429) or broken (5xx).
+``HostTrouble`` for hosts that are away, slow, busy (429) or broken (5xx).  Whatever a host
+sends, nothing else is raised.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ _HEADERS = {
     "User-Agent": "chive-firehose (+https://chive.pub)",
 }
 
+
+# What httpx and the modules below it raise for texts that are no URLs.
+_NO_URL = (httpx.InvalidURL, ValueError)
+# httpcore lets through what a TLS record raises that cannot be read.
+_CUT = (httpx.TransportError, ssl.SSLError)
+_FAILED = (httpx.HTTPError, ssl.SSLError)
 
 Take = Callable[[httpx.Response], Awaitable["Answer"]]
 
@@ -150,7 +157,7 @@ class HttpClient:
         except TimeoutError as error:
             detail = f"no whole answer in {seconds:g} s from {url}"
             raise HostTrouble(Trouble.SLOW, detail) from error
-        except httpx.HTTPError as error:
+        except _FAILED as error:
             raise _away(url, error) from error
 
     async def download(
@@ -177,7 +184,7 @@ class HttpClient:
                 try:
                     async with asyncio.timeout(patience.idle):
                         part = await anext(parts, None)
-                except httpx.TransportError as error:
+                except _CUT as error:
                     detail = f"the body ended after {size} bytes from {url}: {error}"
                     raise HostTrouble(Trouble.CUT_SHORT, detail) from error
                 if part is None:
@@ -194,14 +201,13 @@ class HttpClient:
         except TimeoutError as error:
             detail = f"the body did not come in time from {url}"
             raise HostTrouble(Trouble.SLOW, detail) from error
-        except httpx.HTTPError as error:
+        except _FAILED as error:
             raise _away(url, error) from error
 
     async def _follow(self, url: str, take: Take, first_byte: float | None = None) -> Answer:
         for _ in range(1 + MAX_REDIRECTS):
-            request = self._client.build_request("GET", self._checked(url))
             async with asyncio.timeout(first_byte):
-                response = await self._client.send(request, stream=True)
+                response = await self._sent(self._checked(url))
             try:
                 if not response.has_redirect_location:
                     return await take(response)
@@ -210,11 +216,22 @@ class HttpClient:
                 await response.aclose()
         raise Refused(Reason.FETCH_FORBIDDEN, f"more than {MAX_REDIRECTS} redirects, to {url}")
 
+    async def _sent(self, url: httpx.URL) -> httpx.Response:
+        """Return the response, its body still to be read."""
+        try:
+            request = self._client.build_request("GET", url)
+            return await self._client.send(request, stream=True)
+        except _NO_URL as error:
+            # Of a redirect httpx makes the next request before anybody has looked at it.
+            raise Refused(
+                Reason.FETCH_FORBIDDEN, f"no URL, or redirects to none: {str(url)[:100]!r}"
+            ) from error
+
     def _checked(self, url: str) -> httpx.URL:
         try:
             parsed = httpx.URL(url)
             _ = parsed.host  # decodes international names
-        except (httpx.InvalidURL, UnicodeError) as error:
+        except _NO_URL as error:
             raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
         if parsed.scheme not in self._schemes or not parsed.host or parsed.userinfo:
             raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL to be fetched: {url[:100]!r}")
@@ -237,7 +254,7 @@ def host_of(url: str) -> str:
     try:
         parsed = httpx.URL(url)
         _ = parsed.host  # decodes international names
-    except (httpx.InvalidURL, UnicodeError) as error:
+    except _NO_URL as error:
         raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
     return f"{parsed.host}:{parsed.port}" if parsed.port else parsed.host
 
@@ -245,11 +262,11 @@ def host_of(url: str) -> str:
 def _join(response: httpx.Response) -> str:
     try:
         return str(response.url.join(response.headers["location"]))
-    except httpx.InvalidURL as error:
+    except _NO_URL as error:
         raise Refused(Reason.FETCH_FORBIDDEN, "a redirect to what is not a URL") from error
 
 
-def _away(url: str, error: httpx.HTTPError) -> HostTrouble:
+def _away(url: str, error: Exception) -> HostTrouble:
     return HostTrouble(Trouble.AWAY, f"{type(error).__name__} from {url}: {error}")
 
 

