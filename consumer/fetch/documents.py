@@ -24,6 +24,9 @@ from procedures.syntax import is_handle
 _PLC = re.compile(r"did:plc:[a-z2-7]{24}")
 _LOCALHOST = re.compile(r"localhost(?:%3[Aa]([0-9]{1,5}))?")
 _SHOWN = 200
+# A document may be large, and decoding a key in base58 takes the square of its length.
+_MAX_KEY = 256
+_MAX_KEYS = 16  # of one name: there should be one
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,15 @@ def _document(body: bytes) -> DidDocument:
 
 def _signing_keys(document: DidDocument) -> Iterator[str]:
     names = ("#atproto", f"{document.id}#atproto")
-    for method in document.verification_method or ():
-        if method.id not in names or not method.public_key_multibase:
+    named = [method for method in document.verification_method or () if method.id in names]
+    if len(named) > _MAX_KEYS:
+        raise _invalid(f"the document of {document.id} has {len(named)} keys #atproto")
+    for method in named:
+        text = method.public_key_multibase
+        if not text or len(text) > _MAX_KEY:
             continue
         try:
-            did_key = get_did_key(method.type, method.public_key_multibase)
+            did_key = get_did_key(method.type, text)
             if did_key is not None:
                 yield SigningKey.from_did_key(did_key).did_key
         except (ValueError, AtProtocolError, Refused):

@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from multiformats import multibase, multicodec
 
 from consumer.errors import Reason, Refused
+from consumer.fetch import documents
 from consumer.fetch.documents import Document, parse, url_of
 
 DID = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
+OTHER = "did:plc:" + "a" * 24
 PLC = "https://plc.example"
 
 
@@ -26,6 +28,7 @@ def multikey(curve: ec.EllipticCurve, codec: str, secret: int = 7) -> str:
 
 
 K256 = multikey(ec.SECP256K1(), "secp256k1-pub")
+K256_OTHER = multikey(ec.SECP256K1(), "secp256k1-pub", secret=8)
 P256 = multikey(ec.SECP256R1(), "p256-pub")
 
 
@@ -79,6 +82,52 @@ def test_keys_of_the_old_types(curve: ec.EllipticCurve, kind: str, expected: str
     assert parsed(document(verificationMethod=[entry])).signing_key == f"did:key:{expected}"
 
 
+@pytest.mark.parametrize("encoding", ["base16", "base58btc", "base64url"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_keys_of_the_old_types_are_points_in_any_form(encoding: str, compressed: bool) -> None:
+    old = multibase.encode(point(ec.SECP256K1(), 7, compressed=compressed), encoding)
+    entry = method(old, kind="EcdsaSecp256k1VerificationKey2019")
+    assert parsed(document(verificationMethod=[entry])).signing_key == f"did:key:{K256}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("EcdsaSecp256k1VerificationKey2019", point(ec.SECP256R1(), 7, compressed=False)),
+        ("EcdsaSecp256r1VerificationKey2019", point(ec.SECP256K1(), 7, compressed=False)),
+        ("EcdsaSecp256k1VerificationKey2019", multicodec.wrap("secp256k1-pub", b"\2" * 33)),
+        ("EcdsaSecp256k1VerificationKey2019", b"\4" + bytes(64)),
+        ("EcdsaSecp256r1VerificationKey2019", b"\4" + bytes(64)),
+        ("EcdsaSecp256r1VerificationKey2019", b"\0"),
+        ("EcdsaSecp256k1VerificationKey2019", b""),
+    ],
+    ids=["P-256", "K-256", "with a codec", "no point", "no point either", "infinity", "nothing"],
+)
+def test_old_types_with_keys_that_do_not_fit_are_passed_over(kind: str, data: bytes) -> None:
+    bad = method(multibase.encode(data, "base58btc"), kind=kind)
+    with pytest.raises(Refused, match="has 0 keys"):
+        parsed(document(verificationMethod=[bad]))
+    assert parsed(document(verificationMethod=[bad, method()])).signing_key == f"did:key:{K256}"
+
+
+def test_a_key_of_any_length_is_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+
+    def decode(kind: str, text: str) -> Any:
+        decoded.append(len(text))
+        return get_did_key(kind, text)
+
+    monkeypatch.setattr(documents, "get_did_key", decode)
+    kinds = ("Multikey", "EcdsaSecp256k1VerificationKey2019", "EcdsaSecp256r1VerificationKey2019")
+    long = [method("z" + "Q" * 100_000, kind=kind) for kind in kinds]
+    assert parsed(document(verificationMethod=[*long, method()])).signing_key == f"did:key:{K256}"
+    assert decoded == [len(K256)]
+    many = [method(multikey(ec.SECP256K1(), "secp256k1-pub", n)) for n in range(1, 100)]
+    with pytest.raises(Refused, match="has 99 keys"):
+        parsed(document(verificationMethod=many))
+    assert decoded == [len(K256)]
+
+
 def test_other_keys_are_passed_over() -> None:
     methods = [
         method(P256, "#atproto_label"),
@@ -105,7 +154,11 @@ def test_the_same_key_twice_is_one_key() -> None:
         b"{}",
         b"not json",
         b'{"id":' * 2000,
-        document(id="did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"),
+        document(id=OTHER),
+        document(id=DID.upper()),
+        document(id=f"{DID}#atproto"),
+        document(id=f" {DID}"),
+        document(id=[DID]),
         document(id=None),
         document(verificationMethod=[]),
         document(verificationMethod=None),
@@ -114,6 +167,10 @@ def test_the_same_key_twice_is_one_key() -> None:
         document(verificationMethod=[method("zzz")]),
         document(verificationMethod=[method(kind="Ed25519VerificationKey2020")]),
         document(verificationMethod=[method(), method(P256)]),
+        document(verificationMethod=[method(), method(P256) | {"id": "#atproto"}]),
+        document(verificationMethod=[method(), method(K256_OTHER)]),
+        document(verificationMethod=[method() | {"id": f"{OTHER}#atproto"}]),
+        document(verificationMethod=[{**method(""), "publicKeyJwk": {"kty": "EC"}}]),
         document(verificationMethod=[method(multikey(ec.SECP256K1(), "ed25519-pub"))]),
         document(service="x"),
     ],
@@ -197,11 +254,33 @@ def test_where_documents_are(did: str, url: str) -> None:
         "did:web:localhost",
         "did:web:localhost%3A8080",
         "did:web:127.0.0.1",
+        "did:web:127.0.0.1%3A8080",
+        "did:web:127.1",
+        "did:web:2130706433",
+        "did:web:0x7f000001",
+        "did:web:0x7f.0x1",
+        "did:web:%5B%3A%3A1%5D",
+        "did:web:[::1]",
+        "did:web:::1",
         "did:web:169.254.169.254",
+        "did:web:169.254.169.254.",
+        "did:web:example.com.",
+        "did:web:localhost.",
+        "did:web:example.com:8080",
         "did:web:example.com%3A8080",
+        "did:web:example.com%3a443",
+        "did:web:example.com%2Fpath",
+        "did:web:user%40example.com",
+        "did:web:%65xample.com",
+        "did:web:example.com#atproto",
+        "did:web:example.com?a=b",
+        "did:web:example.com\n",
+        "did:web:ex\u00e4mple.com",
+        "did:web:127\u3002example.com",
         "did:web:example.com:user:alice",
         "did:web:user@example.com",
         "did:web:example.com/path",
+        "did:web:example.com\\@other.example",
         "did:web:exa_mple.com",
     ],
 )
@@ -214,6 +293,13 @@ def test_dids_that_nobody_resolves(did: str) -> None:
 def test_localhost_is_for_development() -> None:
     url = "http://localhost:8080/.well-known/did.json"
     assert url_of("did:web:localhost%3A8080", PLC, allow_loopback=True) == url
-    for did in ("did:web:127.0.0.1", "did:web:example.com%3A80"):
+    for did in (
+        "did:web:127.0.0.1",
+        "did:web:127.0.0.1%3A80",
+        "did:web:%5B%3A%3A1%5D",
+        "did:web:localhost%3A80%2Fpath",
+        "did:web:localhost:path",
+        "did:web:example.com%3A80",
+    ):
         with pytest.raises(Refused):
             url_of(did, PLC, allow_loopback=True)
