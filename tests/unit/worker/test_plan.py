@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from consumer.worker.plan import Plan
 from procedures import times
 from simulator.account import Account
 from simulator.frames import identity_frame
+from simulator.repo import Repo
 from tests.unit.worker.frames import NOW, Author, arrival, identity, rules
 from tests.unit.worker.values import WANTED, chunk, proof
 
@@ -158,6 +160,53 @@ def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
     assert memory.ready() == []
     [question] = batch.questions.values()
     assert question.delay == 55.0
+
+
+@pytest.mark.parametrize("curve", ["k256", "p256"])
+def test_a_rotated_key_is_found_by_one_question(curve: str) -> None:
+    before = Author.of()
+    author = Author.of("rotated", curve)
+    memory = remembering(author, signing_key=before.account.did_key)
+    frames = [author.commit() for _ in range(3)]
+    first = plan(memory)
+    take(first, *frames)
+    assert list(first.questions.values()) == [Question(author.did, "identity", 3)]
+    plan(memory).message(answered(author.account))
+    second = plan(memory)
+    assert again(second, *frames) == [True, True, True]
+    take(second, author.commit(), author.commit())
+    assert [type(planned.input) for planned in second.inputs] == [CommitSeen] * 5
+    assert second.questions == {}
+
+
+def test_a_flood_of_bad_signatures_is_one_question_an_interval() -> None:
+    """Ten forged frames a second for ten minutes, and a fetcher that answers as soon as it may."""
+    author, memory = Author.of(), Memory()
+    account = Account.from_seed("forger", did=author.did)
+    forger = Author(account, Repo(account))
+    forged = [forger.commit() for _ in range(10)]
+    due: float | None = None
+    asked: list[float] = []
+    parked: list[Arrival] = []
+    refused = 0
+    for now in [NOW + second for second in range(600)]:
+        batch = Plan(LANE, memory, rules(), now)
+        if due is not None and due <= now:
+            due = None
+            asked.append(now)
+            batch.message(answered(author.account, fetched_at=now))
+        while memory.ready() and all(again(batch, parked[0])):
+            parked.pop(0)
+        take(batch, *(replace(frame, log_time=round(now * 1000)) for frame in forged))
+        parked += [arrivals.of_parked(frame) for frame in batch.parks]
+        refused += sum(isinstance(one.input, CommitUnverifiable) for one in batch.inputs)
+        for question in batch.questions.values():
+            due = min(now + question.delay, due or now + question.delay)
+    assert refused + len(parked) == 6_000
+    assert refused > 5_000
+    waits = [later - sooner for sooner, later in pairwise(asked)]
+    assert len(waits) >= 8
+    assert min(waits) >= rules().refresh_interval
 
 
 def test_an_error_refuses_what_waits() -> None:
