@@ -7,7 +7,7 @@ address that carries an IPv4 address is judged by that one, since somebody may t
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
 
@@ -17,8 +17,9 @@ _TRANSLATED = IPv6Network("64:ff9b::/96")  # NAT64: how an IPv6-only network see
 _UNUSED = tuple(
     map(IPv6Network, ("3fff::/20", "2001:db8::/32", "2002::/16", "2001::/23", "5f00::/16"))
 )
-_UNUSED_IPV4 = IPv4Address("192.88.99.0")  # the relays of 6to4, a /24
-_LAST_BYTE = 8
+# Globally reachable in the registry, and yet no host: what answers there is next to us (PCP and
+# TURN anycast), or was a relay of 6to4.
+_UNUSED_IPV4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))
 
 
 def parse(text: str) -> Address | None:
@@ -32,9 +33,11 @@ def parse(text: str) -> Address | None:
 def is_public(address: Address) -> bool:
     """Tell whether ``address`` belongs to a host on the internet."""
     if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            return False
         inner = _inner(address)
         return _is_public_ipv6(address) if inner is None else is_public(inner)
-    if int(address) >> _LAST_BYTE == int(_UNUSED_IPV4) >> _LAST_BYTE:
+    if any(address in network for network in _UNUSED_IPV4):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -53,6 +56,6 @@ def _inner(address: IPv6Address) -> IPv4Address | None:
 
 
 def _is_public_ipv6(address: IPv6Address) -> bool:
-    if address.scope_id is not None or address not in _GLOBAL_UNICAST:
+    if address not in _GLOBAL_UNICAST:
         return False
     return address.is_global and not any(address in network for network in _UNUSED)
