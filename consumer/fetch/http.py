@@ -256,7 +256,8 @@ def host_of(url: str) -> str:
         _ = parsed.host  # decodes international names
     except _NO_URL as error:
         raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
-    return f"{parsed.host}:{parsed.port}" if parsed.port else parsed.host
+    host = parsed.host.rstrip(".")  # with a dot at its end it is the same host
+    return f"{host}:{parsed.port}" if parsed.port else host
 
 
 def _join(response: httpx.Response) -> str:

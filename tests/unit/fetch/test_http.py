@@ -561,6 +561,9 @@ def test_retry_after(value: str | None, expected: float | None) -> None:
     [
         ("https://pds.example/xrpc", "pds.example"),
         ("https://PDS.example:443/", "pds.example"),
+        ("https://pds.example./", "pds.example"),
+        ("https://pds.example.:443/", "pds.example"),
+        ("https://pds.example.:8443/", "pds.example:8443"),
         ("https://pds.example:8443/", "pds.example:8443"),
         ("http://127.0.0.1:2583", "127.0.0.1:2583"),
     ],
