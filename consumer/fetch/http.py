@@ -176,7 +176,8 @@ class HttpClient:
 
         async def take(response: httpx.Response) -> Answer:
             if response.status_code != _OK:
-                return await _read(response, _ERROR_BYTES)
+                async with asyncio.timeout(patience.idle):  # an error is short
+                    return await _read(response, _ERROR_BYTES)
             _check_plain(response)
             size = 0
             parts = response.aiter_raw().__aiter__()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from email.utils import formatdate
 from io import BytesIO
 from ipaddress import ip_address
@@ -25,7 +27,7 @@ from consumer.fetch.http import (
     host_of,
     retry_after,
 )
-from tests.support.web import Web, certified, redirect, response, web, web_of_bad_records
+from tests.support.web import Reply, Web, certified, redirect, response, web, web_of_bad_records
 from tests.unit.fetch.test_addresses import NOT_PUBLIC
 
 LIMIT = 1000
@@ -67,13 +69,14 @@ async def fetch(http: HttpClient, url: str) -> Answer:
     return await http.get(url, limit=LIMIT, seconds=5)
 
 
+SOME = Patience(first_byte=5.0, idle=5.0, total=20.0)
+
+
 async def download(
-    http: HttpClient, url: str, file: BinaryIO | None = None, **patience: float
+    http: HttpClient, url: str, file: BinaryIO | None = None, patience: Patience = SOME
 ) -> Answer:
-    """Download with little patience."""
-    times = {"first_byte": 5.0, "idle": 5.0, "total": 20.0} | patience
     return await http.download(
-        url, file or BytesIO(), limit=LIMIT, patience=Patience(**times), progress=lambda _: None
+        url, file or BytesIO(), limit=LIMIT, patience=patience, progress=lambda _: None
     )
 
 
@@ -434,20 +437,229 @@ async def test_a_body_at_the_limit_passes_and_above_it_does_not(
     assert await refusal(http, f"{site.origin}/big") == Reason.FETCH_TOO_BIG
 
 
-async def test_an_endless_body_is_cut(http: HttpClient, site: Web) -> None:
-    async def endless(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        while True:
-            writer.write(b"100\r\n" + b"x" * 256 + b"\r\n")
-            await writer.drain()
+def endless(head: bytes, part: bytes, every: float = 0.0) -> Reply:
+    """Send ``head``, then ``part`` for ever, ``every`` so many seconds."""
 
-    site.replies["/a"] = endless
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(every)
+
+    return reply
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNK = b"100\r\n" + b"x" * 256 + b"\r\n"
+ENDLESS_BODIES = {
+    "chunked": endless(CHUNKED, CHUNK),
+    "chunks of one byte": endless(CHUNKED, b"1\r\nx\r\n" * 100),
+    "announced": endless(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n", b"x" * 256),
+    "until it closes": endless(b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 256),
+    "one chunk": endless(CHUNKED + b"FFFFFFFFFFFF\r\n", b"x" * 256),
+}
+
+
+@pytest.mark.parametrize("reply", ENDLESS_BODIES.values(), ids=ENDLESS_BODIES)
+async def test_an_endless_body_is_cut(http: HttpClient, site: Web, reply: Reply) -> None:
+    site.replies["/a"] = reply
     assert await refusal(http, f"{site.origin}/a") == Reason.FETCH_TOO_BIG
 
 
-async def test_compression_is_refused(http: HttpClient, site: Web) -> None:
-    site.replies["/a"] = response(200, b"\x1f\x8b", content_encoding="gzip")
-    assert await refusal(http, f"{site.origin}/a") == Reason.FETCH_FORBIDDEN
+@pytest.mark.parametrize("reply", ENDLESS_BODIES.values(), ids=ENDLESS_BODIES)
+async def test_an_endless_download_is_cut(http: HttpClient, site: Web, reply: Reply) -> None:
+    site.replies["/a"] = reply
+    file = BytesIO()
+    with pytest.raises(Refused) as caught:
+        await download(http, f"{site.origin}/a", file)
+    assert caught.value.reason is Reason.FETCH_TOO_BIG
+    assert len(file.getvalue()) <= LIMIT
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+OVERLONG = {
+    "header": endless(HEAD + b"x: ", b"y" * 1000),
+    "headers": endless(HEAD, b"x: y\r\n" * 200),
+    "status line": endless(b"HTTP/1.1 200 ", b"y" * 1000),
+    "chunk header": endless(CHUNKED + b"1;", b"x" * 1000),
+    "chunk length": endless(CHUNKED, b"0" * 1000),
+    "trailers": endless(CHUNKED + b"0\r\n", b"x: y\r\n" * 200),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("reply", OVERLONG.values(), ids=OVERLONG)
+async def test_what_surrounds_a_body_has_a_limit(
+    http: HttpClient, site: Web, reply: Reply, streamed: bool
+) -> None:
+    site.replies["/a"] = reply
+    with pytest.raises(HostTrouble) as caught:
+        await (download if streamed else fetch)(http, f"{site.origin}/a")
+    assert caught.value.trouble in {Trouble.AWAY, Trouble.CUT_SHORT}
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+SLOW_HEADS = {
+    "silence": endless(b"", b"", 0.02),
+    "status line": endless(b"HTTP/1.1 200 ", b"y", 0.02),
+    "header": endless(HEAD + b"x: ", b"y", 0.02),
+    "headers": endless(HEAD, b"x: y\r\n", 0.02),
+    "continue": endless(b"", CONTINUE, 0.02),
+    "continue at once": endless(b"", CONTINUE * 100),
+    "early hints": endless(b"", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 10),
+}
+SLOW_PARTS = {
+    "silence": endless(CHUNKED, b"", 0.02),
+    "chunk length": endless(CHUNKED, b"0", 0.02),
+    "chunk header": endless(CHUNKED + b"1;", b"x", 0.02),
+    "trailers": endless(CHUNKED + b"0\r\n", b"x: y\r\n", 0.02),
+    "silence behind a part": endless(CHUNKED + CHUNK, b"", 0.02),
+    "an error": endless(b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\n", b"", 0.02),
+    "a dribbled error": endless(b"HTTP/1.1 404 x\r\ncontent-length: 9999\r\n\r\n", b"x", 0.02),
+}
+DRIBBLED = {
+    "bytes": endless(HEAD + b"content-length: 1000\r\n\r\n", b"x", 0.02),
+    "chunks": endless(CHUNKED, b"1\r\nx\r\n", 0.02),
+}
+
+
+@pytest.mark.parametrize("reply", [*SLOW_HEADS.values(), *SLOW_PARTS.values(), *DRIBBLED.values()])
+async def test_slowness_of_any_kind_ends_at_the_deadline(
+    http: HttpClient, site: Web, reply: Reply
+) -> None:
+    site.replies["/a"] = reply
+    assert (await trouble(http, f"{site.origin}/a", seconds=0.1)).trouble is Trouble.SLOW
+
+
+@pytest.mark.parametrize(
+    ("replies", "patience"),
+    [(SLOW_HEADS, "first_byte"), (SLOW_PARTS, "idle"), (DRIBBLED, "total")],
+    ids=["heads", "parts", "whole"],
+)
+async def test_a_slow_download_ends_when_patience_does(
+    http: HttpClient, site: Web, replies: dict[str, Reply], patience: str
+) -> None:
+    """Only the one patience that is meant is short; with the others it would take for ever."""
+    little = replace(Patience(3600.0, 3600.0, 3600.0), **{patience: 0.1})
+    for name, reply in replies.items():
+        site.replies["/a"] = reply
+        async with asyncio.timeout(30):
+            with pytest.raises(HostTrouble) as caught:
+                await download(http, f"{site.origin}/a", patience=little)
+        assert caught.value.trouble is Trouble.SLOW, name
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_body_of_a_redirect_is_not_read(
+    http: HttpClient, site: Web, streamed: bool
+) -> None:
+    head = b"HTTP/1.1 302 Found\r\nlocation: /b\r\ntransfer-encoding: chunked\r\n\r\n"
+    site.replies |= {"/a": endless(head, CHUNK), "/b": response(200)}
+    answer = await (download if streamed else fetch)(http, f"{site.origin}/a")
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize(
+    "coding",
+    [
+        "gzip",
+        "GZIP",
+        "x-gzip",
+        "deflate",
+        "br",
+        "zstd",
+        "compress",
+        "identity, gzip",
+        "gzip, identity",
+        "identity\r\ncontent-encoding: gzip",
+        "unheard-of",
+    ],
+)
+async def test_compression_is_refused(
+    http: HttpClient, site: Web, coding: str, status: int, streamed: bool
+) -> None:
+    site.replies["/a"] = response(status, gzip.compress(bytes(100)), content_encoding=coding)
+    with pytest.raises(Refused, match="compressed") as caught:
+        await (download if streamed else fetch)(http, f"{site.origin}/a")
+    assert caught.value.reason is Reason.FETCH_FORBIDDEN
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "coding",
+    [
+        b"gzip",
+        b"deflate",
+        b"identity",
+        b"gzip, chunked",
+        b"chunked, gzip",
+        b"chunked\r\ntransfer-encoding: gzip",
+        b"gzip\r\ntransfer-encoding: chunked",
+        b"chunked;x=y",
+    ],
+)
+async def test_compression_of_the_transfer_is_trouble(
+    http: HttpClient, site: Web, coding: bytes, streamed: bool
+) -> None:
+    body = gzip.compress(bytes(100))
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    site.replies["/a"] = HEAD + b"transfer-encoding: " + coding + b"\r\n\r\n" + framed
+    with pytest.raises(HostTrouble) as caught:
+        await (download if streamed else fetch)(http, f"{site.origin}/a")
+    assert caught.value.trouble is Trouble.AWAY
+
+
+# -- downloads --------------------------------------------------------------------------------
+
+
+async def test_a_download_is_written_as_it_came_and_told(http: HttpClient, site: Web) -> None:
+    body = b"".join(b"%02x\r\n%b\r\n" % (n, b"x" * n) for n in range(1, 40))
+    site.replies["/a"] = CHUNKED + body + b"0\r\n\r\n"
+    file, told = BytesIO(), list[int]()
+    answer = await http.download(
+        f"{site.origin}/a", file, limit=LIMIT, patience=SOME, progress=told.append
+    )
+    assert answer == Answer(200, b"")
+    assert file.getvalue() == b"x" * 780
+    assert told == sorted(told)
+    assert told[-1] == 780
+
+
+async def test_what_is_no_download_is_an_answer_and_writes_nothing(
+    http: HttpClient, site: Web
+) -> None:
+    site.replies["/a"] = response(400, b'{"error":"RepoNotFound"}')
+    file = BytesIO()
+    answer = await download(http, f"{site.origin}/a", file)
+    assert answer == Answer(400, b'{"error":"RepoNotFound"}')
+    assert file.getvalue() == b""
+    site.replies["/a"] = response(400, bytes(70_000))
+    with pytest.raises(Refused):
+        await download(http, f"{site.origin}/a", file)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (b"", Trouble.AWAY),
+        (b"garbage\r\n\r\n", Trouble.AWAY),
+        (HEAD + b"content-length: 10\r\n\r\nshort", Trouble.CUT_SHORT),
+        (CHUNKED + CHUNK, Trouble.CUT_SHORT),
+        (CHUNKED + b"-1\r\nx\r\n", Trouble.CUT_SHORT),
+        (response(429), Trouble.BUSY),
+        (response(503), Trouble.BROKEN),
+    ],
+)
+async def test_what_is_the_matter_with_a_download_has_a_name(
+    http: HttpClient, site: Web, reply: bytes, expected: Trouble
+) -> None:
+    site.replies["/a"] = reply
+    with pytest.raises(HostTrouble) as caught:
+        await download(http, f"{site.origin}/a")
+    assert caught.value.trouble is expected
 
 
 async def test_one_deadline_bounds_the_whole(http: HttpClient, site: Web) -> None:
