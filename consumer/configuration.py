@@ -42,6 +42,10 @@ DEFAULT_FILE = Path("chive.toml")
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "CHIVE_VECTORS"})
 NOT_SETTINGS_PREFIXES = ("CHIVE_TEST_", "CHIVE_BENCH_", "CHIVE_DEMO_")
 _MASK = "***"
+_SECRETS = (("postgres", "dsn"), ("kafka", "sasl_password"))
+_SECRET_PARAMETERS = frozenset(
+    {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
+)
 _MAX_QUOTE = 80
 
 Key = tuple[str, ...]  # ("relay", "url")
@@ -133,8 +137,9 @@ def _setting_of(error: ErrorDetails) -> Key:
     return tuple(part for part in error["loc"] if isinstance(part, str))[:2]
 
 
-def _is_secret(path: Key) -> bool:
-    return path in {("postgres", "dsn"), ("kafka", "sasl_password")}
+def _may_hold_a_secret(path: Key) -> bool:
+    """Tell whether a secret is at ``path`` or below it, in whatever is there in its place."""
+    return any(secret[: len(path)] == path for secret in _SECRETS)
 
 
 def _sentence(error: ErrorDetails, name: str) -> str:
@@ -144,7 +149,7 @@ def _sentence(error: ErrorDetails, name: str) -> str:
         return f"{name}: unknown key; did you mean {_nearest('.'.join(path), names)}?"
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if error["type"] != "value_error" and not _is_secret(path):
+    if error["type"] != "value_error" and not _may_hold_a_secret(path):
         message += f", not {str(error['input'])[:_MAX_QUOTE]!r}"
     return escape(f"{name}: {message}")
 
@@ -216,9 +221,9 @@ def _check_servers(settings: Settings) -> None:
 
 
 def _masked_dsn(dsn: str) -> str:
-    secret = ("password", "sslpassword")
     parts = conninfo_to_dict(dsn)
-    return make_conninfo("", **{k: _MASK if k in secret else v for k, v in parts.items()})
+    masked = {k: _MASK if k in _SECRET_PARAMETERS else v for k, v in parts.items()}
+    return make_conninfo("", **masked)
 
 
 def _masked(value: Any) -> Any:

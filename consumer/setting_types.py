@@ -64,7 +64,14 @@ def did(text: str) -> str:
     return text
 
 
+def _without_credentials(text: str) -> None:
+    """Raise before any part of a password is quoted as the host, port or path it is not."""
+    if "@" in text:
+        raise ValueError("credentials in a URL or address are refused")
+
+
 def _split_url(text: str) -> SplitResult:
+    _without_credentials(text)
     try:
         url = urlsplit(text)
         _ = url.port
@@ -72,8 +79,6 @@ def _split_url(text: str) -> SplitResult:
         raise ValueError(f"not a URL: {error}") from None
     if not url.hostname:
         raise ValueError("not a URL: no host")
-    if url.username is not None or url.password is not None:
-        raise ValueError("credentials in a URL are refused")
     if url.query or url.fragment:
         raise ValueError("a URL with a query or fragment has no meaning here")
     return url
@@ -104,16 +109,18 @@ def http_origin(text: str) -> str:
 
 def host_port(text: str) -> str:
     """Return ``text`` if it is ``host:port``."""
+    _without_credentials(text)
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and 0 <= int(port) <= 65535):  # noqa: PLR2004  # the last port
         raise ValueError(f"'{text}' is not host:port")
-    if "/" in host or "@" in host or any(c.isspace() for c in host):
+    if "/" in host or any(c.isspace() for c in host):
         raise ValueError(f"'{text}' is not host:port")
     return text
 
 
 def servers(text: str) -> str:
     """Return a comma-separated list of ``host:port`` without blanks."""
+    _without_credentials(text)
     return ",".join(host_port(part.strip()) for part in text.split(","))
 
 
@@ -122,6 +129,10 @@ def dsn(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
     if "://" in text and not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("the connection string starts with postgresql://")
+    authority, _, rest = text.partition("://")[2].partition("/")
+    if "@" in rest or authority.count("@") > 1:
+        # libpq would take a part of the password for the host or the database, which are shown.
+        raise ValueError("in the URL's user, password and parameters @ is written %40, and / %2F")
     try:
         conninfo_to_dict(text)
     except (ProgrammingError, UnicodeError):

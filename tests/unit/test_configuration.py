@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from psycopg.pq import Conninfo, ConninfoOption
 
 from consumer.configuration import BadSettings, dump, load
 from consumer.settings import Settings
@@ -206,7 +207,20 @@ def test_a_rule_over_two_sources_sees_both(monkeypatch: pytest.MonkeyPatch, tmp_
     assert load(file).kafka.sasl_username == "u"
 
 
-@pytest.mark.parametrize("dsn", ["postgresql://u:hidden@h/db", "host=h user=u password=hidden"])
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:hidden@h/db",
+        "postgresql://u:%68idden@h/db",
+        "postgresql://u:a%2Fhidden%40b@h/db",
+        "postgresql://u:a:hidden?b#c@h/db",
+        "postgresql://u@h/db?password=hidden",
+        "postgresql://u@h/db?sslkey=/key&sslpassword=hidden",
+        "host=h user=u password=hidden",
+        "host=h user=u password='a\\' hidden'",
+        "host=h user=u sslkey=/key sslpassword = hidden",
+    ],
+)
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", dsn)
     monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "h:1")
@@ -217,11 +231,90 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, dsn: str) -> N
     assert set(shown["kafka"]["sasl_password"]) == {"*"}
 
 
-@pytest.mark.parametrize("dsn", ["hidden", "mysql://u:hidden@h/db", "postgresql://u:hidden@[h/db"])
+def test_every_parameter_that_libpq_keeps_secret_is_masked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marked = {option.keyword.decode() for option in Conninfo.get_defaults() if _is_secret(option)}
+    assert {"password", "sslpassword"} <= marked
+    monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "h:1")
+    for name in marked:
+        for dsn in (f"host=h {name}='hid\\' den'", f"postgresql://h/db?{name}=hid%27%20den"):
+            monkeypatch.setenv("CHIVE_POSTGRES__DSN", dsn)
+            shown = dump(load())["postgres"]["dsn"]
+            assert "den" not in shown
+            assert "host=h" in shown
+
+
+def _is_secret(option: ConninfoOption) -> bool:
+    """Tell whether libpq says so, or calls it a debug option, as it does with keys of SCRAM."""
+    return option.dispchar == b"*" or option.keyword.startswith(b"scram_")
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "hidden",
+        "mysql://u:hidden@h/db",
+        "postgresql://u:hidden@[h/db",
+        "postgresql://u:some/hidden@h/db",
+        "postgresql://u:hidden/some@h/db",
+        "postgresql://u:some@hidden@h/db",
+        "postgresql://u:12/34hidden@h/db",
+        "postgresql://u:some?hidden/@h/db",
+        "postgresql://u:hidden%zz@h/db",
+        "postgresql://u:hidden some@h/db",
+        "postgresql:u:hidden@h/db",
+        "host=h password=some hidden",
+        "host=h password='hidden",
+        "host=h passwd=hidden",
+    ],
+)
 def test_a_wrong_dsn_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", dsn)
     (line,) = mistakes()
     assert line.startswith("CHIVE_POSTGRES__DSN: ")
+    assert "hidden" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "u:hidden@h:9092"),
+        ("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "SASL_SSL://u:hidden@h:9092"),
+        ("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "a:1,u:hidden,some@h:9092"),
+        ("CHIVE_RELAY__URL", "wss://u:hidden@h"),
+        ("CHIVE_RELAY__URL", "wss://u:hidden/some@h"),
+        ("CHIVE_RELAY__URL", "wss://h/?token=hidden"),
+        ("CHIVE_RELAY__URL", "wss://h/hidden"),
+        ("CHIVE_IDENTITY__PLC_URL", "https://u:hidden/some@h"),
+    ],
+)
+def test_credentials_where_there_are_none_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    (line,) = mistakes()
+    assert line.startswith(f"{name}: ")
+    assert "hidden" not in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'postgres = "postgresql://u:hidden@h/db"',
+        'postgres = ["hidden"]',
+        '[[postgres]]\ndsn = "hidden"',
+        '[postgres]\ndsn = ["hidden"]',
+        '[postgres.dsn]\npassword = "hidden"',
+        '[postgres]\ndsn = "hidden" hidden',
+        'dsn = "hidden"',
+        'kafka = "hidden"',
+        '[kafka.sasl_password]\nvalue = "hidden"',
+        '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_password = "hidden"',
+    ],
+)
+def test_a_secret_in_the_wrong_place_of_a_file_is_not_shown(tmp_path: Path, text: str) -> None:
+    (line,) = mistakes(written(tmp_path / "x.toml", text))
     assert "hidden" not in line
 
 
