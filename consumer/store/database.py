@@ -61,8 +61,9 @@ def _dsn(settings: PostgresSettings) -> str:
             keepalives_count=3,
             tcp_user_timeout=int((settings.transaction_timeout + _GRACE) * 1000),
         )
-    except psycopg.ProgrammingError as error:
-        raise Fatal(f"postgres.dsn is not a connection string: {error}") from error
+    except psycopg.ProgrammingError:
+        # libpq quotes the string in its message, and with it the password.
+        raise Fatal("postgres.dsn is not a connection string") from None
 
 
 class Listener:

@@ -1,0 +1,101 @@
+"""What ``check`` shows of settings and of servers that cannot be reached: no secret among it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from consumer import check, logs
+from consumer.configuration import load
+from consumer.errors import Fatal, Transient
+from consumer.kafka.client import Client
+from consumer.settings import LogSettings, Settings
+from consumer.store.database import Database
+
+SECRET = "hid/d:en@1"  # noqa: S105 - to be looked for
+ENCODED = "hid%2Fd%3Aen%401"
+DSNS = [
+    f"postgresql://u:{ENCODED}@127.0.0.1:1/db",
+    f"postgresql://u@127.0.0.1:1/db?password={ENCODED}&sslkey=/key&sslpassword={ENCODED}",
+    f"host=127.0.0.1 port=1 user=u password='{SECRET}'",
+    f"host=127.0.0.1 port=none user=u password='{SECRET}'",
+    f"host=127.0.0.1 port=1 sslmode=none user=u password='{SECRET}'",
+]
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """Give everything that is logged, as chatty as it can be."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    logs.configure(LogSettings(format="json", level="debug"), stream)
+    yield stream
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(params=DSNS)
+def settings(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Settings:
+    """Give settings with secrets, of servers that are not there."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "POSTGRES__DSN": request.param,
+        "RELAY__URL": "ws://127.0.0.1:1",
+        "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "KAFKA__SASL_USERNAME": "u",
+        "KAFKA__SASL_PASSWORD": SECRET,
+        "KAFKA__REQUEST_TIMEOUT": "10",
+    }.items():
+        monkeypatch.setenv(f"CHIVE_{name}", value)
+    return load()
+
+
+def assert_hidden(text: str) -> None:
+    for form in (SECRET, ENCODED, json.dumps(SECRET)[1:-1], "hid", "en@1"):
+        assert form not in text
+
+
+async def test_neither_settings_nor_failures_show_a_secret(
+    settings: Settings, log: io.StringIO
+) -> None:
+    answers = await check.check(settings)
+    assert [answers[name].ok for name in ("kafka", "postgres", "relay")] == [False] * 3
+    assert_hidden(check.as_toml(settings, answers))
+    assert_hidden(json.dumps(check.as_json(settings, answers)))
+    assert_hidden(repr(settings))
+    assert_hidden(log.getvalue())
+
+
+async def test_tracebacks_of_failed_connections_show_no_secret(
+    settings: Settings, log: io.StringIO
+) -> None:
+    database = Database(settings.postgres, "chive.")
+    for ask in (database.server, database.open, database.attach, Client(settings.kafka).cluster_id):
+        with pytest.raises(Transient) as caught:
+            await ask()
+        assert_hidden("".join(traceback.format_exception(caught.value)))
+        structlog.get_logger().error("root_failed", exc_info=caught.value)
+    await database.close()
+    assert "Traceback" in log.getvalue()
+    assert_hidden(log.getvalue())
+
+
+def test_a_connection_string_that_was_not_checked_is_not_quoted() -> None:
+    broken = Settings().postgres.model_copy(update={"dsn": SecretStr(f"host=h {SECRET}")})
+    with pytest.raises(Fatal) as caught:
+        Database(broken, "chive.")
+    assert_hidden("".join(traceback.format_exception(caught.value)))
