@@ -227,8 +227,8 @@ def events_command(
         )
         async with aclosing(found):
             async for event, value in found:
-                sys.stdout.write(value.decode() if as_json else follow.line(event))
-                sys.stdout.write("\n")
+                line = logs.escape_json(value.decode()) if as_json else follow.line(event)
+                sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
 
     lifecycle.run(lambda stop: unless_stopped(stop, show()))
@@ -271,7 +271,7 @@ def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: 
 def _print_operations(found: list[Operation], *, as_json: bool) -> None:
     for operation in found:
         if as_json:
-            click.echo(operations.encode(operation).decode())
+            click.echo(logs.escape_json(operations.encode(operation).decode()))
         else:
             click.echo(commands.summary(operation))
 
@@ -378,4 +378,5 @@ def operations_command(
 
 
 def _print_json(value: object) -> None:
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    click.echo(logs.escape_json(text))

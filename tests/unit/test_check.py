@@ -19,6 +19,7 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.settings import LogSettings, Settings
 from consumer.store.database import Database
+from tests.support.web import web
 
 SECRET = "hid/d:en@1"  # noqa: S105 - to be looked for
 ENCODED = "hid%2Fd%3Aen%401"
@@ -92,6 +93,20 @@ async def test_tracebacks_of_failed_connections_show_no_secret(
     await database.close()
     assert "Traceback" in log.getvalue()
     assert_hidden(log.getvalue())
+
+
+async def test_what_a_relay_answers_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    head = "HTTP/1.1 403 \x1b[31m\x9b2J\u202e\r\nx: \x1b[2J\r\ncontent-length: 0\r\n\r\n"
+    async with web() as site:
+        site.replies["/xrpc/com.atproto.sync.subscribeRepos"] = head.encode()
+        settings = load(overrides={"relay": {"url": f"ws://127.0.0.1:{site.port}"}})
+        answer = (await check.check(settings))["relay"]
+    assert site.paths
+    assert answer.ok is False
+    assert answer.detail.isprintable()
 
 
 def test_a_connection_string_that_was_not_checked_is_not_quoted() -> None:

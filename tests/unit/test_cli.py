@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 from click.testing import CliRunner
 
-from consumer import cli
+from consumer import cli, follow
+from consumer.errors import Transient
+from procedures import operations
+from procedures.operations import Status, Type
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +41,63 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(cli.cli, arguments)
     assert result.exit_code == 2
     assert words in result.output
+
+
+HOSTILE = "a\x1b[2J\x9b31m\r\nid  completed\u202e\x7f\u2028\U000e0041"
+
+
+def is_harmless(text: str) -> bool:
+    return text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_strangers_wrote_into_an_operation_is_one_harmless_line(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    queued = operations.queued("id", Type.DID_SYNC, "did:plc:x", 1.0, reason=HOSTILE)
+    failed = replace(queued, status=Status.FAILED, error=HOSTILE, did=HOSTILE, uri=HOSTILE)
+    cli._print_operations([queued, failed], as_json=as_json)
+    text = capsys.readouterr().out
+    assert is_harmless(text)
+    assert len(text.split("\n")) == 3
+    if as_json:
+        assert orjson.loads(text.split("\n")[1])["error"] == HOSTILE
+
+
+def test_values_in_json_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_json({"byStatus": {HOSTILE: 1}})
+    text = capsys.readouterr().out
+    assert is_harmless(text)
+    assert orjson.loads(text) == {"byStatus": {HOSTILE: 1}}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    event = {"type": "identity", "did": "did:plc:x", "handle": HOSTILE, "live": True}
+
+    async def events(*_: object, **__: object) -> AsyncGenerator[tuple[dict[str, Any], bytes]]:
+        yield event, orjson.dumps(event)
+
+    monkeypatch.setattr(follow, "events", events)
+    monkeypatch.setattr(cli, "_briefly", lambda settings: settings)
+    monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("CHIVE_POSTGRES__DSN", "postgresql://127.0.0.1:1/db")
+    result = CliRunner().invoke(cli.cli, ["events", *(["--json"] if as_json else [])])
+    assert result.exit_code == 0, result.output
+    assert is_harmless(result.output)
+    assert result.output.count("\n") == 1
+    if as_json:
+        assert orjson.loads(result.output) == event
+
+
+def test_errors_are_harmless_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_, cli._errors_as_lines():
+        raise Transient(HOSTILE.replace("\n", ""))
+    assert exit_.value.code == 1
+    (line, rest) = capsys.readouterr().err.split("\n")
+    assert line.startswith("error: a")
+    assert is_harmless(line)
+    assert rest == ""
 
 
 @pytest.mark.parametrize("command", ["run", "check", "status", "events"])

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 
+import orjson
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -44,6 +45,30 @@ def test_control_characters_never_reach_the_stream(form: str) -> None:
     assert len(text.splitlines()) == 2
     assert all(c.isprintable() for c in text.replace("\n", ""))
     assert "red" in text
+
+
+def test_json_keeps_its_meaning_without_its_control_characters() -> None:
+    value = {"k\x7f": [HOSTILE[:-1], "\U000e0041", "é\u2028", '\\"', "\0"], "n": 1}
+    for option in (None, orjson.OPT_INDENT_2):
+        text = logs.escape_json(orjson.dumps(value, option=option).decode())
+        assert text.replace("\n", "").isprintable()
+        assert json.loads(text) == orjson.loads(text) == value
+    plain = '{"a":"é \U0001f600"}'
+    assert logs.escape_json(plain) == plain
+    assert logs.escape_json("\ud800") == r"\ud800"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_values_of_variables(form: str) -> None:
+    stream = configured(form, "debug")
+    password = "hid" + "den"
+    try:
+        int("x" * len(password))
+    except ValueError:
+        structlog.get_logger().exception("root_failed")
+        logging.getLogger("asyncio").exception("a task failed")
+    assert stream.getvalue().count("Traceback") == 2
+    assert "hidden" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

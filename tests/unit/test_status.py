@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import orjson
+import pytest
 from rich.console import Console
 
 from consumer.kafka.topics import Topic
@@ -39,6 +40,7 @@ FOUND = Status(
     operations={"queued": 9},
     outbox={1: 5},
 )
+EMPTY = Status([], [], {}, 0, 0, 0, {}, {})
 WAITING = {(Topic.FIREHOSE, 1): Waiting(12, NOW - 30)}
 
 
@@ -60,7 +62,7 @@ def test_report() -> None:
 
 
 def test_report_of_nothing() -> None:
-    seen = report(Status([], [], {}, 0, 0, 0, {}, {}), {}, NOW)
+    seen = report(EMPTY, {}, NOW)
     assert seen["lagSeconds"] == 0.0
     assert seen["repos"]["total"] == 0
     assert "none yet" in shown(seen)
@@ -79,8 +81,12 @@ def test_people_see_the_same() -> None:
         assert words in text
 
 
-def test_a_status_that_a_stranger_chose_is_escaped() -> None:
-    strange = Status([], [], {("[red]\x1b[2J", "active", None): 1}, 0, 0, 0, {}, {})
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[2J", "\x9b2J", "\r\nlag  0.0 s", "\u202egnp.exe", "\u2028", "\x7f\x08", "\0"]
+)
+def test_a_status_that_a_stranger_chose_is_escaped(hostile: str) -> None:
+    strange = Status([], [], {(f"[red]{hostile}", "active", None): 1}, 0, 0, 0, {}, {})
     text = shown(report(strange, {}, NOW))
-    assert "\x1b" not in text
+    assert text.replace("\n", "").isprintable()
+    assert len(text.splitlines()) == len(shown(report(EMPTY, {}, NOW)).splitlines()) + 1
     assert "[red]" in text
