@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
+import consumer.worker.report  # noqa: F401  # closes a label
 from consumer import metrics
 from consumer.errors import Reason
+from consumer.gateway import role
+from consumer.worker.outputs import SyncReason
+from procedures.contract import METHODS
+from procedures.failures import Failure
+from procedures.messages import RefusalReason
+from procedures.operations import Phase, Type
 
 
 def test_closed_series_exist_before_anything_happened() -> None:
@@ -16,6 +24,68 @@ def test_closed_series_exist_before_anything_happened() -> None:
     for reason in Reason:
         for stage in metrics.Stage:
             assert f'chive_refused_total{{reason="{reason}",stage="{stage}"}}' in text
+
+
+# Every label and its closed set.  A label that is not here needs a set, or has no place.
+CLOSED: dict[str, set[str]] = {
+    "reason": {*Reason, *RefusalReason, *SyncReason},
+    "stage": {*metrics.Stage},
+    "kind": {*metrics.FrameKind, *metrics.LookupKind, *metrics.Sweep},
+    "outcome": {
+        *metrics.FrameOutcome,
+        *metrics.TransactionOutcome,
+        *metrics.LookupOutcome,
+        *metrics.Claim,
+        *Failure,
+        metrics.INJECTED,
+    },
+    "cause": {*metrics.ReconnectCause, *metrics.SessionCause},
+    "service": {*metrics.Service},
+    "step": {*metrics.BatchStep},
+    "method": {*METHODS, metrics.OTHER_METHOD},
+    "status": {"2xx", "3xx", "4xx", "5xx"},
+    "type": {*metrics.EVENT_TYPES, *Type},
+    "source": {*metrics.EVENT_SOURCES},
+    "phase": {*Phase},
+    "topic": {"firehose", "backfill", "events", "operations", "dead-letter"},
+    "role": {"tailer", "publisher"},
+}
+# Numbers of lanes and names of roots: the code's own (tests have roots with other names), there
+# while they run.
+OURS = {"lane", "root"}
+CATALOGUE = {
+    name: metric
+    for name, metric in vars(metrics).items()
+    if isinstance(metric, Counter | Gauge | Histogram | metrics.Ages)
+}
+
+
+def labels_of(metric: Any) -> set[str]:
+    return set(metric._family[3] if isinstance(metric, metrics.Ages) else metric._labelnames)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_label_is_closed_or_a_lane_or_a_root(name: str) -> None:
+    metric = CATALOGUE[name]
+    labels = labels_of(metric)
+    assert labels <= CLOSED.keys() | OURS
+    samples = [sample for family in metric.collect() for sample in family.samples]
+    for sample in samples:
+        for label, value in sample.labels.items():
+            assert label in {"le", *OURS} or value in CLOSED[label]
+    assert samples or labels <= OURS, "its series exist from the start"
+
+
+def test_nothing_is_registered_outside_of_the_catalogue() -> None:
+    ours = {f.name for f in metrics.REGISTRY.collect() if f.name.startswith("chive_")}
+    assert ours == {f.name for metric in CATALOGUE.values() for f in metric.collect()}
+
+
+def test_a_method_that_a_stranger_made_up_is_no_label() -> None:
+    before = generate_latest(metrics.REGISTRY).count(b"chive_gateway")
+    for method in ("com.example.made.up", "\x1b", "", '"} 1\nchive_gateway_calls_total{method="x'):
+        role._observe(method, 501, 0.1)
+    assert generate_latest(metrics.REGISTRY).count(b"chive_gateway") == before
 
 
 def test_every_name_is_ours_or_the_runtimes() -> None:
