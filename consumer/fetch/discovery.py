@@ -19,6 +19,7 @@ from uuid import uuid4
 import structlog
 
 from consumer.errors import Refused
+from consumer.fetch.failed import told
 from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Unclear
@@ -128,13 +129,13 @@ class Discovery:
             )
             async with self._database.transaction() as connection:
                 await discoveries.fail(
-                    connection, self._owner, search, Failure.HOST_ERROR, str(absent), _DAY
+                    connection, self._owner, search, Failure.HOST_ERROR, told(absent), _DAY
                 )
         except (Resting, Unclear, Refused) as trouble:
             delay = backoff(search.attempts, _LONGEST_PAUSE)
             if isinstance(trouble, Resting):
                 delay = trouble.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
-            await self._give_back(search, delay, str(trouble))
+            await self._give_back(search, delay, told(trouble))
 
     async def _through(self, search: Search, stop: asyncio.Event) -> None:
         """Take page after page; return at the end, or when told to stop."""

@@ -8,6 +8,7 @@ from consumer.errors import ChiveError, Reason, Refused
 from consumer.fetch.hosts import Resting
 from consumer.fetch.http import HostTrouble, Trouble
 from consumer.fetch.identity import Unclear
+from consumer.logs import MAX_TEXT, escape
 from procedures.failures import Failure
 
 _BY_REASON = {
@@ -37,13 +38,21 @@ BY_ERROR = {
 }
 
 
+def told(trouble: object) -> str:
+    """Return what ``trouble`` says, as tables and topics can hold it: hosts have a part in it."""
+    return escape(str(trouble)[:MAX_TEXT])
+
+
 class FetchFailed(ChiveError):
-    """An attempt failed; ``retry_after`` are the seconds that the host asked for."""
+    """An attempt failed; ``retry_after`` are the seconds that the host asked for.
+
+    ``detail`` is printable and not long, whatever the host has said.
+    """
 
     def __init__(self, failure: Failure, detail: str, retry_after: float | None = None) -> None:
-        super().__init__(f"{failure}: {detail}")
+        self.detail = told(detail)
+        super().__init__(f"{failure}: {self.detail}")
         self.failure = failure
-        self.detail = detail
         self.retry_after = retry_after
 
 

@@ -105,4 +105,6 @@ def _listed(entry: Any) -> Listed | None:
 
 
 def _cursor(value: Any) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _MAX_CURSOR else None
+    """Return the cursor, if it is one that the tables can hold."""
+    usable = isinstance(value, str) and 0 < len(value) <= _MAX_CURSOR and "\0" not in value
+    return value if usable else None

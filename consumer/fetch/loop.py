@@ -23,6 +23,7 @@ from consumer.backfill import IdentityAnswer
 from consumer.fetch.account import Accounts
 from consumer.fetch.answers import Answer, Answers
 from consumer.fetch.documents import is_plc
+from consumer.fetch.failed import told
 from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
 from consumer.fetch.http import HostTrouble, HttpClient, host_of
 from consumer.fetch.identity import Directory, Unclear
@@ -226,13 +227,13 @@ class Desk:
         """Come back when the host may be asked again; some later than others."""
         delay = resting.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
         async with self._database.transaction() as connection:
-            await lookups.defer(connection, question, delay, str(resting))
+            await lookups.defer(connection, question, delay, told(resting))
 
     async def _postpone(self, question: Lookup, unclear: Unclear) -> None:
         delay = backoff(question.attempts + 1, _LONGEST_PAUSE)
         _log.info("lookup_unclear", did=question.did, kind=question.kind, error=str(unclear))
         async with self._database.transaction() as connection:
-            await lookups.postpone(connection, question, delay, str(unclear))
+            await lookups.postpone(connection, question, delay, told(unclear))
 
     def _note_trouble(self, question: Lookup, resting: Resting) -> None:
         if not isinstance(resting.__cause__, HostTrouble):

@@ -231,6 +231,7 @@ LIES: dict[str, tuple[Callable[[Repo], Reply], str, str]] = {
     "broken": (lambda _: response(503), "queued", "HostError"),
     "private": (lambda _: redirect("https://10.0.0.1/"), "failed", "HostForbidden"),
     "metadata": (lambda _: redirect("http://169.254.169.254/"), "failed", "HostForbidden"),
+    "garbling": (_refusing("a\0b\x9b" + "c" * 5_000), "queued", "HostError"),
     "unknown": (_refusing("RepoNotFound"), "failed", "RepoNotFound"),
     "taken-down": (_refusing("RepoTakendown"), "failed", "RepoTakendown"),
     "suspended": (_refusing("RepoSuspended"), "failed", "RepoSuspended"),

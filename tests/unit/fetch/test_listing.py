@@ -41,6 +41,11 @@ def test_the_last_page() -> None:
     assert parse(answer(200, {"repos": [], "cursor": ""}), "").cursor is None
 
 
+@pytest.mark.parametrize("cursor", [7, None, ["x"], "x" * 5_000, "a\0b"])
+def test_a_cursor_that_cannot_be_kept_is_none(cursor: object) -> None:
+    assert parse(answer(200, {"repos": [], "cursor": cursor}), "").cursor is None
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 501])
 def test_a_relay_without_the_method(status: int) -> None:
     with pytest.raises(NotSupported):

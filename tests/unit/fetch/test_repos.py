@@ -1,0 +1,105 @@
+"""Repositories and records from a scripted host: what its troubles are called, what is left."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from consumer.errors import Reason, Refused
+from consumer.fetch.documents import Document
+from consumer.fetch.failed import FetchFailed, of_resolving
+from consumer.fetch.hosts import Hosts, Terms
+from consumer.fetch.http import HttpClient
+from consumer.fetch.repos import RepoSource
+from consumer.settings import FetchSettings, LimitSettings
+from procedures.failures import Failure
+from simulator.account import Account
+from simulator.repo import Repo, Write
+from tests.support.pds import COLLECTION, cut_off, record_path, repo_path
+from tests.support.web import Reply, Web, redirect, response, web
+
+ACCOUNT = Account.from_seed("alice")
+PATH = f"{COLLECTION}/one"
+GARBLED = orjson.dumps({"error": "a\0b\x9b\u202e" + "c" * 9_000})
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Web]:
+    async with web() as running:
+        yield running
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[RepoSource]:
+    async with HttpClient(allow_loopback=True) as http:
+        limits = LimitSettings(repo=10_000)
+        yield RepoSource(http, Hosts(Terms(4)), limits, FetchSettings())
+
+
+@pytest.fixture
+def spools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the directory where downloads are written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def whole() -> bytes:
+    repo = Repo(ACCOUNT)
+    repo.commit([Write("create", PATH, {"text": "x"})])
+    return repo.whole()
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def fetched(source: RepoSource, site: Web, spools: Path) -> int:
+    """Fetch the repository; return how many downloads lay there meanwhile."""
+    document = Document(ACCOUNT.did_key, site.origin, None)
+    async with source.snapshot(
+        ACCOUNT.did, document, (), progress=lambda _: None, verifying=lambda: None
+    ):
+        return len(files(spools))
+
+
+LIES: dict[str, tuple[Reply, Failure]] = {
+    "endless": (response(200, bytes(20_000)), Failure.REPO_TOO_BIG),
+    "compressed": (response(200, whole(), content_encoding="gzip"), Failure.HOST_FORBIDDEN),
+    "private": (redirect("http://169.254.169.254/"), Failure.HOST_FORBIDDEN),
+    "nonsense": (redirect("mailto:x"), Failure.HOST_FORBIDDEN),
+    "cut short": (cut_off(whole(), 50), Failure.REPO_TRUNCATED),
+    "garbled": (response(400, GARBLED), Failure.HOST_ERROR),
+    "no object": (response(400, b"[]"), Failure.HOST_ERROR),
+    "a table for a name": (response(400, b'{"error":{"a":"\\u0000"}}'), Failure.HOST_ERROR),
+    "no repository": (response(200, b"<html>" * 99), Failure.REPO_INVALID),
+}
+
+
+@pytest.mark.parametrize(("reply", "failure"), LIES.values(), ids=LIES)
+async def test_a_lie_has_a_name_and_leaves_no_file(
+    source: RepoSource, site: Web, spools: Path, reply: Reply, failure: Failure
+) -> None:
+    site.replies[repo_path(ACCOUNT.did)] = response(200, whole())
+    assert await fetched(source, site, spools) == 1
+    site.replies[repo_path(ACCOUNT.did)] = reply
+    with pytest.raises(FetchFailed) as caught:
+        await fetched(source, site, spools)
+    assert caught.value.failure is failure
+    assert caught.value.detail.isprintable()
+    assert files(spools) == []
+
+
+async def test_what_a_host_calls_its_error_can_be_kept(source: RepoSource, site: Web) -> None:
+    """PostgreSQL knows no NUL: the text of a stranger must not be our own fault."""
+    site.replies[record_path(ACCOUNT.did, PATH)] = response(400, GARBLED)
+    with pytest.raises(FetchFailed) as caught:
+        await source.proof(ACCOUNT.did, Document(ACCOUNT.did_key, site.origin, None), PATH)
+    assert caught.value.detail.isprintable()
+    assert r"a\x00b\x9b\u202ec" in caught.value.detail
+    assert len(caught.value.detail) < 3_000
+    told = of_resolving(Refused(Reason.DID_INVALID, "calls itself a\0b"))
+    assert told.detail.isprintable()
