@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import Reason
+from tests.fuzz import tables
+from tests.vectors import needs_vectors
 
 TESTS = Path(__file__).parents[1]
 DOCUMENT = TESTS.parent / "docs" / "verification.md"
@@ -64,3 +66,12 @@ def test_a_rule_names_what_exists(rule: Rule) -> None:
 def test_every_reason_has_a_rule() -> None:
     named = {reason for rule in RULES for reason in rule.reasons}
     assert named | OURS == set(Reason)
+
+
+def test_the_table_of_cases_is_what_code_says_today() -> None:
+    assert tables.written("cases") == tables.cases_by_class(), "python -m tests.fuzz.tables"
+
+
+@needs_vectors
+def test_the_table_of_vectors_is_what_code_says_today() -> None:
+    assert tables.written("dasl") == tables.dasl_cases(), "python -m tests.fuzz.tables"
