@@ -15,7 +15,7 @@ import libipld
 from consumer.errors import Reason, Refused
 from consumer.verify.cbor import Link, decode
 from consumer.verify.keys import SigningKey
-from procedures.syntax import cid_text, is_cid, is_tid, tid_time
+from procedures.syntax import DAG_CBOR_PREFIX, cid_text, is_cid, is_tid, tid_time
 
 _MAX_BLOCK = 4_096  # bytes of a commit; its longest field, the DID, has 2,048
 _VERSION = 3
@@ -43,6 +43,8 @@ def read_signed(
     if not roots:
         raise Refused(Reason.CAR_INVALID, "no root")
     commit = roots[0]
+    if commit[:4] != DAG_CBOR_PREFIX:
+        raise Refused(Reason.COMMIT_MALFORMED, f"not a CID of DAG-CBOR: {cid_text(commit)}")
     block = block_of(commit)
     if block is None:
         raise Refused(Reason.BLOCK_MISSING, f"no block for the commit {cid_text(commit)}")
@@ -76,6 +78,7 @@ def _parsed(block: bytes) -> Signed:
         and type(rev) is str
         and type(fields["version"]) is int
         and is_cid(data)
+        and data[:4] == DAG_CBOR_PREFIX
         and type(signature) is bytes
         and (prev is None or is_cid(prev))
     ):

@@ -16,6 +16,7 @@ from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, ve
 from consumer.verify.frames import CommitFrame, SyncFrame, decode_frame
 from consumer.verify.keys import SigningKey
 from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedOp
+from procedures.syntax import RAW_PREFIX
 from simulator import tamper
 from simulator.account import Account
 from simulator.frames import commit_frame, sync_frame
@@ -250,6 +251,20 @@ def test_signed_fields_of_wrong_types(
 def test_commit_blocks_that_are_none(block: bytes, commit: Commit, account: Account) -> None:
     error = refused(tamper.signed_block(commit, block), account)
     assert error.reason is Reason.COMMIT_MALFORMED
+
+
+def test_commit_and_root_are_named_as_what_they_are(account: Account, commit: Commit) -> None:
+    """The same hash under the name of raw bytes would be a second name for the same thing."""
+
+    def raw(cid: bytes) -> bytes:
+        return RAW_PREFIX + cid[4:]
+
+    blocks = {raw(cid) if cid == commit.cid else cid: block for cid, block in commit.blocks.items()}
+    error = refused(replace(commit, cid=raw(commit.cid), blocks=blocks), account)
+    assert error.reason is Reason.COMMIT_MALFORMED
+    named = commit.blocks | {raw(commit.data): commit.blocks[commit.data]}
+    spoilt = replace(commit, blocks=named, data=raw(commit.data))
+    assert refused(tamper.resigned(spoilt, account), account).reason is Reason.COMMIT_MALFORMED
 
 
 def test_a_commit_block_too_large_for_one_is_not_decoded(account: Account, commit: Commit) -> None:
