@@ -51,7 +51,7 @@ bench: $(STAMP) ## the benchmark: one table, also as JSON (ARGS="--help" for mor
 	$(BIN)/python -m bench $(ARGS)
 
 $(VENV)/.atheris: $(STAMP) requirements-fuzz.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement requirements-fuzz.txt \
+	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement requirements-fuzz.txt \
 		|| echo "atheris has no build for this machine: fuzzing goes on without it"
 	@touch $@
 

@@ -41,9 +41,19 @@ class Tally:
 @click.option("--seconds", default=60.0, show_default=True, help="For all targets together.")
 @click.option("--seed", type=int, help="Repeat a run; by default a new one each time.")
 @click.option("--target", "names", multiple=True, help="Only this; repeatable.")
+@click.option(
+    "--replay", type=click.Path(path_type=Path, exists=True), help="Judge that finding of --target."
+)
 @click.option("--real/--no-real", default=True, help="Frames of the reference PDS, too.")
 @click.option("--worst/--no-worst", "costs", default=True, help="Then measure the worst inputs.")
-def main(seconds: float, seed: int | None, names: Sequence[str], real: bool, costs: bool) -> None:
+def main(
+    seconds: float,
+    seed: int | None,
+    names: Sequence[str],
+    replay: Path | None,
+    real: bool,
+    costs: bool,
+) -> None:
     """Try hostile input for a while; what crashes or takes longer than 1 s is kept in .fuzz/.
 
     Half of the time cases are made at random, half of it by atheris, where it is installed.
@@ -56,6 +66,10 @@ def main(seconds: float, seed: int | None, names: Sequence[str], real: bool, cos
     if not chosen:
         known = ", ".join(one.name for one in everything)
         raise click.BadParameter(f"no target of that name; there are {known}")
+    if replay is not None:
+        for one in chosen:
+            one.fuzzed()(replay.read_bytes())
+        return
     if not available():
         console.print("atheris is not installed: half of the time is spent", highlight=False)
     tallies = {one.name: _tried(one, seed, seconds / len(chosen) / 2) for one in chosen}

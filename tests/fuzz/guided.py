@@ -15,12 +15,12 @@ from pathlib import Path
 
 FINDINGS = Path(".fuzz")
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
-_SHOWN = 2_000  # characters of what libFuzzer says of a finding
+_SHOWN = 2_000  # characters of the traceback, and of what libFuzzer says
 
 
 @dataclass(frozen=True, slots=True)
 class Guided:
-    """``cases`` were tried; ``finding`` is what libFuzzer said of one, if there was one."""
+    """``cases`` were tried; ``finding`` is what was said of one, if there was one."""
 
     cases: int
     finding: str | None
@@ -36,7 +36,7 @@ def guided(name: str, seconds: float, seed: int) -> Guided:
     argv = [sys.executable, "-m", "tests.fuzz.libfuzzer", name, f"{seconds:.0f}", f"{seed}"]
     ended = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
     executed = _EXECUTED.search(ended.stderr)
-    finding = None if ended.returncode == 0 else ended.stderr[-_SHOWN:]
+    finding = None if ended.returncode == 0 else ended.stdout[-_SHOWN:] + ended.stderr[-_SHOWN:]
     return Guided(int(executed[1]) if executed else 0, finding)
 
 
