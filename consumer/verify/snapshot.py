@@ -14,35 +14,26 @@ Specifications: https://atproto.com/specs/repository, https://ipld.io/specs/tran
 
 from __future__ import annotations
 
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from consumer.backfill import Entry
 from consumer.errors import Reason, Refused
 from consumer.scope import Interval
-from consumer.verify.car import MAX_HEADER, read_header
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import MAX_HEIGHT, layer, parse_node
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
-from procedures.syntax import CID_LENGTH, CID_PREFIXES, cid_text, is_path
+from consumer.verify.spooled import Alive, SpooledBlocks
+from procedures.syntax import cid_text, is_path
 
 MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one cut; a single record may be larger
 
-_HEAD = MAX_HEADER + 9  # bytes; the header and its length
-_MAX_VARINT = 9
-_MORE = 0x80
-_PORTION = 2_000  # blocks or keys between two signs of life
+_PORTION = 2_000  # keys between two signs of life
 _LOOKED_UP = 500  # CIDs at once
 _END = b"\xff"  # behind every key
-
-Alive = Callable[[], None]
-_Place = tuple[int, int]  # of a block in the file: position and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +70,7 @@ class Snapshot:
 
     def __init__(
         self,
-        blocks: _Blocks,
+        blocks: SpooledBlocks,
         commit: bytes,
         signed: Signed,
         intervals: Sequence[Interval],
@@ -108,9 +99,10 @@ class Snapshot:
 
         ``intervals`` (disjoint, in key order) are what is wanted of it.
         """
-        blocks = _Blocks(spool)
+        blocks = SpooledBlocks(spool)
         try:
-            roots = blocks.index(limits, alive)
+            most = 2 * limits.records + MAX_HEIGHT  # no honest tree has more nodes than keys
+            roots = blocks.index(limits.block, most, alive)
             signed = read_signed(roots, blocks.get, did)
             check_rev(signed.rev, limits.rev_ahead, now)
             check_signature(signed, key)
@@ -209,7 +201,7 @@ def clipped(
 
 def _check_tree(
     root: bytes,
-    blocks: _Blocks,
+    blocks: SpooledBlocks,
     limits: SnapshotLimits,
     intervals: Sequence[Interval],
     alive: Alive,
@@ -253,7 +245,7 @@ class _Open:
 
 
 def _walk(
-    root: bytes, blocks: _Blocks, enter: Callable[[bytes, bytes], bool], alive: Alive
+    root: bytes, blocks: SpooledBlocks, enter: Callable[[bytes, bytes], bool], alive: Alive
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and CIDs in order, below the nodes whose range is to be entered.
 
@@ -285,7 +277,7 @@ def _walk(
             alive()
 
 
-def _node(cid: bytes, blocks: _Blocks, level: int | None, low: bytes, high: bytes) -> _Open:
+def _node(cid: bytes, blocks: SpooledBlocks, level: int | None, low: bytes, high: bytes) -> _Open:
     """Read a node and check it; ``level`` None: it is the root."""
     block = blocks.get(cid)
     if block is None:
@@ -302,93 +294,3 @@ def _node(cid: bytes, blocks: _Blocks, level: int | None, low: bytes, high: byte
     if any(layer(key) != level for key in keys):
         raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: a key of another layer")
     return _Open(keys, [entry["v"] for entry in entries], links, level, low, high)
-
-
-class _Blocks:
-    """The blocks of a CAR in a file, found by an index in another file beside it."""
-
-    def __init__(self, spool: Path) -> None:
-        self._file: BinaryIO = spool.open("rb")
-        # The file goes with its directory; no other thread uses it at the same time.
-        self._index = sqlite3.connect(
-            spool.with_suffix(".index"), isolation_level=None, check_same_thread=False
-        )
-        self._index.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"
-            "CREATE TABLE blocks (cid BLOB PRIMARY KEY, at INTEGER, size INTEGER) WITHOUT ROWID"
-        )
-
-    def close(self) -> None:
-        self._index.close()
-        self._file.close()
-
-    def index(self, limits: SnapshotLimits, alive: Alive) -> tuple[bytes, ...]:
-        """Read the whole file, check every block's hash, and return the roots."""
-        head = self._file.read(_HEAD)
-        if not head:
-            raise Refused(Reason.CAR_TRUNCATED, "the file is empty")
-        roots, position = read_header(head)
-        self._file.seek(position)
-        rows: list[tuple[bytes, int, int]] = []
-        self._index.execute("BEGIN")
-        while (length := _varint(self._file)) is not None:
-            if not CID_LENGTH <= length <= limits.block + CID_LENGTH:
-                raise Refused(Reason.CAR_INVALID, f"a block of {length} bytes")
-            data = self._file.read(length)
-            if len(data) < length:
-                raise Refused(Reason.CAR_TRUNCATED, "the file ends inside a block")
-            cid = data[:CID_LENGTH]
-            if cid[:4] not in CID_PREFIXES:
-                raise Refused(Reason.CAR_INVALID, "a block with a CID of another kind")
-            if sha256(memoryview(data)[CID_LENGTH:]).digest() != cid[4:]:
-                raise Refused(Reason.BLOCK_HASH, f"block {cid.hex()}")
-            rows.append((cid, self._file.tell() - length + CID_LENGTH, length - CID_LENGTH))
-            if len(rows) >= _PORTION:
-                self._add(rows)
-                alive()
-        self._add(rows)
-        self._index.execute("COMMIT")
-        return roots
-
-    def _add(self, rows: list[tuple[bytes, int, int]]) -> None:
-        self._index.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", rows)
-        rows.clear()
-
-    def get(self, cid: bytes) -> bytes | None:
-        """Return the block of ``cid``, whose hash was checked."""
-        place = self.places((cid,)).get(cid)
-        return None if place is None else self.at(place)
-
-    def at(self, place: _Place) -> bytes:
-        """Return the block at ``place``."""
-        position, size = place
-        self._file.seek(position)
-        return self._file.read(size)
-
-    def places(self, cids: Iterable[bytes]) -> dict[bytes, _Place]:
-        """Return where the blocks of ``cids`` are, as far as they are there."""
-        asked = tuple(set(cids))
-        places = ", ".join("?" * len(asked))
-        rows = self._index.execute(
-            f"SELECT cid, at, size FROM blocks WHERE cid IN ({places})",  # noqa: S608 - question marks
-            asked,
-        )
-        return {cid: (position, size) for cid, position, size in rows}
-
-
-def _varint(file: BinaryIO) -> int | None:
-    """Read the length before a block; None at the end of the file."""
-    value = 0
-    for index in range(_MAX_VARINT):
-        read = file.read(1)
-        if not read:
-            if index:
-                raise Refused(Reason.CAR_TRUNCATED, "the file ends inside a length")
-            return None
-        byte = read[0]
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < _MORE:
-            if byte == 0 and index:
-                raise Refused(Reason.CAR_INVALID, "length not in its shortest form")
-            return value
-    raise Refused(Reason.CAR_INVALID, "length does not end")

@@ -155,6 +155,19 @@ def test_blocks_that_nothing_links_to_are_tolerated(tmp_path: Path) -> None:
     assert sum(len(cut.entries) for cut in cuts(snapshot)) == snapshot.records > 0
 
 
+def test_blocks_and_records_are_bounded_in_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = repo_of(some_paths(100))
+    blocks = repo.everything()
+    strays = {cid_of(b"%d" % number): b"%d" % number for number in range(200)}
+    monkeypatch.setitem(globals(), "LIMITS", SnapshotLimits(records=100))
+    opened(tmp_path, repo.whole()).close()
+    assert refusal(tmp_path, car(next(iter(blocks)), blocks | strays)) is Reason.FETCH_TOO_BIG
+    monkeypatch.setitem(globals(), "LIMITS", SnapshotLimits(records=99))
+    assert refusal(tmp_path, repo.whole()) is Reason.FETCH_TOO_BIG
+
+
 def test_truncation_anywhere_is_seen(tmp_path: Path) -> None:
     data = repo_of(some_paths(3)).whole()
     for end in range(len(data) - 1):

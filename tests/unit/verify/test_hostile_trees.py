@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from consumer.errors import Reason, Refused
 from consumer.scope import Scope
-from consumer.verify import snapshot
 from consumer.verify.invert import Change, invert
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import load, parse_node
 from consumer.verify.snapshot import Snapshot, SnapshotLimits
+from consumer.verify.spooled import SpooledBlocks
 from procedures.syntax import MAX_PATH
 from simulator import tree
 from simulator.account import Account
@@ -75,14 +75,14 @@ def reads_to_open(
 ) -> int:
     """Return how many blocks are read to check ``root`` as the tree of a whole repository."""
     reads = 0
-    real = snapshot._Blocks.get
+    real = SpooledBlocks.get
 
-    def counting(blocks: snapshot._Blocks, cid: bytes) -> bytes | None:
+    def counting(blocks: SpooledBlocks, cid: bytes) -> bytes | None:
         nonlocal reads
         reads += 1
         return real(blocks, cid)
 
-    monkeypatch.setattr(snapshot._Blocks, "get", counting)
+    monkeypatch.setattr(SpooledBlocks, "get", counting)
     commit = sign_commit(ALICE, tid(START), root)
     spool = folder / "repo.car"
     spool.write_bytes(car(cid_of(commit), {cid_of(commit): commit, **blocks}))
