@@ -187,5 +187,7 @@ def _refusal(answer: Answer, url: str) -> FetchFailed:
     except orjson.JSONDecodeError:
         stated = None
     name = stated.get("error") if isinstance(stated, dict) else None
-    failure = BY_ERROR.get(str(name), Failure.HOST_ERROR)
-    return FetchFailed(failure, f"status {answer.status} {name or ''} from {url}")
+    if not isinstance(name, str):  # what is nested a thousand deep cannot even be shown
+        name = ""
+    failure = BY_ERROR.get(name, Failure.HOST_ERROR)
+    return FetchFailed(failure, f"status {answer.status} {name} from {url}")

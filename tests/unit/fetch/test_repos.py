@@ -103,3 +103,15 @@ async def test_what_a_host_calls_its_error_can_be_kept(source: RepoSource, site:
     assert len(caught.value.detail) < 3_000
     told = of_resolving(Refused(Reason.DID_INVALID, "calls itself a\0b"))
     assert told.detail.isprintable()
+
+
+async def test_an_error_that_is_no_text_is_an_error_of_the_host(
+    source: RepoSource, site: Web
+) -> None:
+    """JSON may nest deeper than Python can show."""
+    site.replies[record_path(ACCOUNT.did, PATH)] = response(
+        400, b'{"error":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
+    )
+    with pytest.raises(FetchFailed) as caught:
+        await source.proof(ACCOUNT.did, Document(ACCOUNT.did_key, site.origin, None), PATH)
+    assert caught.value.failure is Failure.HOST_ERROR
