@@ -120,8 +120,10 @@ def _pds(document: DidDocument, *, allow_loopback: bool) -> str | None:
 
 def _origin(endpoint: object, *, allow_loopback: bool) -> str | None:
     """Return the origin that ``endpoint`` is, None if it is anything else."""
+    if not isinstance(endpoint, str):  # what nests a thousand deep cannot even be shown
+        return None
     try:
-        parts = urlsplit(str(endpoint))
+        parts = urlsplit(endpoint)
         port = parts.port
     except ValueError:
         return None

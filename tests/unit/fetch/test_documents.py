@@ -204,6 +204,12 @@ def test_the_pds_is_an_origin_or_nothing(endpoint: Any, origin: str | None) -> N
     assert parsed(document(service=[service(endpoint)])).pds == origin
 
 
+def test_a_pds_that_is_no_text_is_none() -> None:
+    """JSON may nest deeper than Python can show."""
+    deep = b"[" * 1_000 + b"]" * 1_000
+    assert parsed(document(service=[service("DEEP")]).replace(b'"DEEP"', deep)).pds is None
+
+
 def test_plain_http_to_a_pds_is_for_development() -> None:
     body = document(service=[service("http://localhost:2583")])
     assert parsed(body).pds is None
