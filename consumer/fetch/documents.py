@@ -23,6 +23,8 @@ from procedures.syntax import is_handle
 
 _PLC = re.compile(r"did:plc:[a-z2-7]{24}")
 _LOCALHOST = re.compile(r"localhost(?:%3[Aa]([0-9]{1,5}))?")
+# What names a host in tables, in metrics and in each event of its accounts: short, and in ASCII.
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
 _SHOWN = 200
 # A document may be large, and decoding a key in base58 takes the square of its length.
 _MAX_KEY = 256
@@ -129,9 +131,9 @@ def _origin(endpoint: object, *, allow_loopback: bool) -> str | None:
         return None
     if parts.scheme not in ({"https", "http"} if allow_loopback else {"https"}):
         return None
-    if not parts.hostname or parts.path not in {"", "/"} or "@" in parts.netloc:
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc:
         return None
-    if parts.query or parts.fragment:
+    if parts.hostname is None or _HOST.fullmatch(parts.hostname) is None:
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
