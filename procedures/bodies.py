@@ -10,12 +10,20 @@ from starlette.requests import Request
 from procedures import strict_json
 from procedures.contract import ErrorName, XrpcError
 
+# Parsing it takes the square of its length, and parameters may be numbered beyond all numbers.
+_MAX_CONTENT_TYPE = 256
+
+
+def _is_json(content_type: str) -> bool:
+    kind = Message()
+    kind["Content-Type"] = content_type
+    charset = kind.get_content_charset("utf-8")
+    return kind.get_content_type() == "application/json" and charset == "utf-8"
+
 
 def _check_headers(request: Request, limit: int) -> None:
-    kind = Message()
-    kind["Content-Type"] = request.headers.get("content-type", "")
-    charset = kind.get_content_charset("utf-8")
-    if kind.get_content_type() != "application/json" or charset != "utf-8":
+    content_type = request.headers.get("content-type", "")
+    if len(content_type) > _MAX_CONTENT_TYPE or not _is_json(content_type):
         raise XrpcError(ErrorName.INVALID_REQUEST, "Content-Type must be application/json")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise XrpcError(ErrorName.INVALID_REQUEST, "Content-Encoding is not supported")

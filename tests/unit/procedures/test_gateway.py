@@ -358,6 +358,8 @@ async def test_a_body_that_does_not_come() -> None:
         (b"{}", {}),
         (b"{}", {"Content-Type": "text/plain"}),
         (b"{}", {"Content-Type": "application/json; charset=utf-16"}),
+        (b"{}", {"Content-Type": 'application/json; x="' + ";" * 60_000}),
+        (b"{}", {"Content-Type": f"application/json; charset*{'9' * 5_000}*=x"}),
         (b"{}", {"Content-Type": "application/json", "Content-Encoding": "gzip"}),
         (b"", {"Content-Type": "application/json"}),
         (b"{", {"Content-Type": "application/json"}),
