@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from procedures.syntax import MAX_NSID
+
 EVERYTHING = "*"
 
 
@@ -74,7 +76,8 @@ class Scope:
     dids: frozenset[str] = frozenset()
     _verdicts: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
 
-    # Collections come from the network: the cache of verdicts must not grow without bound.
+    # Collections come from the network: the cache of verdicts must not grow without bound, and
+    # so remembers only names of a legal length.
     _MAX_VERDICTS = 10_000
 
     @property
@@ -95,6 +98,8 @@ class Scope:
         if verdict is None:
             probe = collection + "/"
             verdict = any(probe in interval for interval in self.intervals)
+            if len(collection) > MAX_NSID:
+                return verdict
             if len(self._verdicts) >= self._MAX_VERDICTS:
                 self._verdicts.clear()
             self._verdicts[collection] = verdict

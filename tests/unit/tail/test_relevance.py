@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from consumer.scope import Repos, Scope
@@ -62,3 +64,14 @@ def test_listed_repositories_are_forwarded_whatever_they_hold_and_nobody_joins()
 def test_all_means_all(filter_: Relevance) -> None:
     assert not filter_.selective
     assert filter_.wants(commit(ALICE, OTHER))
+
+
+def test_names_of_any_length_are_not_remembered() -> None:
+    filter_ = relevance()
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            assert not filter_.wants(commit(ALICE, str(number) + "a" * 100_000))
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
