@@ -1,7 +1,8 @@
 """One firehose connection: ``com.atproto.sync.subscribeRepos`` over a websocket.
 
 Everything received and not yet taken is bounded: above ``HIGH_WATER`` bytes the socket is not
-read, so that back-pressure reaches the relay.  While we do not read, silence is our own.
+read, so that back-pressure reaches the relay.  While we do not read, silence is our own.  Nor do
+answers to pings heap up: above ``HIGH_WATER`` bytes that the relay does not read, it is given up.
 """
 
 from __future__ import annotations
@@ -123,6 +124,9 @@ class Connection(ClientConnection):
             frames, splitter.control = splitter.control, []
             for frame in frames:
                 super().data_received(frame)
+            if self.transport.get_write_buffer_size() > HIGH_WATER:
+                self._broken = Violation("pings whose answers are not read")
+                self.transport.abort()
         if splitter.size > HIGH_WATER and not self._held:
             self._hold(on=True)
         if splitter.messages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
 import pytest
@@ -69,17 +69,21 @@ async def test_messages_in_order_and_a_clean_close() -> None:
     assert relay.cursors == [5]
 
 
+async def shake_hands(reader: asyncio.StreamReader) -> bytes:
+    """Return the HTTP answer that opens a websocket."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    key = next(line for line in head.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key"))
+    accept = accept_key(key.partition(b": ")[2].decode())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n"
+    )
+
+
 async def test_what_comes_with_the_handshake_is_not_lost() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send the HTTP answer, two frames and a half in one piece, then the rest."""
-        head = await reader.readuntil(b"\r\n\r\n")
-        key = next(line for line in head.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key"))
-        accept = accept_key(key.partition(b": ")[2].decode())
-        writer.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n"
-            b"\x82\x03one\x82\x03two\x82\x05th"
-        )
+        writer.write(await shake_hands(reader) + b"\x82\x03one\x82\x03two\x82\x05th")
         await writer.drain()
         await reader.read(1)  # nothing comes until we close
         writer.close()
@@ -90,6 +94,26 @@ async def test_what_comes_with_the_handshake_is_not_lost() -> None:
         connection = await subscribe(f"ws://{LOOPBACK}:{port}", None, limit=LIMIT, silence=30)
         assert await connection.receive(5) == [b"one", b"two"]
         await connection.close()
+
+
+async def test_pings_whose_answers_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "HIGH_WATER", 10_000)
+
+    async def ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await shake_hands(reader))
+        with suppress(OSError):
+            while True:  # the reader's own buffer is soon full, and the socket's
+                writer.write((b"\x89\x7d" + b"p" * 125) * 500)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(ping, LOOPBACK, 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        connection = await subscribe(f"ws://{LOOPBACK}:{port}", None, limit=LIMIT, silence=30)
+        messages, end = await drained(connection)
+    assert not messages
+    assert isinstance(end, Violation)
 
 
 async def test_text_and_oversized_messages_do_not_end_the_connection() -> None:
