@@ -115,9 +115,9 @@ class Position:
         """Note that the relay has nothing more for us at present."""
         self.as_of = max(self.as_of, now)
 
-    def reached(self) -> None:
-        """Note that everything up to the newest frame has come."""
-        self.as_of = max(self.as_of, seconds(self.time) or 0.0)
+    def reached(self, now: float) -> None:
+        """Note that everything up to the newest frame has come, whatever time it claims."""
+        self.as_of = max(self.as_of, min(seconds(self.time) or 0.0, now))
 
     def admit(self, seq: int, time: str | None) -> SessionCause | bool:
         """Move to ``seq``; return True, False for a replay, or why a new session begins."""

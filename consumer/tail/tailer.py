@@ -244,7 +244,7 @@ class Tailer:
             if messages:
                 came = now
                 collector.take(messages, now)
-                collector.position.reached()
+                collector.position.reached(time.time())
             elif now - came >= _PATIENCE:
                 collector.position.caught_up(time.time())
                 if not (pipeline.busy or collector.pending):

@@ -173,9 +173,17 @@ def test_a_quiet_relay_that_we_listened_to_forgot_nothing() -> None:
 def test_far_behind_counts_as_away() -> None:
     position = reconnected(away=50 * HOUR)
     assert position.admit(101, iso(NOON + 60)) is True
-    position.reached()
+    position.reached(NOON + 50 * HOUR)
     position.connected(NOON + 50 * HOUR + 1)
     assert position.admit(102, iso(NOON + 3 * HOUR)) is SessionCause.TOO_OLD
+
+
+def test_a_frame_from_the_future_hides_no_absence() -> None:
+    position = reconnected(away=1)
+    assert position.admit(101, "2999-01-01T00:00:00Z") is True
+    position.reached(NOON + 1)
+    position.connected(NOON + 80 * HOUR)
+    assert position.admit(102, iso(NOON + 80 * HOUR)) is SessionCause.TOO_OLD
 
 
 def test_told_that_the_cursor_is_outdated() -> None:
