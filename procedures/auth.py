@@ -141,7 +141,10 @@ class ServiceAuth:
             raise XrpcError(ErrorName.SERVICE_UNAVAILABLE, message, _RETRY_AFTER) from error
 
     async def _use(self, token: Token, replays: Replays) -> None:
-        match await replays.use(token.issuer, token.jti, token.expires, self._clock()):
+        now = self._clock()
+        if token.expires <= now:  # since it was read: it would be forgotten at once
+            raise _unauthenticated("the token has expired")
+        match await replays.use(token.issuer, token.jti, token.expires, now):
             case Use.AGAIN:
                 raise _unauthenticated("the token was used before")
             case Use.ISSUER_FULL:

@@ -221,6 +221,13 @@ async def test_a_token_within_the_leeway_is_remembered_as_well(auth: ServiceAuth
     await _refused(auth, text, "used before")
 
 
+async def test_a_token_that_expires_while_its_key_is_looked_up_is_not_used(keys: Keys) -> None:
+    """A replay of it, under way at the same time, would not be known as one."""
+    times = iter([NOW, NOW + 66])
+    auth = ServiceAuth(keys, {SERVICE}, clock=lambda: next(times))
+    await _refused(auth, token(K256, claims(REFRESH_RECORD, exp=NOW + 60)), "expired")
+
+
 async def test_another_issuer_may_use_the_same_jti(auth: ServiceAuth, keys: Keys) -> None:
     keys.cached["did:plc:bob"] = OTHER
     for key, issuer in ((K256, ALICE), (OTHER, "did:plc:bob")):
