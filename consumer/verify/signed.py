@@ -100,6 +100,8 @@ def _commit_fields(block: bytes) -> dict[str, Any]:
         raise Refused(Reason.COMMIT_MALFORMED, error.detail) from error
     if not isinstance(fields, dict) or not isinstance(fields.get("data"), Link):
         raise Refused(Reason.COMMIT_MALFORMED, "not the fields of a commit of version 3")
+    if type(fields.get("prev")) is bytes:  # the bytes of a CID would pass for it
+        raise Refused(Reason.COMMIT_MALFORMED, "a field has a wrong type")
     return {name: value.raw if isinstance(value, Link) else value for name, value in fields.items()}
 
 

@@ -267,6 +267,18 @@ def test_commit_and_root_are_named_as_what_they_are(account: Account, commit: Co
     assert refused(tamper.resigned(spoilt, account), account).reason is Reason.COMMIT_MALFORMED
 
 
+def test_the_bytes_of_a_cid_are_no_link(account: Account, commit: Commit) -> None:
+    """The message that was signed has the link: they would be a second block for one signature."""
+    linked = tamper.resigned(commit, account, prev=commit.data)
+    verify(linked, account)
+    block = linked.blocks[linked.cid]
+    link, plain = b"\xd8\x2a\x58\x25\x00" + commit.data, b"\x58\x24" + commit.data
+    at = block.index(b"dprev")
+    block = block[:at] + block[at:].replace(link, plain, 1)
+    error = refused(tamper.signed_block(linked, block), account)
+    assert error.reason is Reason.COMMIT_MALFORMED
+
+
 def test_a_commit_block_too_large_for_one_is_not_decoded(account: Account, commit: Commit) -> None:
     block = commit.blocks[commit.cid] + b"\x99\x08\x00" * 1_400
     error = refused(tamper.signed_block(commit, block), account)
