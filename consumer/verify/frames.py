@@ -132,7 +132,7 @@ def decode_frame(data: bytes, limit: int = MAX_FRAME) -> Frame:
     """Return the frame in ``data``, at most ``limit`` bytes long."""
     header, body = _items(data, limit)
     encoded = libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(body)
-    if encoded != data or not _flat(body):
+    if encoded != data or not (_flat(header) and _flat(body)):
         header, body = _doubtful(data, encoded, header, body)
     match _kind(header):
         case Kind.COMMIT:
@@ -220,7 +220,7 @@ def _header_and_body(items: list[Any]) -> tuple[Body, Body]:
 
 
 def _flat(body: Body) -> bool:
-    """Tell whether a body has the shape of those that are known: scalars, lists of maps of them.
+    """Tell whether a map has the shape of those that are known: scalars, lists of maps of them.
 
     Then it has no float, and is not deep.
     """
@@ -244,8 +244,9 @@ _SCALARS = frozenset((int, str, bytes, bool, type(None)))
 def _doubtful(data: bytes, encoded: bytes, header: Body, body: Body) -> tuple[Body, Body]:
     """Return header and body if they are canonical after all."""
     try:
-        check_nesting(body, FRAME_DEPTH)
-        check_floats([header, body])
+        for item in (header, body):
+            check_nesting(item, FRAME_DEPTH)
+            check_floats(item)
         if encoded == data:
             return header, body
         return _header_and_body([_unlinked(item) for item in decode_items(data, FRAME_DEPTH)])

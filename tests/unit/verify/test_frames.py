@@ -195,6 +195,16 @@ def test_floats_and_depth_in_unknown_fields() -> None:
     malformed(deep)
 
 
+def test_floats_and_depth_in_the_header() -> None:
+    odd = b"\xa3ate#infobop\x01czzz\xfb" + bytes(8)
+    assert "float" in malformed(odd + encode(INFO))
+    nested: Any = 1
+    for _ in range(63):
+        nested = [nested]
+    decode_frame(encode({"op": 1, "t": "#info", "zzz": nested}) + encode(INFO))
+    assert "nested" in malformed(encode({"op": 1, "t": "#info", "zzz": [nested]}) + encode(INFO))
+
+
 def test_blocks_that_look_like_a_cid() -> None:
     decoded = decode_frame(frame("#sync", SYNC | {"blocks": b"\x01\x55\x00\x00"}))
     assert isinstance(decoded, frames.SyncFrame)
