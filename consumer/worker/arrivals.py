@@ -31,7 +31,7 @@ class Record(Protocol):
     @property
     def value(self) -> bytes | None: ...
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Arrival:
 
 def of_record(record: Record) -> Arrival:
     """Return the frame in a record of ``chive.firehose``; raise ``Refused`` if there is none."""
-    headers = dict(record.headers)
+    headers = {name: value for name, value in record.headers if value is not None}
     try:
         return Arrival(
             key=(record.key or b"").decode(),
@@ -66,11 +66,18 @@ def of_record(record: Record) -> Arrival:
             seq=_number(headers["seq"]),
             session=_number(headers["session"]),
             prev_seq=_number(headers["prev_seq"]),
-            relay=headers["relay"].decode(),
+            relay=_url(headers["relay"]),
             frame=record.value or b"",
         )
     except (KeyError, ValueError) as error:
         raise Refused(Reason.FRAME_MALFORMED, f"headers of no tailer: {error!r}") from error
+
+
+def _url(text: bytes) -> str:
+    url = text.decode()
+    if "\0" in url:  # which PostgreSQL does not take
+        raise ValueError("a relay with a NUL")
+    return url
 
 
 def _number(text: bytes) -> int:

@@ -59,7 +59,9 @@ def of_arrival(arrival: Arrival, reason: Reason, detail: str) -> Letter:
 
 def of_record(topic: str, record: Record, reason: Reason, detail: str) -> Letter:
     """Return the letter for any record of ``topic``, whoever wrote it: cut to what Kafka takes."""
-    headers = tuple((name[:_MAX_HEADER], value[:_MAX_HEADER]) for name, value in record.headers)
+    headers = tuple(
+        (name[:_MAX_HEADER], (value or b"")[:_MAX_HEADER]) for name, value in record.headers
+    )
     key = None if record.key is None else record.key[:_MAX_KEY]
     value = None if record.value is None else record.value[:_MAX_VALUE]
     return Letter(reason, detail, topic, record.offset, key, headers[:_MAX_HEADERS], value)

@@ -27,7 +27,7 @@ class Record:
     timestamp: int = round(NOW * 1000)
     key: bytes | None = b"did:plc:x"
     value: bytes | None = b"frame"
-    headers: Sequence[tuple[str, bytes]] = field(default=HEADERS)
+    headers: Sequence[tuple[str, bytes | None]] = field(default=HEADERS)
 
 
 def test_a_record_of_the_tailer_is_an_arrival() -> None:
@@ -44,6 +44,8 @@ def test_a_record_of_the_tailer_is_an_arrival() -> None:
         Record(headers=(*HEADERS[1:], ("seq", b"seven"))),
         Record(headers=(*HEADERS[1:], ("seq", b"-1"))),
         Record(headers=(*HEADERS[1:], ("seq", b"9223372036854775808"))),
+        Record(headers=(*HEADERS[1:], ("seq", None))),
+        Record(headers=(*HEADERS, ("relay", b"wss://\0"))),
         Record(key=b"\xff"),
     ],
 )

@@ -32,5 +32,6 @@ def test_a_record_of_a_stranger_is_cut_to_what_kafka_takes() -> None:
     headers = letter.all_headers("chive.", 0)
     size = sum(len(name) + len(value) for name, value in headers)
     assert size + len(letter.key or b"") + len(letter.value or b"") < huge
-    empty = letters.of_record(BACKFILL, Record(key=None, value=None), Reason.STALLED, "")
-    assert (empty.key, empty.value) == (None, None)
+    null = Record(key=None, value=None, headers=(("h", None),))
+    empty = letters.of_record(BACKFILL, null, Reason.STALLED, "")
+    assert (empty.key, empty.value, empty.headers) == (None, None, (("h", b""),))
