@@ -1,8 +1,9 @@
 """One firehose connection: ``com.atproto.sync.subscribeRepos`` over a websocket.
 
-Everything received and not yet taken is bounded: above ``HIGH_WATER`` bytes the socket is not
-read, so that back-pressure reaches the relay.  While we do not read, silence is our own.  Nor do
-answers to pings heap up: above ``HIGH_WATER`` bytes that the relay does not read, it is given up.
+Everything received and not yet taken is bounded: above ``HIGH_WATER`` bytes, or very many messages,
+the socket is not read, so that back-pressure reaches the relay.  While we do not read, silence is
+our own.  Nor do answers to pings heap up: a relay that leaves more than ``HIGH_WATER`` bytes of
+them unread is given up.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from consumer.tail.outcomes import Silent
 from consumer.tail.splitter import Message, Splitter, Violation
 
 HIGH_WATER = 1024 * 1024
+_MANY = 10_000  # messages; they may be empty
 _PATH = "/xrpc/com.atproto.sync.subscribeRepos"
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
@@ -127,7 +129,8 @@ class Connection(ClientConnection):
             if self.transport.get_write_buffer_size() > HIGH_WATER:
                 self._broken = Violation("pings whose answers are not read")
                 self.transport.abort()
-        if splitter.size > HIGH_WATER and not self._held:
+        full = splitter.size > HIGH_WATER or len(splitter.messages) > _MANY
+        if full and not self._held:
             self._hold(on=True)
         if splitter.messages:
             self.wake()

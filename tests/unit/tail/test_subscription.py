@@ -205,7 +205,7 @@ async def test_back_pressure_reaches_the_relay() -> None:
         relay.log = [(seq, message) for seq in range(1, total + 1)]
         async with connected(relay, cursor=0, silence=0.5) as connection:
             await eventually(lambda: connection.queued > HIGH_WATER, what="queue filled")
-            stuck = await eventually(_steady(relay), what="relay stuck", every=0.02)
+            stuck = await eventually(_steady(lambda: relay.sent), what="relay stuck", every=0.02)
             assert stuck < total
             assert connection.queued < HIGH_WATER + 1_000_000
             taken = 0
@@ -214,11 +214,34 @@ async def test_back_pressure_reaches_the_relay() -> None:
             assert relay.sent == total
 
 
-def _steady(relay: ScriptedRelay) -> Callable[[], int]:
+async def test_back_pressure_of_messages_without_a_byte() -> None:
+    sent = 0
+
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(await shake_hands(reader))
+        with suppress(OSError):
+            while sent < 400:
+                writer.write(b"\x82\x00\x81\x00" * 10_000)
+                await writer.drain()
+                sent += 1
+        writer.close()
+
+    server = await asyncio.start_server(nothing, LOOPBACK, 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        connection = await subscribe(f"ws://{LOOPBACK}:{port}", None, limit=LIMIT, silence=30)
+        stuck = await eventually(_steady(lambda: sent), what="relay stuck", every=0.02)
+        assert stuck < 400
+        assert 0 < len(await connection.receive(5)) < 1_000_000
+        await connection.close()
+
+
+def _steady(sent: Callable[[], int]) -> Callable[[], int]:
     seen: list[int] = []
 
     def look() -> int:
-        seen.append(relay.sent)
+        seen.append(sent())
         return seen[-1] if len(seen) > 15 and len(set(seen[-15:])) == 1 else 0
 
     return look
@@ -230,7 +253,9 @@ async def test_silence_while_we_do_not_read_is_our_own() -> None:
         relay.log = [(seq, message) for seq in range(1, 500)]
         async with connected(relay, cursor=0, silence=0.2) as connection:
             await eventually(lambda: connection.queued > HIGH_WATER, what="queue filled")
-            await eventually(_steady(relay), what="relay stuck for longer than the silence")
+            await eventually(
+                _steady(lambda: relay.sent), what="relay stuck for longer than the silence"
+            )
             taken = 0
             while taken < 499:
                 taken += len(await connection.receive(0.01))
