@@ -183,8 +183,7 @@ class Collector:
             case InfoFrame(name=name, message=text):
                 self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
                 _log.warning("relay_says", name=name, message=text)
-                if name == OUTDATED_CURSOR and self.position.seq:
-                    self.position.begin_session()
+                if name == OUTDATED_CURSOR and self.position.outdated():
                     self._broken(SessionCause.TOO_OLD)
 
     def _broken(self, cause: SessionCause) -> None:

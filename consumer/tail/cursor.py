@@ -95,6 +95,7 @@ class Position:
         self._settled = True  # continuity with what came before the connection is decided
         self._away = 0.0
         self._replays = 0
+        self._told = False  # that the cursor is too old, on this connection
 
     @property
     def ask(self) -> int | None:
@@ -110,6 +111,7 @@ class Position:
         self._away = now - self.as_of
         self._settled = not self.seq
         self._replays = 0
+        self._told = False
 
     def caught_up(self, now: float) -> None:
         """Note that the relay has nothing more for us at present."""
@@ -125,6 +127,17 @@ class Position:
             self.seq, self.time, self._replays = seq, time, 0
             return True
         return self._judge(seq, time)
+
+    def outdated(self) -> bool:
+        """Begin a session because the relay says that the cursor is too old; tell whether it was.
+
+        Once in a connection: each session has every repository looked at again.
+        """
+        if not self.seq or self._told:
+            return False
+        self._told = True
+        self.begin_session()
+        return True
 
     def begin_session(self) -> None:
         """Continuity is broken, what comes next has no known predecessor."""

@@ -131,6 +131,7 @@ def test_an_outdated_cursor_begins_a_session(collector: Collector) -> None:
         collector,
         commit(7, "did:plc:a"),
         info_frame("OutdatedCursor", "too old"),
+        info_frame("OutdatedCursor", "too old"),
         commit(900, "did:plc:a"),
     )
     assert [headers(r)["session"] for r in (before, after)] == [b"3", b"4"]

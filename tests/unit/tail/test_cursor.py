@@ -188,10 +188,18 @@ def test_a_frame_from_the_future_hides_no_absence() -> None:
 
 def test_told_that_the_cursor_is_outdated() -> None:
     position = reconnected(away=1)
-    position.begin_session()
+    assert position.outdated()
     assert (position.session, position.ask, position.last) == (4, 100, [0, 0])
     assert position.admit(900, iso(NOON)) is True
     assert position.session == 4
+
+
+def test_told_so_more_than_once_in_a_connection() -> None:
+    position = reconnected(away=1)
+    told = [position.outdated() for _ in range(3)]
+    position.connected(NOON + 2)
+    assert [*told, position.outdated()] == [True, False, False, True]
+    assert position.session == 5
 
 
 def test_told_that_the_cursor_is_of_the_future() -> None:
