@@ -7,6 +7,7 @@ The cursor in the same transaction covers all of them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ LINGER = 0.05
 _CURSOR_EVERY = 1.0
 _REFRESH_EVERY = 600.0
 _DETAIL = 1_000
+# Seconds between two lines in the log about what the relay sends.
+_SAY_EVERY = 1.0
 # So many messages in a row that cannot be read: this is hardly a firehose.
 _GARBAGE = 10_000
 
@@ -66,6 +69,7 @@ class Collector:
         self._cut_at: float | None = None
         self._cut_seq = position.seq
         self._refused_in_a_row = 0
+        self._now = self._silent_until = -math.inf
 
     @property
     def full(self) -> bool:
@@ -93,6 +97,7 @@ class Collector:
         Raises ``RelayError`` at an error frame, and ``Garbage`` if nothing makes sense; what
         came before it is collected.
         """
+        self._now = now
         try:
             for message in messages:
                 try:
@@ -123,7 +128,7 @@ class Collector:
     def _take(self, message: Message) -> None:
         if isinstance(message, Unusable):
             outcome = classify(message)
-            _log.warning("unusable_message", cause=outcome.cause, detail=outcome.detail)
+            self._say("unusable_message", cause=outcome.cause, detail=outcome.detail)
             raise Refused(message.reason, message.detail)
         look = peek(message, self._limit)
         if look.seq is None:
@@ -182,9 +187,15 @@ class Collector:
                 raise RelayError(name, text)
             case InfoFrame(name=name, message=text):
                 self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
-                _log.warning("relay_says", name=name, message=text)
+                self._say("relay_says", name=name, message=text)
                 if name == OUTDATED_CURSOR and self.position.outdated():
                     self._broken(SessionCause.TOO_OLD)
+
+    def _say(self, event: str, **fields: object) -> None:
+        """Warn of something that the relay may send without end: now and then."""
+        if self._now >= self._silent_until:
+            self._silent_until = self._now + _SAY_EVERY
+            _log.warning(event, **fields)
 
     def _broken(self, cause: SessionCause) -> None:
         metrics.SESSIONS.labels(cause).inc()

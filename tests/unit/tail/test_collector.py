@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import libipld
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.errors import Reason
 from consumer.kafka.topics import Topics
@@ -147,6 +148,15 @@ def test_an_outdated_cursor_that_we_never_had_is_no_break(collector: Collector) 
 def test_other_information_changes_nothing(collector: Collector) -> None:
     out = records(collector, info_frame("Maintenance"), commit(7, "did:plc:a"))
     assert [record.topic for record in out] == ["t.firehose", "t.cursor"]
+
+
+def test_what_a_relay_sends_without_end_does_not_fill_the_log(collector: Collector) -> None:
+    text = Unusable(Reason.FRAME_TEXT, "hi", b"hi")
+    with capture_logs() as logs:
+        for now in (0.0, 0.5, 1.5):
+            collector.take([text, info_frame("Maintenance")] * 100, now)
+    assert [entry["event"] for entry in logs] == ["unusable_message"] * 2
+    assert len(collector.cut(2.0).records) == 300 + 1
 
 
 def test_a_stream_of_garbage_is_given_up(
