@@ -12,6 +12,10 @@ from procedures.failures import Failure
 from procedures.messages import Cancel, Command, RecordRefresh, Refusal
 from procedures.operations import Operation, Type
 
+# Running refreshes are indexed by their URI, and PostgreSQL's index rows end at 2,704 bytes.
+# With any path, that leaves room for DIDs far longer than those that can be resolved.
+_MAX_URI = 2_560
+
 
 async def carry_out(
     connection: Connection, command: Command, topics: Topics, scope: Scope, now: float
@@ -35,9 +39,12 @@ async def carry_out(
 
 
 def _within(operation: Operation, command: Command, scope: Scope, now: float) -> Operation:
-    """Return a refresh of what is not wanted here as failed: its caller gets that answer."""
+    """Return a refresh that cannot be made here as failed: its caller gets that answer."""
     if not isinstance(command, RecordRefresh):
         return operation
+    if len(command.uri) > _MAX_URI:
+        error = f"no way to resolve a DID of {len(command.did)} characters"
+        return transitions.fail(operation, now, Failure.DID_METHOD, error)
     path = command.uri.removeprefix(f"at://{command.did}/")
     if scope.wants(path):
         return operation

@@ -1,0 +1,58 @@
+"""What becomes of a command before anything is carried out; the tables are faked."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from consumer.control import commands
+from consumer.kafka.topics import Topics
+from consumer.scope import Scope
+from consumer.store import admissions
+from consumer.store.database import Connection
+from procedures.failures import Failure
+from procedures.messages import RecordRefresh, is_record_uri
+from procedures.operations import Operation, Status
+
+PATH = "pub.chive.eprint.submission/" + "r" * 512
+
+
+@pytest.fixture
+def inserted(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
+    """Give the operations that were inserted, where there are no others."""
+    found: list[Operation] = []
+
+    async def nothing(*_: Any) -> None:
+        return None
+
+    async def none(*_: Any) -> list[Operation]:
+        return []
+
+    async def insert(_connection: Connection, operation: Operation, _lane: int) -> None:
+        found.append(operation)
+
+    monkeypatch.setattr(admissions, "read", nothing)
+    monkeypatch.setattr(admissions, "open_of", none)
+    monkeypatch.setattr(admissions, "insert", insert)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("did", "status", "failure"),
+    [
+        ("did:web:" + "a" * 253, Status.QUEUED, None),
+        ("did:web:" + "a" * 2_040, Status.FAILED, Failure.DID_METHOD),
+    ],
+    ids=["the longest did:web", "the longest DID"],
+)
+async def test_a_refresh_that_the_tables_cannot_index_fails_at_once(
+    inserted: list[Operation], did: str, status: Status, failure: Failure | None
+) -> None:
+    uri = f"at://{did}/{PATH}"
+    assert is_record_uri(uri)
+    refresh = RecordRefresh(id="one", uri=uri, requested_at=0.0)
+    nowhere, scope = cast("Connection", None), Scope(("pub.chive.*",))
+    assert await commands.carry_out(nowhere, refresh, Topics("t.", 4), scope, 1.0) is None
+    assert [(one.status, one.failure) for one in inserted] == [(status, failure)]
+    assert inserted[0].status is Status.FAILED or len(uri) < 2_704
