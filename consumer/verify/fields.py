@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 MAX_SEQ = 2**63 - 1
 _TIME = re.compile(
-    r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-6]\d:[0-6]\d(?:\.\d{1,20})?(?:Z|[+-][0-2]\d:[0-5]\d)"
+    r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-6]\d:[0-6]\d(?:\.\d{1,20})?(?:Z|[+-][0-2]\d:[0-5]\d)",
+    re.ASCII,
 )
 _SHOWN = 64  # of an unexpected text, in a message
 

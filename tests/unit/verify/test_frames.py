@@ -109,7 +109,7 @@ WRONG: dict[str, list[Any]] = {
     "did": [None, "did:plc:", "x", 7],
     "rev": [None, "", "3jzfcijpj2z2", 7],
     "since": ["", 7],
-    "time": [None, "", "now", "2026-07-04", "2026-07-04T14:39:14", 7],
+    "time": [None, "", "now", "2026-07-04", "2026-07-04T14:39:14", "٢026-07-04T14:39:14Z", 7],
     "commit": [None, "bafy", CID, b"", CID[:-1]],
     "blocks": [None, "text", Link(CID), []],
     "prevData": [CID, "bafy"],
