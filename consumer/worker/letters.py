@@ -17,9 +17,9 @@ FIREHOSE, BACKFILL = "firehose", "backfill"
 _MAX_DETAIL = 1_024  # characters
 # A record that we did not write may fill Kafka's limit of 8 MiB with anything.
 _MAX_HEADERS = 16
-_MAX_HEADER = 1_024
+_MAX_HEADER = 1_024  # bytes of a value, characters of a name
 _MAX_KEY = 4_096
-_MAX_VALUE = 8 * 1024 * 1024 - 65_536
+_MAX_VALUE = 8 * 1024 * 1024 - 131_072
 
 
 @dataclass(frozen=True, slots=True)
