@@ -1,8 +1,9 @@
 """The signing keys of those who call: looked up with the guard, cached, and never in a flood.
 
 Anybody can name any issuer, so a look-up is bounded in number, done once for all who wait for
-the same DID, and remembered, also when there is no such DID.  Keys are kept for an hour: one
-that fails to verify is looked up again, at most once in ``refresh_interval``.
+the same DID, and remembered, also when there is no such DID.  Those at hosts of anybody's, which
+may be as slow as they like, take no place of those at the directory.  Keys are kept for an hour:
+one that fails to verify is looked up again, at most once in ``refresh_interval``.
 
 High-S signatures are refused in tokens as in commits: atproto's own signers make low-S ones.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consumer.errors import Refused, Transient
-from consumer.fetch.documents import Document
+from consumer.fetch.documents import Document, is_plc
 from consumer.verify.keys import SigningKey
 from procedures.auth import KeyMissing, KeyUnavailable
 
@@ -34,6 +35,14 @@ class _Known:
     since: float
 
 
+@dataclass(slots=True)
+class _LookUps:
+    """Those under way: so many at a time, the rest waits."""
+
+    open: dict[str, asyncio.Task[_Known]] = field(default_factory=dict)
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+
 class Keys:
     """A cache in front of ``resolve``, which raises ``Refused`` or ``Transient``."""
 
@@ -47,8 +56,7 @@ class Keys:
         self._interval = refresh_interval
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._open: dict[str, asyncio.Task[_Known]] = {}
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._at_directory, self._at_hosts = _LookUps(), _LookUps()
 
     async def key(self, did: str, *, refresh: bool) -> SigningKey:
         """Return the key of ``did``; raise ``KeyMissing`` or ``KeyUnavailable``."""
@@ -65,21 +73,17 @@ class Keys:
         return age >= (min(self._interval, kept) if refresh else kept)
 
     def _looked_up(self, did: str) -> asyncio.Task[_Known]:
-        task = self._open.get(did)
+        lookups = self._at_directory if is_plc(did) else self._at_hosts
+        task = lookups.open.get(did)
         if task is None:
-            if len(self._open) >= _MAX_WAITING:
+            if len(lookups.open) >= _MAX_WAITING:
                 raise KeyUnavailable("too many look-ups at once")
-            task = self._open[did] = asyncio.create_task(self._look_up(did))
-            task.add_done_callback(lambda done: self._close(did, done))
+            task = lookups.open[did] = asyncio.create_task(self._look_up(did, lookups.turns))
+            task.add_done_callback(lambda done: _close(lookups, did, done))
         return task
 
-    def _close(self, did: str, task: asyncio.Task[_Known]) -> None:
-        del self._open[did]
-        if not task.cancelled():
-            task.exception()  # told to those who wait, if anybody still does
-
-    async def _look_up(self, did: str) -> _Known:
-        async with self._turns:
+    async def _look_up(self, did: str, turns: asyncio.Semaphore) -> _Known:
+        async with turns:
             try:
                 key = SigningKey.from_did_key((await self._resolve(did)).signing_key)
                 known = _Known(key, self._clock())
@@ -92,3 +96,9 @@ class Keys:
         if len(self._known) > _MAX_KEPT:
             del self._known[next(iter(self._known))]
         return known
+
+
+def _close(lookups: _LookUps, did: str, task: asyncio.Task[_Known]) -> None:
+    del lookups.open[did]
+    if not task.cancelled():
+        task.exception()  # told to those who wait, if anybody still does

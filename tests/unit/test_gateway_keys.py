@@ -110,3 +110,21 @@ async def test_a_flood_of_issuers_is_bounded(
     found = await asyncio.gather(*flood, return_exceptions=True)
     assert sum(isinstance(each, KeyUnavailable) for each in found) == 30
     assert len(network.keys._known) == 10
+
+
+async def test_slow_hosts_hold_up_nobody_in_the_directory(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_WAITING", 20)
+    network.go_on.clear()
+    dids = [f"did:web:slow{number}.example" for number in range(20)]
+    slow = [asyncio.create_task(network.keys.key(did, refresh=False)) for did in dids]
+    await asyncio.sleep(0)
+    with pytest.raises(KeyUnavailable):
+        await network.keys.key("did:web:one-more.example", refresh=False)
+    known = asyncio.create_task(network.keys.key(ALICE.did, refresh=False))
+    await asyncio.wait([known], timeout=0.05)
+    assert network.asked[ALICE.did] == 1
+    network.go_on.set()
+    assert (await known).did_key == ALICE.did_key
+    await asyncio.gather(*slow)
