@@ -35,19 +35,22 @@ _REMEMBERED = 12 * HOUR
 _FORGOTTEN = 72 * HOUR
 # The first frame after the cursor may be this much younger without a doubt.
 _JUMP = 600.0
+# The year 9000: times near the end of the calendar cannot be written in every zone.
+_LAST = 221_845_392_000.0
 # So many frames in a row with seqs of the past are not replays.
 _REPLAYS = 1_000
 
 
 def seconds(time: str | None) -> float | None:
-    """Return the Unix time of a frame's ``time``, None if it is not a date and time."""
+    """Return the Unix time of a frame's ``time``, None if it is not a date and time of ours."""
     if time is None:
         return None
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    unix = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return unix if 0.0 <= unix < _LAST else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ def test_a_cursor_of_another_form_is_our_own_corruption(value: bytes) -> None:
         ("2025-01-01T00:00:00", 1_735_689_600.0),
         ("yesterday", None),
         ("9999-99-99T00:00:00Z", None),
+        ("9999-12-31T23:59:59-23:59", None),
+        ("9999-12-31T23:59:59.999999Z", None),
+        ("0001-01-01T00:00:00+23:59", None),
         (None, None),
     ],
 )
