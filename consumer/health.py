@@ -25,6 +25,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import h11
 import structlog
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -32,6 +33,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from consumer import metrics
 from consumer.errors import ChiveError, Fatal, Transient
@@ -44,6 +46,7 @@ _FRESH_SECONDS = 2.0
 _CHECK_SECONDS = 5.0
 _BEAT_SECONDS = 1.0
 _STUCK_SECONDS = 10.0
+_HEAD_SECONDS = 10.0  # for the head of a request
 
 _log = structlog.get_logger()
 
@@ -152,6 +155,32 @@ def application(health: Health) -> Starlette:
     )
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's, which by itself waits for ever for a caller that says nothing, or half a head."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(_HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._be_patient()
+        elif self._patience is None:  # the next request has begun
+            self._patience = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
 class _Server(uvicorn.Server):
     """uvicorn, without its own idea of signals."""
 
@@ -194,6 +223,7 @@ async def serving(
                 log_config=None,
                 lifespan="off",
                 access_log=False,
+                http=_Protocol,
                 ws="none",
                 proxy_headers=bool(proxies),
                 forwarded_allow_ips=list(proxies),

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
+from consumer import health as module
 from consumer import metrics
 from consumer.errors import Fatal, Transient
 from consumer.health import Check, Health, application, serving
@@ -172,6 +173,25 @@ async def test_only_a_trusted_proxy_names_the_caller(proxies: tuple[str, ...], c
             headers = {"X-Forwarded-For": "203.0.113.7"}
             answer = await client.get(logs[0]["url"], headers=headers)
     assert answer.text == caller
+
+
+async def test_callers_who_do_not_say_what_they_want_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_HEAD_SECONDS", 0.2)
+    whole, half = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /livez HTTP/1.1\r\nHo"
+    with capture_logs() as logs:
+        async with serving(application(health()), HttpSettings(port=0)):
+            port = int(str(logs[0]["url"]).rpartition(":")[2])
+            for requests in ((), (half,), (whole, half)):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                for request in requests:
+                    writer.write(request)
+                    if request is whole:
+                        assert await reader.readuntil(b"}")
+                async with asyncio.timeout(3):
+                    await reader.read()
+                writer.close()
 
 
 async def test_a_taken_port_is_a_clear_error() -> None:
