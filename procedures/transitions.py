@@ -129,7 +129,8 @@ def put_off(operation: Operation, run_after: float, failure: Failure, error: str
     """Take back an attempt in which nothing was tried: the host had no place for it."""
     _need(operation, "put off", Status.RUNNING)
     waiting = requeue(operation, run_after, failure, error)
-    return replace(waiting, attempts=waiting.attempts - 1)
+    attempts = waiting.attempts - 1
+    return replace(waiting, attempts=attempts, started_at=waiting.started_at if attempts else None)
 
 
 def try_again(

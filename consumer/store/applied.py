@@ -28,6 +28,7 @@ UPDATE operations SET
     updated = new.updated,
     deleted = new.deleted,
     attempts = new.attempts,
+    started_at = CASE WHEN new.attempts > 0 THEN started_at END,
     error = new.error,
     failure = new.failure,
     new_cid = new.new_cid,

@@ -21,6 +21,7 @@ from consumer.kafka.writer import Writer
 from consumer.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
 from consumer.store import claims, operations
 from consumer.store.operations import SyncWanted
+from procedures.failures import Failure
 from procedures.operations import Type
 from simulator.account import Account
 from simulator.repo import Repo, Write, car
@@ -378,6 +379,19 @@ async def test_a_busy_host_takes_no_place_and_costs_no_attempt(stage: Stage) -> 
         async with stage.fetching(syncs=2, requests_per_host=1):
             rows = await stage.until("other", *(repo.account.did for repo in slow))
     assert {row["attempts"] for row in rows} == {1}
+
+
+async def test_an_attempt_that_was_put_off_is_none(stage: Stage) -> None:
+    await stage.sync("sync", stage.pds.account("alice"))
+    await stage.until("sync", status="queued")
+    async with stage.world.database.transaction() as connection:
+        claim = await claims.claim(connection, Type.DID_SYNC, 60.0)
+        assert claim is not None
+        await claims.put_off(
+            connection, claim.lease, Failure.HOST_ERROR, "busy", 60.0, "pds.example"
+        )
+    (row,) = await stage.until("sync", status="queued", attempts=0)
+    assert row["started_at"] is None
 
 
 async def test_a_fetcher_that_stops_gives_back_what_it_had(stage: Stage) -> None:

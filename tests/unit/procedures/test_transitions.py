@@ -44,7 +44,11 @@ def _running() -> Operation:
 def test_an_attempt_that_was_put_off_counts_for_nothing() -> None:
     waiting = transitions.put_off(_running(), NOW, Failure.HOST_ERROR, "busy")
     assert (waiting.status, waiting.attempts, waiting.run_after) == (Status.QUEUED, 0, NOW)
+    assert waiting.started_at is None
     assert transitions.start(waiting, NOW).attempts == 1
+    tried = transitions.requeue(_running(), NOW, Failure.HOST_ERROR, "away")
+    again = transitions.put_off(transitions.start(tried, NOW), NOW, Failure.HOST_ERROR, "busy")
+    assert (again.attempts, again.started_at) == (1, tried.started_at)
 
 
 @given(any_operation(), st.sampled_from(sorted(STEPS)))
