@@ -14,6 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 from consumer.embedded.process import take_lock
 from consumer.errors import Fatal
@@ -79,9 +80,10 @@ async def _install(jars: list[Jar], directory: Path) -> None:
         raise Fatal(f"another process has been downloading Kafka to {directory} for 10 minutes")
     try:
         if not _is_there(directory):
-            staging = directory.with_name(f"{directory.name}.partial")
-            shutil.rmtree(staging, ignore_errors=True)  # what an interrupted download left
-            staging.mkdir()
+            for left in directory.parent.glob(f"{directory.name}.*.partial"):
+                shutil.rmtree(left, ignore_errors=True)  # by an interrupted download
+            # A name of its own: a thread of a failed download may still write where it began.
+            staging = Path(mkdtemp(".partial", f"{directory.name}.", directory.parent))
             await download(jars, staging)
             (staging / "jars").rename(directory)
             shutil.rmtree(staging)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,23 @@ async def test_a_failed_download_leaves_nothing_and_may_be_tried_again(
     with pytest.raises(Transient, match="cannot download"):
         await kafka_jars(tmp_path / "cache")
     assert directories(tmp_path / "cache") == []
+    repository["two"] = content
+    assert len(await kafka_jars(tmp_path / "cache")) == 2
+
+
+async def test_a_straggler_of_a_failed_download_is_in_nobody_s_way(
+    tmp_path: Path, repository: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = shutil.rmtree
+
+    def removed_too_soon(path: Path, *, ignore_errors: bool = False) -> None:
+        remove(path, ignore_errors=ignore_errors)
+        (path / "jars").mkdir(parents=True)  # as a thread does that has not noticed yet
+
+    monkeypatch.setattr(shutil, "rmtree", removed_too_soon)
+    content = repository.pop("two")
+    with pytest.raises(Transient, match="cannot download"):
+        await kafka_jars(tmp_path / "cache")
     repository["two"] = content
     assert len(await kafka_jars(tmp_path / "cache")) == 2
 
