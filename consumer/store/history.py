@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,6 +18,7 @@ from consumer.store.arrays import Texts
 from consumer.store.database import Connection, Database
 from consumer.store.operations import COLUMNS, of_row
 from procedures.client import CursorInvalid, Page, Query, Unavailable
+from procedures.messages import is_operation_id
 from procedures.operations import Operation, answered_through
 
 _CHANNEL = "operations"
@@ -131,6 +133,8 @@ def _parsed(cursor: str | None) -> tuple[float | None, str | None]:
         return None, None
     try:
         after, identifier = orjson.loads(base64.urlsafe_b64decode(cursor))
-        return float(after), str(identifier)
+        if math.isfinite(after) and is_operation_id(identifier):
+            return float(after), identifier
     except (ValueError, TypeError) as error:
         raise CursorInvalid(cursor) from error
+    raise CursorInvalid(cursor)
