@@ -10,7 +10,9 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import httpcore
 
@@ -23,20 +25,28 @@ Permit = Callable[[Address], bool]
 
 _MAX_ADDRESSES = 4  # of one name; the rest would only cost time
 _CONNECT_SECONDS = 5.0  # for one address
-_RESOLVER_THREADS = 16
+_RESOLVER_THREADS = 64
+_RESOLVED_AT_ONCE = 4  # names of one domain
 
 
 class Resolver:
-    """The system's resolver, in threads of its own: a name server that hangs holds up no other."""
+    """The system's resolver, in threads of its own, of which no domain gets more than a few.
+
+    A name server that hangs keeps a thread for many seconds, whoever has given up meanwhile.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, "resolver")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, host: str, port: int) -> Sequence[Address]:
         """Return the addresses of ``host`` in the system's order of preference."""
-        loop = asyncio.get_running_loop()
+        turn = self._turns.setdefault(_domain(host), asyncio.Semaphore(_RESOLVED_AT_ONCE))
+        await turn.acquire()
+        asked = asyncio.get_running_loop().run_in_executor(self._threads, _getaddrinfo, host, port)
+        asked.add_done_callback(partial(_ended, turn))
         try:
-            found = await loop.run_in_executor(self._threads, _getaddrinfo, host, port)
+            found = await asyncio.shield(asked)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"cannot resolve {host}: {error}") from error
         parsed = (addresses.parse(str(entry[4][0])) for entry in found)
@@ -45,6 +55,17 @@ class Resolver:
     def close(self) -> None:
         """Let the threads end when they are done."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _ended(turn: asyncio.Semaphore, asked: asyncio.Future[Any]) -> None:
+    turn.release()
+    if not asked.cancelled():
+        asked.exception()  # told to who has asked, if he still waits
+
+
+def _domain(host: str) -> str:
+    """Return the last two labels of ``host``, whose name servers are most often the same."""
+    return ".".join(host.rstrip(".").rsplit(".", 2)[-2:])
 
 
 def _getaddrinfo(host: str, port: int) -> list[Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,9 +16,10 @@ import httpcore
 import pytest
 
 from consumer.errors import Reason, Refused
+from consumer.fetch import guard
 from consumer.fetch import http as module
 from consumer.fetch.addresses import Address
-from consumer.fetch.guard import Resolve
+from consumer.fetch.guard import Resolve, Resolver
 from consumer.fetch.http import (
     Answer,
     HostTrouble,
@@ -734,6 +736,30 @@ async def test_nobody_there_is_trouble(http: HttpClient) -> None:
     async with web() as gone:
         url = f"{gone.origin}/a"
     await trouble(http, url)
+
+
+async def test_a_domain_whose_name_servers_hang_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+
+    def getaddrinfo(host: str, port: int) -> list[Any]:
+        if host.endswith("slow.example"):
+            released.wait(30)
+        return [(0, 0, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(guard, "_getaddrinfo", getaddrinfo)
+    resolver = Resolver()
+    slow = [asyncio.create_task(resolver(f"{n}.slow.example", 1)) for n in range(200)]
+    try:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert await resolver("innocent.example", 1) == [ip_address("127.0.0.1")]
+        assert not any(task.done() for task in slow)
+    finally:
+        released.set()
+        await asyncio.gather(*slow)
+        resolver.close()
 
 
 async def test_a_name_without_addresses_is_trouble() -> None:
