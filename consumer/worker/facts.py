@@ -34,7 +34,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a signed op calls its own change."""
+    """What an op calls its own change.
+
+    Nobody signs the ops of a commit, nor ``prevData``: with both, whoever passes a commit on can
+    say of a path that is not known what he likes about its past.
+    """
 
     action: Action
     prev: bytes | None
