@@ -149,6 +149,7 @@ class LimitSettings(Section):
     record: Bytes = 1_048_576
     rev_ahead: Seconds = 300.0
     parked_frames: Count = 2_048
+    parked_bytes: Bytes = 64 * 1024**2
     repo: Bytes = 2 * 1024**3
     repo_records: Count = 5_000_000
 

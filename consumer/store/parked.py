@@ -28,11 +28,12 @@ class ParkedFrame:
 
 @dataclass(frozen=True, slots=True)
 class Parking:
-    """How many frames of a DID wait, and whether they are to be tried again."""
+    """How many frames of a DID wait, their bytes, and whether they are to be tried again."""
 
     did: str
     ready: bool
     frames: int
+    size: int
 
 
 _APPEND = """
@@ -66,8 +67,10 @@ ON CONFLICT (did) DO UPDATE SET ready = EXCLUDED.ready
 """
 _CLEAR = "DELETE FROM parking WHERE did = ANY(%s)"
 _READ = """
-SELECT did, ready, (SELECT count(*) FROM parked WHERE parked.did = parking.did)
-FROM parking WHERE lane = %s
+SELECT did, ready, frames, size FROM parking CROSS JOIN LATERAL (
+    SELECT count(*) AS frames, coalesce(sum(octet_length(frame)), 0)::int8 AS size
+    FROM parked WHERE parked.did = parking.did
+) AS measured WHERE lane = %s
 """
 
 

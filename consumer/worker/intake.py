@@ -11,6 +11,7 @@ Frames of accounts that nobody wants are dropped before anything is paid for the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from consumer.errors import Reason, Refused
 from consumer.publish.envelope import Origin
@@ -83,16 +84,26 @@ class Drop:
 Verdict = Take | Park | Drop
 
 
+class Queue(NamedTuple):
+    """The parked frames of an account that come before one; false if there are none."""
+
+    frames: int
+    size: int  # bytes
+
+    def __bool__(self) -> bool:
+        return self.frames > 0
+
+
+NOBODY = Queue(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a frame's account.
-
-    ``waiting`` is the number of its parked frames that come before this one.
-    """
+    """What is known of a frame's account."""
 
     identity: Identity | None
     tracked: bool
-    waiting: int
+    waiting: Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,7 @@ class Rules:
     commit: CommitLimits
     frame: int
     parked_frames: int
+    parked_bytes: int
     refresh_interval: float  # at most one fetch of an identity in so long
 
     @staticmethod
@@ -115,8 +127,13 @@ class Rules:
             ),
             frame=limits.frame,
             parked_frames=limits.parked_frames,
+            parked_bytes=limits.parked_bytes,
             refresh_interval=refresh_interval,
         )
+
+    def have_room_behind(self, waiting: Queue) -> bool:
+        """Tell whether one more frame may be parked."""
+        return waiting.frames < self.parked_frames and waiting.size < self.parked_bytes
 
 
 def read(arrival: Arrival, limit: int) -> AccountFrames:
@@ -153,9 +170,9 @@ def unreadable(arrival: Arrival, refused: Refused, policy: Policy, *, tracked: b
     )
 
 
-def may_wait(refused: Refused, waiting: int, rules: Rules) -> bool:
-    """Tell whether an unreadable frame is parked behind ``waiting`` others, to keep the order."""
-    return refused.reason is not Reason.STALLED and waiting < rules.parked_frames
+def may_wait(refused: Refused, waiting: Queue, rules: Rules) -> bool:
+    """Tell whether an unreadable frame is parked behind those ``waiting``, to keep the order."""
+    return refused.reason is not Reason.STALLED and rules.have_room_behind(waiting)
 
 
 def is_account(key: str) -> bool:
@@ -203,11 +220,12 @@ def is_stale(identity: Identity, now: float) -> bool:
 
 def _behind(arrival: Arrival, frame: AccountFrames, known: Known, rules: Rules) -> Verdict:
     """Park a frame behind others.  Beyond the limit only what needs no key is still taken."""
-    if known.waiting < rules.parked_frames:
+    if rules.have_room_behind(known.waiting):
         return Park(ask=isinstance(frame, IdentityFrame))
     if isinstance(frame, AccountFrame | IdentityFrame):
         return Take(_unsigned(arrival, frame))
-    detail = f"{known.waiting} frames wait for the account's key"
+    frames, size = known.waiting
+    detail = f"{frames} frames of {size} bytes wait for the account's key"
     refused = Refused(Reason.PARKED_OVERFLOW, detail)
     return Take(_refused(arrival, frame, refused, rev=None, signed=False))
 

@@ -42,9 +42,13 @@ class Bounded(Generic[V]):
 
 @dataclass(slots=True)
 class Waiting:
-    """The parked frames of one DID; ``ready``: an answer came, they are to be tried again."""
+    """The parked frames of one DID and their ``size`` in bytes.
+
+    ``ready``: an answer came, they are to be tried again.
+    """
 
     frames: int
+    size: int
     ready: bool
 
 
@@ -58,7 +62,7 @@ class Memory:
     def __init__(self, parkings: Iterable[Parking] = ()) -> None:
         self.identities: Bounded[Identity] = Bounded(_IDENTITIES)
         self.tracked: Bounded[None] = Bounded(_TRACKED)
-        self.waiting = {p.did: Waiting(p.frames, p.ready) for p in parkings}
+        self.waiting = {p.did: Waiting(p.frames, p.size, p.ready) for p in parkings}
         self._asked: Bounded[float] = Bounded(_IDENTITIES)
 
     def is_tracked(self, did: str) -> bool:

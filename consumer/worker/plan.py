@@ -23,7 +23,7 @@ from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, letters
 from consumer.worker.arrivals import Arrival, Record, to_parked
 from consumer.worker.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
-from consumer.worker.intake import AccountFrames, Drop, Known, Park, Rules, Take
+from consumer.worker.intake import NOBODY, AccountFrames, Drop, Known, Park, Queue, Rules, Take
 from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
 from consumer.worker.memory import Memory, Waiting
 from consumer.worker.outputs import Lookup, LookupKind, Rejection
@@ -75,11 +75,10 @@ class Plan:
     def frame(self, arrival: Arrival, frame: AccountFrames | Refused) -> None:
         """Take a frame of the firehose, decoded, or why it could not be."""
         self._move_to(arrival)
-        waiting = self.memory.waiting.get(arrival.key)
-        frames = waiting.frames if waiting else 0
+        queue = self._queue(arrival.key)
         if not isinstance(frame, Refused):
-            verdict = self._verdict(arrival, frame, frames)
-        elif frames and intake.may_wait(frame, frames, self.rules):
+            verdict = self._verdict(arrival, frame, queue)
+        elif queue and intake.may_wait(frame, queue, self.rules):
             verdict = Park(ask=False)
         else:
             verdict = self._unreadable(arrival, frame)
@@ -96,12 +95,12 @@ class Plan:
         if isinstance(frame, Refused):
             verdict: intake.Verdict = self._unreadable(arrival, frame)
         else:
-            verdict = self._verdict(arrival, frame, waiting=0)
+            verdict = self._verdict(arrival, frame, NOBODY)
         if isinstance(verdict, Park):
             self.memory.waiting[did].ready = False
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
             return False
-        self._unpark(did, arrival.offset)
+        self._unpark(arrival)
         self._settle(arrival, verdict)
         return True
 
@@ -204,10 +203,14 @@ class Plan:
             last_seq=arrival.seq,
         )
 
-    def _verdict(self, arrival: Arrival, frame: AccountFrames, waiting: int) -> intake.Verdict:
+    def _queue(self, did: str) -> Queue:
+        waiting = self.memory.waiting.get(did)
+        return Queue(waiting.frames, waiting.size) if waiting else NOBODY
+
+    def _verdict(self, arrival: Arrival, frame: AccountFrames, queue: Queue) -> intake.Verdict:
         did, memory = frame.did, self.memory
         identity = memory.identities.get(did)
-        known = Known(identity, self.memory.is_tracked(did), waiting)
+        known = Known(identity, self.memory.is_tracked(did), queue)
         verdict = intake.step(arrival, frame, known, self.rules, self.now)
         if isinstance(verdict, Take) and isinstance(frame, CommitFrame | SyncFrame):
             memory.tracked.set(did, None)
@@ -228,16 +231,20 @@ class Plan:
     def _park(self, arrival: Arrival, verdict: Park) -> None:
         did = arrival.key
         self.parks.append(to_parked(did, arrival))
-        self.memory.waiting.setdefault(did, Waiting(0, ready=False)).frames += 1
+        waiting = self.memory.waiting.setdefault(did, Waiting(0, 0, ready=False))
+        waiting.frames += 1
+        waiting.size += len(arrival.frame)
         self.touched.add(did)
         if verdict.ask:
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
 
-    def _unpark(self, did: str, offset: int) -> None:
-        self.decided[did] = offset
+    def _unpark(self, arrival: Arrival) -> None:
+        did = arrival.key
+        self.decided[did] = arrival.offset
         self.unparked += 1
         waiting = self.memory.waiting[did]
         waiting.frames -= 1
+        waiting.size -= len(arrival.frame)
         if waiting.frames == 0:
             del self.memory.waiting[did]
 

@@ -240,7 +240,7 @@ async def test_parked_frames_wait_in_order(database: Database) -> None:
         await parked.append(connection, 5, frames)
         await parked.set_ready(connection, 5, {ALICE: False})
         await parked.set_ready(connection, 5, {ALICE: True})
-        assert await parked.read(connection, 5) == [Parking(ALICE, ready=True, frames=3)]
+        assert await parked.read(connection, 5) == [Parking(ALICE, ready=True, frames=3, size=24)]
         assert await parked.read(connection, 6) == []
         both, bobs = [BOB, ALICE], ParkedFrame(BOB, 3, 1003, 53, 1, "wss://r", b"bob")
         await parked.append(connection, 5, [bobs])

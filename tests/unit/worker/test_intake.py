@@ -19,7 +19,7 @@ from consumer.worker.inputs import (
     SyncSeen,
     SyncUnverifiable,
 )
-from consumer.worker.intake import Drop, Known, Park, Rules, Take, Verdict
+from consumer.worker.intake import NOBODY, Drop, Known, Park, Queue, Rules, Take, Verdict
 from procedures.times import to_text
 from simulator import frames
 from simulator.account import Account
@@ -35,7 +35,9 @@ def step(frame: Arrival, known: Known, settings: Rules | None = None, now: float
 
 
 def known(author: Author, **fields: Any) -> Known:
-    return Known(**{"identity": identity(author.account), "tracked": True, "waiting": 0, **fields})
+    return Known(
+        **{"identity": identity(author.account), "tracked": True, "waiting": NOBODY, **fields}
+    )
 
 
 # -- what is taken ----------------------------------------------------------------------------
@@ -62,7 +64,7 @@ def test_a_good_sync_is_verified() -> None:
 
 def test_account_and_identity_need_no_key() -> None:
     did = Author.of().did
-    nothing = Known(None, tracked=False, waiting=0)
+    nothing = Known(None, tracked=False, waiting=NOBODY)
     account = frames.account_frame(1, did, active=False, status="suspended")
     verdict = step(arrival(account, did, session=4), nothing)
     assert isinstance(verdict, Take)
@@ -81,7 +83,7 @@ def test_account_and_identity_need_no_key() -> None:
 def test_a_handle_that_is_none_is_left_out() -> None:
     did = Author.of().did
     frame = frames.identity_frame(2, did, "\0" * 1000)
-    verdict = step(arrival(frame, did), Known(None, tracked=True, waiting=0))
+    verdict = step(arrival(frame, did), Known(None, tracked=True, waiting=NOBODY))
     assert isinstance(verdict, Take)
     assert isinstance(verdict.input, IdentitySeen)
     assert verdict.input.handle is None
@@ -93,19 +95,19 @@ def test_a_handle_that_is_none_is_left_out() -> None:
 def test_an_untracked_commit_without_a_wanted_path_is_dropped_before_verification() -> None:
     author = Author.of()
     frame = author.commit(UNWANTED, ops=[{"action": "create", "path": UNWANTED, "cid": None}])
-    verdict = step(frame, Known(None, tracked=False, waiting=0))
+    verdict = step(frame, Known(None, tracked=False, waiting=NOBODY))
     assert verdict == Drop(Reason.UNTRACKED, kept=False)
 
 
 def test_a_wanted_path_makes_an_unknown_account_wait_for_its_key() -> None:
     author = Author.of()
-    assert step(author.commit(), Known(None, tracked=False, waiting=0)) == Park(ask=True)
+    assert step(author.commit(), Known(None, tracked=False, waiting=NOBODY)) == Park(ask=True)
 
 
 def test_a_sync_of_an_untracked_account_is_dropped() -> None:
     author = Author.of()
     frame = arrival(frames.sync_frame(7, author.repo.sync()), author.did)
-    nothing = Known(None, tracked=False, waiting=0)
+    nothing = Known(None, tracked=False, waiting=NOBODY)
     assert step(frame, nothing) == Drop(Reason.UNTRACKED, kept=False)
     assert step(frame, nothing, rules(Repos.ALL)) == Park(ask=True)
 
@@ -113,7 +115,7 @@ def test_a_sync_of_an_untracked_account_is_dropped() -> None:
 def test_a_listed_account_counts_whatever_it_writes() -> None:
     author = Author.of()
     listed = rules(Repos.LISTED, dids=frozenset({author.did}))
-    nothing = Known(None, tracked=False, waiting=0)
+    nothing = Known(None, tracked=False, waiting=NOBODY)
     assert step(author.commit(UNWANTED), nothing, listed) == Park(ask=True)
     other = Author.of("other")
     assert step(other.commit(), nothing, listed) == Drop(Reason.UNTRACKED, kept=False)
@@ -196,7 +198,7 @@ def test_a_refused_sync_is_a_sync() -> None:
 
 def test_frames_wait_behind_those_that_wait() -> None:
     author = Author.of()
-    waiting = known(author, waiting=5)
+    waiting = known(author, waiting=Queue(5, 500))
     assert step(author.commit(), waiting) == Park(ask=False)
     account = arrival(frames.account_frame(9, author.did, active=True), author.did)
     assert step(account, waiting) == Park(ask=False)
@@ -206,17 +208,26 @@ def test_frames_wait_behind_those_that_wait() -> None:
 
 def test_beyond_the_limit_the_repo_is_given_up() -> None:
     author, few = Author.of(), rules(parked_frames=5)
-    assert step(author.commit(), known(author, waiting=4), few) == Park(ask=False)
-    verdict = step(author.commit(), known(author, waiting=5), few)
+    assert step(author.commit(), known(author, waiting=Queue(4, 400)), few) == Park(ask=False)
+    verdict = step(author.commit(), known(author, waiting=Queue(5, 500)), few)
     assert isinstance(verdict, Take)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert (verdict.input.reason, verdict.input.rev) == (Reason.PARKED_OVERFLOW, None)
 
 
+def test_the_bytes_that_wait_are_limited_too() -> None:
+    author, few = Author.of(), rules(parked_bytes=1_000)
+    assert step(author.commit(), known(author, waiting=Queue(1, 999)), few) == Park(ask=False)
+    verdict = step(author.commit(), known(author, waiting=Queue(1, 1_000)), few)
+    assert isinstance(verdict, Take)
+    assert isinstance(verdict.input, CommitUnverifiable)
+    assert verdict.input.reason is Reason.PARKED_OVERFLOW
+
+
 def test_beyond_the_limit_an_account_s_status_is_still_taken() -> None:
     author, few = Author.of(), rules(parked_frames=5)
     account = arrival(frames.account_frame(9, author.did, active=False), author.did)
-    verdict = step(account, known(author, waiting=5), few)
+    verdict = step(account, known(author, waiting=Queue(5, 500)), few)
     assert isinstance(verdict, Take)
     assert isinstance(verdict.input, AccountSeen)
 

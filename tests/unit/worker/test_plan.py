@@ -226,10 +226,12 @@ def test_an_error_refuses_what_waits() -> None:
 def test_after_a_restart_parked_frames_are_known() -> None:
     author = Author.of()
     author.commit()
-    memory = Memory([Parking(author.did, ready=False, frames=1)])
+    memory = Memory([Parking(author.did, ready=False, frames=1, size=100)])
     batch = plan(memory)
-    take(batch, author.commit())
+    frame = author.commit()
+    take(batch, frame)
     assert memory.waiting[author.did].frames == 2
+    assert memory.waiting[author.did].size == 100 + len(frame.frame)
     assert memory.parked_frames() == 2
 
 
