@@ -9,6 +9,9 @@ UNIT   := tests/unit tests/property
 FOR    ?=
 ARGS   ?=
 
+# Tests and demo start many processes: bytecode is kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test test-unit check format bench fuzz lock clean
 
