@@ -34,14 +34,14 @@ from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
 from consumer.lifecycle import persistently
 from consumer.logs import Outage
-from consumer.metrics import LookupKind, LookupOutcome, Service
+from consumer.metrics import LookupOutcome, Service
 from consumer.scope import Scope
 from consumer.settings import Settings
 from consumer.store import lookups
 from consumer.store.database import Database, Listener
 from consumer.store.lookups import Lookup
 
-_AT_ONCE = 64
+_AT_ONCE, _AT_HOSTS = 64, 48
 _LEASE_SECONDS = 90.0  # for answering, Kafka and Postgres together
 _LOOK_SECONDS = 15.0  # at Postgres, though nobody rang
 _SHORTEST_LOOK = 0.05
@@ -101,7 +101,10 @@ class Fetcher:
 
 
 class Desk:
-    """Where questions are taken and answers handed out, up to ``_AT_ONCE`` at a time."""
+    """Where questions are taken and answers handed out, up to ``_AT_ONCE`` at a time.
+
+    Hosts of anybody's, which may be slow, get ``_AT_HOSTS`` places of them at most.
+    """
 
     def __init__(
         self, client: Client, topics: Topics, database: Database, answers: Answers
@@ -141,10 +144,15 @@ class Desk:
         """Lease the questions that fit and begin on them; return when to look again."""
         self._bell.clear()
         room = _AT_ONCE - len(self._open)
+        at_hosts = sum(not question.at_directory for question in self._open.values())
+        for_hosts = min(room, _AT_HOSTS - at_hosts)
         async with self._database.transaction() as connection:
-            taken = await lookups.lease(connection, room, _LEASE_SECONDS)
+            others = await lookups.lease(connection, for_hosts, _LEASE_SECONDS, directory=False)
+            left = room - len(others)
+            plain = await lookups.lease(connection, left, _LEASE_SECONDS, directory=True)
             due = await lookups.next_due(connection)
-        self._saturated = len(taken) == room
+        taken = [*others, *plain]
+        self._saturated = len(others) == for_hosts or len(plain) == left
         for question in taken:
             task = asyncio.create_task(self._handle(question, writer))
             self._open[task] = question
@@ -238,7 +246,6 @@ class Desk:
     def _note_trouble(self, question: Lookup, resting: Resting) -> None:
         if not isinstance(resting.__cause__, HostTrouble):
             return
-        of_directory = question.kind == LookupKind.IDENTITY and is_plc(question.did)
-        metrics.WAITS.labels(Service.PLC if of_directory else Service.PDS).inc()
-        if of_directory:
+        metrics.WAITS.labels(Service.PLC if question.at_directory else Service.PDS).inc()
+        if question.at_directory:
             self._directory_outage.again(resting)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consumer.metrics import LookupKind
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
 
@@ -44,6 +45,11 @@ class Lookup:
     version: int
     attempts: int
 
+    @property
+    def at_directory(self) -> bool:
+        """Whether the directory alone is asked, and no host of somebody's."""
+        return self.kind == LookupKind.IDENTITY and self.did.startswith("did:plc:")
+
 
 # A question that is being backed off keeps its time: asking again does not hammer the host.
 _ASK = """
@@ -67,6 +73,8 @@ UPDATE lookups SET lease_until = now() + make_interval(secs => %(lease)s)
 WHERE (did, kind) IN (
     SELECT did, kind FROM lookups
     WHERE run_after <= now() AND (lease_until IS NULL OR lease_until <= now())
+        AND (%(directory)s::bool IS NULL
+             OR (kind = 'identity' AND did LIKE 'did:plc:%%') = %(directory)s)
     ORDER BY run_after LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 )
@@ -116,9 +124,15 @@ async def ask(connection: Connection, questions: Sequence[Question]) -> None:
     await connection.execute(_NOTIFY)
 
 
-async def lease(connection: Connection, limit: int, seconds: float) -> list[Lookup]:
-    """Take up to ``limit`` due questions; nobody else gets them for ``seconds``."""
-    cursor = await connection.execute(_LEASE, {"limit": limit, "lease": seconds})
+async def lease(
+    connection: Connection, limit: int, seconds: float, *, directory: bool | None = None
+) -> list[Lookup]:
+    """Take up to ``limit`` due questions; nobody else gets them for ``seconds``.
+
+    ``directory``: only those that it alone can answer, or only the others.
+    """
+    bounds = {"limit": limit, "lease": seconds, "directory": directory}
+    cursor = await connection.execute(_LEASE, bounds)
     return [Lookup(*row) for row in await cursor.fetchall()]
 
 

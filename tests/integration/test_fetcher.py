@@ -54,9 +54,9 @@ class World:
     client: Client
     heard: list[Message] = field(default_factory=list)
 
-    def fetcher(self, client: Client | None = None) -> Fetcher:
+    def fetcher(self, client: Client | None = None, *, timeout: float = 3.0) -> Fetcher:
         settings = self.deployment.settings(
-            identity=IdentitySettings(plc_url=self.plc.origin, timeout=3.0),
+            identity=IdentitySettings(plc_url=self.plc.origin, timeout=timeout),
             network=NetworkSettings(allow_loopback=True),
         )
         scope = Scope(("pub.chive.*",))
@@ -253,6 +253,38 @@ async def test_no_transaction_is_open_while_the_network_is_slow(world: World) ->
         assert not go_on.is_set()
         go_on.set()
         await eventually(world.none_open, what="the question closed", deadline=90)
+
+
+async def test_hosts_that_say_nothing_hold_up_no_question_to_the_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_AT_ONCE", 3)
+    monkeypatch.setattr(loop, "_AT_HOSTS", 2)
+    go_on = asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(response(200, b'{"did": "x", "active": true}'))
+        await writer.drain()
+
+    slow_ones = [f"did:plc:{letter * 24}" for letter in "bcdefg"]
+    for did in (ALICE, *slow_ones):
+        world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
+        world.pds.replies[status_path(did)] = slow
+    await world.ask(*(Question(did, "account", 0, 1, 1) for did in slow_ones))
+
+    async def two_are_asked() -> bool:
+        return len(world.pds.requests) == 2
+
+    async def alice_is_answered() -> bool:
+        return ALICE not in [did for did, *_ in await world.open_questions()]
+
+    async with running(world.fetcher(timeout=120.0)):
+        await eventually(two_are_asked, what="both places of hosts taken", deadline=90)
+        await world.ask(identity(ALICE))
+        await eventually(alice_is_answered, what="the directory answered", deadline=90)
+        assert len(world.pds.requests) == 2
+        go_on.set()
 
 
 async def test_a_question_asked_again_meanwhile_is_answered_again(world: World) -> None:
