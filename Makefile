@@ -58,7 +58,7 @@ $(VENV)/.atheris: $(STAMP) requirements-fuzz.txt
 		|| echo "atheris has no build for this machine: fuzzing goes on without it"
 	@touch $@
 
-fuzz: $(VENV)/.atheris ## hostile input for a minute (ARGS="--seconds 600"; see ARGS=--help)
+fuzz: $(VENV)/.atheris ## hostile input for a minute, then the worst inputs (ARGS="--seconds 600"; see ARGS=--help)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lock: ## pin what pyproject.toml asks for into requirements.txt
