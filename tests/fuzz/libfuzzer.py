@@ -20,7 +20,7 @@ def main(name: str, seconds: str, seed: str) -> None:
     import atheris  # noqa: PLC0415 - there is none for every machine
 
     with atheris.instrument_imports(include=["consumer", "procedures"]):
-        from tests.fuzz.grammar import GRAMMARS, Grammar  # noqa: PLC0415 - what it imports is, too
+        from tests.fuzz.grammar import GRAMMARS, Grammar  # noqa: PLC0415 - to be instrumented
         from tests.fuzz.recorded import kept  # noqa: PLC0415
         from tests.fuzz.targets import Target, of_frames, targets  # noqa: PLC0415
 

@@ -26,6 +26,7 @@ from simulator import tree
 from simulator.account import Account
 from simulator.repo import START, car, sign_commit, tid
 from simulator.tree import Blocks, cid_of
+from tests.unit.verify.test_mst import keys_of_layer
 
 # Keys that were searched for: 40 million hashes for those of the highest layers.
 MINED = {
@@ -107,17 +108,6 @@ def node(keys: Iterable[str], links: Iterable[bytes | None], left: bytes | None 
     return libipld.encode_dag_cbor({"e": entries, "l": left})
 
 
-def keys_of_layer(wanted: int, count: int) -> list[str]:
-    found: list[str] = []
-    number = 0
-    while len(found) < count:
-        key = f"b.b.c/{number:06d}"
-        if tree.layer(key) == wanted:
-            found.append(key)
-        number += 1
-    return found
-
-
 def chain(below: bytes, length: int, blocks: Blocks) -> bytes:
     """Hang ``below`` under ``length`` nodes without keys; return the CID of the highest."""
     for _ in range(length):
@@ -134,9 +124,8 @@ def test_a_tree_as_tall_as_its_highest_key(key: str, layer: int, tmp_path: Path)
     assert load(root, blocks).level == layer
     assert len(blocks) == layer + 1  # those between have no keys
     with pytest.MonkeyPatch.context() as patch:
-        # Once to know the number of records, behind the commit.
         reads = reads_to_open(tmp_path, root, {**blocks, VALUE: RECORD}, patch)
-    assert reads == 1 + len(blocks)
+    assert reads == 1 + len(blocks)  # the commit, and every node once
 
 
 @given(before=WORLDS, after=WORLDS)
@@ -159,7 +148,7 @@ def test_one_child_under_many_names(
     leaf: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loading it once for each name would be more work than there are keys."""
-    names = keys_of_layer(length + 1, 300)
+    names = [key.decode() for key in keys_of_layer(length + 1, 300, "b.b.c/")]
     low = node(["b.b.c/000000"], [None])
     blocks = {cid_of(low): low, VALUE: RECORD} if leaf == "there" else {}
     child = chain(cid_of(low), length, blocks)
