@@ -18,9 +18,9 @@ from bench import hosted, operations, pure, tailing, working
 from bench.report import Report
 from bench.traffic import Spec, Traffic, traffic
 from consumer import logs
+from consumer.config.settings import LogSettings
 from consumer.embedded import EmbeddedStack
 from consumer.errors import ChiveError
-from consumer.settings import LogSettings
 
 PURE = ("verify",)
 TAILING = ("tailer-relevant", "tailer-all")

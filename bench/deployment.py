@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.processes import cpu_seconds
+from consumer.config.settings import KafkaSettings, Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.process import Server
 from consumer.errors import Fatal
@@ -18,7 +19,6 @@ from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.publish import marker
 from consumer.services import Services, at, opened
-from consumer.settings import KafkaSettings, Settings
 from consumer.store import identities
 from consumer.store.identities import Identity
 from consumer.tail.cursor import Cursor

@@ -23,12 +23,12 @@ from bench.deployment import PARTITIONS, Deployment, deployment, last_seqs, unti
 from bench.measured import Measured, between
 from bench.processes import RelayProcess, begin_profile, consumer, relaying
 from bench.traffic import FIRST_SEQ, Traffic
+from consumer.config.settings import Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.process import Server
 from consumer.errors import Fatal
 from consumer.kafka.topics import Topics
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.verify.frames import CommitFrame, decode_frame, peek
 
 _SCOPE = Scope(Settings().scope.collections)

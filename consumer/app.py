@@ -19,7 +19,8 @@ import structlog
 
 from consumer import health, metrics
 from consumer.children import WorkerProcesses
-from consumer.configuration import CONFIG_VARIABLE, variable
+from consumer.config.settings import Settings
+from consumer.config.sources import CONFIG_VARIABLE, variable
 from consumer.control.controller import Controller
 from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
@@ -29,7 +30,6 @@ from consumer.health import Check, Health
 from consumer.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.scope import Scope
 from consumer.services import Services, opened, stack_of
-from consumer.settings import Settings
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.tailer import Store, Tailer

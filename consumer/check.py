@@ -10,13 +10,13 @@ from typing import Any
 
 import tomli_w
 
-from consumer.configuration import dump
+from consumer.config.settings import Settings
+from consumer.config.sources import dump
 from consumer.embedded import running
 from consumer.errors import ChiveError, Transient
 from consumer.kafka.client import Client
 from consumer.logs import escape
 from consumer.services import at, is_embedded
-from consumer.settings import Settings
 from consumer.store.database import Database
 from consumer.tail.outcomes import classify
 from consumer.tail.subscription import subscribe

@@ -23,23 +23,13 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from consumer import (
-    app,
-    check,
-    commands,
-    follow,
-    lifecycle,
-    logs,
-    metrics,
-    services,
-    setting_types,
-    status,
-)
+from consumer import app, check, commands, follow, lifecycle, logs, metrics, services, status
 from consumer.app import Plan, Role
-from consumer.configuration import BadSettings, load
+from consumer.config import types
+from consumer.config.settings import LogSettings, Settings
+from consumer.config.sources import BadSettings, load
 from consumer.errors import ChiveError
 from consumer.lifecycle import unless_stopped, wait_for_stop
-from consumer.settings import LogSettings, Settings
 from procedures import operations
 from procedures.client import Query, new_id
 from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri
@@ -94,7 +84,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--relay",
         metavar="URL",
-        callback=_validated(setting_types.relay_url),
+        callback=_validated(types.relay_url),
         help="The relay or PDS whose firehose is read.",
     )
     @click.option("--data-dir", type=click.Path(path_type=Path), help="Embedded servers' data.")
@@ -195,13 +185,13 @@ def status_command(settings: Settings, *, as_json: bool) -> None:
 @click.option("--follow", "-f", "follows", is_flag=True, help="Wait for more, until Ctrl-C.")
 @click.option("--from-start", is_flag=True, help="With --follow: first everything that is kept.")
 @click.option(
-    "--did", "dids", multiple=True, callback=_validated(setting_types.did), help="Only this repo."
+    "--did", "dids", multiple=True, callback=_validated(types.did), help="Only this repo."
 )
 @click.option(
     "--collection",
     "collections",
     multiple=True,
-    callback=_validated(setting_types.pattern),
+    callback=_validated(types.pattern),
     help="Only records of this collection, or pattern such as 'pub.chive.*'.",
 )
 @click.option("--type", "types", type=click.Choice(metrics.EVENT_TYPES), multiple=True)
@@ -278,7 +268,7 @@ def _print_operations(found: list[Operation], *, as_json: bool) -> None:
 
 @cli.command("sync")
 @_with_settings
-@click.argument("did", callback=_validated(setting_types.did))
+@click.argument("did", callback=_validated(types.did))
 @click.option("--emit-all", is_flag=True, help="Publish every record, also the unchanged ones.")
 @_waiting
 def sync_command(
@@ -346,7 +336,7 @@ def cancel_command(settings: Settings, *, operation_id: str) -> None:
 
 @cli.command("operations")
 @_with_settings
-@click.option("--did", callback=_validated(setting_types.did), help="Only of this repo.")
+@click.option("--did", callback=_validated(types.did), help="Only of this repo.")
 @click.option("--status", "statuses", type=click.Choice([s.value for s in Status]), multiple=True)
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")

@@ -36,9 +36,9 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from consumer import metrics
+from consumer.config.settings import HttpSettings
 from consumer.errors import ChiveError, Fatal, Transient
 from consumer.logs import escape
-from consumer.settings import HttpSettings
 
 Check = Callable[[], Awaitable[None]]
 

@@ -21,7 +21,7 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
-from consumer.settings import LogSettings
+from consumer.config.settings import LogSettings
 
 MAX_TEXT = 2_000
 _MAX_REMEMBERED = 1_000

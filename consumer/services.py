@@ -16,6 +16,7 @@ import structlog
 from pydantic import SecretStr
 
 from consumer import metrics
+from consumer.config.settings import Settings
 from consumer.embedded import EmbeddedStack, running
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
@@ -23,7 +24,6 @@ from consumer.kafka.topics import Topics
 from consumer.lifecycle import Backoff, Stopped, unless_stopped, wait_for_stop
 from consumer.logs import Outage
 from consumer.metrics import Service
-from consumer.settings import Settings
 from consumer.store import deployment
 from consumer.store.database import Database
 from consumer.store.deployment import Deployment

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.text import Text
 
 from consumer import logs
+from consumer.config.settings import LogSettings
 from consumer.errors import ChiveError
-from consumer.settings import LogSettings
 from demo.run import Control, Options, prepared, run
 from demo.xrpc import XrpcFailed
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from consumer.config.settings import Settings
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.store import lanes
 from consumer.store.database import Database
 from demo.catch_up import Behind, behind, caught_up

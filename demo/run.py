@@ -18,11 +18,11 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from consumer.config.settings import Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.jars import cache_home, kafka_jars
 from consumer.errors import ChiveError, Fatal
 from consumer.services import at
-from consumer.settings import Settings
 from demo.compare import Comparison
 from demo.consumer_process import ConsumerProcess
 from demo.feed import Feed

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import structlog
 
+from consumer.config.settings import DiscoverySettings, Settings
 from consumer.errors import Refused
 from consumer.fetch.failed import told
 from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
@@ -27,7 +28,6 @@ from consumer.fetch.listing import Listings, NotSupported, Page
 from consumer.kafka.topics import Topics
 from consumer.lifecycle import wait_for_stop
 from consumer.scope import EVERYTHING, History, Repos, Scope
-from consumer.settings import DiscoverySettings, Settings
 from consumer.store import discoveries
 from consumer.store.database import Connection, Database
 from consumer.store.discoveries import SWEEP, Found, Search

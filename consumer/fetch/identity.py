@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from consumer.config.settings import IdentitySettings
 from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import documents
 from consumer.fetch.documents import Document
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import Answer, HostTrouble, HttpClient, Trouble, host_of
-from consumer.settings import IdentitySettings
 
 _OK = 200
 _GONE = (404, 410)

@@ -20,6 +20,7 @@ import structlog
 
 from consumer import backfill, metrics
 from consumer.backfill import IdentityAnswer
+from consumer.config.settings import Settings
 from consumer.fetch.account import Accounts
 from consumer.fetch.answers import Answer, Answers
 from consumer.fetch.documents import is_plc
@@ -36,7 +37,6 @@ from consumer.lifecycle import persistently
 from consumer.logs import Outage
 from consumer.metrics import LookupOutcome, Service
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.store import lookups
 from consumer.store.database import Database, Listener
 from consumer.store.lookups import Lookup

@@ -20,12 +20,12 @@ from urllib.parse import urlencode
 import orjson
 
 from consumer import metrics
+from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import BY_ERROR, FetchFailed, of_fetching
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import Answer, HttpClient, Patience, host_of
 from consumer.scope import Interval
-from consumer.settings import FetchSettings, LimitSettings
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
 from consumer.verify.snapshot import Cut, Snapshot, SnapshotLimits

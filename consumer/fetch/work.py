@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from consumer import metrics
+from consumer.config.settings import Settings
 from consumer.errors import Transient
 from consumer.fetch.attempts import Attempts, Note
 from consumer.fetch.failed import FetchFailed, NoPlace
@@ -31,7 +32,6 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.kafka.writer import Writer
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.store import claims
 from consumer.store.claims import Claim
 from consumer.store.database import Database, Listener

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from consumer import health, metrics
 from consumer.commands import ControlTopic
+from consumer.config.settings import GatewaySettings, HttpSettings, Settings
 from consumer.errors import Fatal
 from consumer.fetch.hosts import Hosts, Terms
 from consumer.fetch.http import HttpClient, host_of
@@ -17,7 +18,6 @@ from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
 from consumer.lifecycle import persistently
 from consumer.services import Services
-from consumer.settings import GatewaySettings, HttpSettings, Settings
 from consumer.store.history import Changes, History
 from procedures.auth import ServiceAuth
 from procedures.calls import Calls

@@ -20,8 +20,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
+from consumer.config.settings import KafkaSettings
 from consumer.errors import Fatal, Transient
-from consumer.settings import KafkaSettings
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 # What one partition contributes to one produce request, before compression.

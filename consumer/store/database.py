@@ -24,8 +24,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
+from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal
-from consumer.settings import PostgresSettings
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.schema import migrate, migrations, schema_of
 

@@ -27,6 +27,7 @@ import structlog
 from websockets.exceptions import WebSocketException
 
 from consumer import metrics
+from consumer.config.settings import RelaySettings
 from consumer.errors import Transient
 from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
@@ -36,7 +37,6 @@ from consumer.lifecycle import Backoff, Stopped, unless_stopped
 from consumer.logs import Outage
 from consumer.metrics import ReconnectCause, Service, SessionCause
 from consumer.scope import Scope
-from consumer.settings import RelaySettings
 from consumer.tail.collector import Collector
 from consumer.tail.cursor import Cursor, Position, resume
 from consumer.tail.outcomes import Garbage, Outcome, RelayError, Silent, classify

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass
 
 from consumer import metrics
+from consumer.config.settings import Settings
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.publish.ownership import Owner
 from consumer.publish.publisher import Publisher
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.store.lanes import Lane

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consumer.config.settings import WorkerSettings
 from consumer.errors import Refused
 from consumer.kafka.reader import Record
-from consumer.settings import WorkerSettings
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.worker import arrivals

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from consumer import configuration
+from consumer.config import sources
 from consumer.errors import Fatal, Refused
 from consumer.fetch import documents
 from consumer.publish.atproto_json import to_json
@@ -161,7 +161,7 @@ def _settings(data: bytes) -> None:
     with tempfile.NamedTemporaryFile(suffix=".toml") as file:
         file.write(data)
         file.flush()
-        configuration.load(Path(file.name))
+        sources.load(Path(file.name))
 
 
 def _document(data: bytes) -> None:

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from consumer.config.settings import LimitSettings
 from consumer.errors import Fatal
 from consumer.publish import ownership as lanes
 from consumer.publish.publisher import LaneLost
 from consumer.scope import Scope
-from consumer.settings import LimitSettings
 from consumer.store import database as sessions
 from consumer.store import lanes as store
 from consumer.store import outbox

@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
+from consumer.config.settings import DiscoverySettings, NetworkSettings, RelaySettings
 from consumer.fetch import discovery
 from consumer.fetch.discovery import discover
 from consumer.kafka.topics import Topics
 from consumer.scope import Repos, Scope
-from consumer.settings import DiscoverySettings, NetworkSettings, RelaySettings
 from consumer.store.database import Database
 from tests.support.deployment import PARTITIONS, Deployment
 from tests.support.eventually import eventually

@@ -14,13 +14,13 @@ import pytest
 
 from consumer import backfill, metrics
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message
+from consumer.config.settings import IdentitySettings, NetworkSettings
 from consumer.fetch import loop
 from consumer.fetch.loop import Fetcher
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.scope import Scope
-from consumer.settings import IdentitySettings, NetworkSettings
 from consumer.store import lookups
 from consumer.store.database import Database
 from consumer.store.lookups import Question

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from consumer.config.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
 from consumer.control import controller
 from consumer.control.controller import Controller
 from consumer.fetch import attempts
@@ -18,7 +19,6 @@ from consumer.fetch.loop import Fetcher
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
 from consumer.store import claims, operations
 from consumer.store.operations import SyncWanted
 from procedures.failures import Failure

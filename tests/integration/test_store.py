@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import psycopg
 import pytest
 
+from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
-from consumer.settings import PostgresSettings
 from consumer.store import deployment as noted
 from consumer.store import (
     identities,

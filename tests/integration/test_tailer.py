@@ -14,6 +14,7 @@ from typing import Any, Self
 import pytest
 
 from consumer import metrics
+from consumer.config.settings import RelaySettings
 from consumer.errors import Reason, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
@@ -21,7 +22,6 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.metrics import ReconnectCause, SessionCause, Stage
 from consumer.scope import Scope
-from consumer.settings import RelaySettings
 from consumer.tail import tailer as module
 from consumer.tail.collector import MAX_BYTES
 from consumer.tail.cursor import HOUR, Cursor

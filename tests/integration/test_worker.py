@@ -12,12 +12,12 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from pydantic import SecretStr
 
+from consumer.config.settings import Settings
 from consumer.errors import Reason
 from consumer.kafka.client import Client
 from consumer.kafka.reader import Place
 from consumer.kafka.topics import Topic
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.store import database as sessions
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from psycopg import sql
 from pydantic import SecretStr
 
-from consumer.settings import KafkaSettings, PostgresSettings, Settings
+from consumer.config.settings import KafkaSettings, PostgresSettings, Settings
 from tests.support.proxy import LOOPBACK, TcpProxy
 from tests.support.services import Services
 

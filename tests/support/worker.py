@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message, encode
+from consumer.config.settings import Settings
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place, Record
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.scope import Scope
-from consumer.settings import Settings
 from consumer.store import lookups, outbox
 from consumer.store.database import Database
 from consumer.verify.frames import peek

@@ -8,10 +8,10 @@ import pytest
 
 from consumer import app
 from consumer.app import Plan
-from consumer.configuration import load
+from consumer.config.settings import HttpSettings, RelaySettings, Settings
+from consumer.config.sources import load
 from consumer.errors import Fatal
 from consumer.services import at
-from consumer.settings import HttpSettings, RelaySettings, Settings
 
 
 def plan(tmp_path: Path, **sections: object) -> Plan:

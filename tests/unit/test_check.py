@@ -14,10 +14,10 @@ import structlog
 from pydantic import SecretStr
 
 from consumer import check, logs
-from consumer.configuration import load
+from consumer.config.settings import LogSettings, Settings
+from consumer.config.sources import load
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
-from consumer.settings import LogSettings, Settings
 from consumer.store.database import Database
 from tests.support.web import web
 

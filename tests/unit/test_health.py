@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 
 from consumer import health as module
 from consumer import metrics
+from consumer.config.settings import HttpSettings
 from consumer.errors import Fatal, Transient
 from consumer.health import Check, Health, application, serving
-from consumer.settings import HttpSettings
 
 
 async def fine() -> None:

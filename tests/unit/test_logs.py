@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from consumer import logs
-from consumer.settings import LogSettings
+from consumer.config.settings import LogSettings
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from consumer.config.settings import IdentitySettings
 from consumer.errors import Reason, Refused
 from consumer.fetch.account import Accounts, status_of
 from consumer.fetch.hosts import Hosts, Resting, Terms
 from consumer.fetch.http import Answer, HttpClient
 from consumer.fetch.identity import Directory, Tombstoned, Unclear
-from consumer.settings import IdentitySettings
 from tests.support.web import Web, redirect, response, web
 from tests.unit.fetch.test_documents import DID, K256, document, method, service
 

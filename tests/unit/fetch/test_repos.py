@@ -9,13 +9,13 @@ from pathlib import Path
 import orjson
 import pytest
 
+from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.errors import Reason, Refused
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
 from consumer.fetch.hosts import Hosts, Terms
 from consumer.fetch.http import HttpClient
 from consumer.fetch.repos import RepoSource
-from consumer.settings import FetchSettings, LimitSettings
 from procedures.failures import Failure
 from simulator.account import Account
 from simulator.repo import Repo, Write

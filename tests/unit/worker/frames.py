@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from consumer.config.settings import LimitSettings
 from consumer.scope import Repos, Scope
-from consumer.settings import LimitSettings
 from consumer.store.identities import Identity
 from consumer.worker.arrivals import Arrival
 from consumer.worker.intake import Rules

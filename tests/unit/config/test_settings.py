@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from consumer import setting_types
-from consumer.configuration import dump, paths
-from consumer.settings import GatewaySettings, KafkaSettings, LimitSettings, Settings
+from consumer.config import types
+from consumer.config.settings import GatewaySettings, KafkaSettings, LimitSettings, Settings
+from consumer.config.sources import dump, paths
 
-DEFAULT_TOML = Path(__file__).parents[2] / "config" / "default.toml"
+DEFAULT_TOML = Path(__file__).parents[3] / "config" / "default.toml"
 
 
 def test_default_toml_is_the_code() -> None:
@@ -42,7 +42,7 @@ def test_default_toml_gives_every_value_that_is_not_none() -> None:
     ["pub.chive.*", "app.bsky.feed.post", "*", "com.*", "site.standard.docCollection", "a1.b-c.d9"],
 )
 def test_patterns(text: str) -> None:
-    assert setting_types.pattern(text) == text
+    assert types.pattern(text) == text
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_patterns(text: str) -> None:
 )
 def test_what_is_no_pattern(text: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
-        setting_types.pattern(text)
+        types.pattern(text)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_is_no_pattern(text: str) -> None:
     ],
 )
 def test_relay_urls(given: str, normal: str) -> None:
-    assert setting_types.relay_url(given) == normal
+    assert types.relay_url(given) == normal
 
 
 @pytest.mark.parametrize(
@@ -100,28 +100,28 @@ def test_relay_urls(given: str, normal: str) -> None:
 )
 def test_what_is_no_relay_url(text: str) -> None:
     with pytest.raises(ValueError, match="URL"):
-        setting_types.relay_url(text)
+        types.relay_url(text)
 
 
 def test_plain_http_is_for_loopback() -> None:
-    assert setting_types.http_origin("http://localhost:2582/") == "http://localhost:2582"
+    assert types.http_origin("http://localhost:2582/") == "http://localhost:2582"
     with pytest.raises(ValueError, match="loopback"):
-        setting_types.http_origin("http://plc.directory")
+        types.http_origin("http://plc.directory")
 
 
 def test_servers() -> None:
-    assert setting_types.servers("a:1, b:2") == "a:1,b:2"
+    assert types.servers("a:1, b:2") == "a:1,b:2"
     for wrong in ("a", "a:", ":1", "a:x", "a:70000", "a:1,", "kafka://a:1"):
         with pytest.raises(ValueError, match="host:port"):
-            setting_types.servers(wrong)
+            types.servers(wrong)
 
 
 def test_dids() -> None:
     for right in ("did:plc:z72i7hdynmk6r22z27h6tvur", "did:web:localhost%3A8099", "did:web:a.b"):
-        assert setting_types.did(right) == right
+        assert types.did(right) == right
     for wrong in ("did:plc:short", "did:key:z6", "alice.test", "did:web:a/b"):
         with pytest.raises(ValueError, match="did"):
-            setting_types.did(wrong)
+            types.did(wrong)
 
 
 def test_rules_that_span_settings() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from psycopg.pq import Conninfo, ConninfoOption
 
-from consumer.configuration import BadSettings, dump, load
-from consumer.settings import Settings
+from consumer.config.settings import Settings
+from consumer.config.sources import BadSettings, dump, load
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
-from consumer.scope import History, Repos
-from consumer.setting_types import (
+from consumer.config.types import (
     Bytes,
     Count,
     Did,
@@ -28,6 +27,7 @@ from consumer.setting_types import (
     Seconds,
     Servers,
 )
+from consumer.scope import History, Repos
 
 # The largest message on any topic is 8 MiB; a frame leaves room for its headers.
 _MAX_FRAME = 8 * 1024 * 1024 - 64 * 1024

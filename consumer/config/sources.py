@@ -31,9 +31,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from consumer.config.settings import Section, Settings
 from consumer.errors import Fatal
 from consumer.logs import escape
-from consumer.settings import Section, Settings
 
 PREFIX = "CHIVE_"
 CONFIG_VARIABLE = "CHIVE_CONFIG"

@@ -1,0 +1,1 @@
+"""Settings: what they are, their types, and where their values come from."""
