@@ -17,10 +17,10 @@ from rich.console import Console
 from bench import hosted, operations, pure, tailing, working
 from bench.report import Report
 from bench.traffic import Spec, Traffic, traffic
-from consumer import logs
 from consumer.config.settings import LogSettings
 from consumer.embedded import EmbeddedStack
 from consumer.errors import ChiveError
+from consumer.runtime import logs
 
 PURE = ("verify",)
 TAILING = ("tailer-relevant", "tailer-all")

@@ -18,7 +18,7 @@ from consumer.errors import Fatal
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.publish import marker
-from consumer.services import Services, at, opened
+from consumer.runtime.services import Services, at, opened
 from consumer.store import identities
 from consumer.store.identities import Identity
 from consumer.tail.cursor import Cursor

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from consumer import health, metrics
-from consumer.children import WorkerProcesses
+from consumer import metrics
 from consumer.config.settings import Settings
 from consumer.config.sources import CONFIG_VARIABLE, variable
 from consumer.control.controller import Controller
@@ -26,10 +25,12 @@ from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
 from consumer.fetch.loop import Fetcher
 from consumer.gateway import role as gateway
-from consumer.health import Check, Health
-from consumer.lifecycle import DRAIN_SECONDS, Root, supervise
+from consumer.runtime import health
+from consumer.runtime.children import WorkerProcesses
+from consumer.runtime.health import Check, Health
+from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
+from consumer.runtime.services import Services, opened, stack_of
 from consumer.scope import Scope
-from consumer.services import Services, opened, stack_of
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.tailer import Store, Tailer

@@ -23,13 +23,14 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from consumer import app, check, commands, follow, lifecycle, logs, metrics, services, status
+from consumer import app, check, commands, follow, metrics, status
 from consumer.app import Plan, Role
 from consumer.config import types
 from consumer.config.settings import LogSettings, Settings
 from consumer.config.sources import BadSettings, load
 from consumer.errors import ChiveError
-from consumer.lifecycle import unless_stopped, wait_for_stop
+from consumer.runtime import lifecycle, logs, services
+from consumer.runtime.lifecycle import unless_stopped, wait_for_stop
 from procedures import operations
 from procedures.client import Query, new_id
 from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri

@@ -17,8 +17,8 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.logs import escape
-from consumer.services import Services
+from consumer.runtime.logs import escape
+from consumer.runtime.services import Services
 from consumer.store.history import Changes, History
 from procedures import messages
 from procedures.client import Query, Unavailable, follow

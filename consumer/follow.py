@@ -16,7 +16,7 @@ from consumer.errors import Fatal
 from consumer.kafka.client import Client, deadline
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
-from consumer.logs import escape
+from consumer.runtime.logs import escape
 from consumer.scope import Scope
 
 _WAIT_SECONDS = 0.5

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic
-from consumer.logs import escape
-from consumer.services import Services
+from consumer.runtime.logs import escape
+from consumer.runtime.services import Services
 from consumer.store import status as store
 from consumer.store.lanes import RELEASED, Lane
 

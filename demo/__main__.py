@@ -17,9 +17,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from consumer import logs
 from consumer.config.settings import LogSettings
 from consumer.errors import ChiveError
+from consumer.runtime import logs
 from demo.run import Control, Options, prepared, run
 from demo.xrpc import XrpcFailed
 

@@ -8,7 +8,7 @@ from consumer.errors import ChiveError, Reason, Refused
 from consumer.fetch.hosts import Resting
 from consumer.fetch.http import HostTrouble, Trouble
 from consumer.fetch.identity import Unclear
-from consumer.logs import MAX_TEXT, escape
+from consumer.runtime.logs import MAX_TEXT, escape
 from procedures.failures import Failure
 
 _BY_REASON = {

@@ -33,9 +33,9 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.lifecycle import persistently
-from consumer.logs import Outage
 from consumer.metrics import LookupOutcome, Service
+from consumer.runtime.lifecycle import persistently
+from consumer.runtime.logs import Outage
 from consumer.scope import Scope
 from consumer.store import lookups
 from consumer.store.database import Database, Listener

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 from starlette.routing import BaseRoute
 
-from consumer import health, metrics
+from consumer import metrics
 from consumer.commands import ControlTopic
 from consumer.config.settings import GatewaySettings, HttpSettings, Settings
 from consumer.errors import Fatal
@@ -16,8 +16,9 @@ from consumer.fetch.hosts import Hosts, Terms
 from consumer.fetch.http import HttpClient, host_of
 from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
-from consumer.lifecycle import persistently
-from consumer.services import Services
+from consumer.runtime import health
+from consumer.runtime.lifecycle import persistently
+from consumer.runtime.services import Services
 from consumer.store.history import Changes, History
 from procedures.auth import ServiceAuth
 from procedures.calls import Calls

@@ -25,7 +25,7 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 
 from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline, release, translated
-from consumer.logs import Outage
+from consumer.runtime.logs import Outage
 
 _POLL_SECONDS = 1.0
 _WATCH_SECONDS = 20.0

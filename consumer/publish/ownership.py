@@ -23,9 +23,9 @@ from consumer import metrics
 from consumer.errors import Transient
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
-from consumer.lifecycle import Backoff, wait_for_stop
-from consumer.logs import Outage
 from consumer.publish.publisher import LaneLost, Publisher
+from consumer.runtime.lifecycle import Backoff, wait_for_stop
+from consumer.runtime.logs import Outage
 from consumer.store import lanes
 from consumer.store.database import Database
 from consumer.store.lanes import RELEASED, Lane

@@ -33,9 +33,9 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
-from consumer.lifecycle import Backoff, Stopped, unless_stopped
-from consumer.logs import Outage
 from consumer.metrics import ReconnectCause, Service, SessionCause
+from consumer.runtime.lifecycle import Backoff, Stopped, unless_stopped
+from consumer.runtime.logs import Outage
 from consumer.scope import Scope
 from consumer.tail.collector import Collector
 from consumer.tail.cursor import Cursor, Position, resume

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from consumer.errors import ChiveError
-from consumer.lifecycle import spare_the_collector
+from consumer.runtime.lifecycle import spare_the_collector
 from tests.fuzz.grammar import GRAMMARS, Grammar
 from tests.fuzz.guided import FINDINGS, available, corpus, guided
 from tests.fuzz.recorded import recorded

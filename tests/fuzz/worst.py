@@ -17,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from consumer.lifecycle import spare_the_collector
+from consumer.runtime.lifecycle import spare_the_collector
 from simulator.frames import commit_frame, frame
 from simulator.repo import START, Commit, Op, Repo, Write, car, sign_commit, tid
 from simulator.tree import Blocks, Node, cid_of, layer, plain

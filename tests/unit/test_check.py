@@ -13,11 +13,12 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from consumer import check, logs
+from consumer import check
 from consumer.config.settings import LogSettings, Settings
 from consumer.config.sources import load
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
+from consumer.runtime import logs
 from consumer.store.database import Database
 from tests.support.web import web
 

@@ -15,11 +15,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from consumer import health as module
 from consumer import metrics
 from consumer.config.settings import HttpSettings
 from consumer.errors import Fatal, Transient
-from consumer.health import Check, Health, application, serving
+from consumer.runtime import health as module
+from consumer.runtime.health import Check, Health, application, serving
 
 
 async def fine() -> None:
@@ -69,7 +69,7 @@ async def test_a_stuck_event_loop_is() -> None:
 
 
 async def test_the_beat_measures_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.health._BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("consumer.runtime.health._BEAT_SECONDS", 0.01)
     subject = health()
     beat = asyncio.create_task(subject.beat())
     await asyncio.sleep(0)
@@ -107,7 +107,7 @@ async def test_not_ready_says_why() -> None:
 
 
 async def test_a_check_that_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.health._CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("consumer.runtime.health._CHECK_SECONDS", 0.01)
 
     async def hanging() -> None:
         await asyncio.Event().wait()

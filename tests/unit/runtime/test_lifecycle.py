@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from consumer import lifecycle
 from consumer.errors import Fatal, Transient
-from consumer.lifecycle import Backoff, RootDied, Stopped, supervise, unless_stopped
+from consumer.runtime import lifecycle
+from consumer.runtime.lifecycle import Backoff, RootDied, Stopped, supervise, unless_stopped
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,7 @@ def test_backoff_doubles_up_to_its_longest_with_jitter() -> None:
 
 PROGRAM = """
 import asyncio, sys, time
-from consumer import lifecycle
+from consumer.runtime import lifecycle
 
 lifecycle.STOP_SECONDS = 0.7
 

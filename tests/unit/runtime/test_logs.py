@@ -12,8 +12,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from consumer import logs
 from consumer.config.settings import LogSettings
+from consumer.runtime import logs
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ import uvloop
 
 from consumer import metrics
 from consumer.errors import Fatal, Transient
-from consumer.logs import Outage
+from consumer.runtime.logs import Outage
 
 DRAIN_SECONDS = 12.0
 STOP_SECONDS = 28.0

@@ -21,9 +21,9 @@ from consumer.embedded import EmbeddedStack, running
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
-from consumer.lifecycle import Backoff, Stopped, unless_stopped, wait_for_stop
-from consumer.logs import Outage
 from consumer.metrics import Service
+from consumer.runtime.lifecycle import Backoff, Stopped, unless_stopped, wait_for_stop
+from consumer.runtime.logs import Outage
 from consumer.store import deployment
 from consumer.store.database import Database
 from consumer.store.deployment import Deployment

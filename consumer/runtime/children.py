@@ -22,7 +22,7 @@ import structlog
 from consumer import metrics
 from consumer.embedded import launch
 from consumer.errors import Fatal
-from consumer.lifecycle import DRAIN_SECONDS, Backoff, wait_for_stop
+from consumer.runtime.lifecycle import DRAIN_SECONDS, Backoff, wait_for_stop
 
 _KILL_SECONDS = DRAIN_SECONDS + 4.0
 _STEADY_SECONDS = 60.0  # a child that lived so long was not failing at its start

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from consumer.children import WorkerProcesses
 from consumer.errors import Fatal
+from consumer.runtime.children import WorkerProcesses
 from tests.support.eventually import eventually
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Notes its name, number and pid in a file, then lives until told to stop.
 CHILD = """
@@ -101,7 +101,7 @@ async def test_one_that_ends_unasked_without_an_error_is_a_failure_too(world: Wo
 
 PARENT = """
 import asyncio, sys
-from consumer.children import WorkerProcesses
+from consumer.runtime.children import WorkerProcesses
 
 program = [sys.executable, *sys.argv[1:]]
 asyncio.run(WorkerProcesses(program, [{"NUMBER": "1"}, {"NUMBER": "2"}]).run(asyncio.Event()))

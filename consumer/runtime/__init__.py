@@ -1,0 +1,1 @@
+"""A process: signals, supervised roots, services, child processes, health, logs."""
