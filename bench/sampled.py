@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from bench.sampler import Sampler
-from consumer import cli
+from consumer.cli.main import main as run_consumer
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     sampler = Sampler()
     signal.signal(signal.SIGUSR1, lambda *_: sampler.start())
     try:
-        cli.main()
+        run_consumer()
     finally:
         sampler.stop()
         found = {"shares": sampler.shares(), "functions": sampler.functions.most_common(60)}

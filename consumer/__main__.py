@@ -15,7 +15,7 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 signal.signal(signal.SIGTERM, _leave)
 signal.signal(signal.SIGINT, _leave)
 
-from consumer.cli import main  # noqa: E402  # see above
+from consumer.cli.main import main  # noqa: E402  # see above
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ import structlog
 from starlette.routing import BaseRoute
 
 from consumer import metrics
-from consumer.commands import ControlTopic
+from consumer.cli.operations import ControlTopic
 from consumer.config.settings import GatewaySettings, HttpSettings, Settings
 from consumer.errors import Fatal
 from consumer.fetch.hosts import Hosts, Terms

@@ -23,18 +23,19 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from consumer import app, check, commands, follow, metrics, status
+from consumer import app, metrics
 from consumer.app import Plan, Role
+from consumer.cli import check, events, operations, status
 from consumer.config import types
 from consumer.config.settings import LogSettings, Settings
 from consumer.config.sources import BadSettings, load
 from consumer.errors import ChiveError
 from consumer.runtime import lifecycle, logs, services
 from consumer.runtime.lifecycle import unless_stopped, wait_for_stop
-from procedures import operations
 from procedures.client import Query, new_id
 from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri
 from procedures.operations import Operation, Status
+from procedures.operations import encode as encode_operation
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 _PATIENCE = 10.0
@@ -209,16 +210,16 @@ def events_command(
 ) -> None:
     """Show the events that are kept, or those to come."""
     settings = services.attached(_briefly(settings))
-    wanted = follow.Filter.of(dids, collections, types)
+    wanted = events.Filter.of(dids, collections, types)
     client, topics = services.kafka_of(settings)
 
     async def show() -> None:
-        found = follow.events(
+        found = events.events(
             client, topics, wanted, from_start=from_start or not follows, follow=follows
         )
         async with aclosing(found):
             async for event, value in found:
-                line = logs.escape_json(value.decode()) if as_json else follow.line(event)
+                line = logs.escape_json(value.decode()) if as_json else events.line(event)
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
 
@@ -240,10 +241,10 @@ def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: 
 
     async def send_and_wait() -> Operation | None:
         async with services.read_only(settings) as found:
-            await commands.send(found, command)
+            await operations.send(found, command)
             if no_wait:
                 return None
-            return await commands.watched(found, command.id, Console(stderr=True))
+            return await operations.watched(found, command.id, Console(stderr=True))
 
     try:
         operation = uvloop.run(send_and_wait())
@@ -256,15 +257,15 @@ def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: 
             click.echo(command.id)
         sys.exit(0)
     _print_operations([operation], as_json=as_json)
-    sys.exit(commands.exit_code(operation))
+    sys.exit(operations.exit_code(operation))
 
 
 def _print_operations(found: list[Operation], *, as_json: bool) -> None:
     for operation in found:
         if as_json:
-            click.echo(logs.escape_json(operations.encode(operation).decode()))
+            click.echo(logs.escape_json(encode_operation(operation).decode()))
         else:
-            click.echo(commands.summary(operation))
+            click.echo(operations.summary(operation))
 
 
 @cli.command("sync")
@@ -283,7 +284,7 @@ def sync_command(
         id=new_id(),
         did=did,
         emit=Emit.ALL if emit_all else Emit.CHANGES,
-        requested_by=commands.requester(),
+        requested_by=operations.requester(),
         requested_at=time.time(),
     )
     _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
@@ -305,7 +306,7 @@ def refresh_command(settings: Settings, *, uri: str, no_wait: bool, as_json: boo
     Exit codes: 0 completed, 1 failed, 3 cancelled.
     """
     command = RecordRefresh(
-        id=new_id(), uri=uri, requested_by=commands.requester(), requested_at=time.time()
+        id=new_id(), uri=uri, requested_by=operations.requester(), requested_at=time.time()
     )
     _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
 
@@ -319,20 +320,20 @@ def cancel_command(settings: Settings, *, operation_id: str) -> None:
     command = Cancel(
         id=new_id(),
         operation_id=operation_id,
-        requested_by=commands.requester(),
+        requested_by=operations.requester(),
         requested_at=time.time(),
     )
 
     async def stop() -> Operation | None:
         async with services.read_only(settings) as found:
-            await commands.send(found, command)
-            return await commands.cancelled(found, operation_id, _PATIENCE)
+            await operations.send(found, command)
+            return await operations.cancelled(found, operation_id, _PATIENCE)
 
     operation = uvloop.run(stop())
     if operation is None or operation.status is not Status.CANCELLED:
         known = "there is none" if operation is None else f"it is {operation.status}"
         _fail([f"operation {operation_id} was not cancelled: {known}"], _FAILED)
-    click.echo(commands.summary(operation))
+    click.echo(operations.summary(operation))
 
 
 @cli.command("operations")
@@ -358,7 +359,7 @@ def operations_command(
     async def show(stop: asyncio.Event) -> None:
         async with services.read_only(settings) as found:
             while True:
-                shown = await commands.listed(found, query)
+                shown = await operations.listed(found, query)
                 if watch:
                     click.clear()
                 _print_operations(shown, as_json=as_json)

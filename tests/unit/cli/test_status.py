@@ -10,8 +10,8 @@ import orjson
 import pytest
 from rich.console import Console
 
+from consumer.cli.status import Waiting, render, report
 from consumer.kafka.topics import Topic
-from consumer.status import Waiting, render, report
 from consumer.store.lanes import RELEASED, Lane
 from consumer.store.status import Cursor, Status
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumer.follow import Filter, line
+from consumer.cli.events import Filter, line
 
 DID = "did:plc:z72i7hdynmk6r22z27h6tvur"
 OTHER = "did:web:example.org"

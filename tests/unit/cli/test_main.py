@@ -11,7 +11,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from consumer import cli, follow
+from consumer.cli import main
 from consumer.errors import Transient
 from procedures import operations
 from procedures.operations import Status, Type
@@ -38,7 +38,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], words: str) -> None:
-    result = CliRunner().invoke(cli.cli, arguments)
+    result = CliRunner().invoke(main.cli, arguments)
     assert result.exit_code == 2
     assert words in result.output
 
@@ -56,7 +56,7 @@ def test_what_strangers_wrote_into_an_operation_is_one_harmless_line(
 ) -> None:
     queued = operations.queued("id", Type.DID_SYNC, "did:plc:x", 1.0, reason=HOSTILE)
     failed = replace(queued, status=Status.FAILED, error=HOSTILE, did=HOSTILE, uri=HOSTILE)
-    cli._print_operations([queued, failed], as_json=as_json)
+    main._print_operations([queued, failed], as_json=as_json)
     text = capsys.readouterr().out
     assert is_harmless(text)
     assert len(text.split("\n")) == 3
@@ -65,7 +65,7 @@ def test_what_strangers_wrote_into_an_operation_is_one_harmless_line(
 
 
 def test_values_in_json_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_json({"byStatus": {HOSTILE: 1}})
+    main._print_json({"byStatus": {HOSTILE: 1}})
     text = capsys.readouterr().out
     assert is_harmless(text)
     assert orjson.loads(text) == {"byStatus": {HOSTILE: 1}}
@@ -78,11 +78,11 @@ def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, as_json: boo
     async def events(*_: object, **__: object) -> AsyncGenerator[tuple[dict[str, Any], bytes]]:
         yield event, orjson.dumps(event)
 
-    monkeypatch.setattr(follow, "events", events)
-    monkeypatch.setattr(cli, "_briefly", lambda settings: settings)
+    monkeypatch.setattr("consumer.cli.events.events", events)
+    monkeypatch.setattr(main, "_briefly", lambda settings: settings)
     monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", "postgresql://127.0.0.1:1/db")
-    result = CliRunner().invoke(cli.cli, ["events", *(["--json"] if as_json else [])])
+    result = CliRunner().invoke(main.cli, ["events", *(["--json"] if as_json else [])])
     assert result.exit_code == 0, result.output
     assert is_harmless(result.output)
     assert result.output.count("\n") == 1
@@ -91,7 +91,7 @@ def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, as_json: boo
 
 
 def test_errors_are_harmless_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_, cli._errors_as_lines():
+    with pytest.raises(SystemExit) as exit_, main._errors_as_lines():
         raise Transient(HOSTILE.replace("\n", ""))
     assert exit_.value.code == 1
     (line, rest) = capsys.readouterr().err.split("\n")
@@ -102,7 +102,7 @@ def test_errors_are_harmless_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", ["run", "check", "status", "events"])
 def test_every_command_explains_itself(command: str) -> None:
-    result = CliRunner().invoke(cli.cli, [command, "--help"])
+    result = CliRunner().invoke(main.cli, [command, "--help"])
     assert result.exit_code == 0
     assert "--config" in result.output
 
@@ -113,7 +113,7 @@ def test_a_mistake_in_settings_is_exit_2(
     monkeypatch.setenv("CHIVE_HTTP__PORT", "many")
     monkeypatch.setattr("sys.argv", ["consumer", "run"])
     with pytest.raises(SystemExit) as exit_:
-        cli.main()
+        main.main()
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: CHIVE_HTTP__PORT: ")

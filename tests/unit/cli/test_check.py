@@ -13,7 +13,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from consumer import check
+from consumer.cli import check
 from consumer.config.settings import LogSettings, Settings
 from consumer.config.sources import load
 from consumer.errors import Fatal, Transient
