@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.verify.car import Car, parse_car
 from consumer.verify.frames import CommitFrame, RawOp, SyncFrame
 from consumer.verify.invert import Change, invert

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 
 # The root of a repository without records: CIDv1, dag-cbor, SHA-256 of {"e": [], "l": null}
 # (bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm).

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.store.parked import ParkedFrame
 from procedures import times
 

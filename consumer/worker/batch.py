@@ -12,9 +12,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from consumer.events.envelope import Event, encode
 from consumer.kafka.topics import Topic
 from consumer.metrics import BatchStep
-from consumer.publish.envelope import Event, encode
 from consumer.publish.publisher import LaneLost
 from consumer.store import applied, identities, lanes, lookups, operations, outbox, parked, records
 from consumer.store.database import Connection, Database

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consumer.errors import Fatal
-from consumer.publish.envelope import (
+from consumer.events.envelope import (
     AccountEvent,
     Action,
     IdentityEvent,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Proof
 from consumer.errors import Reason
-from consumer.publish.envelope import Origin
+from consumer.events.envelope import Origin
 from consumer.scope import Interval, Scope
 from consumer.verify.verified import VerifiedCommit, VerifiedSync
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from consumer.config.settings import LimitSettings
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Origin
+from consumer.events.envelope import Origin
 from consumer.store.identities import Identity
 from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, verify_sync
 from consumer.verify.fields import is_time

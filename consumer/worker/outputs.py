@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
-from consumer.publish.envelope import Action, Event, RecordEvent
+from consumer.events.envelope import Action, Event, RecordEvent
 
 
 class SyncReason(StrEnum):

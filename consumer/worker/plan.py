@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from consumer import backfill
 from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Message, Proof
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.store.identities import Identity
 from consumer.store.lanes import Lane
 from consumer.store.lookups import Question

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.worker.facts import Claim, Row, Statement
 
 

@@ -9,8 +9,8 @@ import structlog
 
 from consumer import metrics
 from consumer.errors import Reason
+from consumer.events.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.metrics import BatchStep, Stage
-from consumer.publish.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.worker.inputs import CommitSeen
 from consumer.worker.outputs import Outcome, Rejection, SyncReason
 from consumer.worker.plan import Plan

@@ -17,9 +17,9 @@ import structlog
 
 from consumer import metrics
 from consumer.errors import Reason, Refused
+from consumer.events.envelope import Origin, Source
 from consumer.kafka.reader import OffsetLost
 from consumer.metrics import BatchStep
-from consumer.publish.envelope import Origin, Source
 from consumer.store import identities, repos
 from consumer.store.database import Database
 from consumer.verify.frames import CommitFrame, SyncFrame

@@ -25,7 +25,7 @@ from typing import assert_never
 
 from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
-from consumer.publish.envelope import Event, Origin
+from consumer.events.envelope import Event, Origin
 from consumer.worker import accounts, events, facts, repo_state
 from consumer.worker.facts import Row, Statement
 from consumer.worker.inputs import (

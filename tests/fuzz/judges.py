@@ -11,8 +11,8 @@ from pathlib import Path
 
 from consumer.config import sources
 from consumer.errors import Fatal, Refused
+from consumer.events.atproto_json import to_json
 from consumer.fetch import documents
-from consumer.publish.atproto_json import to_json
 from consumer.scope import Scope
 from consumer.verify import cbor, scan
 from consumer.verify.car import Car, read_car

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from consumer.backfill import Chunk
 from consumer.errors import Transient
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.scope import Scope
 from consumer.store import database as sessions
 from consumer.store.database import Connection

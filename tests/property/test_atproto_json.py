@@ -10,7 +10,7 @@ import orjson
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.publish.atproto_json import to_json
+from consumer.events.atproto_json import to_json
 from procedures.syntax import DAG_CBOR_PREFIX, RAW_PREFIX, parse_cid
 
 LINK = 42

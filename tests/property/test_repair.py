@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.backfill import Chunk, Entry
-from consumer.publish.envelope import Action, Origin, RecordEvent, Source
+from consumer.events.envelope import Action, Origin, RecordEvent, Source
 from consumer.scope import Scope
 from consumer.worker.facts import Row
 from consumer.worker.inputs import ChunkSeen, needs

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from consumer.backfill import Proof
-from consumer.publish.envelope import (
+from consumer.events.envelope import (
     AccountEvent,
     Event,
     RecordEvent,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from consumer.backfill import AccountAnswer
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
 from consumer.worker.facts import Row
 from consumer.worker.inputs import (

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from consumer.errors import Reason
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.worker.inputs import (
     AccountSeen,
     CommitSeen,

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 from consumer.backfill import Entry, Proof
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.worker.inputs import ChunkSeen, ProofSeen
 from tests.property.model.checks import Violation
 from tests.property.model.fetching import Download, Operation, Status, chunks_of

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.scope import Repos, Scope
 from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedOp, VerifiedSync
 

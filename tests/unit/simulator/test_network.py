@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.verify.commit import CommitLimits, verify_commit, verify_sync
 from consumer.verify.frames import CommitFrame, Kind, SyncFrame, decode_frame, peek
 from consumer.verify.keys import SigningKey

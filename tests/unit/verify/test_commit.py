@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, verify_sync
 from consumer.verify.frames import CommitFrame, SyncFrame, decode_frame
 from consumer.verify.keys import SigningKey

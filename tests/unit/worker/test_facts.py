@@ -1,7 +1,7 @@
 """What each source states of which path."""
 
 from consumer.backfill import Proof
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.worker import facts
 from consumer.worker.facts import Claim, Statement
 from tests.unit.worker.values import (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.scope import Repos
 from consumer.verify.verified import EMPTY_TREE
 from consumer.worker import intake

@@ -10,7 +10,7 @@ import pytest
 from consumer import backfill
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message
 from consumer.errors import Reason, Refused
-from consumer.publish.envelope import Origin, Source
+from consumer.events.envelope import Origin, Source
 from consumer.store.lanes import Lane
 from consumer.store.lookups import Question
 from consumer.store.parked import Parking

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from consumer.publish.envelope import Action
+from consumer.events.envelope import Action
 from consumer.worker.facts import Claim, Row, Statement
 from consumer.worker.reconcile import Change, reconcile
 

@@ -6,7 +6,7 @@ import pytest
 
 from consumer.backfill import AccountAnswer, IdentityAnswer
 from consumer.errors import Reason
-from consumer.publish.envelope import (
+from consumer.events.envelope import (
     AccountEvent,
     Action,
     IdentityEvent,

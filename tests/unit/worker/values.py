@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consumer.backfill import Chunk, Entry, Proof
-from consumer.publish.envelope import Action, Event, Origin, Source
+from consumer.events.envelope import Action, Event, Origin, Source
 from consumer.scope import Scope
 from consumer.verify.verified import (
     EMPTY_TREE,

@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from consumer.publish.atproto_json import to_json
+from consumer.events.atproto_json import to_json
 from procedures.syntax import cid_text
 
 VERSION = 1

@@ -4,7 +4,7 @@ import cbor2
 import orjson
 import pytest
 
-from consumer.publish.atproto_json import to_json
+from consumer.events.atproto_json import to_json
 from procedures.syntax import DAG_CBOR_PREFIX, RAW_PREFIX, cid_text
 
 LIMIT = 100_000

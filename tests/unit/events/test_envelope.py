@@ -11,8 +11,8 @@ import cbor2
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from consumer.publish import envelope
-from consumer.publish.envelope import (
+from consumer.events import envelope
+from consumer.events.envelope import (
     AccountEvent,
     Action,
     Event,

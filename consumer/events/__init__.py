@@ -1,0 +1,1 @@
+"""Events: what consumers see, and its envelope."""
