@@ -17,7 +17,7 @@ from consumer.embedded.process import Server
 from consumer.errors import Fatal
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
-from consumer.publish import marker
+from consumer.lanes import marker
 from consumer.runtime.services import Services, at, opened
 from consumer.store import identities
 from consumer.store.identities import Identity

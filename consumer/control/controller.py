@@ -18,8 +18,8 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.reader import OffsetLost, PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
-from consumer.publish.ownership import Owner
-from consumer.publish.publisher import Publisher
+from consumer.lanes.owner import Owner
+from consumer.lanes.publisher import Publisher
 from consumer.runtime.lifecycle import Stopped, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database

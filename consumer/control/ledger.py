@@ -10,7 +10,7 @@ from consumer import metrics
 from consumer.control.commands import carry_out
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
-from consumer.publish.publisher import LaneLost
+from consumer.lanes.publisher import LaneLost
 from consumer.scope import History, Scope
 from consumer.store import admissions, lanes, operations, outbox, sweeps
 from consumer.store.database import Connection, Database

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from consumer.events.envelope import Event, encode
 from consumer.kafka.topics import Topic
+from consumer.lanes.publisher import LaneLost
 from consumer.metrics import BatchStep
-from consumer.publish.publisher import LaneLost
 from consumer.store import applied, identities, lanes, lookups, operations, outbox, parked, records
 from consumer.store.database import Connection, Database
 from consumer.store.lanes import Lane

@@ -10,8 +10,8 @@ from consumer.config.settings import Settings
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
-from consumer.publish.ownership import Owner
-from consumer.publish.publisher import Publisher
+from consumer.lanes.owner import Owner
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from consumer.store import parked
 from consumer.store.database import Database

@@ -10,8 +10,8 @@ import pytest
 
 from consumer.config.settings import LimitSettings
 from consumer.errors import Fatal
-from consumer.publish import ownership as lanes
-from consumer.publish.publisher import LaneLost
+from consumer.lanes import owner as lanes
+from consumer.lanes.publisher import LaneLost
 from consumer.scope import Scope
 from consumer.store import database as sessions
 from consumer.store import lanes as store

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from consumer.publish import ownership as lanes
-from consumer.publish.publisher import LaneLost
+from consumer.lanes import owner as lanes
+from consumer.lanes.publisher import LaneLost
 from consumer.store import lanes as store
 from consumer.store.database import Database
 from consumer.store.lanes import RELEASED, Lane

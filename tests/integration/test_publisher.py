@@ -19,8 +19,8 @@ from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
-from consumer.publish import marker
-from consumer.publish.publisher import READ_BACK, LaneLost, Pace, Publisher
+from consumer.lanes import marker
+from consumer.lanes.publisher import READ_BACK, LaneLost, Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.database import Database
 from consumer.store.lanes import Lane

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from consumer.publish.handover import Handover, size_of
+from consumer.lanes.queue import Handover, size_of
 from consumer.store.outbox import OutRow
 
 

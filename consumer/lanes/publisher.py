@@ -32,10 +32,10 @@ from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
+from consumer.lanes import marker
+from consumer.lanes.backlog import Backlog
+from consumer.lanes.queue import Handover
 from consumer.metrics import TransactionOutcome
-from consumer.publish import marker
-from consumer.publish.backlog import Backlog
-from consumer.publish.handover import Handover
 from consumer.runtime.lifecycle import persistently
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from consumer import metrics
-from consumer.publish.backlog import Backlog
+from consumer.lanes.backlog import Backlog
 
 LANE = 991
 

@@ -23,7 +23,7 @@ from consumer import metrics
 from consumer.errors import Transient
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
-from consumer.publish.publisher import LaneLost, Publisher
+from consumer.lanes.publisher import LaneLost, Publisher
 from consumer.runtime.lifecycle import Backoff, wait_for_stop
 from consumer.runtime.logs import Outage
 from consumer.store import lanes

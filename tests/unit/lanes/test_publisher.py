@@ -12,7 +12,7 @@ import pytest
 
 from consumer.errors import Fatal
 from consumer.kafka.topics import Topics
-from consumer.publish.publisher import Publisher, _Session
+from consumer.lanes.publisher import Publisher, _Session
 from consumer.store import lanes, outbox
 from consumer.store.lanes import Lane
 from consumer.store.outbox import OutRow

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.errors import Fatal
-from consumer.publish import marker
+from consumer.lanes import marker
 
 
 @pytest.mark.parametrize("out_seq", [0, 1, 2**53])

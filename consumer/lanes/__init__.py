@@ -1,0 +1,1 @@
+"""Lanes: who owns one, and how what it decides reaches Kafka."""

@@ -1,1 +1,0 @@
-"""From decisions to topics: the event envelope and the lane publisher."""
