@@ -16,6 +16,16 @@ from typing import NamedTuple
 from consumer.config.settings import LimitSettings
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin
+from consumer.state.inputs import (
+    AccountSeen,
+    CommitSeen,
+    CommitUnverifiable,
+    IdentitySeen,
+    Input,
+    SyncSeen,
+    SyncUnverifiable,
+)
+from consumer.state.policy import Policy
 from consumer.store.identities import Identity
 from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, verify_sync
 from consumer.verify.fields import is_time
@@ -32,16 +42,6 @@ from consumer.verify.frames import (
 )
 from consumer.verify.keys import SigningKey
 from consumer.worker.arrivals import Arrival, origin_of
-from consumer.worker.inputs import (
-    AccountSeen,
-    CommitSeen,
-    CommitUnverifiable,
-    IdentitySeen,
-    Input,
-    SyncSeen,
-    SyncUnverifiable,
-)
-from consumer.worker.policy import Policy
 from procedures.syntax import is_did, is_handle
 
 STALE_IDENTITY = 24 * 3600.0  # older ones are looked up again in the background

@@ -15,6 +15,8 @@ from consumer import backfill
 from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Message, Proof
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
+from consumer.state.effects import Lookup, LookupKind, Rejection
+from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
 from consumer.store.identities import Identity
 from consumer.store.lanes import Lane
 from consumer.store.lookups import Question
@@ -22,11 +24,9 @@ from consumer.store.parked import ParkedFrame
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, letters
 from consumer.worker.arrivals import Arrival, Record, to_parked
-from consumer.worker.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
 from consumer.worker.intake import NOBODY, AccountFrames, Drop, Known, Park, Queue, Rules, Take
 from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
 from consumer.worker.memory import Memory, Waiting
-from consumer.worker.outputs import Lookup, LookupKind, Rejection
 from procedures import times
 
 _ASK_AGAIN = 3600.0  # seconds between background questions about one DID

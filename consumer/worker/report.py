@@ -11,11 +11,11 @@ from consumer import metrics
 from consumer.errors import Reason
 from consumer.events.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.metrics import BatchStep, Stage
-from consumer.worker.inputs import CommitSeen
-from consumer.worker.outputs import Outcome, Rejection, SyncReason
+from consumer.state.batch_state import Workset
+from consumer.state.effects import Outcome, Rejection, SyncReason
+from consumer.state.inputs import CommitSeen
 from consumer.worker.plan import Plan
 from consumer.worker.rounds import Round
-from consumer.worker.workset import Workset
 
 _TYPES: dict[type[Event], str] = {
     RecordEvent: "record",

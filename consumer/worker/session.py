@@ -20,16 +20,16 @@ from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.kafka.reader import OffsetLost
 from consumer.metrics import BatchStep
+from consumer.state.effects import LookupKind
+from consumer.state.inputs import Lost, ScopeChanged
 from consumer.store import identities, repos
 from consumer.store.database import Database
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, report
 from consumer.worker.arrivals import Arrival, follows, origin_of
 from consumer.worker.batch import Ledger
-from consumer.worker.inputs import Lost, ScopeChanged
 from consumer.worker.intake import AccountFrames, Rules
 from consumer.worker.memory import Memory
-from consumer.worker.outputs import LookupKind
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
 from consumer.worker.rounds import Headless, Intake, Round

@@ -13,6 +13,8 @@ from consumer.errors import Fatal
 from consumer.lanes import owner as lanes
 from consumer.lanes.publisher import LaneLost
 from consumer.scope import Scope
+from consumer.state.inputs import Lost
+from consumer.state.policy import Policy
 from consumer.store import database as sessions
 from consumer.store import lanes as store
 from consumer.store import outbox
@@ -23,11 +25,9 @@ from consumer.store.outbox import OutRow
 from consumer.worker import intake
 from consumer.worker.arrivals import Arrival
 from consumer.worker.batch import Ledger
-from consumer.worker.inputs import Lost
 from consumer.worker.intake import Rules
 from consumer.worker.memory import Memory
 from consumer.worker.plan import Plan
-from consumer.worker.policy import Policy
 from consumer.worker.report import Stopwatch
 from tests.unit.worker.frames import NOW, Author, identity
 

@@ -13,12 +13,12 @@ from consumer.backfill import Chunk
 from consumer.errors import Transient
 from consumer.events.envelope import Action
 from consumer.scope import Scope
+from consumer.state.inputs import AccountLearnt
 from consumer.store import database as sessions
 from consumer.store.database import Connection
 from consumer.store.errors import CommitUnknown
 from consumer.store.operations import COLUMNS, of_row
 from consumer.worker import batch
-from consumer.worker.inputs import AccountLearnt
 from procedures.operations import Operation
 from procedures.syntax import cid_text
 from simulator.frames import account_frame, commit_frame

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from consumer.backfill import Chunk, Entry
 from consumer.events.envelope import Action, Origin, RecordEvent, Source
 from consumer.scope import Scope
-from consumer.worker.facts import Row
-from consumer.worker.inputs import ChunkSeen, needs
-from consumer.worker.outputs import Outcome
-from consumer.worker.policy import Policy
-from consumer.worker.repo_state import Repo, SyncState
-from consumer.worker.workset import Workset
+from consumer.state.batch_state import Workset
+from consumer.state.effects import Outcome
+from consumer.state.facts import Row
+from consumer.state.inputs import ChunkSeen, needs
+from consumer.state.policy import Policy
+from consumer.state.repo_state import Repo, SyncState
 from tests.support.snapshots import clipped
 
 DID = "did:plc:a"

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Fatal, Reason
-from consumer.worker.outputs import Outcome, SyncReason
+from consumer.state.effects import Outcome, SyncReason
 from tests.property.model.checks import Violation
 from tests.property.model.scripts import (
     CHOICES,

@@ -12,7 +12,7 @@ import consumer.worker.report  # noqa: F401  # closes a label
 from consumer import metrics
 from consumer.errors import Reason
 from consumer.gateway import role
-from consumer.worker.outputs import SyncReason
+from consumer.state.effects import SyncReason
 from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason

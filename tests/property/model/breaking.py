@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from consumer.worker import repo_state
-from consumer.worker.repo_state import Repo, Step
+from consumer.state import repo_state
+from consumer.state.repo_state import Repo, Step
 
 Rule = Callable[..., Any]
 

@@ -19,8 +19,9 @@ from consumer.events.envelope import (
     SyncEvent,
 )
 from consumer.scope import Scope
-from consumer.worker.facts import Row
-from consumer.worker.inputs import (
+from consumer.state.batch_state import Rows
+from consumer.state.facts import Row
+from consumer.state.inputs import (
     AccountLearnt,
     AccountSeen,
     CommitSeen,
@@ -30,8 +31,7 @@ from consumer.worker.inputs import (
     ScopeChanged,
     SyncSeen,
 )
-from consumer.worker.repo_state import Repo
-from consumer.worker.workset import Rows
+from consumer.state.repo_state import Repo
 from tests.property.model.fetching import Operations
 from tests.property.model.world import Account, Version, World
 

@@ -9,8 +9,10 @@ from dataclasses import replace
 from consumer.backfill import AccountAnswer
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
-from consumer.worker.facts import Row
-from consumer.worker.inputs import (
+from consumer.state.batch_state import Rows, Workset
+from consumer.state.effects import AppliedOperation, LookupKind, Outcome
+from consumer.state.facts import Row
+from consumer.state.inputs import (
     AccountLearnt,
     AccountSeen,
     ChunkSeen,
@@ -20,10 +22,8 @@ from consumer.worker.inputs import (
     ScopeChanged,
     needs,
 )
-from consumer.worker.outputs import AppliedOperation, LookupKind, Outcome
-from consumer.worker.policy import Policy
-from consumer.worker.repo_state import Repo
-from consumer.worker.workset import Rows, Workset
+from consumer.state.policy import Policy
+from consumer.state.repo_state import Repo
 from tests.property.model.checks import Checks
 from tests.property.model.fetching import Operations, Status
 from tests.property.model.relay import Frame, SessionBreak

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from unittest import mock
 
-from consumer.worker import accounts, facts, outputs, reconcile, repo_state, workset
+from consumer.state import accounts, batch_state, effects, facts, reconcile, repo_state
 from tests.property.model.breaking import (
     Rule,
     absent_everywhere,
@@ -94,7 +94,7 @@ MUTANTS = (
     Mutant("scope change is not noted", repo_state, "on_scope", keeping("scope")),
     Mutant("reactivation bumps no want", accounts, "with_status", keeping("want")),
     Mutant("reactivation goes unnoticed", accounts, "with_status", stepping(still_active)),
-    Mutant("nothing is queued", workset.Workset, "_queue_sync", always(None)),
+    Mutant("nothing is queued", batch_state.Workset, "_queue_sync", always(None)),
     # sync frames
     Mutant("#sync is ignored", repo_state, "on_sync", stepping(ignoring)),
     Mutant("#sync is no gap", repo_state, "on_sync", keeping("gap_rev")),
@@ -135,12 +135,14 @@ MUTANTS = (
     Mutant(
         "last chunk does not activate", repo_state, "on_last_chunk", keeping("sync_state", "reason")
     ),
-    Mutant("refused snapshot is not fetched again", outputs, "_outcome", unrefused),
+    Mutant("refused snapshot is not fetched again", effects, "_outcome", unrefused),
     Mutant("chunks state no absence", facts, "of_chunk", nothing_absent),
-    Mutant("chunks state absence everywhere", workset.Workset, "_known_paths", absent_everywhere),
+    Mutant(
+        "chunks state absence everywhere", batch_state.Workset, "_known_paths", absent_everywhere
+    ),
     Mutant(
         "tombstones are cleared beyond the snapshot",
-        workset.Workset,
+        batch_state.Workset,
         "_clear_tombstones",
         clearing_all,
     ),
@@ -149,10 +151,10 @@ MUTANTS = (
     Mutant("proofs ignore the gap", repo_state, "on_proof", blind_to(gap_rev=None)),
     Mutant("proofs are not noted", repo_state, "on_proof", keeping("proof_rev")),
     # facts
-    Mutant("tombstones are forgotten", workset, "reconcile", without_tombstones),
+    Mutant("tombstones are forgotten", batch_state, "reconcile", without_tombstones),
     Mutant("unknown deletes leave no tombstone", reconcile, "_unknown", no_tombstone_of_unknown),
-    Mutant("older facts win", workset, "reconcile", older_wins),
-    Mutant("repeated ops leave the rev", workset, "reconcile", repeats_leave_the_rev),
+    Mutant("older facts win", batch_state, "reconcile", older_wins),
+    Mutant("repeated ops leave the rev", batch_state, "reconcile", repeats_leave_the_rev),
     Mutant("unwanted ops become rows", facts, "of_commit", all_ops),
     # accounts
     Mutant(
@@ -163,10 +165,10 @@ MUTANTS = (
     Mutant("#sync of inactive accounts applies", repo_state, "on_sync", blind_to(status="active")),
     Mutant("the ratchet is off", accounts, "is_news", always(True)),
     Mutant("old answers count", accounts, "answers_newest", always(True)),
-    Mutant("deletion is not confirmed", workset.Workset, "_account", deleted_unasked),
+    Mutant("deletion is not confirmed", batch_state.Workset, "_account", deleted_unasked),
     Mutant("deletion sets no floor", accounts, "deleted", keeping("floor_rev")),
     Mutant("deletion leaves the chain", accounts, "deleted", keeping("rev", "data")),
     Mutant("deletion leaves the root", accounts, "deleted", keeping("data")),
     Mutant("deletion begins no incarnation", accounts, "deleted", keeping("incarnation")),
-    Mutant("deletion keeps the rows", workset.Workset, "_drop", rows_stay),
+    Mutant("deletion keeps the rows", batch_state.Workset, "_drop", rows_stay),
 )

@@ -12,14 +12,14 @@ from enum import Enum
 
 from consumer.errors import Reason
 from consumer.events.envelope import Origin, Source
-from consumer.worker.inputs import (
+from consumer.state.inputs import (
     AccountSeen,
     CommitSeen,
     CommitUnverifiable,
     Input,
     SyncSeen,
 )
-from consumer.worker.policy import Policy
+from consumer.state.policy import Policy
 from tests.property.model.world import SCOPES, Version
 
 

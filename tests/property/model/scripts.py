@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from consumer.backfill import Entry, Proof
 from consumer.events.envelope import Origin, Source
-from consumer.worker.inputs import ChunkSeen, ProofSeen
+from consumer.state.inputs import ChunkSeen, ProofSeen
 from tests.property.model.checks import Violation
 from tests.property.model.fetching import Download, Operation, Status, chunks_of
 from tests.property.model.machine import Machine

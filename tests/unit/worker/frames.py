@@ -7,10 +7,10 @@ from typing import Any
 
 from consumer.config.settings import LimitSettings
 from consumer.scope import Repos, Scope
+from consumer.state.policy import Policy
 from consumer.store.identities import Identity
 from consumer.worker.arrivals import Arrival
 from consumer.worker.intake import Rules
-from consumer.worker.policy import Policy
 from simulator.account import Account
 from simulator.frames import commit_frame
 from simulator.repo import START, Repo, Write

@@ -8,10 +8,7 @@ import pytest
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Repos
-from consumer.verify.verified import EMPTY_TREE
-from consumer.worker import intake
-from consumer.worker.arrivals import Arrival
-from consumer.worker.inputs import (
+from consumer.state.inputs import (
     AccountSeen,
     CommitSeen,
     CommitUnverifiable,
@@ -19,6 +16,9 @@ from consumer.worker.inputs import (
     SyncSeen,
     SyncUnverifiable,
 )
+from consumer.verify.verified import EMPTY_TREE
+from consumer.worker import intake
+from consumer.worker.arrivals import Arrival
 from consumer.worker.intake import NOBODY, Drop, Known, Park, Queue, Rules, Take, Verdict
 from procedures.times import to_text
 from simulator import frames

@@ -11,12 +11,8 @@ from consumer import backfill
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
-from consumer.store.lanes import Lane
-from consumer.store.lookups import Question
-from consumer.store.parked import Parking
-from consumer.worker import arrivals, intake
-from consumer.worker.arrivals import Arrival
-from consumer.worker.inputs import (
+from consumer.state.effects import Lookup, LookupKind, Rejection
+from consumer.state.inputs import (
     AccountLearnt,
     ChunkSeen,
     CommitSeen,
@@ -24,9 +20,13 @@ from consumer.worker.inputs import (
     IdentityLearnt,
     ProofSeen,
 )
+from consumer.store.lanes import Lane
+from consumer.store.lookups import Question
+from consumer.store.parked import Parking
+from consumer.worker import arrivals, intake
+from consumer.worker.arrivals import Arrival
 from consumer.worker.intake import Rules
 from consumer.worker.memory import Memory
-from consumer.worker.outputs import Lookup, LookupKind, Rejection
 from consumer.worker.plan import Plan
 from procedures import times
 from simulator.account import Account

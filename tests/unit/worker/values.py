@@ -7,17 +7,17 @@ from dataclasses import replace
 from consumer.backfill import Chunk, Entry, Proof
 from consumer.events.envelope import Action, Event, Origin, Source
 from consumer.scope import Scope
+from consumer.state.batch_state import Rows, Workset
+from consumer.state.facts import Row
+from consumer.state.inputs import ChunkSeen, CommitSeen, ProofSeen, SyncSeen
+from consumer.state.policy import Policy
+from consumer.state.repo_state import Repo, SyncState
 from consumer.verify.verified import (
     EMPTY_TREE,
     VerifiedCommit,
     VerifiedOp,
     VerifiedSync,
 )
-from consumer.worker.facts import Row
-from consumer.worker.inputs import ChunkSeen, CommitSeen, ProofSeen, SyncSeen
-from consumer.worker.policy import Policy
-from consumer.worker.repo_state import Repo, SyncState
-from consumer.worker.workset import Rows, Workset
 
 DID = "did:plc:a"
 WANTED, OTHER, UNWANTED = "app.alpha.note/1", "app.alpha.note/2", "app.azure.note/1"

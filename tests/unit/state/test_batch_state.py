@@ -15,8 +15,18 @@ from consumer.events.envelope import (
     SyncEvent,
 )
 from consumer.scope import History, Interval, Repos, Scope
-from consumer.worker.facts import Row
-from consumer.worker.inputs import (
+from consumer.state.batch_state import Workset
+from consumer.state.effects import (
+    AppliedOperation,
+    Cleared,
+    Lookup,
+    LookupKind,
+    Outcome,
+    SyncReason,
+    SyncRequest,
+)
+from consumer.state.facts import Row
+from consumer.state.inputs import (
     AccountLearnt,
     AccountSeen,
     CommitUnverifiable,
@@ -28,17 +38,7 @@ from consumer.worker.inputs import (
     SyncUnverifiable,
     needs,
 )
-from consumer.worker.outputs import (
-    AppliedOperation,
-    Cleared,
-    Lookup,
-    LookupKind,
-    Outcome,
-    SyncReason,
-    SyncRequest,
-)
-from consumer.worker.policy import Policy
-from consumer.worker.workset import Workset
+from consumer.state.policy import Policy
 from tests.unit.worker.values import (
     BACKFILL,
     DID,

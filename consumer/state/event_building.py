@@ -11,9 +11,9 @@ from consumer.events.envelope import (
     RecordEvent,
     SyncEvent,
 )
-from consumer.worker.facts import Statement
-from consumer.worker.reconcile import Change
-from consumer.worker.repo_state import Repo
+from consumer.state.facts import Statement
+from consumer.state.reconcile import Change
+from consumer.state.repo_state import Repo
 
 
 def record_event(origin: Origin, repo: Repo, said: Statement, change: Change) -> RecordEvent:

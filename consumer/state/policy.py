@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from consumer.scope import History, Repos, Scope
-from consumer.worker.repo_state import Repo
+from consumer.state.repo_state import Repo
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 import pytest
 
 from consumer.errors import Reason
+from consumer.state import repo_state
+from consumer.state.effects import Rejection, SyncReason
+from consumer.state.facts import Row
+from consumer.state.repo_state import Repo, Step, newest, reaches
 from consumer.verify.verified import EMPTY_TREE
-from consumer.worker import repo_state
-from consumer.worker.facts import Row
-from consumer.worker.outputs import Rejection, SyncReason
-from consumer.worker.repo_state import Repo, Step, newest, reaches
 from tests.unit.worker.values import (
     DID,
     POLICY,

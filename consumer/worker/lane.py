@@ -13,6 +13,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import Owner
 from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
+from consumer.state.policy import Policy
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.store.lanes import Lane
@@ -20,7 +21,6 @@ from consumer.worker.batch import Ledger
 from consumer.worker.feed import Feed
 from consumer.worker.intake import Rules
 from consumer.worker.memory import Memory
-from consumer.worker.policy import Policy
 from consumer.worker.rounds import Intake
 from consumer.worker.session import Session
 from consumer.worker.stalls import Caution

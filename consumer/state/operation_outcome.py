@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from consumer.errors import Reason
-from consumer.worker.outputs import AppliedOperation, Outcome
+from consumer.state.effects import AppliedOperation, Outcome
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.operations import Operation, Phase, Status, Type

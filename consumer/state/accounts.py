@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consumer.worker.outputs import SyncReason
-from consumer.worker.repo_state import (
+from consumer.state.effects import SyncReason
+from consumer.state.repo_state import (
     ACTIVE_ACCOUNT,
     Repo,
     Step,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from consumer.errors import Reason
-from consumer.worker.outputs import AppliedOperation, Outcome
-from consumer.worker.results import AT_ONCE, concluded
+from consumer.state.effects import AppliedOperation, Outcome
+from consumer.state.operation_outcome import AT_ONCE, concluded
 from procedures import operations
 from procedures.failures import Failure
 from procedures.operations import Operation, Phase, Status, Type

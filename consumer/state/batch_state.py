@@ -1,6 +1,6 @@
 """One batch's working memory: inputs go in, in order; rows, events, requests come out.  Pure.
 
-The worker loads what :func:`consumer.worker.inputs.needs` names, applies every input, and
+The worker loads what :func:`consumer.state.inputs.needs` names, applies every input, and
 writes the outcome in one transaction.  Nothing here reads a clock or a database, and the
 same inputs always give the same outputs:
 
@@ -26,9 +26,19 @@ from typing import assert_never
 from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Event, Origin
-from consumer.worker import accounts, events, facts, repo_state
-from consumer.worker.facts import Row, Statement
-from consumer.worker.inputs import (
+from consumer.state import accounts, event_building, facts, repo_state
+from consumer.state.effects import (
+    AppliedOperation,
+    Cleared,
+    Lookup,
+    LookupKind,
+    Rejection,
+    SyncReason,
+    SyncRequest,
+    applied,
+)
+from consumer.state.facts import Row, Statement
+from consumer.state.inputs import (
     AccountLearnt,
     AccountSeen,
     ChunkSeen,
@@ -43,19 +53,9 @@ from consumer.worker.inputs import (
     SyncSeen,
     SyncUnverifiable,
 )
-from consumer.worker.outputs import (
-    AppliedOperation,
-    Cleared,
-    Lookup,
-    LookupKind,
-    Rejection,
-    SyncReason,
-    SyncRequest,
-    applied,
-)
-from consumer.worker.policy import Policy
-from consumer.worker.reconcile import reconcile
-from consumer.worker.repo_state import Repo, Step
+from consumer.state.policy import Policy
+from consumer.state.reconcile import reconcile
+from consumer.state.repo_state import Repo, Step
 
 Rows = dict[str, dict[str, Row]]
 
@@ -182,7 +182,9 @@ class Workset:
         if repo is None:
             return _UNTRACKED
         self.lookups.append(Lookup(seen.did, LookupKind.IDENTITY, seen.session, seen.origin.seq))
-        self.events.append(events.identity_event(seen.origin, repo, seen.handle, seen.session))
+        self.events.append(
+            event_building.identity_event(seen.origin, repo, seen.handle, seen.session)
+        )
         return self._take(Step(repo), seen.origin)
 
     def _doubt(self, one: Lost | ScopeChanged) -> Rejection | None:
@@ -297,10 +299,10 @@ class Workset:
                 rows[one.path] = after
                 self._dirty_rows.add((repo.did, one.path))
             if change is not None:
-                self.events.append(events.record_event(origin, repo, one, change))
+                self.events.append(event_building.record_event(origin, repo, one, change))
             elif again is not None and row is not None and row.cid == one.cid is not None:
                 rev = max(row.rev, one.rev)
-                self.events.append(events.once_more(origin, repo, one, rev, again))
+                self.events.append(event_building.once_more(origin, repo, one, rev, again))
 
     def _take(self, step: Step, origin: Origin) -> Rejection | None:
         """Keep the repo of ``step``, announce its sync state, queue the sync it asks for."""
@@ -317,7 +319,7 @@ class Workset:
         return step.rejection
 
     def _announce(self, repo: Repo, origin: Origin) -> None:
-        self.events.append(events.sync_event(origin, repo))
+        self.events.append(event_building.sync_event(origin, repo))
         if repo.active:
             self._syncs.pop(repo.did, None)
             self.settled.add(repo.did)
@@ -337,7 +339,7 @@ class Workset:
         step = accounts.with_status(repo, status)
         if before is None or before.status != status:
             self.events.append(
-                events.account_event(
+                event_building.account_event(
                     origin, repo, status, active=step.repo.account_active, session=session
                 )
             )
@@ -347,7 +349,7 @@ class Workset:
         gone = accounts.deleted(repo)
         last = replace(repo, rev=gone.rev)
         self.events.append(
-            events.account_event(origin, last, gone.status, active=False, session=session)
+            event_building.account_event(origin, last, gone.status, active=False, session=session)
         )
         self._delete_records(last, origin)
         self._take(Step(gone), origin)
@@ -356,7 +358,7 @@ class Workset:
         rows = self.rows.setdefault(repo.did, {})
         for path, row in sorted(rows.items()):
             if row.cid is not None:
-                self.events.append(events.gone_with_account(origin, repo, path, row.cid))
+                self.events.append(event_building.gone_with_account(origin, repo, path, row.cid))
         self._drop(repo.did, list(rows))
 
     def _known_paths(self, chunk: Chunk) -> list[str]:

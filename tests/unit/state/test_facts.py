@@ -2,8 +2,8 @@
 
 from consumer.backfill import Proof
 from consumer.events.envelope import Action
-from consumer.worker import facts
-from consumer.worker.facts import Claim, Statement
+from consumer.state import facts
+from consumer.state.facts import Claim, Statement
 from tests.unit.worker.values import (
     OTHER,
     SCOPE,

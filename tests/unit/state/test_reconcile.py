@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from consumer.events.envelope import Action
-from consumer.worker.facts import Claim, Row, Statement
-from consumer.worker.reconcile import Change, reconcile
+from consumer.state.facts import Claim, Row, Statement
+from consumer.state.reconcile import Change, reconcile
 
 X, Y = b"x", b"y"
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consumer.events.envelope import Action
-from consumer.worker.facts import Claim, Row, Statement
+from consumer.state.facts import Claim, Row, Statement
 
 
 @dataclass(frozen=True, slots=True)

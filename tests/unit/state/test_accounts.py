@@ -2,9 +2,9 @@
 
 import pytest
 
-from consumer.worker import accounts
-from consumer.worker.outputs import SyncReason
-from consumer.worker.repo_state import Repo, Step
+from consumer.state import accounts
+from consumer.state.effects import SyncReason
+from consumer.state.repo_state import Repo, Step
 from tests.unit.worker.values import known
 
 

@@ -34,9 +34,9 @@ from operator import attrgetter
 
 from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
+from consumer.state.effects import Rejection, SyncReason
+from consumer.state.facts import Row
 from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedSync
-from consumer.worker.facts import Row
-from consumer.worker.outputs import Rejection, SyncReason
 
 ACTIVE_ACCOUNT = "active"
 HINT_ATTEMPTS = 3  # of one operation, to reach what is only claimed to exist

@@ -16,22 +16,22 @@ from consumer.events.envelope import Event, encode
 from consumer.kafka.topics import Topic
 from consumer.lanes.publisher import LaneLost
 from consumer.metrics import BatchStep
+from consumer.state import operation_outcome
+from consumer.state.batch_state import Workset
+from consumer.state.effects import AppliedOperation, Rejection
+from consumer.state.facts import Row
+from consumer.state.inputs import AccountLearnt, Input, needs
+from consumer.state.policy import Policy
+from consumer.state.repo_state import Repo
 from consumer.store import applied, identities, lanes, lookups, operations, outbox, parked, records
 from consumer.store.database import Connection, Database
 from consumer.store.lanes import Lane
 from consumer.store.operations import SyncWanted
 from consumer.store.outbox import Headers, OutRow
 from consumer.store.repos import Repos
-from consumer.worker import results
-from consumer.worker.facts import Row
-from consumer.worker.inputs import AccountLearnt, Input, needs
 from consumer.worker.letters import Letter
-from consumer.worker.outputs import AppliedOperation, Rejection
 from consumer.worker.plan import Plan
-from consumer.worker.policy import Policy
-from consumer.worker.repo_state import Repo
 from consumer.worker.report import Stopwatch
-from consumer.worker.workset import Workset
 from procedures.operations import Status
 
 _PAGE = 1_000  # repos that are doubted in one transaction
@@ -262,7 +262,7 @@ async def _conclude(connection: Connection, workset: Workset) -> list[str]:
     before = await applied.lock(connection, list(done))
     active = {did for did, repo in workset.repos.items() if repo.active}
     after = [
-        results.concluded(
+        operation_outcome.concluded(
             one,
             done[one.id],
             active=one.did in active,

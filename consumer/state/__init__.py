@@ -1,0 +1,1 @@
+"""The pure core: what is known of repositories, and how verified input changes it."""
