@@ -20,7 +20,7 @@ import structlog
 from consumer import metrics
 from consumer.config.settings import Settings
 from consumer.config.sources import CONFIG_VARIABLE, variable
-from consumer.control.controller import Controller
+from consumer.control.role import Controller
 from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
 from consumer.fetch.loop import Fetcher
@@ -34,8 +34,8 @@ from consumer.scope import Scope
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.tailer import Store, Tailer
-from consumer.worker.loop import Resources
-from consumer.worker.worker import Worker
+from consumer.worker.lane import Resources
+from consumer.worker.role import Worker
 
 _CHILDREN_SECONDS = 5.0  # what the parent of worker processes drains longer than they do
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import structlog
 
-from consumer.control.ledger import Ledger
+from consumer.control.transaction import Ledger
 from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.reader import OffsetLost, PartitionReader, Place

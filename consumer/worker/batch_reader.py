@@ -13,11 +13,11 @@ from consumer.errors import Refused
 from consumer.kafka.reader import Record
 from consumer.store import parked
 from consumer.store.database import Database
-from consumer.worker import arrivals
-from consumer.worker.arrivals import Arrival
-from consumer.worker.feed import Feed
-from consumer.worker.memory import Memory
-from consumer.worker.stalls import Alone
+from consumer.worker import incoming
+from consumer.worker.cache import Memory
+from consumer.worker.incoming import Arrival
+from consumer.worker.poison import Alone
+from consumer.worker.record_buffer import Feed
 
 _SHARE = 4  # messages and parked frames get this part of a batch each
 
@@ -125,11 +125,11 @@ class Intake:
             frames = await parked.take(
                 connection, ready, max_frames=most, max_bytes=self._bytes // _SHARE
             )
-        return [arrivals.of_parked(frame) for frame in frames]
+        return [incoming.of_parked(frame) for frame in frames]
 
 
 def _arrival(record: Record) -> Arrival | Headless:
     try:
-        return arrivals.of_record(record)
+        return incoming.of_record(record)
     except Refused as refused:
         return Headless(record, refused)

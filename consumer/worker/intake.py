@@ -41,7 +41,7 @@ from consumer.verify.frames import (
     peek,
 )
 from consumer.verify.keys import SigningKey
-from consumer.worker.arrivals import Arrival, origin_of
+from consumer.worker.incoming import Arrival, origin_of
 from procedures.syntax import is_did, is_handle
 
 STALE_IDENTITY = 24 * 3600.0  # older ones are looked up again in the background

@@ -17,13 +17,13 @@ from consumer.state.policy import Policy
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.store.lanes import Lane
-from consumer.worker.batch import Ledger
-from consumer.worker.feed import Feed
+from consumer.worker.batch_reader import Intake
+from consumer.worker.cache import Memory
 from consumer.worker.intake import Rules
-from consumer.worker.memory import Memory
-from consumer.worker.rounds import Intake
+from consumer.worker.poison import Caution
+from consumer.worker.record_buffer import Feed
 from consumer.worker.session import Session
-from consumer.worker.stalls import Caution
+from consumer.worker.transaction import Ledger
 
 
 @dataclass(frozen=True, slots=True)

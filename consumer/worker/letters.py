@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from consumer.errors import Reason
 from consumer.store.outbox import Headers
-from consumer.worker.arrivals import Arrival, Record
+from consumer.worker.incoming import Arrival, Record
 
 FIREHOSE, BACKFILL = "firehose", "backfill"
 

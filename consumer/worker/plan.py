@@ -23,10 +23,10 @@ from consumer.store.lookups import Question
 from consumer.store.parked import ParkedFrame
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, letters
-from consumer.worker.arrivals import Arrival, Record, to_parked
+from consumer.worker.cache import Memory, Waiting
+from consumer.worker.incoming import Arrival, Record, to_parked
 from consumer.worker.intake import NOBODY, AccountFrames, Drop, Known, Park, Queue, Rules, Take
 from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
-from consumer.worker.memory import Memory, Waiting
 from procedures import times
 
 _ASK_AGAIN = 3600.0  # seconds between background questions about one DID

@@ -14,8 +14,8 @@ from consumer.metrics import BatchStep, Stage
 from consumer.state.batch_state import Workset
 from consumer.state.effects import Outcome, Rejection, SyncReason
 from consumer.state.inputs import CommitSeen
+from consumer.worker.batch_reader import Round
 from consumer.worker.plan import Plan
-from consumer.worker.rounds import Round
 
 _TYPES: dict[type[Event], str] = {
     RecordEvent: "record",

@@ -9,7 +9,7 @@ import structlog
 
 from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic
-from consumer.worker.loop import LaneLoop, Resources
+from consumer.worker.lane import LaneLoop, Resources
 
 _GROUP = "worker"
 _STOP_SECONDS = 11.0

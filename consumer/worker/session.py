@@ -26,14 +26,14 @@ from consumer.store import identities, repos
 from consumer.store.database import Database
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, report
-from consumer.worker.arrivals import Arrival, follows, origin_of
-from consumer.worker.batch import Ledger
+from consumer.worker.batch_reader import Headless, Intake, Round
+from consumer.worker.cache import Memory
+from consumer.worker.incoming import Arrival, follows, origin_of
 from consumer.worker.intake import AccountFrames, Rules
-from consumer.worker.memory import Memory
 from consumer.worker.plan import Plan
+from consumer.worker.poison import Caution
 from consumer.worker.report import Stopwatch
-from consumer.worker.rounds import Headless, Intake, Round
-from consumer.worker.stalls import Caution
+from consumer.worker.transaction import Ledger
 from procedures import times
 
 _IDLE = 0.5  # seconds between looks at the stop event

@@ -23,12 +23,12 @@ from consumer.store.errors import CommitUnknown
 from consumer.store.lanes import Lane
 from consumer.store.outbox import OutRow
 from consumer.worker import intake
-from consumer.worker.arrivals import Arrival
-from consumer.worker.batch import Ledger
+from consumer.worker.cache import Memory
+from consumer.worker.incoming import Arrival
 from consumer.worker.intake import Rules
-from consumer.worker.memory import Memory
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
+from consumer.worker.transaction import Ledger
 from tests.unit.worker.frames import NOW, Author, identity
 
 pytestmark = pytest.mark.services
@@ -155,7 +155,7 @@ async def test_a_commit_without_an_answer_is_found_in_postgres(
 async def test_doubt_reaches_every_repo_of_the_lane(
     bench: Bench, author: Author, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumer.worker.batch._PAGE", 2)
+    monkeypatch.setattr("consumer.worker.transaction._PAGE", 2)
     authors = [author, *(Author.of(f"author{n}") for n in range(4))]
     for each in authors:
         bench.memory.learn(identity(each.account))

@@ -11,8 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.control import controller
-from consumer.control.controller import Controller
+from consumer.control.role import Controller
 from consumer.kafka.client import Client
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
@@ -117,7 +116,7 @@ class World:
 
 @pytest.fixture
 async def world(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(controller, "_SWEEP_EVERY", 0.2)
+    monkeypatch.setattr(role, "_SWEEP_EVERY", 0.2)
     client, topics = client_of(deployment), topics_of(deployment)
     database = Database(deployment.postgres(), deployment.prefix)
     await asyncio.gather(database.open(), topics.ensure(client))

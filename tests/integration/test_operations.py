@@ -12,8 +12,7 @@ import orjson
 import pytest
 
 from consumer.config.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
-from consumer.control import controller
-from consumer.control.controller import Controller
+from consumer.control.role import Controller
 from consumer.fetch import attempts
 from consumer.fetch.loop import Fetcher
 from consumer.kafka.topics import Topic
@@ -132,7 +131,7 @@ def truth(repo: Repo) -> set[str]:
 
 @pytest.fixture
 async def stage(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr(controller, "_SWEEP_EVERY", 0.5)
+    monkeypatch.setattr(role, "_SWEEP_EVERY", 0.5)
     scope = world.resources().scope
     control = Controller(world.client, world.topics, world.database, scope, forget_after=3600.0)
     async with (

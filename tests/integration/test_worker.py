@@ -22,10 +22,10 @@ from consumer.store import database as sessions
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
 from consumer.worker import intake
-from consumer.worker.arrivals import Arrival
+from consumer.worker.incoming import Arrival
 from consumer.worker.intake import AccountFrames
-from consumer.worker.loop import LaneLoop
-from consumer.worker.worker import Worker
+from consumer.worker.lane import LaneLoop
+from consumer.worker.role import Worker
 from procedures.syntax import cid_text
 from simulator.network import Mix, Network
 from tests.support.eventually import eventually

@@ -18,7 +18,7 @@ from consumer.store import database as sessions
 from consumer.store.database import Connection
 from consumer.store.errors import CommitUnknown
 from consumer.store.operations import COLUMNS, of_row
-from consumer.worker import batch
+from consumer.worker import transaction
 from procedures.operations import Operation
 from procedures.syntax import cid_text
 from simulator.frames import account_frame, commit_frame
@@ -349,17 +349,17 @@ async def test_refreshes(stage: Stage) -> None:
 async def test_a_large_account_is_deleted_in_portions_across_a_restart(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    portions, thin_out = [], batch.Ledger._thin_out
+    portions, thin_out = [], transaction.Ledger._thin_out
 
-    async def interrupted(ledger: batch.Ledger, learnt: AccountLearnt) -> bool:
+    async def interrupted(ledger: transaction.Ledger, learnt: AccountLearnt) -> bool:
         more = await thin_out(ledger, learnt)
         portions.append(more)
         if len(portions) == 2:
             raise Transient("as if PostgreSQL had gone away")
         return more
 
-    monkeypatch.setattr(batch, "_PORTION", RECORDS // 4)
-    monkeypatch.setattr(batch.Ledger, "_thin_out", interrupted)
+    monkeypatch.setattr(transaction, "_PORTION", RECORDS // 4)
+    monkeypatch.setattr(transaction.Ledger, "_thin_out", interrupted)
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
     await stage.world.publish([gone])
@@ -380,10 +380,10 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
 async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thin_out = batch.Ledger._thin_out
+    thin_out = transaction.Ledger._thin_out
     interruptions: list[int] = []
 
-    async def interrupted(ledger: batch.Ledger, learnt: AccountLearnt) -> bool:
+    async def interrupted(ledger: transaction.Ledger, learnt: AccountLearnt) -> bool:
         more = await thin_out(ledger, learnt)
         if more and not interruptions:
             stage.network.seq += 1
@@ -392,8 +392,8 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
             raise Transient("as if PostgreSQL had gone away")
         return more
 
-    monkeypatch.setattr(batch, "_PORTION", RECORDS // 4)
-    monkeypatch.setattr(batch.Ledger, "_thin_out", interrupted)
+    monkeypatch.setattr(transaction, "_PORTION", RECORDS // 4)
+    monkeypatch.setattr(transaction.Ledger, "_thin_out", interrupted)
     before = stage.repo.rev
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")

@@ -23,8 +23,8 @@ from consumer.scope import Scope
 from consumer.store import lookups, outbox
 from consumer.store.database import Database
 from consumer.verify.frames import peek
-from consumer.worker.loop import LaneLoop, Resources
-from consumer.worker.worker import Worker
+from consumer.worker.lane import LaneLoop, Resources
+from consumer.worker.role import Worker
 from procedures.syntax import cid_text
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually

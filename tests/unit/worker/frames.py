@@ -9,7 +9,7 @@ from consumer.config.settings import LimitSettings
 from consumer.scope import Repos, Scope
 from consumer.state.policy import Policy
 from consumer.store.identities import Identity
-from consumer.worker.arrivals import Arrival
+from consumer.worker.incoming import Arrival
 from consumer.worker.intake import Rules
 from simulator.account import Account
 from simulator.frames import commit_frame

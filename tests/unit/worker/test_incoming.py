@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.worker import arrivals
-from consumer.worker.arrivals import follows, origin_of
+from consumer.worker import incoming
+from consumer.worker.incoming import follows, origin_of
 from procedures.times import to_text
 from tests.unit.worker.frames import NOW, RELAY, arrival
 
@@ -31,7 +31,7 @@ class Record:
 
 
 def test_a_record_of_the_tailer_is_an_arrival() -> None:
-    found = arrivals.of_record(Record())
+    found = incoming.of_record(Record())
     assert (found.key, found.offset, found.frame) == ("did:plc:x", 30, b"frame")
     assert (found.seq, found.session, found.prev_seq, found.relay) == (7, 2, 5, RELAY)
 
@@ -51,13 +51,13 @@ def test_a_record_of_the_tailer_is_an_arrival() -> None:
 )
 def test_a_record_of_somebody_else_is_refused(record: Record) -> None:
     with pytest.raises(Refused) as raised:
-        arrivals.of_record(record)
+        incoming.of_record(record)
     assert raised.value.reason is Reason.FRAME_MALFORMED
 
 
 def test_a_parked_frame_comes_back_as_it_was() -> None:
     before = arrival(b"frame", "did:plc:x", 9)
-    after = arrivals.of_parked(arrivals.to_parked("did:plc:x", before))
+    after = incoming.of_parked(incoming.to_parked("did:plc:x", before))
     assert after == replace(before, prev_seq=None)
     assert after.parked
 

@@ -18,7 +18,7 @@ from consumer.state.inputs import (
 )
 from consumer.verify.verified import EMPTY_TREE
 from consumer.worker import intake
-from consumer.worker.arrivals import Arrival
+from consumer.worker.incoming import Arrival
 from consumer.worker.intake import NOBODY, Drop, Known, Park, Queue, Rules, Take, Verdict
 from procedures.times import to_text
 from simulator import frames

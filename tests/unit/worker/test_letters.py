@@ -4,7 +4,7 @@ from consumer.errors import Reason
 from consumer.worker import letters
 from consumer.worker.letters import BACKFILL, FIREHOSE
 from tests.unit.worker.frames import RELAY, arrival
-from tests.unit.worker.test_arrivals import Record
+from tests.unit.worker.test_incoming import Record
 
 
 def test_a_letter_is_the_input_with_its_reason_and_its_place() -> None:

@@ -23,10 +23,10 @@ from consumer.state.inputs import (
 from consumer.store.lanes import Lane
 from consumer.store.lookups import Question
 from consumer.store.parked import Parking
-from consumer.worker import arrivals, intake
-from consumer.worker.arrivals import Arrival
+from consumer.worker import incoming, intake
+from consumer.worker.cache import Memory
+from consumer.worker.incoming import Arrival
 from consumer.worker.intake import Rules
-from consumer.worker.memory import Memory
 from consumer.worker.plan import Plan
 from procedures import times
 from simulator.account import Account
@@ -60,7 +60,7 @@ def take(to: Plan, *frames: Arrival) -> None:
 
 def again(to: Plan, *frames: Arrival) -> list[bool]:
     """Try parked frames again."""
-    returned = [arrivals.of_parked(arrivals.to_parked(frame.key, frame)) for frame in frames]
+    returned = [incoming.of_parked(incoming.to_parked(frame.key, frame)) for frame in frames]
     return [to.parked_frame(frame, intake.read(frame, 5_000_000)) for frame in returned]
 
 
@@ -198,7 +198,7 @@ def test_a_flood_of_bad_signatures_is_one_question_an_interval() -> None:
         while memory.ready() and all(again(batch, parked[0])):
             parked.pop(0)
         take(batch, *(replace(frame, log_time=round(now * 1000)) for frame in forged))
-        parked += [arrivals.of_parked(frame) for frame in batch.parks]
+        parked += [incoming.of_parked(frame) for frame in batch.parks]
         refused += sum(isinstance(one.input, CommitUnverifiable) for one in batch.inputs)
         for question in batch.questions.values():
             due = min(now + question.delay, due or now + question.delay)
@@ -243,7 +243,7 @@ def test_a_parked_frame_that_killed_its_worker_is_buried(tracked: bool) -> None:
     if tracked:
         memory.tracked.set(author.did, None)
     batch = plan(memory)
-    again_as_it_was = arrivals.of_parked(arrivals.to_parked(frame.key, frame))
+    again_as_it_was = incoming.of_parked(incoming.to_parked(frame.key, frame))
     assert batch.parked_frame(again_as_it_was, Refused(Reason.STALLED, "deadly"))
     assert memory.waiting == {}
     missed = [p.input for p in batch.inputs if isinstance(p.input, CommitUnverifiable)]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from consumer.worker.stalls import DEATHS, Alone, Caution
+from consumer.worker.poison import DEATHS, Alone, Caution
 
 SPAN = 3
 
