@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from consumer.control import role
 from consumer.control.role import Controller
 from consumer.kafka.client import Client
 from consumer.kafka.reader import Record

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from consumer.config.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
+from consumer.control import role
 from consumer.control.role import Controller
 from consumer.fetch import attempts
 from consumer.fetch.loop import Fetcher
