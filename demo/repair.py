@@ -19,7 +19,7 @@ from consumer.errors import Fatal
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.store import operations
+from consumer.store.operations import read
 from demo.author import Author, Written
 from demo.catch_up import read_cursor
 from demo.gateway import Gateway
@@ -110,7 +110,7 @@ async def all_repaired(observer: Observer, asked: int = 0) -> bool:
     give_up = time.monotonic() + _DEADLINE
     while time.monotonic() < give_up:
         async with observer.database.transaction() as connection:
-            counts = await operations.by_status(connection)
+            counts = await read.by_status(connection)
             row = await (await connection.execute(_COMMANDS)).fetchone()
         taken, completed = row or (0, 0)
         if taken >= asked and not any(counts.get(status) for status in _OPEN):

@@ -19,7 +19,7 @@ from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
 from consumer.runtime.logs import escape
 from consumer.runtime.services import Services
-from consumer.store.history import Changes, History
+from consumer.store.operations.history import Changes, History
 from procedures import messages
 from procedures.client import Query, Unavailable, follow
 from procedures.messages import Command

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from consumer.kafka.topics import Topics
 from consumer.scope import Scope
-from consumer.store import admissions, operations
 from consumer.store.database import Connection
+from consumer.store.operations import queue, read, write
 from procedures import transitions
 from procedures.admission import Admitted, Repeated, admit, stop
 from procedures.failures import Failure
@@ -23,8 +23,8 @@ async def carry_out(
     """Make ``command`` a row, or change the rows it is about; return why not, if so."""
     if isinstance(command, Cancel):
         return await _cancel(connection, command, now)
-    known = await admissions.read(connection, command.id)
-    outcome = admit(command, known, await admissions.open_of(connection, command.did), now)
+    known = await read.read(connection, command.id)
+    outcome = admit(command, known, await read.open_of(connection, command.did), now)
     match outcome:
         case Refusal():
             return outcome
@@ -32,9 +32,9 @@ async def carry_out(
             return None
         case Admitted(operation=operation, leader=leader):
             if leader is not None:
-                await admissions.change(connection, leader)
+                await write.change(connection, leader)
             operation = _within(operation, command, scope, now)
-            await admissions.insert(connection, operation, topics.partition_of(command.did))
+            await write.insert(connection, operation, topics.partition_of(command.did))
     return None
 
 
@@ -54,14 +54,14 @@ def _within(operation: Operation, command: Command, scope: Scope, now: float) ->
 
 
 async def _cancel(connection: Connection, command: Cancel, now: float) -> Refusal | None:
-    target = await admissions.read(connection, command.operation_id)
-    waiting = await admissions.followers(connection, command.operation_id)
+    target = await read.read(connection, command.operation_id)
+    waiting = await read.followers(connection, command.operation_id)
     outcome = stop(command, target, waiting, now)
     if isinstance(outcome, Refusal):
         return outcome
     # The heirs first: whoever still follows the cancelled one ends with it.
     for operation in reversed(outcome.changed):
-        await admissions.change(connection, operation)
+        await write.change(connection, operation)
     if outcome.changed and target is not None and target.type is Type.DID_SYNC and target.did:
-        await operations.renew(connection, [target.did])
+        await queue.renew(connection, [target.did])
     return None

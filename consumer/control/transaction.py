@@ -12,9 +12,10 @@ from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.publisher import LaneLost
 from consumer.scope import History, Scope
-from consumer.store import admissions, lanes, operations, outbox, sweeps
+from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database
 from consumer.store.lanes import Lane
+from consumer.store.operations import read, sweeps
 from consumer.store.outbox import Headers, OutRow
 from procedures import messages
 from procedures import operations as procedure
@@ -105,9 +106,9 @@ class Ledger:
         out.add(Topic.DEAD_LETTER, 0, key, value, headers)
 
     async def _publish(self, connection: Connection, out: _Out) -> None:
-        changed = await operations.take_unpublished(connection, _PUBLISHED)
+        changed = await read.take_unpublished(connection, _PUBLISHED)
         led = [one.same_as for one in changed if one.same_as and not one.ended]
-        leaders = await admissions.read_all(connection, led) if led else {}
+        leaders = await read.read_all(connection, led) if led else {}
         for one in changed:
             leader = leaders.get(one.same_as or "")
             seen = one if leader is None else answered_through(one, leader)

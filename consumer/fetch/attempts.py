@@ -15,8 +15,8 @@ from consumer.fetch.inject import Injector
 from consumer.fetch.repos import RepoSource
 from consumer.scope import Scope
 from consumer.store import records
-from consumer.store.claims import Claim
 from consumer.store.database import Database
+from consumer.store.operations.claims import Claim
 from procedures.failures import Failure
 from procedures.messages import Emit
 from procedures.operations import Phase

@@ -11,8 +11,8 @@ from consumer.backfill import Chunk, Proof
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.store import claims
 from consumer.store.database import Database
+from consumer.store.operations import claims
 
 _LOOK_SECONDS = 0.25
 

@@ -32,9 +32,9 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.kafka.writer import Writer
 from consumer.scope import Scope
-from consumer.store import claims
-from consumer.store.claims import Claim
 from consumer.store.database import Database, Listener
+from consumer.store.operations import claims
+from consumer.store.operations.claims import Claim
 from procedures.operations import Phase, Type
 
 _LEASE_SECONDS = 60.0

@@ -19,7 +19,7 @@ from consumer.gateway.keys import Keys
 from consumer.runtime import health
 from consumer.runtime.lifecycle import persistently
 from consumer.runtime.services import Services
-from consumer.store.history import Changes, History
+from consumer.store.operations.history import Changes, History
 from procedures.auth import ServiceAuth
 from procedures.calls import Calls
 from procedures.contract import METHODS

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from consumer.store import lanes, operations, outbox
+from consumer.store import lanes, outbox
 from consumer.store.database import Connection
+from consumer.store.operations import read as read_operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ async def read(connection: Connection) -> Status:
         records=await _count(connection, _RECORDS),
         parked=await _count(connection, _PARKED),
         lookups=await _count(connection, _LOOKUPS),
-        operations=await operations.by_status(connection),
+        operations=await read_operations.by_status(connection),
         outbox=await outbox.depth(connection),
     )
 

@@ -23,10 +23,11 @@ from consumer.state.facts import Row
 from consumer.state.inputs import AccountLearnt, Input, needs
 from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
-from consumer.store import applied, identities, lanes, lookups, operations, outbox, parked, records
+from consumer.store import identities, lanes, lookups, outbox, parked, records
 from consumer.store.database import Connection, Database
 from consumer.store.lanes import Lane
-from consumer.store.operations import SyncWanted
+from consumer.store.operations import queue, write
+from consumer.store.operations.queue import SyncWanted
 from consumer.store.outbox import Headers, OutRow
 from consumer.store.repos import Repos
 from consumer.worker.letters import Letter
@@ -246,12 +247,12 @@ async def _write_operations(connection: Connection, lane: int, workset: Workset)
     """Conclude operations, drop what is moot, queue what is needed: in this order."""
     ended = await _conclude(connection, workset) if workset.applied else []
     if workset.settled:
-        await operations.settle(connection, list(workset.settled))
+        await queue.settle(connection, list(workset.settled))
     if workset.syncs:
         wanted = [SyncWanted(sync.did, sync.reason, sync.want) for sync in workset.syncs]
-        await operations.queue(connection, lane, wanted)
+        await queue.add(connection, lane, wanted)
     if ended and workset.policy.automatic:
-        await operations.renew(connection, ended)
+        await queue.renew(connection, ended)
 
 
 async def _conclude(connection: Connection, workset: Workset) -> list[str]:
@@ -259,7 +260,7 @@ async def _conclude(connection: Connection, workset: Workset) -> list[str]:
     done: dict[str, list[AppliedOperation]] = {}
     for one in workset.applied:
         done.setdefault(one.operation, []).append(one)
-    before = await applied.lock(connection, list(done))
+    before = await write.lock(connection, list(done))
     active = {did for did, repo in workset.repos.items() if repo.active}
     after = [
         operation_outcome.concluded(
@@ -273,9 +274,9 @@ async def _conclude(connection: Connection, workset: Workset) -> list[str]:
     ]
     heirs = [one.id for one in after if one.automatic and one.status is Status.QUEUED]
     if heirs:
-        await applied.replace_queued(connection, heirs)
+        await write.replace_queued(connection, heirs)
     if after:
-        await applied.save(connection, after)
+        await write.save(connection, after)
     vain = {Status.FAILED, Status.CANCELLED}
     return [one.did for one in after if one.did is not None and one.status in vain]
 

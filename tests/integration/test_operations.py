@@ -19,8 +19,8 @@ from consumer.fetch.loop import Fetcher
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.store import claims, operations
-from consumer.store.operations import SyncWanted
+from consumer.store.operations import claims, queue
+from consumer.store.operations.queue import SyncWanted
 from procedures.failures import Failure
 from procedures.operations import Type
 from simulator.account import Account
@@ -85,7 +85,7 @@ class Stage:
         did = repo.account.did
         async with self.world.database.transaction() as connection:
             lane = self.world.topics.partition_of(did)
-            await operations.queue(connection, lane, [SyncWanted(did, "gap", 0)])
+            await queue.add(connection, lane, [SyncWanted(did, "gap", 0)])
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """Return all operations by their ids, as JSON would have them."""

@@ -12,22 +12,13 @@ import pytest
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
 from consumer.store import deployment as noted
-from consumer.store import (
-    identities,
-    lookups,
-    operations,
-    outbox,
-    parked,
-    records,
-    repos,
-    schema,
-    status,
-)
+from consumer.store import identities, lookups, outbox, parked, records, repos, schema, status
 from consumer.store.database import Database
 from consumer.store.errors import CommitUnknown
 from consumer.store.identities import Identity
 from consumer.store.lookups import Question
-from consumer.store.operations import SyncWanted
+from consumer.store.operations import queue, read
+from consumer.store.operations.queue import SyncWanted
 from consumer.store.outbox import OutRow
 from consumer.store.parked import ParkedFrame, Parking
 from tests.support.deployment import Deployment
@@ -312,28 +303,28 @@ async def test_an_earlier_wish_brings_a_delayed_question_forward(database: Datab
 
 async def test_one_automatic_sync_of_a_did_is_queued_at_a_time(database: Database) -> None:
     async with database.transaction() as connection:
-        await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
-        await operations.queue(
+        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        await queue.add(
             connection, 4, [SyncWanted(ALICE, "loss_window", 2), SyncWanted(BOB, "loss_window", 1)]
         )
-        found = await operations.take_unpublished(connection, 10)
+        found = await read.take_unpublished(connection, 10)
         assert sorted((o.did, o.reason, o.status, o.version) for o in found) == [
             (ALICE, "broken_chain", "queued", 1),
             (BOB, "loss_window", "queued", 1),
         ]
-        assert await operations.take_unpublished(connection, 10) == []
+        assert await read.take_unpublished(connection, 10) == []
 
 
 async def test_a_settled_sync_is_published_once_more(database: Database) -> None:
     async with database.transaction() as connection:
-        await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
-        await operations.take_unpublished(connection, 10)
-        await operations.settle(connection, [ALICE, BOB])
-        [cancelled] = await operations.take_unpublished(connection, 10)
+        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        await read.take_unpublished(connection, 10)
+        await queue.settle(connection, [ALICE, BOB])
+        [cancelled] = await read.take_unpublished(connection, 10)
         assert (cancelled.status, cancelled.version) == ("cancelled", 2)
-        assert await operations.by_status(connection) == {"cancelled": 1}
-        await operations.queue(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
-        assert await operations.by_status(connection) == {"cancelled": 1, "queued": 1}
+        assert await read.by_status(connection) == {"cancelled": 1}
+        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        assert await read.by_status(connection) == {"cancelled": 1, "queued": 1}
 
 
 async def test_status_counts_everything(database: Database) -> None:

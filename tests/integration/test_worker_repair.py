@@ -17,7 +17,7 @@ from consumer.state.inputs import AccountLearnt
 from consumer.store import database as sessions
 from consumer.store.database import Connection
 from consumer.store.errors import CommitUnknown
-from consumer.store.operations import COLUMNS, of_row
+from consumer.store.operations.rows import COLUMNS, of_row
 from consumer.worker import transaction
 from procedures.operations import Operation
 from procedures.syntax import cid_text

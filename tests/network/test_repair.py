@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from consumer.store import operations
+from consumer.store.operations import read
 from demo.local_network import LocalNetwork
 from demo.observe import Observer, observing
 from demo.repair import Missed, all_repaired, command, missed, repair
@@ -57,7 +57,7 @@ async def drifted(observer: Observer, traffic: Traffic) -> Missed:
 
 async def open_operations(observer: Observer) -> int:
     async with observer.database.transaction() as connection:
-        counts = await operations.by_status(connection)
+        counts = await read.by_status(connection)
     return counts.get("queued", 0) + counts.get("running", 0)
 
 

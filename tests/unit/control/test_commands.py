@@ -9,8 +9,8 @@ import pytest
 from consumer.control import commands
 from consumer.kafka.topics import Topics
 from consumer.scope import Scope
-from consumer.store import admissions
 from consumer.store.database import Connection
+from consumer.store.operations import read, write
 from procedures.failures import Failure
 from procedures.messages import RecordRefresh, is_record_uri
 from procedures.operations import Operation, Status
@@ -32,9 +32,9 @@ def inserted(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
     async def insert(_connection: Connection, operation: Operation, _lane: int) -> None:
         found.append(operation)
 
-    monkeypatch.setattr(admissions, "read", nothing)
-    monkeypatch.setattr(admissions, "open_of", none)
-    monkeypatch.setattr(admissions, "insert", insert)
+    monkeypatch.setattr(read, "read", nothing)
+    monkeypatch.setattr(read, "open_of", none)
+    monkeypatch.setattr(write, "insert", insert)
     return found
 
 

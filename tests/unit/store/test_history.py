@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from consumer.store import history
+from consumer.store.operations import history
 from procedures.client import CursorInvalid
 from procedures.operations import Type, queued
 

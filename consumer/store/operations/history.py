@@ -13,10 +13,10 @@ import orjson
 from psycopg.rows import dict_row
 
 from consumer.errors import Transient
-from consumer.store import admissions
 from consumer.store.arrays import Texts
 from consumer.store.database import Connection, Database
-from consumer.store.operations import COLUMNS, of_row
+from consumer.store.operations import read
+from consumer.store.operations.rows import COLUMNS, of_row
 from procedures.client import CursorInvalid, Page, Query, Unavailable
 from procedures.messages import is_operation_id
 from procedures.operations import Operation, answered_through
@@ -72,7 +72,7 @@ class History:
     async def get(self, identifier: str) -> Operation | None:
         """Return one operation, None if there is none (yet)."""
         async with self._reading() as connection:
-            found = await admissions.read_all(connection, [identifier])
+            found = await read.read_all(connection, [identifier])
             seen = await _seen(connection, list(found.values()))
         return seen[0] if seen else None
 
@@ -117,7 +117,7 @@ class History:
 
 async def _seen(connection: Connection, operations: list[Operation]) -> list[Operation]:
     led = [one.same_as for one in operations if one.same_as and not one.ended]
-    leaders = await admissions.read_all(connection, led) if led else {}
+    leaders = await read.read_all(connection, led) if led else {}
     return [
         one if (leader := leaders.get(one.same_as or "")) is None else answered_through(one, leader)
         for one in operations

@@ -16,10 +16,10 @@ from uuid import uuid4
 
 from psycopg.rows import dict_row
 
-from consumer.store import applied, operations
 from consumer.store.arrays import Texts
 from consumer.store.database import Connection
-from consumer.store.operations import COLUMNS, of_row
+from consumer.store.operations import queue, write
+from consumer.store.operations.rows import COLUMNS, of_row
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.operations import Operation, Phase, Status, Type
@@ -169,7 +169,7 @@ async def failed(
     )
     await _release(connection, [after])
     if after.ended and after.type is Type.DID_SYNC and after.did:
-        await operations.renew(connection, [after.did])
+        await queue.renew(connection, [after.did])
     return after
 
 
@@ -193,13 +193,13 @@ async def give_back(connection: Connection, leases: Sequence[str]) -> None:
 
 async def _held(connection: Connection, leases: Sequence[str]) -> list[Operation]:
     ids = await (await connection.execute(_HELD, [Texts(leases)])).fetchall()
-    return await applied.lock(connection, [identifier for (identifier,) in ids])
+    return await write.lock(connection, [identifier for (identifier,) in ids])
 
 
 async def _release(connection: Connection, after: Sequence[Operation]) -> None:
     queued = [one.id for one in after if one.status is Status.QUEUED and one.automatic]
-    await applied.replace_queued(connection, queued)
-    await applied.save(connection, after)
+    await write.replace_queued(connection, queued)
+    await write.save(connection, after)
 
 
 async def backfill_offset(connection: Connection, lane: int) -> int:

@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from consumer.store import applied
 from consumer.store.arrays import Texts
 from consumer.store.database import Connection
+from consumer.store.operations import write
 
 _LIMIT = 500
 
@@ -86,5 +86,5 @@ async def _requeue(connection: Connection, chosen: str, error: str) -> int:
     if not ids:
         return 0
     automatic = await (await connection.execute(_AUTOMATIC, [Texts(ids)])).fetchall()
-    await applied.replace_queued(connection, [found for (found,) in automatic])
+    await write.replace_queued(connection, [found for (found,) in automatic])
     return (await connection.execute(_REQUEUE, [error, Texts(ids)])).rowcount

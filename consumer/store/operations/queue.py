@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import uuid4
-
-from psycopg.rows import dict_row
 
 from consumer.store.arrays import Bigints, Texts
 from consumer.store.database import Connection
-from procedures.failures import Failure
-from procedures.messages import Emit
-from procedures.operations import Operation, Phase, Status, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +22,6 @@ class SyncWanted:
     reason: str
     want: int
 
-
-# What ``of_row`` makes an Operation of, in a SELECT or RETURNING without another table that has
-# columns of these names.
-COLUMNS = """
-    operations.id, type, status, did, uri, phase, reason, progress, records_processed,
-    total_records, created, updated, deleted, attempts, requested_by, error, failure, new_cid,
-    version, automatic, emit_all, same_as,
-    extract(epoch FROM requested_at)::float8 AS requested_at,
-    extract(epoch FROM started_at)::float8 AS started_at,
-    extract(epoch FROM completed_at)::float8 AS completed_at,
-    extract(epoch FROM run_after)::float8 AS run_after
-"""
 
 # Three an hour of a DID are due at once; beyond them the wait doubles from 10 s to an hour, so
 # that an account whose repository breaks again and again costs ever less.
@@ -68,15 +50,6 @@ WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
         SELECT FROM operations AS f WHERE f.same_as = operations.id AND f.status = 'queued'
     )
 """
-_PUBLISH = f"""
-WITH chosen AS (
-    SELECT id FROM operations WHERE published_version < version
-    ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
-)
-UPDATE operations SET published_version = version FROM chosen
-WHERE operations.id = chosen.id
-RETURNING {COLUMNS}
-"""  # noqa: S608 - our own columns
 # The last sync of a repo that still needs one has ended in vain: another, later each time.
 _RENEW = """
 INSERT INTO operations
@@ -97,10 +70,9 @@ WHERE r.did = ANY(%s) AND r.sync_state <> 'active' AND r.status = 'active'
     )
 ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
-_BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
 
 
-async def queue(connection: Connection, lane: int, wanted: Sequence[SyncWanted]) -> None:
+async def add(connection: Connection, lane: int, wanted: Sequence[SyncWanted]) -> None:
     """Queue automatic syncs, throttled per DID; a DID occurs at most once."""
     await connection.execute(
         _QUEUE,
@@ -129,32 +101,3 @@ async def renew(connection: Connection, dids: Sequence[str]) -> None:
     the repo is active, or something is open.  The wait doubles from a minute to a day.
     """
     await connection.execute(_RENEW, [Texts(dids)])
-
-
-async def take_unpublished(connection: Connection, limit: int) -> list[Operation]:
-    """Return operations whose newest version is not out, and note that it is.
-
-    The caller writes them to the outbox in the same transaction.
-    """
-    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-        await cursor.execute(_PUBLISH, [limit])
-        return [of_row(row) for row in await cursor.fetchall()]
-
-
-def of_row(row: dict[str, Any]) -> Operation:
-    """Return the operation in a row of ``COLUMNS``."""
-    return Operation(
-        **row
-        | {
-            "type": Type(row["type"]),
-            "status": Status(row["status"]),
-            "phase": None if row["phase"] is None else Phase(row["phase"]),
-            "failure": None if row["failure"] is None else Failure(row["failure"]),
-            "emit": Emit.ALL if row.pop("emit_all") else Emit.CHANGES,
-        }
-    )
-
-
-async def by_status(connection: Connection) -> dict[str, int]:
-    """Return how many operations there are in each status."""
-    return dict(await (await connection.execute(_BY_STATUS)).fetchall())

@@ -8,12 +8,14 @@ them meanwhile sees the outcome first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from psycopg.rows import dict_row
 
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
-from consumer.store.operations import COLUMNS, of_row
+from consumer.store.operations.rows import COLUMNS, of_row
+from procedures.messages import Emit
 from procedures.operations import Operation
 
 _LOCK = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608 - our own columns
@@ -65,6 +67,28 @@ WHERE heir.id = ANY(%s) AND operations.did = heir.did AND operations.id <> heir.
     AND operations.automatic AND operations.type = 'didSync' AND operations.status = 'queued'
 """
 
+# ``want`` is read again when the download begins: a snapshot that was asked for before the
+# repo was doubted once more must not complete it.  So asking for one need not raise it.
+_INSERT = """
+INSERT INTO operations (
+    id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,
+    requested_at, error, failure, completed_at, version, want
+) VALUES (
+    %(id)s, %(type)s, %(did)s, %(lane)s, %(uri)s, %(status)s, %(automatic)s, %(emit_all)s,
+    %(same_as)s, to_timestamp(%(run_after)s), %(requested_by)s, to_timestamp(%(requested_at)s),
+    %(error)s, %(failure)s, to_timestamp(%(completed_at)s), %(version)s,
+    coalesce((SELECT want FROM repos WHERE did = %(did)s), 0)
+)
+"""
+_CHANGE = """
+UPDATE operations SET status = %(status)s, automatic = %(automatic)s, same_as = %(same_as)s,
+    run_after = to_timestamp(%(run_after)s), error = %(error)s, failure = %(failure)s,
+    completed_at = to_timestamp(%(completed_at)s), version = %(version)s,
+    lease_owner = CASE WHEN %(status)s = 'running' THEN lease_owner END,
+    lease_until = CASE WHEN %(status)s = 'running' THEN lease_until END
+WHERE id = %(id)s
+"""
+
 _TEXTS = ("id", "status", "phase", "error", "failure", "new_cid")
 _NUMBERS = (
     "progress",
@@ -103,3 +127,22 @@ async def replace_queued(connection: Connection, heirs: Sequence[str]) -> None:
     """
     await connection.execute(_MOVE_FOLLOWERS, [Texts(heirs)])
     await connection.execute(_GIVE_WAY, [Texts(heirs)])
+
+
+async def insert(connection: Connection, operation: Operation, lane: int) -> None:
+    """Add a new operation; ``lane`` is that of its DID."""
+    await connection.execute(_INSERT, _values(operation) | {"lane": lane})
+
+
+async def change(connection: Connection, operation: Operation) -> None:
+    """Write what a command has changed of a locked operation."""
+    await connection.execute(_CHANGE, _values(operation))
+
+
+def _values(operation: Operation) -> dict[str, Any]:
+    names = (
+        "id type did uri status automatic same_as run_after requested_by requested_at error"
+        " failure completed_at version"
+    )
+    values = {name: getattr(operation, name) for name in names.split()}
+    return values | {"emit_all": operation.emit is Emit.ALL}
