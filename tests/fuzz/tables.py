@@ -1,4 +1,4 @@
-"""The tables of docs/verification.md that code makes: ``python -m tests.fuzz.tables`` writes them.
+"""The generated tables of docs/verification-tables.md: ``python -m tests.fuzz.tables`` writes them.
 
 They are between two comments of the page, and a test holds them to what this module says today.
 """
@@ -30,7 +30,7 @@ from tests.unit.fetch.test_addresses import NOT_PUBLIC, PUBLIC
 from tests.unit.verify.test_cbor import DASL
 from tests.vectors import entries
 
-PAGE = Path(__file__).parents[2] / "docs" / "verification.md"
+PAGE = Path(__file__).parents[2] / "docs" / "verification-tables.md"
 _SEED = 29
 _CASES = 400
 _SLOW = {"settings": 40, "tree": 200}  # cases of these

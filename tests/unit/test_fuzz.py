@@ -1,6 +1,6 @@
 """The targets of ``make fuzz``: what they begin with is good.
 
-What becomes of it when it is spoilt, docs/verification.md has in a table, held to the code by
+What becomes of it when it is spoilt, docs/verification-tables.md has in a table, held to the code by
 ``test_verification_table.py``.
 """
 
