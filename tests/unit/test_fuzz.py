@@ -1,7 +1,7 @@
 """The targets of ``make fuzz``: what they begin with is good.
 
-What becomes of it when it is spoilt, docs/verification-tables.md has in a table, held to the code by
-``test_verification_table.py``.
+docs/verification-tables.md shows what becomes of it when it is changed at random;
+``test_verification_table.py`` compares that table with the code.
 """
 
 from __future__ import annotations
