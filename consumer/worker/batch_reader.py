@@ -14,16 +14,16 @@ from consumer.kafka.reader import Record
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.worker import incoming
-from consumer.worker.cache import Memory
-from consumer.worker.incoming import Arrival
+from consumer.worker.cache import LaneCache
+from consumer.worker.incoming import IncomingFrame
 from consumer.worker.poison import Alone
-from consumer.worker.record_buffer import Feed
+from consumer.worker.record_buffer import RecordBuffer
 
 _SHARE = 4  # messages and parked frames get this part of a batch each
 
 
 @dataclass(frozen=True, slots=True)
-class Headless:
+class MalformedRecord:
     """A record of the firehose that no tailer wrote."""
 
     record: Record
@@ -31,12 +31,12 @@ class Headless:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class Batch:
     """What one round took, each in its order."""
 
-    live: list[Arrival | Headless]
+    live: list[IncomingFrame | MalformedRecord]
     messages: list[Record]
-    parked: list[Arrival]
+    parked: list[IncomingFrame]
 
     def __bool__(self) -> bool:
         return bool(self.live or self.messages or self.parked)
@@ -44,7 +44,7 @@ class Round:
     @property
     def size(self) -> int:
         """Bytes taken in."""
-        frames = sum(len(a.frame) for a in self.live if isinstance(a, Arrival))
+        frames = sum(len(a.frame) for a in self.live if isinstance(a, IncomingFrame))
         messages = sum(len(record.value or b"") for record in self.messages)
         return frames + messages + sum(len(a.frame) for a in self.parked)
 
@@ -56,69 +56,69 @@ class Round:
         return Alone.BACKFILL if self.messages else Alone.PARKED
 
 
-class Intake:
+class BatchReader:
     """Takes rounds from the lane's topics and parked frames, within the bounds of the settings."""
 
     def __init__(
-        self, feed: Feed, database: Database, memory: Memory, settings: WorkerSettings
+        self, buffer: RecordBuffer, database: Database, cache: LaneCache, settings: WorkerSettings
     ) -> None:
-        self.feed = feed
+        self.buffer = buffer
         self._database = database
-        self._memory = memory
+        self._cache = cache
         self._frames = settings.batch_frames
         self._bytes = settings.batch_bytes
-        self._returned: list[Arrival | Headless] = []
+        self._returned: list[IncomingFrame | MalformedRecord] = []
 
     @property
     def drained(self) -> bool:
         """Whether every live frame that is here was taken."""
-        return not (self._returned or self.feed.more)
+        return not (self._returned or self.buffer.more)
 
-    async def take(self) -> Round:
+    async def take(self) -> Batch:
         """Return a full round; it may be empty."""
         share = max(1, self._frames // _SHARE)
-        return Round(
+        return Batch(
             await self._live(self._frames),
             await self._messages(share),
             await self._parked(share),
         )
 
-    async def take_one(self, source: Alone | None = None) -> Round:
+    async def take_one(self, source: Alone | None = None) -> Batch:
         """Return a round of one input, from ``source`` or the first that has any."""
         for each in [source] if source else Alone:
             match each:
                 case Alone.FIREHOSE:
-                    found = Round(await self._live(1), [], [])
+                    found = Batch(await self._live(1), [], [])
                 case Alone.BACKFILL:
-                    found = Round([], await self._messages(1), [])
+                    found = Batch([], await self._messages(1), [])
                 case Alone.PARKED:
-                    found = Round([], [], await self._parked(1))
+                    found = Batch([], [], await self._parked(1))
             if found:
                 return found
-        return Round([], [], [])
+        return Batch([], [], [])
 
     async def wait(self, seconds: float) -> None:
         """Wait until a topic has something, for at most ``seconds``."""
-        await self.feed.wait(seconds, self._frames)
+        await self.buffer.wait(seconds, self._frames)
 
-    def put_back(self, live: list[Arrival | Headless]) -> None:
+    def put_back(self, live: list[IncomingFrame | MalformedRecord]) -> None:
         """Take ``live``, the newest frames taken, another time."""
         self._returned = live + self._returned
 
-    async def _live(self, most: int) -> list[Arrival | Headless]:
+    async def _live(self, most: int) -> list[IncomingFrame | MalformedRecord]:
         if self._returned:
             taken, self._returned = self._returned[:most], self._returned[most:]
             return taken
-        feed = self.feed
-        records = await feed.take(feed.firehose, most=most, most_bytes=self._bytes)
+        buffer = self.buffer
+        records = await buffer.take(buffer.firehose, most=most, most_bytes=self._bytes)
         return [_arrival(record) for record in records]
 
     async def _messages(self, most: int) -> list[Record]:
-        feed = self.feed
-        return await feed.take(feed.backfill, most=most, most_bytes=self._bytes // _SHARE)
+        buffer = self.buffer
+        return await buffer.take(buffer.backfill, most=most, most_bytes=self._bytes // _SHARE)
 
-    async def _parked(self, most: int) -> list[Arrival]:
-        ready = sorted(self._memory.ready())[:most]
+    async def _parked(self, most: int) -> list[IncomingFrame]:
+        ready = sorted(self._cache.ready())[:most]
         if not ready:
             return []
         async with self._database.transaction() as connection:
@@ -128,8 +128,8 @@ class Intake:
         return [incoming.of_parked(frame) for frame in frames]
 
 
-def _arrival(record: Record) -> Arrival | Headless:
+def _arrival(record: Record) -> IncomingFrame | MalformedRecord:
     try:
         return incoming.of_record(record)
     except Refused as refused:
-        return Headless(record, refused)
+        return MalformedRecord(record, refused)

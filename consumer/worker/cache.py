@@ -52,7 +52,7 @@ class Waiting:
     ready: bool
 
 
-class Memory:
+class LaneCache:
     """The remembered state of one lane.
 
     ``identities`` and ``tracked`` (DIDs that have a repo) are caches: what is not there may

@@ -1,7 +1,7 @@
 """What arrives at a worker: Kafka records and parked frames, as values.  Pure.
 
-An ``Arrival`` is one frame of ``chive.firehose`` with the headers that the tailer gave it.  The
-headers are ours: a record without them was not written by a tailer, and is refused.
+An ``IncomingFrame`` is one frame of ``chive.firehose`` with the headers that the tailer gave
+it.  A record without these headers was not written by a tailer, and is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Record(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class IncomingFrame:
     """One frame: its place in the log, its place in the relay's sequence, its bytes.
 
     ``prev_seq`` is None for a frame that was parked: it was accounted for when it came.
@@ -55,11 +55,11 @@ class Arrival:
         return self.prev_seq is None
 
 
-def of_record(record: Record) -> Arrival:
+def of_record(record: Record) -> IncomingFrame:
     """Return the frame in a record of ``chive.firehose``; raise ``Refused`` if there is none."""
     headers = {name: value for name, value in record.headers if value is not None}
     try:
-        return Arrival(
+        return IncomingFrame(
             key=(record.key or b"").decode(),
             offset=record.offset,
             log_time=record.timestamp,
@@ -87,7 +87,7 @@ def _number(text: bytes) -> int:
     return number
 
 
-def follows(arrival: Arrival, session: int, last_seq: int) -> bool:
+def follows(arrival: IncomingFrame, session: int, last_seq: int) -> bool:
     """Tell whether nothing is missing between the lane's last frame and ``arrival``.
 
     A lane that has never had a frame (session 0) misses nothing; with ``last_seq`` 0 the
@@ -98,9 +98,9 @@ def follows(arrival: Arrival, session: int, last_seq: int) -> bool:
     return arrival.session == session and last_seq in {0, arrival.prev_seq}
 
 
-def of_parked(parked: ParkedFrame) -> Arrival:
+def of_parked(parked: ParkedFrame) -> IncomingFrame:
     """Return the frame as it came, before it was parked."""
-    return Arrival(
+    return IncomingFrame(
         key=parked.did,
         offset=parked.log_offset,
         log_time=parked.log_time,
@@ -112,7 +112,7 @@ def of_parked(parked: ParkedFrame) -> Arrival:
     )
 
 
-def to_parked(did: str, arrival: Arrival) -> ParkedFrame:
+def to_parked(did: str, arrival: IncomingFrame) -> ParkedFrame:
     """Return the frame as it is kept until its account's key is known."""
     return ParkedFrame(
         did,
@@ -125,7 +125,7 @@ def to_parked(did: str, arrival: Arrival) -> ParkedFrame:
     )
 
 
-def origin_of(arrival: Arrival, time: str | None) -> Origin:
+def origin_of(arrival: IncomingFrame, time: str | None) -> Origin:
     """Return the origin of what a frame leads to; ``time`` is the frame's own."""
     shown = _normalized(time) or times.to_text(arrival.log_time / 1000)
     return Origin(Source.FIREHOSE, arrival.seq, shown, arrival.relay)

@@ -41,7 +41,7 @@ from consumer.verify.frames import (
     peek,
 )
 from consumer.verify.keys import SigningKey
-from consumer.worker.incoming import Arrival, origin_of
+from consumer.worker.incoming import IncomingFrame, origin_of
 from procedures.syntax import is_did, is_handle
 
 STALE_IDENTITY = 24 * 3600.0  # older ones are looked up again in the background
@@ -59,7 +59,7 @@ Signed = CommitFrame | SyncFrame
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class Accept:
     """The frame is an input of the batch."""
 
     input: Input
@@ -81,7 +81,7 @@ class Drop:
     kept: bool = True
 
 
-Verdict = Take | Park | Drop
+Verdict = Accept | Park | Drop
 
 
 class Queue(NamedTuple):
@@ -136,7 +136,7 @@ class Rules:
         return waiting.frames < self.parked_frames and waiting.size < self.parked_bytes
 
 
-def read(arrival: Arrival, limit: int) -> AccountFrames:
+def read(arrival: IncomingFrame, limit: int) -> AccountFrames:
     """Return the decoded frame; raise ``Refused`` for what is no event of an account."""
     frame = decode_frame(arrival.frame, limit)
     if isinstance(frame, InfoFrame | ErrorFrame):
@@ -148,7 +148,9 @@ def read(arrival: Arrival, limit: int) -> AccountFrames:
     return frame
 
 
-def unreadable(arrival: Arrival, refused: Refused, policy: Policy, *, tracked: bool) -> Take | Drop:
+def unreadable(
+    arrival: IncomingFrame, refused: Refused, policy: Policy, *, tracked: bool
+) -> Accept | Drop:
     """Return what becomes of a frame that cannot be read.
 
     The tailer keyed it by its account: if that is tracked, what the frame said is missing.
@@ -157,7 +159,7 @@ def unreadable(arrival: Arrival, refused: Refused, policy: Policy, *, tracked: b
     did = arrival.key
     if not (tracked or (is_account(did) and policy.tracks(did, paths))):
         return Drop(refused.reason, refused.detail)
-    return Take(
+    return Accept(
         CommitUnverifiable(
             did=did,
             rev=None,
@@ -180,7 +182,7 @@ def is_account(key: str) -> bool:
     return is_did(key) and len(key) <= _MAX_DID
 
 
-def _glance(arrival: Arrival, refused: Refused) -> tuple[str | None, tuple[str, ...]]:
+def _glance(arrival: IncomingFrame, refused: Refused) -> tuple[str | None, tuple[str, ...]]:
     """Return the time and the paths of an unreadable frame, if it may be looked at at all."""
     if refused.reason is Reason.STALLED:
         return None, ()
@@ -201,7 +203,9 @@ def must_be_known(frame: Frame, policy: Policy) -> bool:
     return False
 
 
-def step(arrival: Arrival, frame: AccountFrames, known: Known, rules: Rules, now: float) -> Verdict:
+def step(
+    arrival: IncomingFrame, frame: AccountFrames, known: Known, rules: Rules, now: float
+) -> Verdict:
     """Decide what becomes of one frame; ``now`` is Unix time in seconds."""
     if not known.tracked and must_be_known(frame, rules.policy):
         return Drop(Reason.UNTRACKED, kept=False)
@@ -210,7 +214,7 @@ def step(arrival: Arrival, frame: AccountFrames, known: Known, rules: Rules, now
     match frame:
         case CommitFrame() | SyncFrame():
             return _signed(arrival, frame, known.identity, rules, now)
-    return Take(_unsigned(arrival, frame))
+    return Accept(_unsigned(arrival, frame))
 
 
 def is_stale(identity: Identity, now: float) -> bool:
@@ -218,36 +222,36 @@ def is_stale(identity: Identity, now: float) -> bool:
     return now - identity.fetched_at > STALE_IDENTITY
 
 
-def _behind(arrival: Arrival, frame: AccountFrames, known: Known, rules: Rules) -> Verdict:
+def _behind(arrival: IncomingFrame, frame: AccountFrames, known: Known, rules: Rules) -> Verdict:
     """Park a frame behind others.  Beyond the limit only what needs no key is still taken."""
     if rules.have_room_behind(known.waiting):
         return Park(ask=isinstance(frame, IdentityFrame))
     if isinstance(frame, AccountFrame | IdentityFrame):
-        return Take(_unsigned(arrival, frame))
+        return Accept(_unsigned(arrival, frame))
     frames, size = known.waiting
     detail = f"{frames} frames of {size} bytes wait for the account's key"
     refused = Refused(Reason.PARKED_OVERFLOW, detail)
-    return Take(_refused(arrival, frame, refused, rev=None, signed=False))
+    return Accept(_refused(arrival, frame, refused, rev=None, signed=False))
 
 
 def _signed(
-    arrival: Arrival, frame: Signed, identity: Identity | None, rules: Rules, now: float
+    arrival: IncomingFrame, frame: Signed, identity: Identity | None, rules: Rules, now: float
 ) -> Verdict:
     if identity is None:
         return Park(ask=True)
     try:
-        return Take(_verified(arrival, frame, identity, rules, now))
+        return Accept(_verified(arrival, frame, identity, rules, now))
     except Unverifiable as refused:
-        return Take(_refused(arrival, frame, refused, rev=refused.rev, signed=True))
+        return Accept(_refused(arrival, frame, refused, rev=refused.rev, signed=True))
     except Refused as refused:
         if refused.reason in _NEEDS_KEY and identity.fetched_at * 1000 < arrival.log_time:
             return Park(ask=True)
         rev = None if refused.reason in _REV_UNCHECKED else frame.rev
-        return Take(_refused(arrival, frame, refused, rev=rev, signed=False))
+        return Accept(_refused(arrival, frame, refused, rev=rev, signed=False))
 
 
 def _verified(
-    arrival: Arrival, frame: Signed, identity: Identity, rules: Rules, now: float
+    arrival: IncomingFrame, frame: Signed, identity: Identity, rules: Rules, now: float
 ) -> Input:
     if identity.signing_key is None:
         raise Refused(Reason.KEY_UNAVAILABLE, identity.error or "no signing key")
@@ -259,7 +263,7 @@ def _verified(
 
 
 def _refused(
-    arrival: Arrival, frame: Signed, refused: Refused, *, rev: str | None, signed: bool
+    arrival: IncomingFrame, frame: Signed, refused: Refused, *, rev: str | None, signed: bool
 ) -> Input:
     origin = origin_of(arrival, frame.time)
     if isinstance(frame, SyncFrame):
@@ -268,7 +272,7 @@ def _refused(
     return CommitUnverifiable(frame.did, rev, signed, paths, refused.reason, refused.detail, origin)
 
 
-def _unsigned(arrival: Arrival, frame: AccountFrame | IdentityFrame) -> Input:
+def _unsigned(arrival: IncomingFrame, frame: AccountFrame | IdentityFrame) -> Input:
     origin: Origin = origin_of(arrival, frame.time)
     if isinstance(frame, AccountFrame):
         return AccountSeen(frame.did, frame.active, frame.status, arrival.session, origin)

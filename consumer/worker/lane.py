@@ -17,12 +17,12 @@ from consumer.state.policy import Policy
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.store.lanes import Lane
-from consumer.worker.batch_reader import Intake
-from consumer.worker.cache import Memory
+from consumer.worker.batch_loop import BatchLoop
+from consumer.worker.batch_reader import BatchReader
+from consumer.worker.cache import LaneCache
 from consumer.worker.intake import Rules
-from consumer.worker.poison import Caution
-from consumer.worker.record_buffer import Feed
-from consumer.worker.session import Session
+from consumer.worker.poison import PoisonGuard
+from consumer.worker.record_buffer import RecordBuffer
 from consumer.worker.transaction import Ledger
 
 
@@ -62,21 +62,21 @@ class LaneLoop:
     ) -> None:
         of, span = self._of, self._of.settings.worker.batch_frames
         async with of.database.transaction() as connection:
-            memory = Memory(await parked.read(connection, lane.lane))
+            cache = LaneCache(await parked.read(connection, lane.lane))
         firehose = Place(of.topics.name(Topic.FIREHOSE), lane.lane)
         backfill = Place(of.topics.name(Topic.BACKFILL), lane.lane)
         positions = {firehose: lane.firehose_offset, backfill: lane.backfill_offset}
         async with await PartitionReader.open(of.client, positions) as reader:
             self._owner.well()
-            feed = Feed(reader, firehose, backfill)
-            session = Session(
+            buffer = RecordBuffer(reader, firehose, backfill)
+            loop = BatchLoop(
                 ledger=Ledger(
                     of.database, lane, self._rules.policy, of.topics.prefix, publisher.hand_over
                 ),
-                intake=Intake(feed, of.database, memory, of.settings.worker),
-                memory=memory,
+                reader=BatchReader(buffer, of.database, cache, of.settings.worker),
+                cache=cache,
                 rules=self._rules,
                 database=of.database,
-                caution=Caution(lane.stalls, bereft=bereft, span=span),
+                guard=PoisonGuard(lane.stalls, bereft=bereft, span=span),
             )
-            await session.run(stop)
+            await loop.run(stop)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from consumer.errors import Reason
 from consumer.store.outbox import Headers
-from consumer.worker.incoming import Arrival, Record
+from consumer.worker.incoming import IncomingFrame, Record
 
 FIREHOSE, BACKFILL = "firehose", "backfill"
 
@@ -46,7 +46,7 @@ class Letter:
         )
 
 
-def of_arrival(arrival: Arrival, reason: Reason, detail: str) -> Letter:
+def of_arrival(arrival: IncomingFrame, reason: Reason, detail: str) -> Letter:
     """Return the letter for a frame that could be placed."""
     headers = (
         ("seq", b"%d" % arrival.seq),

@@ -1,6 +1,6 @@
 """One batch before its transaction: what came, and what is to become of it.  Pure.
 
-A ``Plan`` takes frames and messages in order and keeps ``Memory`` in step.  It holds the inputs
+A ``Plan`` takes frames and messages in order and keeps ``LaneCache`` in step.  It holds the inputs
 for the workset with where each came from, frames to park, parked frames that are decided,
 questions, identities, and dead letters.  The lane's ``position`` moves with every input.
 """
@@ -23,9 +23,9 @@ from consumer.store.lookups import Question
 from consumer.store.parked import ParkedFrame
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, letters
-from consumer.worker.cache import Memory, Waiting
-from consumer.worker.incoming import Arrival, Record, to_parked
-from consumer.worker.intake import NOBODY, AccountFrames, Drop, Known, Park, Queue, Rules, Take
+from consumer.worker.cache import LaneCache, Waiting
+from consumer.worker.incoming import IncomingFrame, Record, to_parked
+from consumer.worker.intake import NOBODY, Accept, AccountFrames, Drop, Known, Park, Queue, Rules
 from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
 from procedures import times
 
@@ -38,7 +38,7 @@ class Planned:
     """One input of the workset, and where it came from."""
 
     input: Input
-    arrival: Arrival | None
+    arrival: IncomingFrame | None
     record: Record | None = None
 
     def letter(self, rejection: Rejection) -> Letter:
@@ -56,7 +56,7 @@ class Plan:
     """What one transaction will do; see the module."""
 
     position: Lane
-    memory: Memory
+    cache: LaneCache
     rules: Rules
     now: float
     inputs: list[Planned] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Plan:
 
     # -- frames ------------------------------------------------------------------------
 
-    def frame(self, arrival: Arrival, frame: AccountFrames | Refused) -> None:
+    def frame(self, arrival: IncomingFrame, frame: AccountFrames | Refused) -> None:
         """Take a frame of the firehose, decoded, or why it could not be."""
         self._move_to(arrival)
         queue = self._queue(arrival.key)
@@ -87,7 +87,7 @@ class Plan:
         else:
             self._settle(arrival, verdict)
 
-    def parked_frame(self, arrival: Arrival, frame: AccountFrames | Refused) -> bool:
+    def parked_frame(self, arrival: IncomingFrame, frame: AccountFrames | Refused) -> bool:
         """Try a parked frame again; False if it, and those behind it, must wait on."""
         self.size += 1
         did = arrival.key
@@ -97,14 +97,14 @@ class Plan:
         else:
             verdict = self._verdict(arrival, frame, NOBODY)
         if isinstance(verdict, Park):
-            self.memory.waiting[did].ready = False
+            self.cache.waiting[did].ready = False
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
             return False
         self._unpark(arrival)
         self._settle(arrival, verdict)
         return True
 
-    def headless(self, record: Record, refused: Refused) -> None:
+    def malformed(self, record: Record, refused: Refused) -> None:
         """Take a record of the firehose that no tailer wrote."""
         self.size += 1
         self.position = replace(self.position, firehose_offset=record.offset + 1)
@@ -148,11 +148,11 @@ class Plan:
             _clean(answer.error),
             answer.fetched_at,
         )
-        self.memory.learn(identity)
+        self.cache.learn(identity)
         known = self.identities.get(answer.did)
         if known is None or known.fetched_at <= identity.fetched_at:
             self.identities[answer.did] = identity
-        waiting = self.memory.waiting.get(answer.did)
+        waiting = self.cache.waiting.get(answer.did)
         if waiting is not None:
             waiting.ready = True
             self.touched.add(answer.did)
@@ -182,19 +182,19 @@ class Plan:
 
     def pds_of(self, did: str) -> str | None:
         """Return the host of ``did``, if it is known."""
-        identity = self.memory.identities.get(did)
+        identity = self.cache.identities.get(did)
         return identity.pds if identity else None
 
     def patience(self, did: str) -> float:
         """Return the seconds to wait before the identity of ``did`` may be fetched again."""
-        identity = self.memory.identities.get(did)
+        identity = self.cache.identities.get(did)
         if identity is None:
             return 0.0
         return max(0.0, identity.fetched_at + self.rules.refresh_interval - self.now)
 
     # -- inside ------------------------------------------------------------------------
 
-    def _move_to(self, arrival: Arrival) -> None:
+    def _move_to(self, arrival: IncomingFrame) -> None:
         self.size += 1
         self.position = replace(
             self.position,
@@ -204,16 +204,18 @@ class Plan:
         )
 
     def _queue(self, did: str) -> Queue:
-        waiting = self.memory.waiting.get(did)
+        waiting = self.cache.waiting.get(did)
         return Queue(waiting.frames, waiting.size) if waiting else NOBODY
 
-    def _verdict(self, arrival: Arrival, frame: AccountFrames, queue: Queue) -> intake.Verdict:
-        did, memory = frame.did, self.memory
-        identity = memory.identities.get(did)
-        known = Known(identity, self.memory.is_tracked(did), queue)
+    def _verdict(
+        self, arrival: IncomingFrame, frame: AccountFrames, queue: Queue
+    ) -> intake.Verdict:
+        did, cache = frame.did, self.cache
+        identity = cache.identities.get(did)
+        known = Known(identity, self.cache.is_tracked(did), queue)
         verdict = intake.step(arrival, frame, known, self.rules, self.now)
-        if isinstance(verdict, Take) and isinstance(frame, CommitFrame | SyncFrame):
-            memory.tracked.set(did, None)
+        if isinstance(verdict, Accept) and isinstance(frame, CommitFrame | SyncFrame):
+            cache.tracked.set(did, None)
             self._refresh(did, identity)
         return verdict
 
@@ -221,35 +223,35 @@ class Plan:
         """Ask about an identity that is old, and yet good enough to go on with."""
         if identity is None or not intake.is_stale(identity, self.now):
             return
-        if self.memory.asks_again(did, self.now, _ASK_AGAIN):
+        if self.cache.asks_again(did, self.now, _ASK_AGAIN):
             self.ask(did, LookupKind.IDENTITY)
 
-    def _unreadable(self, arrival: Arrival, refused: Refused) -> Take | Drop:
-        tracked = arrival.key in self.memory.tracked
+    def _unreadable(self, arrival: IncomingFrame, refused: Refused) -> Accept | Drop:
+        tracked = arrival.key in self.cache.tracked
         return intake.unreadable(arrival, refused, self.rules.policy, tracked=tracked)
 
-    def _park(self, arrival: Arrival, verdict: Park) -> None:
+    def _park(self, arrival: IncomingFrame, verdict: Park) -> None:
         did = arrival.key
         self.parks.append(to_parked(did, arrival))
-        waiting = self.memory.waiting.setdefault(did, Waiting(0, 0, ready=False))
+        waiting = self.cache.waiting.setdefault(did, Waiting(0, 0, ready=False))
         waiting.frames += 1
         waiting.size += len(arrival.frame)
         self.touched.add(did)
         if verdict.ask:
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
 
-    def _unpark(self, arrival: Arrival) -> None:
+    def _unpark(self, arrival: IncomingFrame) -> None:
         did = arrival.key
         self.decided[did] = arrival.offset
         self.unparked += 1
-        waiting = self.memory.waiting[did]
+        waiting = self.cache.waiting[did]
         waiting.frames -= 1
         waiting.size -= len(arrival.frame)
         if waiting.frames == 0:
-            del self.memory.waiting[did]
+            del self.cache.waiting[did]
 
-    def _settle(self, arrival: Arrival, verdict: Take | Drop) -> None:
-        if isinstance(verdict, Take):
+    def _settle(self, arrival: IncomingFrame, verdict: Accept | Drop) -> None:
+        if isinstance(verdict, Accept):
             self.inputs.append(Planned(verdict.input, arrival))
         elif verdict.kept:
             self._bury(letters.of_arrival(arrival, verdict.reason, verdict.detail))

@@ -24,7 +24,7 @@ class Alone(IntEnum):
     PARKED = DEATHS + 3
 
 
-class Caution:
+class PoisonGuard:
     """How carefully an owner goes on, from what its predecessors left in ``stalls``.
 
     ``bereft``: the last owner died.  ``span``: how many inputs are tried alone after that,
@@ -36,8 +36,8 @@ class Caution:
         self._count = min(stalls, DEATHS)
         if bereft:
             self._count = min(self._count + 1, DEATHS)
-        self.condemned = Alone(stalls) if bereft and stalls > DEATHS else None
-        self._left = span if self._count == DEATHS and self.condemned is None else 0
+        self.quarantined = Alone(stalls) if bereft and stalls > DEATHS else None
+        self._left = span if self._count == DEATHS and self.quarantined is None else 0
 
     @property
     def alone(self) -> bool:
@@ -46,7 +46,7 @@ class Caution:
 
     def before(self, source: Alone) -> int | None:
         """Return the count to write before a round (alone: from ``source``) is tried, if any."""
-        if self.condemned is not None:
+        if self.quarantined is not None:
             return None
         count = source if self.alone else self._count
         if count == self._written:
@@ -57,6 +57,6 @@ class Caution:
     def after(self) -> int:
         """Return the count to write with the round, which is then done."""
         self._left = max(0, self._left - 1)
-        self.condemned = None
+        self.quarantined = None
         self._count = self._written = DEATHS if self._left else 0
         return self._count

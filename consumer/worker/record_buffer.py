@@ -12,7 +12,7 @@ _ROW_BYTES = 400  # a row, its event and its row of the outbox
 _DIGITS = 6
 
 
-class Feed:
+class RecordBuffer:
     """Reads two partitions through one reader, and holds what was fetched and not yet taken.
 
     ``firehose`` and ``backfill`` are where the lane's records lie.

@@ -14,7 +14,7 @@ from consumer.metrics import BatchStep, Stage
 from consumer.state.batch_state import Workset
 from consumer.state.effects import Outcome, Rejection, SyncReason
 from consumer.state.inputs import CommitSeen
-from consumer.worker.batch_reader import Round
+from consumer.worker.batch_reader import Batch
 from consumer.worker.plan import Plan
 
 _TYPES: dict[type[Event], str] = {
@@ -47,7 +47,7 @@ class Stopwatch:
         metrics.BATCH_SECONDS.labels(BatchStep.TOTAL).observe(total)
 
 
-def planned(plan: Plan, took: Round) -> None:
+def planned(plan: Plan, took: Batch) -> None:
     """Count what a committed batch took in."""
     metrics.BATCH_INPUTS.observe(plan.size)
     metrics.BATCH_BYTES.observe(took.size)
@@ -58,7 +58,7 @@ def planned(plan: Plan, took: Round) -> None:
     if plan.touched:
         metrics.PARKED.inc(len(plan.parks))
         metrics.UNPARKED.inc(plan.unparked)
-        metrics.PARKED_FRAMES.labels(plan.position.lane).set(plan.memory.parked_frames())
+        metrics.PARKED_FRAMES.labels(plan.position.lane).set(plan.cache.parked_frames())
 
 
 def decided(plan: Plan, workset: Workset, rejections: list[Rejection]) -> None:

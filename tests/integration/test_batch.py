@@ -23,8 +23,8 @@ from consumer.store.errors import CommitUnknown
 from consumer.store.lanes import Lane
 from consumer.store.outbox import OutRow
 from consumer.worker import intake
-from consumer.worker.cache import Memory
-from consumer.worker.incoming import Arrival
+from consumer.worker.cache import LaneCache
+from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import Rules
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
@@ -42,17 +42,17 @@ class Bench:
 
     database: Database
     ledger: Ledger
-    memory: Memory
+    cache: LaneCache
     rules: Rules
     handed: list[OutRow] = field(default_factory=list)
 
-    def plan(self, *frames: Arrival) -> Plan:
-        plan = Plan(self.ledger.lane, self.memory, self.rules, NOW)
+    def plan(self, *frames: IncomingFrame) -> Plan:
+        plan = Plan(self.ledger.lane, self.cache, self.rules, NOW)
         for frame in frames:
             plan.frame(frame, intake.read(frame, self.rules.frame))
         return plan
 
-    async def post(self, *frames: Arrival) -> None:
+    async def post(self, *frames: IncomingFrame) -> None:
         await self.ledger.post(self.plan(*frames), Stopwatch())
 
     async def stored(self) -> tuple[Lane | None, int, list[OutRow]]:
@@ -73,8 +73,8 @@ async def author() -> Author:
 @pytest.fixture
 async def bench(database: Database, author: Author) -> Bench:
     policy = Policy(LANE, Scope(("pub.chive.*",)))
-    memory = Memory()
-    memory.learn(identity(author.account))
+    cache = LaneCache()
+    cache.learn(identity(author.account))
     handed: list[OutRow] = []
 
     async def hand_over(rows: Sequence[OutRow]) -> None:
@@ -82,7 +82,7 @@ async def bench(database: Database, author: Author) -> Bench:
 
     held = await lanes.claim(database, LANE, uuid4())
     ledger = Ledger(database, held.lane, policy, "test.", hand_over)
-    return Bench(database, ledger, memory, Rules.of(policy, LimitSettings(), 60.0), handed)
+    return Bench(database, ledger, cache, Rules.of(policy, LimitSettings(), 60.0), handed)
 
 
 async def test_everything_moves_together(bench: Bench, author: Author) -> None:
@@ -158,7 +158,7 @@ async def test_doubt_reaches_every_repo_of_the_lane(
     monkeypatch.setattr("consumer.worker.transaction._PAGE", 2)
     authors = [author, *(Author.of(f"author{n}") for n in range(4))]
     for each in authors:
-        bench.memory.learn(identity(each.account))
+        bench.cache.learn(identity(each.account))
         await bench.post(replace(each.commit(), offset=bench.ledger.lane.firehose_offset))
     before = bench.ledger.lane
     origin = bench.plan(author.commit()).inputs[0].input.origin

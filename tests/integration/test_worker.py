@@ -22,7 +22,7 @@ from consumer.store import database as sessions
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
 from consumer.worker import intake
-from consumer.worker.incoming import Arrival
+from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import AccountFrames
 from consumer.worker.lane import LaneLoop
 from consumer.worker.role import Worker
@@ -247,7 +247,7 @@ async def test_a_frame_that_kills_its_worker_is_tried_alone_and_buried(
     poison, tried = frames[4], list[int]()
     read = intake.read
 
-    def deadly(arrival: Arrival, limit: int) -> AccountFrames:
+    def deadly(arrival: IncomingFrame, limit: int) -> AccountFrames:
         if arrival.frame == poison:
             raise _Killed
         tried.append(arrival.seq)

@@ -9,7 +9,7 @@ from consumer.config.settings import LimitSettings
 from consumer.scope import Repos, Scope
 from consumer.state.policy import Policy
 from consumer.store.identities import Identity
-from consumer.worker.incoming import Arrival
+from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import Rules
 from simulator.account import Account
 from simulator.frames import commit_frame
@@ -29,7 +29,7 @@ def rules(
     return Rules.of(policy, LimitSettings(**limits), refresh_interval=60.0)
 
 
-def arrival(frame: bytes, did: str, seq: int = 1, **fields: Any) -> Arrival:
+def arrival(frame: bytes, did: str, seq: int = 1, **fields: Any) -> IncomingFrame:
     """Return a frame as it comes: offset = seq, log time = ``NOW``."""
     values = {
         "key": did,
@@ -41,7 +41,7 @@ def arrival(frame: bytes, did: str, seq: int = 1, **fields: Any) -> Arrival:
         "relay": RELAY,
         "frame": frame,
     }
-    return Arrival(**{**values, **fields})
+    return IncomingFrame(**{**values, **fields})
 
 
 def identity(account: Account, fetched_at: float = NOW - 600.0, **fields: Any) -> Identity:
@@ -74,7 +74,7 @@ class Author:
     def did(self) -> str:
         return self.account.did
 
-    def commit(self, collection: str = WANTED, **fields: Any) -> Arrival:
+    def commit(self, collection: str = WANTED, **fields: Any) -> IncomingFrame:
         """Create a record, and return the frame that says so."""
         self.seq += 1
         write = Write("create", f"{collection}/r{self.seq}", {"n": self.seq})

@@ -18,8 +18,8 @@ from consumer.state.inputs import (
 )
 from consumer.verify.verified import EMPTY_TREE
 from consumer.worker import intake
-from consumer.worker.incoming import Arrival
-from consumer.worker.intake import NOBODY, Drop, Known, Park, Queue, Rules, Take, Verdict
+from consumer.worker.incoming import IncomingFrame
+from consumer.worker.intake import NOBODY, Accept, Drop, Known, Park, Queue, Rules, Verdict
 from procedures.times import to_text
 from simulator import frames
 from simulator.account import Account
@@ -29,7 +29,9 @@ from tests.unit.worker.frames import NOW, RELAY, UNWANTED, Author, arrival, iden
 FRESH = NOW + 1.0  # fetched after the frame came
 
 
-def step(frame: Arrival, known: Known, settings: Rules | None = None, now: float = NOW) -> Verdict:
+def step(
+    frame: IncomingFrame, known: Known, settings: Rules | None = None, now: float = NOW
+) -> Verdict:
     settings = settings or rules()
     return intake.step(frame, intake.read(frame, settings.frame), known, settings, now)
 
@@ -47,7 +49,7 @@ def known(author: Author, **fields: Any) -> Known:
 def test_a_good_commit_is_verified(curve: str) -> None:
     author = Author.of(curve=curve)
     verdict = step(author.commit(), known(author))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitSeen)
     assert verdict.input.did == author.did
     assert verdict.input.verified.rev == author.repo.rev
@@ -58,7 +60,7 @@ def test_a_good_sync_is_verified() -> None:
     author = Author.of()
     frame = frames.sync_frame(7, author.repo.sync())
     verdict = step(arrival(frame, author.did, 7), known(author))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, SyncSeen)
 
 
@@ -67,7 +69,7 @@ def test_account_and_identity_need_no_key() -> None:
     nothing = Known(None, tracked=False, waiting=NOBODY)
     account = frames.account_frame(1, did, active=False, status="suspended")
     verdict = step(arrival(account, did, session=4), nothing)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, AccountSeen)
     assert (verdict.input.active, verdict.input.status, verdict.input.session) == (
         False,
@@ -75,7 +77,7 @@ def test_account_and_identity_need_no_key() -> None:
         4,
     )
     verdict = step(arrival(frames.identity_frame(2, did, "alice.test"), did), nothing)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, IdentitySeen)
     assert verdict.input.handle == "alice.test"
 
@@ -84,7 +86,7 @@ def test_a_handle_that_is_none_is_left_out() -> None:
     did = Author.of().did
     frame = frames.identity_frame(2, did, "\0" * 1000)
     verdict = step(arrival(frame, did), Known(None, tracked=True, waiting=NOBODY))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, IdentitySeen)
     assert verdict.input.handle is None
 
@@ -131,7 +133,7 @@ def test_a_signature_that_fails_waits_for_a_key_fetched_after_the_frame_came() -
     assert step(frame, known(author, identity=stale)) == Park(ask=True)
     fresh = replace(stale, fetched_at=FRESH)
     verdict = step(frame, known(author, identity=fresh))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert verdict.input.reason is Reason.SIGNATURE_INVALID
     assert (verdict.input.rev, verdict.input.signed) == (author.repo.rev, False)
@@ -150,7 +152,7 @@ def test_without_a_usable_key_a_frame_is_refused_once_that_is_certain(
     before = identity(author.account, **useless)
     assert step(frame, known(author, identity=before)) == Park(ask=True)
     verdict = step(frame, known(author, identity=replace(before, fetched_at=FRESH)))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert verdict.input.reason is Reason.KEY_UNAVAILABLE
     assert verdict.input.rev is None
@@ -170,7 +172,7 @@ def test_what_fails_behind_the_signature_keeps_its_signed_rev() -> None:
     author.commit()
     frame = author.commit(prevData=EMPTY_TREE)
     verdict = step(frame, known(author))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert verdict.input.reason is Reason.INVERSION_FAILED
     assert (verdict.input.rev, verdict.input.signed) == (author.repo.rev, True)
@@ -179,7 +181,7 @@ def test_what_fails_behind_the_signature_keeps_its_signed_rev() -> None:
 def test_a_future_rev_is_refused_without_being_remembered() -> None:
     author = Author.of()
     verdict = step(author.commit(rev=tid(NOW + 301)), known(author))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert (verdict.input.reason, verdict.input.rev) == (Reason.REV_FUTURE, None)
 
@@ -189,7 +191,7 @@ def test_a_refused_sync_is_a_sync() -> None:
     commit = author.repo.sync()
     frame = arrival(frames.sync_frame(7, commit, blocks=b"no CAR"), author.did)
     verdict = step(frame, known(author))
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, SyncUnverifiable)
 
 
@@ -210,7 +212,7 @@ def test_beyond_the_limit_the_repo_is_given_up() -> None:
     author, few = Author.of(), rules(parked_frames=5)
     assert step(author.commit(), known(author, waiting=Queue(4, 400)), few) == Park(ask=False)
     verdict = step(author.commit(), known(author, waiting=Queue(5, 500)), few)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert (verdict.input.reason, verdict.input.rev) == (Reason.PARKED_OVERFLOW, None)
 
@@ -219,7 +221,7 @@ def test_the_bytes_that_wait_are_limited_too() -> None:
     author, few = Author.of(), rules(parked_bytes=1_000)
     assert step(author.commit(), known(author, waiting=Queue(1, 999)), few) == Park(ask=False)
     verdict = step(author.commit(), known(author, waiting=Queue(1, 1_000)), few)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert verdict.input.reason is Reason.PARKED_OVERFLOW
 
@@ -228,14 +230,14 @@ def test_beyond_the_limit_an_account_s_status_is_still_taken() -> None:
     author, few = Author.of(), rules(parked_frames=5)
     account = arrival(frames.account_frame(9, author.did, active=False), author.did)
     verdict = step(account, known(author, waiting=Queue(5, 500)), few)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, AccountSeen)
 
 
 # -- what cannot be read ----------------------------------------------------------------------
 
 
-def refusal(frame: Arrival) -> Refused:
+def refusal(frame: IncomingFrame) -> Refused:
     with pytest.raises(Refused) as raised:
         intake.read(frame, rules().frame)
     return raised.value
@@ -268,7 +270,7 @@ def test_an_unreadable_frame_of_a_tracked_account_is_missed() -> None:
     frame = arrival(b"\xff", "did:plc:x", 5)
     policy = rules().policy
     verdict = intake.unreadable(frame, why, policy, tracked=True)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert (verdict.input.did, verdict.input.reason) == ("did:plc:x", Reason.FRAME_MALFORMED)
     assert verdict.input.origin.time == to_text(NOW)
@@ -282,6 +284,6 @@ def test_a_frame_that_killed_its_worker_is_not_looked_at() -> None:
     why = Refused(Reason.STALLED, "deadly")
     frame = Author.of().commit()
     verdict = intake.unreadable(frame, why, rules().policy, tracked=True)
-    assert isinstance(verdict, Take)
+    assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert verdict.input.paths == ()

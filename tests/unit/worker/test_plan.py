@@ -24,8 +24,8 @@ from consumer.store.lanes import Lane
 from consumer.store.lookups import Question
 from consumer.store.parked import Parking
 from consumer.worker import incoming, intake
-from consumer.worker.cache import Memory
-from consumer.worker.incoming import Arrival
+from consumer.worker.cache import LaneCache
+from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import Rules
 from consumer.worker.plan import Plan
 from procedures import times
@@ -49,16 +49,16 @@ class Record:
     headers: tuple[tuple[str, bytes], ...] = field(default=())
 
 
-def plan(memory: Memory | None = None, settings: Rules | None = None) -> Plan:
-    return Plan(LANE, memory or Memory(), settings or rules(), NOW)
+def plan(cache: LaneCache | None = None, settings: Rules | None = None) -> Plan:
+    return Plan(LANE, cache or LaneCache(), settings or rules(), NOW)
 
 
-def take(to: Plan, *frames: Arrival) -> None:
+def take(to: Plan, *frames: IncomingFrame) -> None:
     for frame in frames:
         to.frame(frame, intake.read(frame, 5_000_000))
 
 
-def again(to: Plan, *frames: Arrival) -> list[bool]:
+def again(to: Plan, *frames: IncomingFrame) -> list[bool]:
     """Try parked frames again."""
     returned = [incoming.of_parked(incoming.to_parked(frame.key, frame)) for frame in frames]
     return [to.parked_frame(frame, intake.read(frame, 5_000_000)) for frame in returned]
@@ -75,10 +75,10 @@ def answered(account: Account, fetched_at: float = NOW + 1, **fields: Any) -> Re
     )
 
 
-def remembering(author: Author, **fields: Any) -> Memory:
-    memory = Memory()
-    memory.learn(identity(author.account, **fields))
-    return memory
+def knowing(author: Author, **fields: Any) -> LaneCache:
+    cache = LaneCache()
+    cache.learn(identity(author.account, **fields))
+    return cache
 
 
 # -- positions --------------------------------------------------------------------------------
@@ -86,9 +86,9 @@ def remembering(author: Author, **fields: Any) -> Memory:
 
 def test_the_position_moves_with_every_input() -> None:
     author = Author.of()
-    batch = plan(remembering(author))
+    batch = plan(knowing(author))
     take(batch, replace(author.commit(), offset=100, seq=41, session=2))
-    batch.headless(Record(b"", offset=101), Refused(Reason.FRAME_MALFORMED))
+    batch.malformed(Record(b"", offset=101), Refused(Reason.FRAME_MALFORMED))
     batch.message(Record(b"", offset=57))
     assert batch.position == replace(
         LANE, firehose_offset=102, backfill_offset=58, last_seq=41, session=2
@@ -101,38 +101,38 @@ def test_the_position_moves_with_every_input() -> None:
 
 
 def test_frames_wait_for_a_key_and_are_taken_in_order() -> None:
-    author, memory = Author.of(), Memory()
+    author, cache = Author.of(), LaneCache()
     frames = [author.commit() for _ in range(3)]
-    first = plan(memory)
+    first = plan(cache)
     take(first, *frames)
     assert (first.inputs, len(first.parks), first.touched) == ([], 3, {author.did})
     assert list(first.questions.values()) == [Question(author.did, "identity", 3)]
 
-    told = plan(memory)
+    told = plan(cache)
     told.message(answered(author.account))
     assert [type(p.input) for p in told.inputs] == [IdentityLearnt]
-    assert memory.ready() == [author.did]
+    assert cache.ready() == [author.did]
 
-    last = plan(memory)
+    last = plan(cache)
     assert again(last, *frames) == [True, True, True]
     assert [p.input.origin.seq for p in last.inputs] == [1, 2, 3]
     assert all(isinstance(p.input, CommitSeen) for p in last.inputs)
     assert last.decided == {author.did: 3}
-    assert memory.waiting == {}
+    assert cache.waiting == {}
 
 
 def test_what_comes_while_frames_are_taken_again_waits_behind_them() -> None:
-    author, memory = Author.of(), Memory()
+    author, cache = Author.of(), LaneCache()
     frames = [author.commit() for _ in range(4)]
-    take(plan(memory), *frames[:2])
-    plan(memory).message(answered(author.account))
-    batch = plan(memory)
+    take(plan(cache), *frames[:2])
+    plan(cache).message(answered(author.account))
+    batch = plan(cache)
     take(batch, frames[2])
     assert len(batch.parks) == 1
     assert again(batch, *frames[:2]) == [True, True]
-    assert memory.waiting[author.did].frames == 1
-    assert memory.ready() == [author.did]
-    rest = plan(memory)
+    assert cache.waiting[author.did].frames == 1
+    assert cache.ready() == [author.did]
+    rest = plan(cache)
     again(rest, frames[2])
     take(rest, frames[3])
     assert [p.input.origin.seq for p in rest.inputs] == [3, 4]
@@ -140,24 +140,24 @@ def test_what_comes_while_frames_are_taken_again_waits_behind_them() -> None:
 
 def test_a_key_that_does_not_fit_is_fetched_again_not_before_the_interval() -> None:
     author, stranger = Author.of(), Account.from_seed("stranger")
-    memory = remembering(author, signing_key=stranger.did_key, fetched_at=NOW - 20)
-    batch = plan(memory)
+    cache = knowing(author, signing_key=stranger.did_key, fetched_at=NOW - 20)
+    batch = plan(cache)
     take(batch, author.commit())
     [question] = batch.questions.values()
     assert question.delay == 40.0
 
 
 def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
-    author, stranger, memory = Author.of(), Account.from_seed("stranger"), Memory()
+    author, stranger, cache = Author.of(), Account.from_seed("stranger"), LaneCache()
     frames = [author.commit(), author.commit()]
-    take(plan(memory), *frames)
+    take(plan(cache), *frames)
     wrong = {"signing_key": stranger.did_key}
-    plan(memory).message(answered(author.account, fetched_at=NOW - 5, **wrong))
-    batch = plan(memory)
+    plan(cache).message(answered(author.account, fetched_at=NOW - 5, **wrong))
+    batch = plan(cache)
     assert again(batch, frames[0]) == [False]
     assert batch.decided == {}
-    assert memory.waiting[author.did].frames == 2
-    assert memory.ready() == []
+    assert cache.waiting[author.did].frames == 2
+    assert cache.ready() == []
     [question] = batch.questions.values()
     assert question.delay == 55.0
 
@@ -166,13 +166,13 @@ def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
 def test_a_rotated_key_is_found_by_one_question(curve: str) -> None:
     before = Author.of()
     author = Author.of("rotated", curve)
-    memory = remembering(author, signing_key=before.account.did_key)
+    cache = knowing(author, signing_key=before.account.did_key)
     frames = [author.commit() for _ in range(3)]
-    first = plan(memory)
+    first = plan(cache)
     take(first, *frames)
     assert list(first.questions.values()) == [Question(author.did, "identity", 3)]
-    plan(memory).message(answered(author.account))
-    second = plan(memory)
+    plan(cache).message(answered(author.account))
+    second = plan(cache)
     assert again(second, *frames) == [True, True, True]
     take(second, author.commit(), author.commit())
     assert [type(planned.input) for planned in second.inputs] == [CommitSeen] * 5
@@ -181,21 +181,21 @@ def test_a_rotated_key_is_found_by_one_question(curve: str) -> None:
 
 def test_a_flood_of_bad_signatures_is_one_question_an_interval() -> None:
     """Ten forged frames a second for ten minutes, and a fetcher that answers as soon as it may."""
-    author, memory = Author.of(), Memory()
+    author, cache = Author.of(), LaneCache()
     account = Account.from_seed("forger", did=author.did)
     forger = Author(account, Repo(account))
     forged = [forger.commit() for _ in range(10)]
     due: float | None = None
     asked: list[float] = []
-    parked: list[Arrival] = []
+    parked: list[IncomingFrame] = []
     refused = 0
     for now in [NOW + second for second in range(600)]:
-        batch = Plan(LANE, memory, rules(), now)
+        batch = Plan(LANE, cache, rules(), now)
         if due is not None and due <= now:
             due = None
             asked.append(now)
             batch.message(answered(author.account, fetched_at=now))
-        while memory.ready() and all(again(batch, parked[0])):
+        while cache.ready() and all(again(batch, parked[0])):
             parked.pop(0)
         take(batch, *(replace(frame, log_time=round(now * 1000)) for frame in forged))
         parked += [incoming.of_parked(frame) for frame in batch.parks]
@@ -210,11 +210,11 @@ def test_a_flood_of_bad_signatures_is_one_question_an_interval() -> None:
 
 
 def test_an_error_refuses_what_waits() -> None:
-    author, memory = Author.of(), Memory()
+    author, cache = Author.of(), LaneCache()
     frame = author.commit()
-    take(plan(memory), frame)
-    plan(memory).message(answered(author.account, signing_key=None, pds=None, error="tombstoned"))
-    batch = plan(memory)
+    take(plan(cache), frame)
+    plan(cache).message(answered(author.account, signing_key=None, pds=None, error="tombstoned"))
+    batch = plan(cache)
     assert again(batch, frame) == [True]
     [planned] = batch.inputs
     assert isinstance(planned.input, CommitUnverifiable)
@@ -226,40 +226,40 @@ def test_an_error_refuses_what_waits() -> None:
 def test_after_a_restart_parked_frames_are_known() -> None:
     author = Author.of()
     author.commit()
-    memory = Memory([Parking(author.did, ready=False, frames=1, size=100)])
-    batch = plan(memory)
+    cache = LaneCache([Parking(author.did, ready=False, frames=1, size=100)])
+    batch = plan(cache)
     frame = author.commit()
     take(batch, frame)
-    assert memory.waiting[author.did].frames == 2
-    assert memory.waiting[author.did].size == 100 + len(frame.frame)
-    assert memory.parked_frames() == 2
+    assert cache.waiting[author.did].frames == 2
+    assert cache.waiting[author.did].size == 100 + len(frame.frame)
+    assert cache.parked_frames() == 2
 
 
 @pytest.mark.parametrize("tracked", [False, True])
 def test_a_parked_frame_that_killed_its_worker_is_buried(tracked: bool) -> None:
-    author, memory = Author.of(), Memory()
+    author, cache = Author.of(), LaneCache()
     frame = author.commit()
-    take(plan(memory), frame)
+    take(plan(cache), frame)
     if tracked:
-        memory.tracked.set(author.did, None)
-    batch = plan(memory)
+        cache.tracked.set(author.did, None)
+    batch = plan(cache)
     again_as_it_was = incoming.of_parked(incoming.to_parked(frame.key, frame))
     assert batch.parked_frame(again_as_it_was, Refused(Reason.STALLED, "deadly"))
-    assert memory.waiting == {}
+    assert cache.waiting == {}
     missed = [p.input for p in batch.inputs if isinstance(p.input, CommitUnverifiable)]
     assert [one.reason for one in missed] == ([Reason.STALLED] if tracked else [])
     assert [letter.reason for letter in batch.dead] == ([] if tracked else [Reason.STALLED])
 
 
 def test_an_unreadable_frame_waits_behind_others() -> None:
-    author, memory = Author.of(), Memory()
-    batch = plan(memory)
+    author, cache = Author.of(), LaneCache()
+    batch = plan(cache)
     take(batch, author.commit())
     unreadable = arrival(b"nonsense", author.did, 2)
     batch.frame(unreadable, Refused(Reason.FRAME_MALFORMED))
     assert [frame.frame for frame in batch.parks][1:] == [b"nonsense"]
     assert (batch.inputs, batch.dead) == ([], [])
-    few = plan(memory, rules(parked_frames=2))
+    few = plan(cache, rules(parked_frames=2))
     few.frame(unreadable, Refused(Reason.FRAME_MALFORMED))
     assert [letter.reason for letter in few.dead] == [Reason.FRAME_MALFORMED]
 
@@ -269,14 +269,14 @@ def test_an_unreadable_frame_waits_behind_others() -> None:
 
 def test_a_repo_is_tracked_from_its_first_wanted_commit_on() -> None:
     author = Author.of()
-    memory = remembering(author)
-    batch = plan(memory)
+    cache = knowing(author)
+    batch = plan(cache)
     take(batch, author.commit("app.bsky.feed.post"))
     assert batch.refused == {Reason.UNTRACKED: 1}
     assert batch.dead == []
     take(batch, author.commit(), author.commit("app.bsky.feed.post"))
     assert [p.input.origin.seq for p in batch.inputs] == [2, 3]
-    assert memory.is_tracked(author.did)
+    assert cache.is_tracked(author.did)
 
 
 # -- answers and questions --------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_only_the_newest_answer_of_a_batch_is_kept() -> None:
     batch.message(answered(account, fetched_at=NOW))
     batch.message(answered(account, fetched_at=NOW - 9))
     assert batch.identities[account.did].fetched_at == NOW
-    newest = batch.memory.identities.get(account.did)
+    newest = batch.cache.identities.get(account.did)
     assert newest is not None
     assert newest.fetched_at == NOW
 
@@ -345,7 +345,7 @@ def test_the_newest_frame_and_the_earliest_wish_make_the_question() -> None:
 
 def test_an_announced_identity_is_fetched_at_most_once_in_an_interval() -> None:
     author = Author.of()
-    batch = plan(remembering(author, fetched_at=NOW - 10))
+    batch = plan(knowing(author, fetched_at=NOW - 10))
     take(batch, arrival(identity_frame(1, author.did), author.did))
     batch.take_questions([Lookup(author.did, LookupKind.IDENTITY, 1, 1)])
     assert batch.questions[author.did, "identity"].delay == 50.0
@@ -353,10 +353,10 @@ def test_an_announced_identity_is_fetched_at_most_once_in_an_interval() -> None:
 
 def test_an_old_identity_in_use_is_asked_about_once() -> None:
     author = Author.of()
-    batch = plan(remembering(author, fetched_at=NOW - 25 * 3600))
+    batch = plan(knowing(author, fetched_at=NOW - 25 * 3600))
     take(batch, author.commit(), author.commit())
     assert len(batch.inputs) == 2
     assert list(batch.questions) == [(author.did, "identity")]
-    later = Plan(LANE, batch.memory, batch.rules, NOW + 600)
+    later = Plan(LANE, batch.cache, batch.rules, NOW + 600)
     take(later, author.commit())
     assert later.questions == {}

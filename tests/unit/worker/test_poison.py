@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from consumer.worker.poison import DEATHS, Alone, Caution
+from consumer.worker.poison import DEATHS, Alone, PoisonGuard
 
 SPAN = 3
 
@@ -11,16 +11,16 @@ class Owner:
     def __init__(self, stalls: int, *, bereft: bool) -> None:
         self.stalls = stalls
         self.writes = 0
-        self.caution = Caution(stalls, bereft=bereft, span=SPAN)
+        self.guard = PoisonGuard(stalls, bereft=bereft, span=SPAN)
 
     def tries(self, source: Alone = Alone.FIREHOSE) -> None:
-        count = self.caution.before(source)
+        count = self.guard.before(source)
         if count is not None:
             self.stalls = count
             self.writes += 1
 
     def commits(self) -> None:
-        self.stalls = self.caution.after()
+        self.stalls = self.guard.after()
 
 
 def killed(times: int, stalls: int = 0) -> int:
@@ -44,7 +44,7 @@ def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
     owner = Owner(0, bereft=True)
     owner.tries()
     assert (owner.writes, owner.stalls) == (1, 1)
-    assert not owner.caution.alone
+    assert not owner.guard.alone
     owner.commits()
     owner.tries()
     assert (owner.writes, owner.stalls) == (1, 0)
@@ -53,8 +53,8 @@ def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
 def test_after_three_deaths_inputs_are_tried_alone() -> None:
     # The first owner died unnoticed; two claimed after deaths, and died: now a third one comes.
     third = Owner(killed(DEATHS - 1), bereft=True)
-    assert third.caution.alone
-    assert third.caution.condemned is None
+    assert third.guard.alone
+    assert third.guard.quarantined is None
     third.tries(Alone.BACKFILL)
     assert third.stalls == Alone.BACKFILL
 
@@ -63,11 +63,11 @@ def test_the_one_that_kills_again_is_condemned() -> None:
     alone = Owner(killed(DEATHS - 1), bereft=True)
     alone.tries(Alone.FIREHOSE)
     judge = Owner(alone.stalls, bereft=True)
-    assert (judge.caution.condemned, judge.caution.alone) == (Alone.FIREHOSE, False)
+    assert (judge.guard.quarantined, judge.guard.alone) == (Alone.FIREHOSE, False)
     judge.tries()
     assert judge.writes == 0
     judge.commits()
-    assert (judge.caution.condemned, judge.stalls) == (None, 0)
+    assert (judge.guard.quarantined, judge.stalls) == (None, 0)
 
 
 def test_caution_lasts_until_a_whole_batch_is_passed() -> None:
@@ -80,7 +80,7 @@ def test_caution_lasts_until_a_whole_batch_is_passed() -> None:
     owner.tries()
     owner.commits()
     assert owner.stalls == 0
-    assert not owner.caution.alone
+    assert not owner.guard.alone
 
 
 def test_a_death_between_two_that_are_tried_alone_condemns_nobody() -> None:
@@ -88,12 +88,12 @@ def test_a_death_between_two_that_are_tried_alone_condemns_nobody() -> None:
     owner.tries()
     owner.commits()
     heir = Owner(owner.stalls, bereft=True)
-    assert heir.caution.condemned is None
-    assert heir.caution.alone
+    assert heir.guard.quarantined is None
+    assert heir.guard.alone
 
 
 def test_trouble_that_is_no_death_condemns_nobody() -> None:
     """A session that broke while one was tried alone goes on with the same owner."""
     again = Owner(Alone.PARKED, bereft=False)
-    assert again.caution.condemned is None
-    assert again.caution.alone
+    assert again.guard.quarantined is None
+    assert again.guard.alone

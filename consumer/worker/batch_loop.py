@@ -26,12 +26,12 @@ from consumer.store import identities, repos
 from consumer.store.database import Database
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, report
-from consumer.worker.batch_reader import Headless, Intake, Round
-from consumer.worker.cache import Memory
-from consumer.worker.incoming import Arrival, follows, origin_of
+from consumer.worker.batch_reader import Batch, BatchReader, MalformedRecord
+from consumer.worker.cache import LaneCache
+from consumer.worker.incoming import IncomingFrame, follows, origin_of
 from consumer.worker.intake import AccountFrames, Rules
 from consumer.worker.plan import Plan
-from consumer.worker.poison import Caution
+from consumer.worker.poison import PoisonGuard
 from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import Ledger
 from procedures import times
@@ -42,19 +42,19 @@ _STALLED = Refused(Reason.STALLED, "every worker that tried it died")
 
 _log = structlog.get_logger()
 
-Read = tuple[Arrival, AccountFrames | Refused]
+Read = tuple[IncomingFrame, AccountFrames | Refused]
 
 
 @dataclass(slots=True)
-class Session:
+class BatchLoop:
     """The rounds of one lane."""
 
     ledger: Ledger
-    intake: Intake
-    memory: Memory
+    reader: BatchReader
+    cache: LaneCache
     rules: Rules
     database: Database
-    caution: Caution
+    guard: PoisonGuard
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, or until the position was moved by hand.
@@ -76,9 +76,9 @@ class Session:
         took = await self._unbroken(await self._take())
         if not took:
             metrics.WORKER_LAG.settled(self.ledger.lane.lane)
-            await self.intake.wait(_IDLE)
+            await self.reader.wait(_IDLE)
             return
-        await self._note_caution(took)
+        await self._note_crashes(took)
         watch.lap(BatchStep.READ)
         plan = self._plan()
         await self._fill(plan, took)
@@ -90,47 +90,47 @@ class Session:
         report.decided(plan, outcome.workset, outcome.rejections)
         self._report_lag(took)
 
-    async def _take(self) -> Round:
-        if self.caution.condemned is not None or self.caution.alone:
-            return await self.intake.take_one(self.caution.condemned)
-        return await self.intake.take()
+    async def _take(self) -> Batch:
+        if self.guard.quarantined is not None or self.guard.alone:
+            return await self.reader.take_one(self.guard.quarantined)
+        return await self.reader.take()
 
     def _plan(self) -> Plan:
         lane = replace(self.ledger.lane, scope=self.rules.policy.digest)
-        return Plan(lane, self.memory, self.rules, time.time())
+        return Plan(lane, self.cache, self.rules, time.time())
 
-    async def _note_caution(self, took: Round) -> None:
-        count = self.caution.before(took.source)
+    async def _note_crashes(self, took: Batch) -> None:
+        count = self.guard.before(took.source)
         if count is not None:
             metrics.STALLS.inc()
             _log.warning("after_a_crash", lane=self.ledger.lane.lane, stalls=count)
             await self.ledger.note_stalls(count)
 
-    def _report_lag(self, took: Round) -> None:
+    def _report_lag(self, took: Batch) -> None:
         lane, newest = self.ledger.lane.lane, took.live[-1] if took.live else None
-        if self.intake.drained or not isinstance(newest, Arrival):
+        if self.reader.drained or not isinstance(newest, IncomingFrame):
             metrics.WORKER_LAG.settled(lane)
         else:
             metrics.WORKER_LAG.since(newest.log_time / 1000, lane)
 
     # -- from a round to a plan --------------------------------------------------------
 
-    async def _fill(self, plan: Plan, took: Round) -> None:
+    async def _fill(self, plan: Plan, took: Batch) -> None:
         """Decode, learn what is known of the accounts, and decide input by input."""
-        condemned = self.caution.condemned is not None
-        live = [a for a in took.live if isinstance(a, Arrival)]
-        frames = await self._read([*live, *took.parked], condemned=condemned)
+        quarantined = self.guard.quarantined is not None
+        live = [a for a in took.live if isinstance(a, IncomingFrame)]
+        frames = await self._read([*live, *took.parked], quarantined=quarantined)
         await self._learn(frames.values())
         for number, arrival in enumerate(took.live):
-            if isinstance(arrival, Headless):
-                plan.headless(arrival.record, arrival.refused)
+            if isinstance(arrival, MalformedRecord):
+                plan.malformed(arrival.record, arrival.refused)
             else:
                 plan.frame(*frames[arrival.offset])
             await _breathe(number)
         for record in took.messages:
-            plan.message(record, _STALLED if condemned else None)
+            plan.message(record, _STALLED if quarantined else None)
         await self._unpark(plan, [frames[arrival.offset] for arrival in took.parked])
-        plan.position = replace(plan.position, stalls=self.caution.after())
+        plan.position = replace(plan.position, stalls=self.guard.after())
 
     async def _unpark(self, plan: Plan, frames: Iterable[Read]) -> None:
         blocked: set[str] = set()
@@ -139,15 +139,17 @@ class Session:
                 blocked.add(arrival.key)
             await _breathe(number)
 
-    async def _read(self, arrivals: Iterable[Arrival], *, condemned: bool) -> dict[int, Read]:
+    async def _read(
+        self, arrivals: Iterable[IncomingFrame], *, quarantined: bool
+    ) -> dict[int, Read]:
         """Return the decoded frames by offset."""
         frames: dict[int, Read] = {}
         for number, arrival in enumerate(arrivals):
-            frames[arrival.offset] = arrival, _STALLED if condemned else self._decode(arrival)
+            frames[arrival.offset] = arrival, _STALLED if quarantined else self._decode(arrival)
             await _breathe(number)
         return frames
 
-    def _decode(self, arrival: Arrival) -> AccountFrames | Refused:
+    def _decode(self, arrival: IncomingFrame) -> AccountFrames | Refused:
         try:
             return intake.read(arrival, self.rules.frame)
         except Refused as refused:
@@ -155,7 +157,7 @@ class Session:
 
     async def _learn(self, frames: Iterable[Read]) -> None:
         """Load into memory what the frames' accounts need and memory does not have."""
-        policy, memory = self.rules.policy, self.memory
+        policy, cache = self.rules.policy, self.cache
         uncertain: set[str] = set()
         signed: set[str] = set()
         for arrival, frame in frames:
@@ -166,9 +168,9 @@ class Session:
             elif isinstance(frame, CommitFrame | SyncFrame):
                 if intake.must_be_known(frame, policy):
                     uncertain.add(did)
-                if memory.identities.get(did) is None:
+                if cache.identities.get(did) is None:
                     signed.add(did)
-        await self._load({did for did in uncertain if did not in memory.tracked}, signed)
+        await self._load({did for did in uncertain if did not in cache.tracked}, signed)
 
     async def _load(self, uncertain: set[str], signed: set[str]) -> None:
         if not (uncertain or signed):
@@ -176,31 +178,31 @@ class Session:
         async with self.database.transaction() as connection:
             if uncertain:
                 for did in await repos.known(connection, list(uncertain)):
-                    self.memory.tracked.set(did, None)
-            wanted = [d for d in signed if d not in uncertain or self.memory.is_tracked(d)]
+                    self.cache.tracked.set(did, None)
+            wanted = [d for d in signed if d not in uncertain or self.cache.is_tracked(d)]
             if wanted:
                 for identity in await identities.read(connection, wanted):
-                    self.memory.learn(identity)
+                    self.cache.learn(identity)
 
     # -- what interrupts the rounds ----------------------------------------------------
 
-    async def _unbroken(self, took: Round) -> Round:
+    async def _unbroken(self, took: Batch) -> Batch:
         """Return ``took`` up to the first break in continuity; doubt the lane if it is there."""
         lane = self.ledger.lane
         session, last_seq = lane.session, lane.last_seq
         for number, arrival in enumerate(took.live):
-            if isinstance(arrival, Headless):
+            if isinstance(arrival, MalformedRecord):
                 continue
             if not follows(arrival, session, last_seq):
                 if number == 0:
                     await self._lost_before(arrival)
                     return await self._unbroken(took)
-                self.intake.put_back(took.live[number:])
+                self.reader.put_back(took.live[number:])
                 return replace(took, live=took.live[:number])
             session, last_seq = arrival.session, arrival.seq
         return took
 
-    async def _lost_before(self, arrival: Arrival) -> None:
+    async def _lost_before(self, arrival: IncomingFrame) -> None:
         lane, origin = self.ledger.lane, origin_of(arrival, None)
         then = replace(lane, session=arrival.session, last_seq=arrival.prev_seq or 0)
         count = await self.ledger.doubt(lambda did: Lost(did, origin), then)
@@ -218,7 +220,7 @@ class Session:
         """Go on at the oldest record that is still there."""
         lane = self.ledger.lane
         _log.warning("retention_has_passed_us", lane=lane.lane, error=str(lost))
-        if lost.place == self.intake.feed.backfill:
+        if lost.place == self.reader.buffer.backfill:
             await self._ask_again(lost.earliest)
             return
         origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)
@@ -228,7 +230,7 @@ class Session:
     async def _ask_again(self, backfill_offset: int) -> None:
         """Ask about all accounts whose frames wait: an answer may have been lost."""
         plan = self._plan()
-        for did, waiting in self.memory.waiting.items():
+        for did, waiting in self.cache.waiting.items():
             if not waiting.ready:
                 plan.ask(did, LookupKind.IDENTITY)
         if plan.questions or backfill_offset != plan.position.backfill_offset:
