@@ -20,7 +20,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.lanes import marker
 from consumer.runtime.services import Services, at, opened
 from consumer.store import identities
-from consumer.store.identities import Identity
+from consumer.store.rows import Identity
 from consumer.tail.cursor import Cursor
 from consumer.verify.frames import peek
 

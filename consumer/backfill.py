@@ -11,6 +11,7 @@ changes a field raises the version.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import Any, get_type_hints
 
 import cbor2
@@ -21,6 +22,13 @@ from consumer.scope import Interval
 VERSION = 1
 ROWS = "rows"
 """A header: how many known records a chunk may speak of beside those in it, in decimal."""
+
+
+class LookupKind(StrEnum):
+    """What a worker asks the fetcher; the answer is a message of the same kind."""
+
+    IDENTITY = "identity"
+    ACCOUNT = "account"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from consumer.backfill import LookupKind
 from consumer.errors import Reason
 from procedures.contract import METHODS
 from procedures.failures import Failure
@@ -133,13 +134,6 @@ class TransactionOutcome(StrEnum):
     COMMITTED = "committed"
     FENCED = "fenced"
     UNKNOWN = "unknown"
-
-
-class LookupKind(StrEnum):
-    """What the fetcher is asked."""
-
-    IDENTITY = "identity"
-    ACCOUNT = "account"
 
 
 class LookupOutcome(StrEnum):

@@ -13,6 +13,7 @@ from consumer.kafka.topics import Topics
 from consumer.scope import Scope
 from consumer.store import lanes
 from consumer.store.database import Database
+from consumer.store.rows import RELEASED
 from demo.catch_up import Behind, behind, caught_up
 from demo.compare import Comparison, compare, fold_events, read_rows
 from demo.listing import list_pds
@@ -43,7 +44,7 @@ class Observer:
     async def _owned(self) -> int:
         async with self.database.transaction() as connection:
             found = await lanes.read_all(connection)
-        return sum(lane.token != lanes.RELEASED for lane in found)
+        return sum(lane.token != RELEASED for lane in found)
 
     async def behind(self) -> Behind:
         """Return how far the deployment is behind the PDS."""

@@ -22,7 +22,7 @@ from consumer.kafka.topics import Topic
 from consumer.runtime.logs import escape
 from consumer.runtime.services import Services
 from consumer.store import status as store
-from consumer.store.lanes import RELEASED, Lane
+from consumer.store.rows import RELEASED, Lane
 
 Report = dict[str, Any]
 

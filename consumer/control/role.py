@@ -23,7 +23,7 @@ from consumer.lanes.publisher import Publisher
 from consumer.runtime.lifecycle import Stopped, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
-from consumer.store.lanes import Lane
+from consumer.store.rows import Lane
 
 _GROUP = "controller"
 _BATCH = 200  # commands in one transaction

@@ -14,9 +14,8 @@ from consumer.lanes.publisher import LaneLost
 from consumer.scope import History, Scope
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database
-from consumer.store.lanes import Lane
 from consumer.store.operations import read, sweeps
-from consumer.store.outbox import Headers, OutRow
+from consumer.store.rows import Headers, Lane, OutRow
 from procedures import messages
 from procedures import operations as procedure
 from procedures.messages import Refusal

@@ -6,13 +6,13 @@ import asyncio
 import time
 
 from consumer import metrics
-from consumer.backfill import AccountAnswer, IdentityAnswer
+from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Refused
 from consumer.fetch.account import Accounts
 from consumer.fetch.hosts import Resting
 from consumer.fetch.identity import Directory, Unclear
-from consumer.metrics import LookupKind, Stage
-from consumer.store.lookups import Lookup
+from consumer.metrics import Stage
+from consumer.store.rows import Lookup
 
 _SECONDS = 45.0  # for a whole answer, waiting for a host's turn included
 _PAUSE = 1.0  # when that was not enough

@@ -39,7 +39,7 @@ from consumer.runtime.logs import Outage
 from consumer.scope import Scope
 from consumer.store import lookups
 from consumer.store.database import Database, Listener
-from consumer.store.lookups import Lookup
+from consumer.store.rows import Lookup
 
 _AT_ONCE, _AT_HOSTS = 64, 48
 _LEASE_SECONDS = 90.0  # for answering, Kafka and Postgres together

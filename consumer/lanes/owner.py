@@ -28,7 +28,7 @@ from consumer.runtime.lifecycle import Backoff, wait_for_stop
 from consumer.runtime.logs import Outage
 from consumer.store import lanes
 from consumer.store.database import Database
-from consumer.store.lanes import RELEASED, Lane
+from consumer.store.rows import RELEASED, Lane
 
 _DRAIN_SECONDS = 4.0  # for the round under way, and then for the publisher, when told to stop
 _HEALTHY_SECONDS = 30.0

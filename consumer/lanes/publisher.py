@@ -39,8 +39,7 @@ from consumer.metrics import TransactionOutcome
 from consumer.runtime.lifecycle import persistently
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database
-from consumer.store.lanes import Lane
-from consumer.store.outbox import OutRow
+from consumer.store.rows import Lane, OutRow
 
 READ_BACK = 0.25  # seconds to wait for a marker that was committed just before
 

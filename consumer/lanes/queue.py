@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from consumer.store.outbox import OutRow
+from consumer.store.rows import OutRow
 
 _ROW_BYTES = 256  # what a row costs beside its key and value
 

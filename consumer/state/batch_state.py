@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from consumer.backfill import Chunk, Proof
+from consumer.backfill import Chunk, LookupKind, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Event, Origin
 from consumer.state import accounts, event_building, facts, repo_state
@@ -31,7 +31,6 @@ from consumer.state.effects import (
     AppliedOperation,
     Cleared,
     Lookup,
-    LookupKind,
     Rejection,
     SyncReason,
     SyncRequest,

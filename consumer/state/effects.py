@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consumer.backfill import Chunk, Proof
+from consumer.backfill import Chunk, LookupKind, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Action, Event, RecordEvent
 
@@ -24,11 +24,6 @@ class SyncReason(StrEnum):
     SCOPE_CHANGED = "scope_changed"
     LOSS_WINDOW = "loss_window"
     ACCOUNT_DELETED = "account_deleted"
-
-
-class LookupKind(StrEnum):
-    IDENTITY = "identity"
-    ACCOUNT = "account"
 
 
 class Outcome(StrEnum):

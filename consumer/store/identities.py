@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from consumer.store.arrays import Doubles, Texts
 from consumer.store.database import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A resolved DID; ``error`` is set, and the key is None, when there is no usable key.
-
-    ``fetched_at`` is in Unix seconds, by the fetcher's clock.
-    """
-
-    did: str
-    signing_key: str | None
-    pds: str | None
-    handle: str | None
-    error: str | None
-    fetched_at: float
-
+from consumer.store.rows import Identity
 
 _READ = """
 SELECT did, signing_key, pds, handle, error, extract(epoch FROM fetched_at)::float8

@@ -7,29 +7,11 @@ else has claimed meanwhile.  The nil token means: released in good order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from uuid import UUID
 
 from consumer.store.database import Connection
-
-RELEASED = UUID(int=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """One row of ``lanes``; offsets are the next to be read."""
-
-    lane: int
-    token: UUID
-    firehose_offset: int = 0
-    backfill_offset: int = 0
-    control_offset: int = 0
-    session: int = 0
-    last_seq: int = 0
-    last_out_seq: int = 0
-    stalls: int = 0
-    scope: bytes | None = None
-
+from consumer.store.rows import RELEASED, Lane
 
 _COLUMNS = ", ".join(field.name for field in fields(Lane))
 

@@ -8,47 +8,12 @@ answers on ``chive.backfill``, and then closes the row at the version that it to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from consumer.metrics import LookupKind
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
+from consumer.store.rows import Lookup, Question
 
 CHANNEL = "lookups"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a worker wants to know: ``kind`` is ``identity`` or ``account``.
-
-    ``session`` and ``seq`` are those of the ``#account`` frame to be confirmed (0 for
-    identities); ``delay`` is in seconds from now.
-    """
-
-    did: str
-    kind: str
-    lane: int
-    session: int = 0
-    seq: int = 0
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A question that a fetcher has leased."""
-
-    did: str
-    kind: str
-    lane: int
-    session: int
-    seq: int
-    version: int
-    attempts: int
-
-    @property
-    def at_directory(self) -> bool:
-        """Whether the directory alone is asked, and no host of somebody's."""
-        return self.kind == LookupKind.IDENTITY and self.did.startswith("did:plc:")
 
 
 # A question that is being backed off keeps its time: asking again does not hammer the host.

@@ -7,26 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from consumer.store.arrays import Byteas
 from consumer.store.database import Connection
-
-Headers = tuple[tuple[str, bytes], ...]
+from consumer.store.rows import Headers, OutRow
 
 _NO_HEADERS = Byteas(())
-
-
-@dataclass(frozen=True, slots=True)
-class OutRow:
-    """One Kafka record of a lane, to be published in ``out_seq`` order."""
-
-    out_seq: int
-    topic: str
-    partition: int
-    key: bytes | None
-    headers: Headers
-    value: bytes | None
 
 
 _APPEND = """

@@ -7,34 +7,10 @@ identity has come since, so that its frames are to be tried again, oldest first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from consumer.store.arrays import Bigints, Booleans, Texts
 from consumer.store.database import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedFrame:
-    """A frame as it was read: ``log_offset`` and ``log_time`` (ms) are those in the topic."""
-
-    did: str
-    log_offset: int
-    log_time: int
-    seq: int
-    session: int
-    relay: str
-    frame: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Parking:
-    """How many frames of a DID wait, their bytes, and whether they are to be tried again."""
-
-    did: str
-    ready: bool
-    frames: int
-    size: int
-
+from consumer.store.rows import ParkedFrame, Parking
 
 _APPEND = """
 COPY parked (did, lane, log_offset, log_time, seq, session, relay, frame)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from consumer.scope import Interval
 from consumer.store.arrays import Byteas, Texts
 from consumer.store.database import Connection
-
-Record = tuple[str, str, bytes | None, str]
+from consumer.store.rows import Record
 
 _READ = """
 SELECT r.did, r.path, r.cid, r.rev

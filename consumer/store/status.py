@@ -8,6 +8,7 @@ from datetime import datetime
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection
 from consumer.store.operations import read as read_operations
+from consumer.store.rows import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Status:
     """Counts and positions; ``repos`` by (status, sync state, reason), ``outbox`` by lane."""
 
     cursors: list[Cursor]
-    lanes: list[lanes.Lane]
+    lanes: list[Lane]
     repos: dict[tuple[str, str, str | None], int]
     records: int
     parked: int

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import structlog
 
 from consumer import metrics
+from consumer.backfill import LookupKind
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.kafka.reader import OffsetLost
 from consumer.metrics import BatchStep
-from consumer.state.effects import LookupKind
 from consumer.state.inputs import Lost, ScopeChanged
 from consumer.store import identities, repos
 from consumer.store.database import Database

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from consumer.store.identities import Identity
-from consumer.store.parked import Parking
+from consumer.store.rows import Identity, Parking
 
 V = TypeVar("V")
 

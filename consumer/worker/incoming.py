@@ -12,7 +12,7 @@ from typing import Protocol
 
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
-from consumer.store.parked import ParkedFrame
+from consumer.store.rows import ParkedFrame
 from procedures import times
 
 _MAX_NUMBER = 2**63 - 1

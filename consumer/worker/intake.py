@@ -26,7 +26,7 @@ from consumer.state.inputs import (
     SyncUnverifiable,
 )
 from consumer.state.policy import Policy
-from consumer.store.identities import Identity
+from consumer.store.rows import Identity
 from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, verify_sync
 from consumer.verify.fields import is_time
 from consumer.verify.frames import (

@@ -16,7 +16,7 @@ from consumer.scope import Scope
 from consumer.state.policy import Policy
 from consumer.store import parked
 from consumer.store.database import Database
-from consumer.store.lanes import Lane
+from consumer.store.rows import Lane
 from consumer.worker.batch_loop import BatchLoop
 from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache

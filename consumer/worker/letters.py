@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consumer.errors import Reason
-from consumer.store.outbox import Headers
+from consumer.store.rows import Headers
 from consumer.worker.incoming import IncomingFrame, Record
 
 FIREHOSE, BACKFILL = "firehose", "backfill"

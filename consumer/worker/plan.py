@@ -12,15 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Message, Proof
+from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, LookupKind, Message, Proof
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
-from consumer.state.effects import Lookup, LookupKind, Rejection
+from consumer.state.effects import Lookup, Rejection
 from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
-from consumer.store.identities import Identity
-from consumer.store.lanes import Lane
-from consumer.store.lookups import Question
-from consumer.store.parked import ParkedFrame
+from consumer.store.rows import Identity, Lane, ParkedFrame, Question
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake, letters
 from consumer.worker.cache import LaneCache, Waiting

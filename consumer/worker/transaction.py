@@ -25,11 +25,9 @@ from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
 from consumer.store import identities, lanes, lookups, outbox, parked, records
 from consumer.store.database import Connection, Database
-from consumer.store.lanes import Lane
 from consumer.store.operations import queue, write
-from consumer.store.operations.queue import SyncWanted
-from consumer.store.outbox import Headers, OutRow
 from consumer.store.repos import Repos
+from consumer.store.rows import Headers, Lane, OutRow, Record, SyncWanted
 from consumer.worker.letters import Letter
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
@@ -196,7 +194,7 @@ class Ledger:
             await self._hand_over(rows)
 
 
-def _by_did(found: Iterable[records.Record]) -> dict[str, dict[str, Row]]:
+def _by_did(found: Iterable[Record]) -> dict[str, dict[str, Row]]:
     rows: dict[str, dict[str, Row]] = {}
     for did, path, cid, rev in found:
         rows.setdefault(did, {})[path] = Row(cid, rev)

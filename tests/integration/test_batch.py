@@ -20,8 +20,7 @@ from consumer.store import lanes as store
 from consumer.store import outbox
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
-from consumer.store.lanes import Lane
-from consumer.store.outbox import OutRow
+from consumer.store.rows import Lane, OutRow
 from consumer.worker import intake
 from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import IncomingFrame

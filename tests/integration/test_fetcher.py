@@ -23,7 +23,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.scope import Scope
 from consumer.store import lookups
 from consumer.store.database import Database
-from consumer.store.lookups import Question
+from consumer.store.rows import Question
 from tests.support.deployment import PARTITIONS, Deployment
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy

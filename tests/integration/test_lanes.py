@@ -12,7 +12,7 @@ from consumer.lanes import owner as lanes
 from consumer.lanes.publisher import LaneLost
 from consumer.store import lanes as store
 from consumer.store.database import Database
-from consumer.store.lanes import RELEASED, Lane
+from consumer.store.rows import RELEASED, Lane
 
 pytestmark = pytest.mark.services
 

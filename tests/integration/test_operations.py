@@ -20,7 +20,7 @@ from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
 from consumer.store.operations import claims, queue
-from consumer.store.operations.queue import SyncWanted
+from consumer.store.rows import SyncWanted
 from procedures.failures import Failure
 from procedures.operations import Type
 from simulator.account import Account

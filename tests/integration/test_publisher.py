@@ -23,8 +23,7 @@ from consumer.lanes import marker
 from consumer.lanes.publisher import READ_BACK, LaneLost, Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.database import Database
-from consumer.store.lanes import Lane
-from consumer.store.outbox import OutRow
+from consumer.store.rows import RELEASED, Lane, OutRow
 from tests.support.deployment import PARTITIONS, Deployment
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
@@ -138,7 +137,7 @@ async def world(deployment: Deployment) -> AsyncIterator[World]:
     client, topics = Client(kafka), Topics(deployment.prefix, PARTITIONS)
     database = Database(deployment.postgres(), deployment.prefix)
     await asyncio.gather(database.open(), topics.ensure(client))
-    world = World(client, topics, database, Lane(LANE, lanes.RELEASED))
+    world = World(client, topics, database, Lane(LANE, RELEASED))
     await world.claim()
     yield world
     await database.close()

@@ -15,12 +15,8 @@ from consumer.store import deployment as noted
 from consumer.store import identities, lookups, outbox, parked, records, repos, schema, status
 from consumer.store.database import Database
 from consumer.store.errors import CommitUnknown
-from consumer.store.identities import Identity
-from consumer.store.lookups import Question
 from consumer.store.operations import queue, read
-from consumer.store.operations.queue import SyncWanted
-from consumer.store.outbox import OutRow
-from consumer.store.parked import ParkedFrame, Parking
+from consumer.store.rows import Identity, OutRow, ParkedFrame, Parking, Question, Record, SyncWanted
 from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.services
@@ -177,7 +173,7 @@ async def test_a_repo_row_must_have_columns() -> None:
 
 
 async def test_records_round_trip(database: Database) -> None:
-    rows: list[records.Record] = [
+    rows: list[Record] = [
         (ALICE, "a.b.c/1", b"cid1", "3k"),
         (ALICE, "a.b.c/2", None, "3k"),
         (BOB, "a.b.c/1", b"cid2", "3j"),

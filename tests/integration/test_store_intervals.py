@@ -7,6 +7,7 @@ import pytest
 from consumer.scope import Interval, interval_of
 from consumer.store import records
 from consumer.store.database import Database
+from consumer.store.rows import Record
 
 pytestmark = pytest.mark.services
 
@@ -15,7 +16,7 @@ PATHS = ("a.b.c/-", "a.b.c/1", "a.b.c/10", "a.b.c/B", "a.b.c/a", "a.b.cd/1", "a.
 
 
 async def test_intervals_are_bytewise_and_of_one_did(database: Database) -> None:
-    rows: list[records.Record] = [(ALICE, path, b"cid", "3k") for path in PATHS]
+    rows: list[Record] = [(ALICE, path, b"cid", "3k") for path in PATHS]
     rows += [(BOB, "a.b.c/1", None, "3k")]
 
     async def paths(did: str, *intervals: Interval) -> list[str]:

@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
 import consumer.worker.report  # noqa: F401  # closes a label
 from consumer import metrics
+from consumer.backfill import LookupKind
 from consumer.errors import Reason
 from consumer.gateway import role
 from consumer.state.effects import SyncReason
@@ -30,7 +31,7 @@ def test_closed_series_exist_before_anything_happened() -> None:
 CLOSED: dict[str, set[str]] = {
     "reason": {*Reason, *RefusalReason, *SyncReason},
     "stage": {*metrics.Stage},
-    "kind": {*metrics.FrameKind, *metrics.LookupKind, *metrics.Sweep},
+    "kind": {*metrics.FrameKind, *LookupKind, *metrics.Sweep},
     "outcome": {
         *metrics.FrameOutcome,
         *metrics.TransactionOutcome,

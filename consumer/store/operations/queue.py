@@ -7,21 +7,11 @@ a row raises ``version``; the controller publishes rows whose newest version is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import uuid4
 
 from consumer.store.arrays import Bigints, Texts
 from consumer.store.database import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class SyncWanted:
-    """An automatic sync of ``did``: why, and the repo's ``want`` when it was noticed."""
-
-    did: str
-    reason: str
-    want: int
-
+from consumer.store.rows import SyncWanted
 
 # Three an hour of a DID are due at once; beyond them the wait doubles from 10 s to an hour, so
 # that an account whose repository breaks again and again costs ever less.

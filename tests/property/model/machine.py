@@ -6,11 +6,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from consumer.backfill import AccountAnswer
+from consumer.backfill import AccountAnswer, LookupKind
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import Rows, Workset
-from consumer.state.effects import AppliedOperation, LookupKind, Outcome
+from consumer.state.effects import AppliedOperation, Outcome
 from consumer.state.facts import Row
 from consumer.state.inputs import (
     AccountLearnt,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from consumer.cli.status import Waiting, render, report
 from consumer.kafka.topics import Topic
-from consumer.store.lanes import RELEASED, Lane
+from consumer.store.rows import RELEASED, Lane
 from consumer.store.status import Cursor, Status
 
 NOW = 1_800_000_000.0

@@ -14,8 +14,7 @@ from consumer.errors import Fatal
 from consumer.kafka.topics import Topics
 from consumer.lanes.publisher import Publisher, _Session
 from consumer.store import lanes, outbox
-from consumer.store.lanes import Lane
-from consumer.store.outbox import OutRow
+from consumer.store.rows import Lane, OutRow
 
 Read = Callable[[], Awaitable[list[OutRow]]]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from consumer.lanes.queue import Handover, size_of
-from consumer.store.outbox import OutRow
+from consumer.store.rows import OutRow
 
 
 def row(out_seq: int, size: int = 0) -> OutRow:

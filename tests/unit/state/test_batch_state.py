@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.backfill import AccountAnswer, IdentityAnswer
+from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Reason
 from consumer.events.envelope import (
     AccountEvent,
@@ -20,7 +20,6 @@ from consumer.state.effects import (
     AppliedOperation,
     Cleared,
     Lookup,
-    LookupKind,
     Outcome,
     SyncReason,
     SyncRequest,

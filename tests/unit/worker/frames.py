@@ -8,7 +8,7 @@ from typing import Any
 from consumer.config.settings import LimitSettings
 from consumer.scope import Repos, Scope
 from consumer.state.policy import Policy
-from consumer.store.identities import Identity
+from consumer.store.rows import Identity
 from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import Rules
 from simulator.account import Account

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, IdentityAnswer, Message
+from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind, Message
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
-from consumer.state.effects import Lookup, LookupKind, Rejection
+from consumer.state.effects import Lookup, Rejection
 from consumer.state.inputs import (
     AccountLearnt,
     ChunkSeen,
@@ -20,9 +20,7 @@ from consumer.state.inputs import (
     IdentityLearnt,
     ProofSeen,
 )
-from consumer.store.lanes import Lane
-from consumer.store.lookups import Question
-from consumer.store.parked import Parking
+from consumer.store.rows import Lane, Parking, Question
 from consumer.worker import incoming, intake
 from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import IncomingFrame

@@ -1,0 +1,141 @@
+"""Rows as values, for everything that needs them without a driver.  Pure.
+
+A field is a column of the same name, of the type that the driver gives.  The modules beside
+this one read and write them; only they know SQL and psycopg.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from consumer.backfill import LookupKind
+
+RELEASED = UUID(int=0)
+"""The token of a lane that its last owner gave up in good order."""
+
+Headers = tuple[tuple[str, bytes], ...]
+"""Headers of a Kafka record."""
+
+Record = tuple[str, str, bytes | None, str]
+"""A row of ``records``: DID, path, binary CID (None: a tombstone), rev."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A row of ``lanes``; offsets are the next to be read, ``token`` proves ownership."""
+
+    lane: int
+    token: UUID
+    firehose_offset: int = 0
+    backfill_offset: int = 0
+    control_offset: int = 0
+    session: int = 0
+    last_seq: int = 0
+    last_out_seq: int = 0
+    stalls: int = 0
+    scope: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutRow:
+    """A row of ``outbox``: one Kafka record of a lane, to be published in ``out_seq`` order.
+
+    ``topic`` is the topic's name without the deployment's prefix.
+    """
+
+    out_seq: int
+    topic: str
+    partition: int
+    key: bytes | None
+    headers: Headers
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A row of ``identities``: what a DID document said when it was last resolved.
+
+    ``signing_key`` is a ``did:key``, ``pds`` an origin, ``fetched_at`` in Unix seconds by the
+    fetcher's clock.  Without a usable key ``error`` says why, and ``signing_key`` is None.
+    """
+
+    did: str
+    signing_key: str | None
+    pds: str | None
+    handle: str | None
+    error: str | None
+    fetched_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedFrame:
+    """A row of ``parked``: a frame as it was read.
+
+    ``log_offset`` is its offset in ``chive.firehose``, ``log_time`` its log-append time in Unix
+    milliseconds.
+    """
+
+    did: str
+    log_offset: int
+    log_time: int
+    seq: int
+    session: int
+    relay: str
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """A row of ``parking``, with the number and the bytes of the DID's parked frames.
+
+    ``ready``: an answer about its identity has come since; the frames are to be tried again.
+    """
+
+    did: str
+    ready: bool
+    frames: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A lookup to be asked for: ``kind`` is a ``LookupKind``.
+
+    ``session`` and ``seq`` are those of the ``#account`` frame to be confirmed (0 for
+    identities); ``delay`` is in seconds from now.
+    """
+
+    did: str
+    kind: str
+    lane: int
+    session: int = 0
+    seq: int = 0
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A row of ``lookups`` that a fetcher has leased; ``attempts`` counts those that failed."""
+
+    did: str
+    kind: str
+    lane: int
+    session: int
+    seq: int
+    version: int
+    attempts: int
+
+    @property
+    def at_directory(self) -> bool:
+        """Whether only the PLC directory is asked, and no host of an account."""
+        return self.kind == LookupKind.IDENTITY and self.did.startswith("did:plc:")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncWanted:
+    """An automatic sync to be queued: why, and the repo's ``want`` when it was noticed."""
+
+    did: str
+    reason: str
+    want: int
