@@ -30,6 +30,7 @@ from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.runtime.services import Services, opened, stack_of
+from consumer.runtime.tasks import first_of
 from consumer.scope import Scope
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
@@ -221,13 +222,7 @@ async def _relay_connected() -> None:
 
 def _watching(server: asyncio.Task[None], state: Health) -> Root:
     async def watch(stop: asyncio.Event) -> None:
-        beat = asyncio.create_task(state.beat())
-        told = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({server, beat, told}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            beat.cancel()
-            told.cancel()
+        await first_of(asyncio.wait({server}), state.beat(), stop.wait())
         if not stop.is_set():
             raise Fatal("the HTTP server ended")
 

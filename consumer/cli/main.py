@@ -31,7 +31,7 @@ from consumer.config.settings import LogSettings, Settings
 from consumer.config.sources import BadSettings, load
 from consumer.errors import ChiveError
 from consumer.runtime import lifecycle, logs, services
-from consumer.runtime.lifecycle import unless_stopped, wait_for_stop
+from consumer.runtime.tasks import unless_stopped, wait_for_stop
 from procedures.client import Query, new_id
 from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri
 from procedures.operations import Operation, Status

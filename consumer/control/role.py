@@ -20,7 +20,7 @@ from consumer.kafka.reader import OffsetLost, PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import Owner
 from consumer.lanes.publisher import Publisher
-from consumer.runtime.lifecycle import Stopped, unless_stopped
+from consumer.runtime.tasks import Stopped, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
 from consumer.store.rows import Lane

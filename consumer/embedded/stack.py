@@ -97,16 +97,11 @@ class EmbeddedStack:
         """Wait until a server has ended by itself, or its owner has; return what to raise."""
         if self._lock is None:
             return await self._owner_gone()
-        waits = [
-            asyncio.ensure_future(each.wait_ended())
-            for each in (self.kafka.server, self.postgres.server)
-        ]
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
-        finally:
-            for wait in waits:
-                wait.cancel()
+        servers = (self.kafka.server, self.postgres.server)
+        while all(each.exit_status is None for each in servers):  # noqa: ASYNC110  no event for it
+            await asyncio.sleep(_POLL * 5)
+        ended = next(each for each in servers if each.exit_status is not None)
+        return await ended.wait_ended()
 
     async def _own_or_attach(self) -> int | None:
         """Return the lock of the stack, or None with the addresses of the one that runs."""

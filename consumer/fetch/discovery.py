@@ -26,7 +26,7 @@ from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Unclear
 from consumer.fetch.listing import Listings, NotSupported, Page
 from consumer.kafka.topics import Topics
-from consumer.runtime.lifecycle import wait_for_stop
+from consumer.runtime.tasks import wait_for_stop
 from consumer.scope import EVERYTHING, History, Repos, Scope
 from consumer.store import discoveries
 from consumer.store.database import Connection, Database

@@ -24,8 +24,9 @@ from consumer.errors import Transient
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.lanes.publisher import LaneLost, Publisher
-from consumer.runtime.lifecycle import Backoff, wait_for_stop
+from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
+from consumer.runtime.tasks import wait_for_stop
 from consumer.store import lanes
 from consumer.store.database import Database
 from consumer.store.rows import RELEASED, Lane

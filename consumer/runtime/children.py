@@ -22,7 +22,8 @@ import structlog
 from consumer import metrics
 from consumer.embedded import launch
 from consumer.errors import Fatal
-from consumer.runtime.lifecycle import DRAIN_SECONDS, Backoff, wait_for_stop
+from consumer.runtime.lifecycle import DRAIN_SECONDS, Backoff
+from consumer.runtime.tasks import cancel, first_of, joined, wait_for_stop
 
 _KILL_SECONDS = DRAIN_SECONDS + 4.0
 _STEADY_SECONDS = 60.0  # a child that lived so long was not failing at its start
@@ -48,14 +49,9 @@ class WorkerProcesses:
             for number, environment in enumerate(self._environments, 1)
         ]
         try:
-            await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
-            for keeper in keepers:
-                if keeper.done():
-                    keeper.result()
+            await asyncio.gather(*keepers)  # raises the first failure at once
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.wait(keepers)
+            await cancel(keepers, _KILL_SECONDS)
 
     async def _keep(self, name: str, environment: Mapping[str, str], stop: asyncio.Event) -> None:
         loop, backoff = asyncio.get_running_loop(), Backoff()
@@ -84,11 +80,9 @@ class WorkerProcesses:
         _log.info("worker_started", name=name, pid=process.pid)
         metrics.WORKER_PROCESSES.inc()
         ended = asyncio.create_task(process.wait())
-        told = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(joined(ended), stop.wait())
         finally:
-            told.cancel()
             await _ended(process, ended)
             metrics.WORKER_PROCESSES.dec()
         return ended.result()

@@ -17,9 +17,8 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -27,16 +26,15 @@ import uvloop
 from consumer import metrics
 from consumer.errors import Fatal, Transient
 from consumer.runtime.logs import Outage
+from consumer.runtime.tasks import Stopped, cancel, first_of, wait_for_stop
 
 DRAIN_SECONDS = 12.0
 STOP_SECONDS = 28.0
 _ALLOCATIONS = 10_000  # containers between two looks of the garbage collector
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CANCEL_SECONDS = 3.0
 _HEALTHY_SECONDS = 30.0  # a root that ran so long was not failing at its start
 
 Root = Callable[[asyncio.Event], Awaitable[None]]
-T = TypeVar("T")
 
 _log = structlog.get_logger()
 
@@ -48,10 +46,6 @@ class RootDied(Fatal):
         super().__init__(f"{root} died: {reason}")
         self.root = root
         self.reason = reason
-
-
-class Stopped(Exception):
-    """The process was told to stop before the work was done."""
 
 
 class Backoff:
@@ -129,26 +123,6 @@ def _end_in_any_case(code: int) -> None:
     timer.start()
 
 
-async def wait_for_stop(stop: asyncio.Event, seconds: float) -> bool:
-    """Sleep for ``seconds`` or until told to stop; return whether told to stop."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-    return stop.is_set()
-
-
-async def unless_stopped(stop: asyncio.Event, work: Coroutine[object, object, T]) -> T:
-    """Return the result of ``work``; cancel it and raise ``Stopped`` when told to stop first."""
-    task = asyncio.ensure_future(work)
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Stopped
-    finally:
-        await _cancelled({task, stopped}, _CANCEL_SECONDS)
-
-
 async def persistently(name: str, attempt: Root, stop: asyncio.Event) -> None:
     """Run ``attempt`` until it returns or is told to stop, again after every ``Transient``."""
     outage, backoff = Outage(_log, f"services_of_{name}"), Backoff()
@@ -191,9 +165,8 @@ async def supervise(
     ``stop`` is set when this returns or raises.
     """
     tasks = {asyncio.create_task(_root(name, r, stop), name=name) for name, r in roots.items()}
-    told = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({*tasks, told}, return_when=asyncio.FIRST_COMPLETED)
+        await first_of(asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED), stop.wait())
         died = _first_failure(tasks)
         if died is not None:
             _log.error("root_died", root=died.root, reason=died.reason)
@@ -204,7 +177,7 @@ async def supervise(
             _log.warning("drain_cut_short", roots=sorted(task.get_name() for task in late))
     finally:
         stop.set()
-        await _cancelled({*tasks, told}, _CANCEL_SECONDS)
+        await cancel(tasks)
     if died := died or _first_failure(tasks):
         raise died
 
@@ -214,12 +187,3 @@ def _first_failure(tasks: set[asyncio.Task[None]]) -> RootDied | None:
         if task.done() and not task.cancelled() and isinstance(task.exception(), RootDied):
             return task.exception()  # type: ignore[return-value]  # checked on the line above
     return None
-
-
-async def _cancelled(tasks: Iterable[asyncio.Future[Any]], seconds: float) -> None:
-    """Cancel what still runs, and wait for its end, but not for ever."""
-    running = {task for task in tasks if not task.done()}
-    for task in running:
-        task.cancel()
-    if running:
-        await asyncio.wait(running, timeout=seconds)

@@ -22,8 +22,9 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.metrics import Service
-from consumer.runtime.lifecycle import Backoff, Stopped, unless_stopped, wait_for_stop
+from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
+from consumer.runtime.tasks import Stopped, unless_stopped, wait_for_stop
 from consumer.store import deployment
 from consumer.store.database import Database
 from consumer.store.deployment import Deployment

@@ -34,8 +34,9 @@ from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
 from consumer.metrics import ReconnectCause, Service, SessionCause
-from consumer.runtime.lifecycle import Backoff, Stopped, unless_stopped
+from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
+from consumer.runtime.tasks import Stopped, unless_stopped
 from consumer.scope import Scope
 from consumer.tail.collector import Collector
 from consumer.tail.cursor import Cursor, Position, resume

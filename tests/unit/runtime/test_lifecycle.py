@@ -15,7 +15,7 @@ import pytest
 
 from consumer.errors import Fatal, Transient
 from consumer.runtime import lifecycle
-from consumer.runtime.lifecycle import Backoff, RootDied, Stopped, supervise, unless_stopped
+from consumer.runtime.lifecycle import Backoff, RootDied, supervise
 
 ROOT = Path(__file__).parents[3]
 
@@ -144,22 +144,6 @@ async def test_a_pause_between_attempts_ends_when_told_to_stop() -> None:
 
     async with asyncio.timeout(5):
         await supervise({"flaky": flaky}, stop)
-
-
-async def test_work_is_cut_when_told_to_stop() -> None:
-    stop = asyncio.Event()
-    assert await unless_stopped(stop, asyncio.sleep(0, "done")) == "done"
-    asyncio.get_running_loop().call_soon(stop.set)
-    with pytest.raises(Stopped):
-        await unless_stopped(stop, asyncio.sleep(60))
-
-
-async def test_failed_work_raises_its_own_error() -> None:
-    async def work() -> None:
-        raise Transient("away")
-
-    with pytest.raises(Transient, match="away"):
-        await unless_stopped(asyncio.Event(), work())
 
 
 def test_backoff_doubles_up_to_its_longest_with_jitter() -> None:
