@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from consumer.events.atproto_json import to_json
+from consumer.verify.verified import Action
 from procedures.syntax import cid_text
 
 VERSION = 1
@@ -30,12 +31,6 @@ MAX_RECORD = 1024 * 1024  # bytes of DAG-CBOR
 MAX_RECORD_JSON = 4 * 1024 * 1024
 
 _ID_BYTES = 16
-
-
-class Action(StrEnum):
-    CREATE = "create"
-    UPDATE = "update"
-    DELETE = "delete"
 
 
 class Source(StrEnum):

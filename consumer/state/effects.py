@@ -9,7 +9,8 @@ from enum import StrEnum
 
 from consumer.backfill import Chunk, LookupKind, Proof
 from consumer.errors import Reason
-from consumer.events.envelope import Action, Event, RecordEvent
+from consumer.events.envelope import Event, RecordEvent
+from consumer.verify.verified import Action
 
 
 class SyncReason(StrEnum):

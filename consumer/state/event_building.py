@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from consumer.errors import Fatal
-from consumer.events.envelope import (
-    AccountEvent,
-    Action,
-    IdentityEvent,
-    Origin,
-    RecordEvent,
-    SyncEvent,
-)
+from consumer.events.envelope import AccountEvent, IdentityEvent, Origin, RecordEvent, SyncEvent
 from consumer.state.facts import Statement
 from consumer.state.reconcile import Change
 from consumer.state.repo_state import Repo
+from consumer.verify.verified import Action
 
 
 def record_event(origin: Origin, repo: Repo, said: Statement, change: Change) -> RecordEvent:

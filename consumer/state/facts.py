@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from consumer.backfill import Chunk, Entry, Proof
-from consumer.events.envelope import Action
-from consumer.verify.verified import VerifiedCommit, VerifiedOp
+from consumer.verify.verified import Action, VerifiedCommit, VerifiedOp
 
 Wants = Callable[[str], bool]
 

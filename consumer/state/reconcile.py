@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.events.envelope import Action
 from consumer.state.facts import Claim, Row, Statement
+from consumer.verify.verified import Action
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consumer.errors import Reason, Refused
-from consumer.events.envelope import Action
 from consumer.verify.car import Car, parse_car
 from consumer.verify.frames import CommitFrame, RawOp, SyncFrame
 from consumer.verify.invert import Change, invert
@@ -27,6 +26,7 @@ from consumer.verify.mst import load
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
 from consumer.verify.verified import (
     EMPTY_TREE,
+    Action,
     Unverifiable,
     VerifiedCommit,
     VerifiedOp,

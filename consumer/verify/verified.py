@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from enum import StrEnum
 
 from consumer.errors import Reason, Refused
-from consumer.events.envelope import Action
 
 # The root of a repository without records: CIDv1, dag-cbor, SHA-256 of {"e": [], "l": null}
 # (bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm).
 EMPTY_TREE = b"\x01\x71\x12\x20" + hashlib.sha256(b"\xa2ae\x80al\xf6").digest()
+
+
+class Action(StrEnum):
+    """What an op does to a record: the values of ``action`` in ``subscribeRepos#repoOp``."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from psycopg.rows import dict_row
 
 from consumer.backfill import Chunk
 from consumer.errors import Transient
-from consumer.events.envelope import Action
 from consumer.scope import Scope
 from consumer.state.inputs import AccountLearnt
 from consumer.store import database as sessions
 from consumer.store.database import Connection
 from consumer.store.errors import CommitUnknown
 from consumer.store.operations.rows import COLUMNS, of_row
+from consumer.verify.verified import Action
 from consumer.worker import transaction
 from procedures.operations import Operation
 from procedures.syntax import cid_text

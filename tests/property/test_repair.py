@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.backfill import Chunk, Entry
-from consumer.events.envelope import Action, Origin, RecordEvent, Source
+from consumer.events.envelope import Origin, RecordEvent, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import Workset
 from consumer.state.effects import Outcome
@@ -19,6 +19,7 @@ from consumer.state.facts import Row
 from consumer.state.inputs import ChunkSeen, needs
 from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo, SyncState
+from consumer.verify.verified import Action
 from tests.support.snapshots import clipped
 
 DID = "did:plc:a"

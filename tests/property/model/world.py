@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumer.events.envelope import Action
 from consumer.scope import Repos, Scope
-from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedOp, VerifiedSync
+from consumer.verify.verified import EMPTY_TREE, Action, VerifiedCommit, VerifiedOp, VerifiedSync
 
 DIDS = ("did:plc:a", "did:plc:b")
 # In key order: two wanted, one never wanted, one wanted in the wide scope only.

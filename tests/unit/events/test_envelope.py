@@ -14,7 +14,6 @@ from jsonschema import Draft202012Validator, ValidationError
 from consumer.events import envelope
 from consumer.events.envelope import (
     AccountEvent,
-    Action,
     Event,
     IdentityEvent,
     Origin,
@@ -23,6 +22,7 @@ from consumer.events.envelope import (
     SyncEvent,
     encode,
 )
+from consumer.verify.verified import Action
 from procedures.syntax import DAG_CBOR_PREFIX, cid_text
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "config/events.schema.json").read_text())

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from consumer.events.envelope import Action
 from consumer.verify.commit import CommitLimits, verify_commit, verify_sync
 from consumer.verify.frames import CommitFrame, Kind, SyncFrame, decode_frame, peek
 from consumer.verify.keys import SigningKey
+from consumer.verify.verified import Action
 from simulator.network import Mix, Network, Truth
 
 LIVELY = Mix(several=0.3, identity=0.05, sync=0.05, status=0.05, records=30)

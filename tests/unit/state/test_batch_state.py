@@ -6,14 +6,7 @@ import pytest
 
 from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Reason
-from consumer.events.envelope import (
-    AccountEvent,
-    Action,
-    IdentityEvent,
-    RecordEvent,
-    Source,
-    SyncEvent,
-)
+from consumer.events.envelope import AccountEvent, IdentityEvent, RecordEvent, Source, SyncEvent
 from consumer.scope import History, Interval, Repos, Scope
 from consumer.state.batch_state import Workset
 from consumer.state.effects import (
@@ -38,6 +31,7 @@ from consumer.state.inputs import (
     needs,
 )
 from consumer.state.policy import Policy
+from consumer.verify.verified import Action
 from tests.unit.worker.values import (
     BACKFILL,
     DID,

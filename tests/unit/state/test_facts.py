@@ -1,9 +1,9 @@
 """What each source states of which path."""
 
 from consumer.backfill import Proof
-from consumer.events.envelope import Action
 from consumer.state import facts
 from consumer.state.facts import Claim, Statement
+from consumer.verify.verified import Action
 from tests.unit.worker.values import (
     OTHER,
     SCOPE,

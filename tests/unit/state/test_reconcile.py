@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from consumer.events.envelope import Action
 from consumer.state.facts import Claim, Row, Statement
 from consumer.state.reconcile import Change, reconcile
+from consumer.verify.verified import Action
 
 X, Y = b"x", b"y"
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.events.envelope import Action
 from consumer.verify.commit import CommitLimits, Unverifiable, verify_commit, verify_sync
 from consumer.verify.frames import CommitFrame, SyncFrame, decode_frame
 from consumer.verify.keys import SigningKey
-from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedOp
+from consumer.verify.verified import EMPTY_TREE, Action, VerifiedCommit, VerifiedOp
 from procedures.syntax import RAW_PREFIX
 from simulator import tamper
 from simulator.account import Account

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consumer.backfill import Chunk, Entry, Proof
-from consumer.events.envelope import Action, Event, Origin, Source
+from consumer.events.envelope import Event, Origin, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import Rows, Workset
 from consumer.state.facts import Row
@@ -14,6 +14,7 @@ from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo, SyncState
 from consumer.verify.verified import (
     EMPTY_TREE,
+    Action,
     VerifiedCommit,
     VerifiedOp,
     VerifiedSync,
