@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import orjson
 
 from consumer.fetch.hosts import Hosts
-from consumer.fetch.http import Answer, HttpClient, host_of
-from consumer.fetch.identity import Directory, Tombstoned, Unclear
+from consumer.fetch.http import HttpClient, HttpResponse, host_of
+from consumer.fetch.identity import Directory, Inconclusive, Tombstoned
 
 ACTIVE, DELETED, UNEXPLAINED = "active", "deleted", "inactive"
 
@@ -43,22 +43,22 @@ class Accounts:
     async def status(self, did: str) -> str:
         """Return ``active``, or one of the lexicon's statuses, or another that the PDS says.
 
-        Raises ``Resting``, ``Unclear`` or ``Refused`` when nobody can tell at the moment.
+        Raises ``HostUnavailable``, ``Inconclusive`` or ``Refused`` when it is not known now.
         """
         try:
             document = await self._directory.document(did)
         except Tombstoned:
             return DELETED
         if document.pds is None:
-            raise Unclear(f"the document of {did} names no PDS")
+            raise Inconclusive(f"the document of {did} names no PDS")
         url = f"{document.pds}/xrpc/com.atproto.sync.getRepoStatus?{urlencode({'did': did})}"
-        async with self._hosts.turn(host_of(url)):
+        async with self._hosts.slot(host_of(url)):
             answer = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
         return status_of(did, answer)
 
 
-def status_of(did: str, answer: Answer) -> str:
-    """Return the status that an answer of ``getRepoStatus`` states; raise ``Unclear``."""
+def status_of(did: str, answer: HttpResponse) -> str:
+    """Return the status that an answer of ``getRepoStatus`` states; raise ``Inconclusive``."""
     try:
         stated = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
@@ -72,4 +72,4 @@ def status_of(did: str, answer: Answer) -> str:
             return str(status) if named else UNEXPLAINED
         case 400 | 404, {"error": str(error)} if error in _ERRORS:
             return _ERRORS[error]
-    raise Unclear(f"status {answer.status} without a meaning for {did}: {answer.body[:100]!r}")
+    raise Inconclusive(f"status {answer.status} without a meaning for {did}: {answer.body[:100]!r}")

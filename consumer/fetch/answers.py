@@ -9,15 +9,15 @@ from consumer import metrics
 from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Refused
 from consumer.fetch.account import Accounts
-from consumer.fetch.hosts import Resting
-from consumer.fetch.identity import Directory, Unclear
+from consumer.fetch.hosts import HostBusy
+from consumer.fetch.identity import Directory, Inconclusive
 from consumer.metrics import Stage
 from consumer.store.rows import Lookup
 
 _SECONDS = 45.0  # for a whole answer, waiting for a host's turn included
 _PAUSE = 1.0  # when that was not enough
 
-Answer = IdentityAnswer | AccountAnswer
+LookupAnswer = IdentityAnswer | AccountAnswer
 
 
 class Answers:
@@ -27,15 +27,15 @@ class Answers:
         self._directory = directory
         self._accounts = accounts
 
-    async def to(self, question: Lookup) -> Answer:
-        """Return the answer; raise ``Resting`` or ``Unclear`` when there is none at the moment."""
+    async def to(self, question: Lookup) -> LookupAnswer:
+        """Return the answer; raise ``HostUnavailable`` or ``Inconclusive`` if there is none."""
         try:
             async with asyncio.timeout(_SECONDS):
                 if question.kind == LookupKind.IDENTITY:
                     return await self._identity(question.did)
                 return await self._account(question)
         except TimeoutError as error:
-            raise Resting("too many questions wait for the same host", _PAUSE) from error
+            raise HostBusy("too many lookups wait for the same host", _PAUSE) from error
 
     async def _identity(self, did: str) -> IdentityAnswer:
         # Before the request: frames that arrive while it is under way may need a newer answer.
@@ -52,5 +52,5 @@ class Answers:
             status = await self._accounts.status(question.did)
         except Refused as refused:
             metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
-            raise Unclear(str(refused)) from refused
+            raise Inconclusive(str(refused)) from refused
         return AccountAnswer(question.did, question.session, question.seq, status)

@@ -9,8 +9,8 @@ from consumer.backfill import Chunk, Entry, Proof
 from consumer.errors import Refused
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
-from consumer.fetch.hosts import Resting
-from consumer.fetch.identity import Directory, Unclear
+from consumer.fetch.hosts import HostUnavailable
+from consumer.fetch.identity import Directory, Inconclusive
 from consumer.fetch.inject import Injector
 from consumer.fetch.repos import RepoSource
 from consumer.scope import Scope
@@ -101,7 +101,7 @@ class Attempts:
     async def _document(self, did: str) -> Document:
         try:
             return await self.directory.document(did)
-        except (Refused, Resting, Unclear) as error:
+        except (Refused, HostUnavailable, Inconclusive) as error:
             raise of_resolving(error) from error
 
 

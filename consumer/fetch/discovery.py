@@ -20,10 +20,10 @@ import structlog
 
 from consumer.config.settings import DiscoverySettings, Settings
 from consumer.errors import Refused
-from consumer.fetch.failed import told
-from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
+from consumer.fetch.failed import printable
+from consumer.fetch.hosts import HostPolicy, Hosts, HostUnavailable, backoff
 from consumer.fetch.http import HttpClient
-from consumer.fetch.identity import Unclear
+from consumer.fetch.identity import Inconclusive
 from consumer.fetch.listing import Listings, NotSupported, Page
 from consumer.kafka.topics import Topics
 from consumer.runtime.tasks import wait_for_stop
@@ -67,7 +67,7 @@ async def discover(
     if scope.history is not History.FULL:
         await stop.wait()
         return
-    hosts = Hosts(Terms(settings.network.requests_per_host))
+    hosts = Hosts(HostPolicy(settings.network.requests_per_host))
     async with HttpClient(allow_loopback=settings.network.allow_loopback) as http:
         pages = Listings(settings.relay.url, http, hosts, seconds=_PAGE_SECONDS)
         await Discovery(settings.discovery, scope, pages, topics, database).run(stop)
@@ -129,13 +129,13 @@ class Discovery:
             )
             async with self._database.transaction() as connection:
                 await discoveries.fail(
-                    connection, self._owner, search, Failure.HOST_ERROR, told(absent), _DAY
+                    connection, self._owner, search, Failure.HOST_ERROR, printable(absent), _DAY
                 )
-        except (Resting, Unclear, Refused) as trouble:
+        except (HostUnavailable, Inconclusive, Refused) as error:
             delay = backoff(search.attempts, _LONGEST_PAUSE)
-            if isinstance(trouble, Resting):
-                delay = trouble.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
-            await self._give_back(search, delay, told(trouble))
+            if isinstance(error, HostUnavailable):
+                delay = error.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
+            await self._give_back(search, delay, printable(error))
 
     async def _through(self, search: Search, stop: asyncio.Event) -> None:
         """Take page after page; return at the end, or when told to stop."""
@@ -152,7 +152,7 @@ class Discovery:
             page = await self._pages.page(collection, cursor)
             seen += page.named
             if page.cursor is not None and page.cursor == cursor:
-                raise Unclear(f"the listing stands still at cursor {cursor[:100]!r}")
+                raise Inconclusive(f"the listing stands still at cursor {cursor[:100]!r}")
             async with self._database.transaction() as connection:
                 queued = await self._queue(connection, search, page)
                 if page.cursor is None:

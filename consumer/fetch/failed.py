@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 from consumer.errors import ChiveError, Reason, Refused
-from consumer.fetch.hosts import Resting
-from consumer.fetch.http import HostTrouble, Trouble
-from consumer.fetch.identity import Unclear
+from consumer.fetch.hosts import HostUnavailable
+from consumer.fetch.http import HostError, HostErrorKind
+from consumer.fetch.identity import Inconclusive
 from consumer.runtime.logs import MAX_TEXT, escape
 from procedures.failures import Failure
 
@@ -22,12 +22,12 @@ _BY_REASON = {
     Reason.DID_INVALID: Failure.DID_DOCUMENT,
     Reason.DID_UNSUPPORTED: Failure.DID_METHOD,
 }
-_BY_TROUBLE = {
-    Trouble.AWAY: Failure.HOST_UNREACHABLE,
-    Trouble.SLOW: Failure.HOST_TIMEOUT,
-    Trouble.BUSY: Failure.RATE_LIMITED,
-    Trouble.BROKEN: Failure.HOST_ERROR,
-    Trouble.CUT_SHORT: Failure.REPO_TRUNCATED,
+_BY_KIND = {
+    HostErrorKind.AWAY: Failure.HOST_UNREACHABLE,
+    HostErrorKind.SLOW: Failure.HOST_TIMEOUT,
+    HostErrorKind.BUSY: Failure.RATE_LIMITED,
+    HostErrorKind.BROKEN: Failure.HOST_ERROR,
+    HostErrorKind.CUT_SHORT: Failure.REPO_TRUNCATED,
 }
 # What com.atproto.sync.getRepo and getRecord say, by the name of the error.
 BY_ERROR = {
@@ -38,7 +38,7 @@ BY_ERROR = {
 }
 
 
-def told(trouble: object) -> str:
+def printable(trouble: object) -> str:
     """Return what ``trouble`` says, as tables and topics can hold it: hosts have a part in it."""
     return escape(str(trouble)[:MAX_TEXT])
 
@@ -50,19 +50,19 @@ class FetchFailed(ChiveError):
     """
 
     def __init__(self, failure: Failure, detail: str, retry_after: float | None = None) -> None:
-        self.detail = told(detail)
+        self.detail = printable(detail)
         super().__init__(f"{failure}: {self.detail}")
         self.failure = failure
         self.retry_after = retry_after
 
 
-class NoPlace(FetchFailed):
+class NotAttempted(FetchFailed):
     """Nothing was tried: the host rests, or is busy with others, for ``seconds``."""
 
-    def __init__(self, failure: Failure, resting: Resting) -> None:
-        super().__init__(failure, str(resting))
-        self.seconds = resting.seconds
-        self.host = resting.host
+    def __init__(self, failure: Failure, unavailable: HostUnavailable) -> None:
+        super().__init__(failure, str(unavailable))
+        self.seconds = unavailable.seconds
+        self.host = unavailable.host
 
 
 def of_fetching(error: Exception) -> FetchFailed:
@@ -72,28 +72,28 @@ def of_fetching(error: Exception) -> FetchFailed:
             return error
         case Refused():
             return FetchFailed(_BY_REASON.get(error.reason, Failure.REPO_INVALID), str(error))
-        case Resting():
-            return _of_resting(error)
+        case HostUnavailable():
+            return _of_unavailable(error)
         case OSError() | sqlite3.Error():  # our own disk is full, say: no fault of the host
             return FetchFailed(Failure.INTERNAL, f"{type(error).__name__}: {error}")
     raise error
 
 
-def of_resolving(error: Refused | Resting | Unclear) -> FetchFailed:
+def of_resolving(error: Refused | HostUnavailable | Inconclusive) -> FetchFailed:
     """Return what an error of resolving the DID means for the operation."""
     match error:
         case Refused():
             return of_fetching(error)
-        case Resting(tried=False):
-            return NoPlace(Failure.DID_UNRESOLVED, error)
-        case Resting():
+        case HostUnavailable(tried=False):
+            return NotAttempted(Failure.DID_UNRESOLVED, error)
+        case HostUnavailable():
             return FetchFailed(Failure.DID_UNRESOLVED, str(error), error.seconds)
-        case Unclear():
+        case Inconclusive():
             return FetchFailed(Failure.DID_UNRESOLVED, str(error))
 
 
-def _of_resting(resting: Resting) -> FetchFailed:
-    trouble = resting.__cause__
-    if isinstance(trouble, HostTrouble):
-        return FetchFailed(_BY_TROUBLE[trouble.trouble], str(resting), resting.seconds)
-    return NoPlace(Failure.HOST_ERROR, resting)
+def _of_unavailable(unavailable: HostUnavailable) -> FetchFailed:
+    trouble = unavailable.__cause__
+    if isinstance(trouble, HostError):
+        return FetchFailed(_BY_KIND[trouble.kind], str(unavailable), unavailable.seconds)
+    return NotAttempted(Failure.HOST_ERROR, unavailable)

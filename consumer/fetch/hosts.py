@@ -1,8 +1,9 @@
-"""Consideration for hosts: how many requests at once, and how long one that is in trouble rests.
+"""Limits and circuit breakers for hosts: how many requests at once, and when to pause.
 
-Trouble belongs to the host, not to the accounts behind it: whoever comes while it rests is told
-for how long (``Resting``) and has lost nothing.  A host in trouble is tried by one request at a
-time; the first success ends the trouble.  Times are seconds.
+A failure belongs to the host, not to the accounts behind it.  A host that fails opens its
+circuit: until the pause is over, callers get ``CircuitOpen`` and nothing is sent.  After the
+pause one request at a time tries the host; the first success closes the circuit.  Times are in
+seconds.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from consumer.errors import Transient
-from consumer.fetch.http import HostTrouble
+from consumer.fetch.http import HostError
 
 _MAX_HOSTS = 10_000  # remembered; names come from the network
 _BUSY_SECONDS = 1.0
 _MAX_DOUBLINGS = 20
 
 
-class Resting(Transient):
-    """The host cannot be asked now; it may be in ``seconds``.
+class HostUnavailable(Transient):
+    """No request can be made to ``host`` now; it is worth trying again in ``seconds``.
 
-    ``tried`` tells whether it has been: this is what came of it.
+    ``tried``: a request was made and failed (``__cause__`` is its ``HostError``); else nothing
+    was sent.
     """
 
     def __init__(self, detail: str, seconds: float, host: str = "", *, tried: bool = False) -> None:
@@ -35,8 +37,16 @@ class Resting(Transient):
         self.tried = tried
 
 
+class CircuitOpen(HostUnavailable):
+    """The host has failed, by this request or an earlier one; it gets no request until then."""
+
+
+class HostBusy(HostUnavailable):
+    """Every slot of the host is taken."""
+
+
 def backoff(failures: int, longest: float, chance: Callable[[], float] = random.random) -> float:
-    """Return the pause after so many failures: 1 s, doubling up to ``longest``, with jitter.
+    """Return the pause after ``failures`` in a row: 1 s, doubling up to ``longest``, with jitter.
 
     The jitter takes up to half of it away; ``chance`` returns numbers from 0 to 1.
     """
@@ -44,55 +54,70 @@ def backoff(failures: int, longest: float, chance: Callable[[], float] = random.
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What a host is given: requests at once, the longest rest, and whether callers queue."""
+class HostPolicy:
+    """Limits of a host.
+
+    ``requests`` may run at once; ``longest_pause`` is in seconds; ``queue``: callers wait for a
+    slot instead of getting ``HostBusy``.
+    """
 
     requests: int
-    longest_rest: float = 3600.0
+    longest_pause: float = 3600.0
     queue: bool = False
+
+
+DIRECTORY_POLICY = HostPolicy(requests=16, longest_pause=60.0, queue=True)
+"""For the PLC directory: everything depends on it, so callers queue and pauses are short."""
 
 
 @dataclass(slots=True)
 class _Host:
     running: int = 0
     queued: int = 0
-    failures: int = 0
-    rests_until: float = 0.0
+    failures: int = 0  # consecutive
+    open_until: float = 0.0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def in_use(self) -> bool:
         return bool(self.running or self.queued)
 
+    def slots(self, policy: HostPolicy) -> int:
+        return 1 if self.failures else policy.requests
+
 
 class Hosts:
-    """Every host asked so far; ``special`` terms by host, ``terms`` for all the others."""
+    """Every host requested so far.
+
+    ``special`` are policies by host, ``policy`` holds for all others; ``clock`` returns seconds
+    and never goes back.
+    """
 
     def __init__(
         self,
-        terms: Terms,
-        special: Mapping[str, Terms] | None = None,
+        policy: HostPolicy,
+        special: Mapping[str, HostPolicy] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._terms = terms
+        self._policy = policy
         self._special = special or {}
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
-        """Hold one of the host's places during the block, and learn from how it ends.
+    async def slot(self, name: str) -> AsyncIterator[None]:
+        """Hold one of the host's slots during the block, and learn from how the block ends.
 
-        Raises ``Resting`` at once if the host rests, or is busy and its callers do not queue,
-        and in place of the block's ``HostTrouble``.
+        Raises ``CircuitOpen`` at once while the circuit is open, and in place of the block's
+        ``HostError``; ``HostBusy`` when no slot is free and callers do not queue.
         """
-        terms = self._special.get(name, self._terms)
+        policy = self._special.get(name, self._policy)
         host = self._host(name)
-        await self._enter(name, host, terms)
+        await self._enter(name, host, policy)
         try:
             yield
-        except HostTrouble as trouble:
-            raise self._rest(name, host, terms, trouble) from trouble
+        except HostError as error:
+            raise self._open_circuit(name, host, policy, error) from error
         else:
             host.failures = 0
         finally:
@@ -102,23 +127,23 @@ class Hosts:
                 self._hosts.pop(name, None)
 
     def busy(self) -> list[str]:
-        """Return the hosts that have no place for another request now."""
+        """Return the hosts without a free slot."""
         return [
             name
             for name, host in self._hosts.items()
-            if host.running >= _places(host, self._special.get(name, self._terms))
+            if host.running >= host.slots(self._special.get(name, self._policy))
         ]
 
-    async def _enter(self, name: str, host: _Host, terms: Terms) -> None:
+    async def _enter(self, name: str, host: _Host, policy: HostPolicy) -> None:
         while True:
-            rest = host.rests_until - self._clock()
-            if rest > 0:
-                raise Resting(f"{name} rests for {rest:.0f} s", rest, name)
-            if host.running < _places(host, terms):
+            pause = host.open_until - self._clock()
+            if pause > 0:
+                raise CircuitOpen(f"{name} failed: no request for {pause:.0f} s", pause, name)
+            if host.running < host.slots(policy):
                 host.running += 1
                 return
-            if not terms.queue:
-                raise Resting(f"{name} is busy", backoff(1, _BUSY_SECONDS), name)
+            if not policy.queue:
+                raise HostBusy(f"{name} is busy", backoff(1, _BUSY_SECONDS), name)
             await self._queue(host)
 
     async def _queue(self, host: _Host) -> None:
@@ -129,26 +154,24 @@ class Hosts:
         finally:
             host.queued -= 1
 
-    def _rest(self, name: str, host: _Host, terms: Terms, trouble: HostTrouble) -> Resting:
+    def _open_circuit(
+        self, name: str, host: _Host, policy: HostPolicy, error: HostError
+    ) -> CircuitOpen:
         now = self._clock()
-        if host.rests_until <= now:  # else another request of the same time has said so already
+        if host.open_until <= now:  # requests that fail together count once
             host.failures += 1
-            pause = backoff(host.failures, terms.longest_rest)
-            host.rests_until = now + max(pause, trouble.retry_after or 0.0)
-        return Resting(str(trouble), host.rests_until - now, name, tried=True)
+            pause = backoff(host.failures, policy.longest_pause)
+            host.open_until = now + max(pause, error.retry_after or 0.0)
+        return CircuitOpen(str(error), host.open_until - now, name, tried=True)
 
     def _host(self, name: str) -> _Host:
         if name not in self._hosts and len(self._hosts) >= _MAX_HOSTS:
-            self._forget_quiet()
+            self._forget_idle()
         return self._hosts.setdefault(name, _Host())
 
-    def _forget_quiet(self) -> None:
-        """Make room: forget the half of the idle hosts that have rested most."""
+    def _forget_idle(self) -> None:
+        """Make room: forget half of the idle hosts, those first whose circuit closes first."""
         idle = [name for name, host in self._hosts.items() if not host.in_use]
-        idle.sort(key=lambda name: self._hosts[name].rests_until)
+        idle.sort(key=lambda name: self._hosts[name].open_until)
         for name in idle[: len(idle) // 2 + 1]:
             del self._hosts[name]
-
-
-def _places(host: _Host, terms: Terms) -> int:
-    return 1 if host.failures else terms.requests

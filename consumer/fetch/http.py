@@ -7,7 +7,7 @@ for everything.  The development switch ``allow_loopback`` adds this machine, ov
 (the composition root warns of it).
 
 Errors: ``Refused`` for what would break these rules however often it is tried;
-``HostTrouble`` for hosts that are away, slow, busy (429) or broken (5xx).  Whatever a host
+``HostError`` for hosts that are away, slow, busy (429) or broken (5xx).  Whatever a host
 sends, nothing else is raised.
 """
 
@@ -56,10 +56,10 @@ _NO_URL = (httpx.InvalidURL, ValueError)
 _CUT = (httpx.TransportError, ssl.SSLError)
 _FAILED = (httpx.HTTPError, ssl.SSLError)
 
-Take = Callable[[httpx.Response], Awaitable["Answer"]]
+Take = Callable[[httpx.Response], Awaitable["HttpResponse"]]
 
 
-class Trouble(StrEnum):
+class HostErrorKind(StrEnum):
     """What is the matter with a host."""
 
     AWAY = "away"  # no connection, or it ended before an answer
@@ -69,17 +69,17 @@ class Trouble(StrEnum):
     CUT_SHORT = "cut short"  # the connection ended within a body
 
 
-class HostTrouble(Transient):
+class HostError(Transient):
     """The host is in trouble; ``retry_after`` is its own wish, in seconds."""
 
-    def __init__(self, trouble: Trouble, detail: str, retry_after: float | None = None) -> None:
+    def __init__(self, kind: HostErrorKind, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
-        self.trouble = trouble
+        self.kind = kind
         self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """A whole response; no status of 429 or from 500 on."""
 
     status: int
@@ -87,7 +87,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """Seconds: to the first byte of a body, between two parts of it, in all."""
 
     first_byte: float
@@ -146,17 +146,17 @@ class HttpClient:
         await self._client.aclose()
         self._resolver.close()
 
-    async def get(self, url: str, *, limit: int, seconds: float) -> Answer:
+    async def get(self, url: str, *, limit: int, seconds: float) -> HttpResponse:
         """Return the answer of at most ``limit`` bytes, had within ``seconds``.
 
-        Raises ``Refused`` or ``HostTrouble``.
+        Raises ``Refused`` or ``HostError``.
         """
         try:
             async with asyncio.timeout(seconds):
                 return await self._follow(url, lambda response: _read(response, limit))
         except TimeoutError as error:
             detail = f"no whole answer in {seconds:g} s from {url}"
-            raise HostTrouble(Trouble.SLOW, detail) from error
+            raise HostError(HostErrorKind.SLOW, detail) from error
         except _FAILED as error:
             raise _away(url, error) from error
 
@@ -166,30 +166,30 @@ class HttpClient:
         file: BinaryIO,
         *,
         limit: int,
-        patience: Patience,
+        timeouts: Timeouts,
         progress: Callable[[int], None],
-    ) -> Answer:
+    ) -> HttpResponse:
         """Write a body of status 200 to ``file``; return the answer, with no body then.
 
-        ``progress`` is told the bytes so far.  Raises ``Refused`` or ``HostTrouble``.
+        ``progress`` is told the bytes so far.  Raises ``Refused`` or ``HostError``.
         """
 
-        async def take(response: httpx.Response) -> Answer:
+        async def take(response: httpx.Response) -> HttpResponse:
             if response.status_code != _OK:
-                async with asyncio.timeout(patience.idle):  # an error is short
+                async with asyncio.timeout(timeouts.idle):  # an error is short
                     return await _read(response, _ERROR_BYTES)
             _check_plain(response)
             size = 0
             parts = response.aiter_raw().__aiter__()
             while True:
                 try:
-                    async with asyncio.timeout(patience.idle):
+                    async with asyncio.timeout(timeouts.idle):
                         part = await anext(parts, None)
                 except _CUT as error:
                     detail = f"the body ended after {size} bytes from {url}: {error}"
-                    raise HostTrouble(Trouble.CUT_SHORT, detail) from error
+                    raise HostError(HostErrorKind.CUT_SHORT, detail) from error
                 if part is None:
-                    return Answer(_OK, b"")
+                    return HttpResponse(_OK, b"")
                 size += len(part)
                 if size > limit:
                     raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {url}")
@@ -197,15 +197,15 @@ class HttpClient:
                 progress(size)
 
         try:
-            async with asyncio.timeout(patience.total):
-                return await self._follow(url, take, patience.first_byte)
+            async with asyncio.timeout(timeouts.total):
+                return await self._follow(url, take, timeouts.first_byte)
         except TimeoutError as error:
             detail = f"the body did not come in time from {url}"
-            raise HostTrouble(Trouble.SLOW, detail) from error
+            raise HostError(HostErrorKind.SLOW, detail) from error
         except _FAILED as error:
             raise _away(url, error) from error
 
-    async def _follow(self, url: str, take: Take, first_byte: float | None = None) -> Answer:
+    async def _follow(self, url: str, take: Take, first_byte: float | None = None) -> HttpResponse:
         for _ in range(1 + MAX_REDIRECTS):
             async with asyncio.timeout(first_byte):
                 response = await self._sent(self._checked(url))
@@ -268,8 +268,8 @@ def _join(response: httpx.Response) -> str:
         raise Refused(Reason.FETCH_FORBIDDEN, "a redirect to what is not a URL") from error
 
 
-def _away(url: str, error: Exception) -> HostTrouble:
-    return HostTrouble(Trouble.AWAY, f"{type(error).__name__} from {url}: {error}")
+def _away(url: str, error: Exception) -> HostError:
+    return HostError(HostErrorKind.AWAY, f"{type(error).__name__} from {url}: {error}")
 
 
 def _nothing(_address: Address) -> bool:
@@ -280,19 +280,19 @@ def _public_or_loopback(address: Address) -> bool:
     return addresses.is_public(address) or addresses.is_loopback(address)
 
 
-async def _read(response: httpx.Response, limit: int) -> Answer:
+async def _read(response: httpx.Response, limit: int) -> HttpResponse:
     status = response.status_code
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
         after = retry_after(response.headers.get("retry-after"), time.time())
-        trouble = Trouble.BUSY if status == _TOO_MANY_REQUESTS else Trouble.BROKEN
-        raise HostTrouble(trouble, f"status {status} from {response.url}", after)
+        kind = HostErrorKind.BUSY if status == _TOO_MANY_REQUESTS else HostErrorKind.BROKEN
+        raise HostError(kind, f"status {status} from {response.url}", after)
     _check_plain(response)
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
         if len(body) > limit:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {response.url}")
-    return Answer(status, bytes(body))
+    return HttpResponse(status, bytes(body))
 
 
 def _check_plain(response: httpx.Response) -> None:

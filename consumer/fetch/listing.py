@@ -13,8 +13,8 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from consumer.fetch.hosts import Hosts
-from consumer.fetch.http import Answer, HttpClient, host_of
-from consumer.fetch.identity import Unclear
+from consumer.fetch.http import HttpClient, HttpResponse, host_of
+from consumer.fetch.identity import Inconclusive
 from consumer.scope import EVERYTHING
 from procedures.syntax import MAX_DID, is_did, is_tid
 
@@ -59,10 +59,10 @@ class Listings:
     async def page(self, collection: str, cursor: str | None) -> Page:
         """Return the page at ``cursor`` of a collection's repositories, or of ``*``, of all.
 
-        Raises ``NotSupported``; ``Resting``, ``Unclear`` or ``Refused`` as all requests do.
+        Raises ``NotSupported``, ``HostUnavailable``, ``Inconclusive`` or ``Refused``.
         """
         url = self.url(collection, cursor)
-        async with self._hosts.turn(host_of(url)):
+        async with self._hosts.slot(host_of(url)):
             answer = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
         return parse(answer, url)
 
@@ -75,7 +75,7 @@ class Listings:
         return f"{self.origin}/xrpc/com.atproto.sync.{method}?{query}"
 
 
-def parse(answer: Answer, url: str) -> Page:
+def parse(answer: HttpResponse, url: str) -> Page:
     """Return the page in an answer.  Entries that make no sense are passed over."""
     if answer.status in _ABSENT:
         raise NotSupported(f"status {answer.status} from {url}")
@@ -92,7 +92,7 @@ def parse(answer: Answer, url: str) -> Page:
             )
         case 400, {"error": "MethodNotImplemented" | "XRPCNotSupported"}:
             raise NotSupported(f"{body['error']} from {url}")
-    raise Unclear(f"status {answer.status} without a page: {answer.body[:100]!r}")
+    raise Inconclusive(f"status {answer.status} without a page: {answer.body[:100]!r}")
 
 
 def _listed(entry: Any) -> Listed | None:

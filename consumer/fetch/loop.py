@@ -5,7 +5,7 @@ time; answered outside of any transaction; the answer goes to ``chive.backfill``
 the row deleted, unless the question was asked again meanwhile.  So an answer may be repeated,
 and is never lost.
 
-A host in trouble defers the question without counting against it.  An answer that settles
+A host in error defers the question without counting against it.  An answer that settles
 nothing counts: the question backs off from 1 s to 1 h.  Kafka or Postgres away end the attempt;
 ``run`` begins another.
 """
@@ -22,12 +22,12 @@ from consumer import backfill, metrics
 from consumer.backfill import IdentityAnswer
 from consumer.config.settings import Settings
 from consumer.fetch.account import Accounts
-from consumer.fetch.answers import Answer, Answers
+from consumer.fetch.answers import Answers, LookupAnswer
 from consumer.fetch.documents import is_plc
-from consumer.fetch.failed import told
-from consumer.fetch.hosts import Hosts, Resting, Terms, backoff
-from consumer.fetch.http import HostTrouble, HttpClient, host_of
-from consumer.fetch.identity import Directory, Unclear
+from consumer.fetch.failed import printable
+from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts, HostUnavailable, backoff
+from consumer.fetch.http import HostError, HttpClient, host_of
+from consumer.fetch.identity import Directory, Inconclusive
 from consumer.fetch.work import Work
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topic, Topics
@@ -47,7 +47,6 @@ _LOOK_SECONDS = 15.0  # at Postgres, though nobody rang
 _SHORTEST_LOOK = 0.05
 _DRAIN_SECONDS = 4.0
 _LONGEST_PAUSE = 3600.0
-_PLC_TERMS = Terms(requests=16, longest_rest=60.0, queue=True)
 
 _log = structlog.get_logger()
 
@@ -77,7 +76,8 @@ class Fetcher:
         settings = self._settings
         loopback = settings.network.allow_loopback
         directory_host = host_of(settings.identity.plc_url)
-        hosts = Hosts(Terms(settings.network.requests_per_host), {directory_host: _PLC_TERMS})
+        policy = HostPolicy(settings.network.requests_per_host)
+        hosts = Hosts(policy, {directory_host: DIRECTORY_POLICY})
         async with HttpClient(allow_loopback=loopback) as http:
             directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
             accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
@@ -204,14 +204,14 @@ class Desk:
         began = time.monotonic()
         try:
             answer = await self._answers.to(question)
-        except Resting as resting:
+        except HostUnavailable as unavailable:
             outcome = LookupOutcome.RETRIED
-            self._note_trouble(question, resting)
-            await self._defer(question, resting)
+            self._note_error(question, unavailable)
+            await self._defer(question, unavailable)
             self._bell.set()  # it may be due before the next look
-        except Unclear as unclear:
+        except Inconclusive as inconclusive:
             outcome = LookupOutcome.RETRIED
-            await self._postpone(question, unclear)
+            await self._postpone(question, inconclusive)
             self._bell.set()
         else:
             await self._deliver(question, answer, writer)
@@ -222,7 +222,7 @@ class Desk:
         metrics.LOOKUPS.labels(question.kind, outcome).inc()
         metrics.LOOKUP_SECONDS.labels(question.kind).observe(time.monotonic() - began)
 
-    async def _deliver(self, question: Lookup, answer: Answer, writer: Writer) -> None:
+    async def _deliver(self, question: Lookup, answer: LookupAnswer, writer: Writer) -> None:
         did = question.did
         topic, partition = self._topics.name(Topic.BACKFILL), self._topics.partition_of(did)
         await writer.write(OutRecord(topic, partition, did.encode(), backfill.encode(answer)))
@@ -231,21 +231,21 @@ class Desk:
         if not closed:
             self._bell.set()
 
-    async def _defer(self, question: Lookup, resting: Resting) -> None:
+    async def _defer(self, question: Lookup, unavailable: HostUnavailable) -> None:
         """Come back when the host may be asked again; some later than others."""
-        delay = resting.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
+        delay = unavailable.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
         async with self._database.transaction() as connection:
-            await lookups.defer(connection, question, delay, told(resting))
+            await lookups.defer(connection, question, delay, printable(unavailable))
 
-    async def _postpone(self, question: Lookup, unclear: Unclear) -> None:
+    async def _postpone(self, question: Lookup, inconclusive: Inconclusive) -> None:
         delay = backoff(question.attempts + 1, _LONGEST_PAUSE)
-        _log.info("lookup_unclear", did=question.did, kind=question.kind, error=str(unclear))
+        _log.info("lookup_unclear", did=question.did, kind=question.kind, error=str(inconclusive))
         async with self._database.transaction() as connection:
-            await lookups.postpone(connection, question, delay, told(unclear))
+            await lookups.postpone(connection, question, delay, printable(inconclusive))
 
-    def _note_trouble(self, question: Lookup, resting: Resting) -> None:
-        if not isinstance(resting.__cause__, HostTrouble):
+    def _note_error(self, question: Lookup, unavailable: HostUnavailable) -> None:
+        if not isinstance(unavailable.__cause__, HostError):
             return
         metrics.WAITS.labels(Service.PLC if question.at_directory else Service.PDS).inc()
         if question.at_directory:
-            self._directory_outage.again(resting)
+            self._directory_outage.again(unavailable)

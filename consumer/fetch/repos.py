@@ -24,7 +24,7 @@ from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import BY_ERROR, FetchFailed, of_fetching
 from consumer.fetch.hosts import Hosts
-from consumer.fetch.http import Answer, HttpClient, Patience, host_of
+from consumer.fetch.http import HttpClient, HttpResponse, Timeouts, host_of
 from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
@@ -133,7 +133,7 @@ class RepoSource:
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRecord?{query}"
         limit = self._limits.commit_blocks
         with _failures():
-            async with self._hosts.turn(host_of(url)):
+            async with self._hosts.slot(host_of(url)):
                 answer = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
             if answer.status != _OK:
                 raise _refusal(answer, url)
@@ -152,11 +152,11 @@ class RepoSource:
     ) -> None:
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRepo?{urlencode({'did': did})}"
         settings = self._settings
-        patience = Patience(settings.first_byte, settings.idle, settings.total)
+        timeouts = Timeouts(settings.first_byte, settings.idle, settings.total)
         with _failures(), spool.open("wb") as file:
-            async with self._hosts.turn(host_of(url)):
+            async with self._hosts.slot(host_of(url)):
                 answer = await self._http.download(
-                    url, file, limit=self._limits.repo, patience=patience, progress=progress
+                    url, file, limit=self._limits.repo, timeouts=timeouts, progress=progress
                 )
             if answer.status != _OK:
                 raise _refusal(answer, url)
@@ -181,7 +181,7 @@ def _pds(did: str, document: Document) -> str:
     return document.pds
 
 
-def _refusal(answer: Answer, url: str) -> FetchFailed:
+def _refusal(answer: HttpResponse, url: str) -> FetchFailed:
     try:
         stated = orjson.loads(answer.body)
     except orjson.JSONDecodeError:

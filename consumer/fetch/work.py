@@ -22,7 +22,7 @@ from consumer import metrics
 from consumer.config.settings import Settings
 from consumer.errors import Transient
 from consumer.fetch.attempts import Attempts, Note
-from consumer.fetch.failed import FetchFailed, NoPlace
+from consumer.fetch.failed import FetchFailed, NotAttempted
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
@@ -199,7 +199,7 @@ class Work:
     async def _give_up(self, claim: Claim, failed: FetchFailed) -> None:
         operation, failure, detail = claim.operation, failed.failure, failed.detail
         async with self._database.transaction() as connection:
-            if isinstance(failed, NoPlace):
+            if isinstance(failed, NotAttempted):
                 await claims.put_off(
                     connection, claim.lease, failure, detail, failed.seconds, failed.host
                 )

@@ -12,7 +12,7 @@ from consumer import metrics
 from consumer.cli.operations import ControlTopic
 from consumer.config.settings import GatewaySettings, HttpSettings, Settings
 from consumer.errors import Fatal
-from consumer.fetch.hosts import Hosts, Terms
+from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts
 from consumer.fetch.http import HttpClient, host_of
 from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
@@ -45,7 +45,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
         _log.warning("gateway_without_service_did", meaning="every XRPC call is refused")
     loopback = settings.network.allow_loopback
     plc = host_of(settings.identity.plc_url)
-    hosts = Hosts(Terms(settings.network.requests_per_host), {plc: Terms(16, 60.0, queue=True)})
+    hosts = Hosts(HostPolicy(settings.network.requests_per_host), {plc: DIRECTORY_POLICY})
     changes = Changes(services.database)
     async with (
         HttpClient(allow_loopback=loopback) as http,

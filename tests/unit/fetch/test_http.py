@@ -21,11 +21,11 @@ from consumer.fetch import http as module
 from consumer.fetch.addresses import Address
 from consumer.fetch.guard import Resolve, Resolver
 from consumer.fetch.http import (
-    Answer,
-    HostTrouble,
+    HostError,
+    HostErrorKind,
     HttpClient,
-    Patience,
-    Trouble,
+    HttpResponse,
+    Timeouts,
     host_of,
     retry_after,
 )
@@ -61,24 +61,24 @@ async def refusal(http: HttpClient, url: str) -> Reason:
     return caught.value.reason
 
 
-async def trouble(http: HttpClient, url: str, seconds: float = 5) -> HostTrouble:
-    with pytest.raises(HostTrouble) as caught:
+async def host_error(http: HttpClient, url: str, seconds: float = 5) -> HostError:
+    with pytest.raises(HostError) as caught:
         await http.get(url, limit=LIMIT, seconds=seconds)
     return caught.value
 
 
-async def fetch(http: HttpClient, url: str) -> Answer:
+async def fetch(http: HttpClient, url: str) -> HttpResponse:
     return await http.get(url, limit=LIMIT, seconds=5)
 
 
-SOME = Patience(first_byte=5.0, idle=5.0, total=20.0)
+SOME = Timeouts(first_byte=5.0, idle=5.0, total=20.0)
 
 
 async def download(
-    http: HttpClient, url: str, file: BinaryIO | None = None, patience: Patience = SOME
-) -> Answer:
+    http: HttpClient, url: str, file: BinaryIO | None = None, timeouts: Timeouts = SOME
+) -> HttpResponse:
     return await http.download(
-        url, file or BytesIO(), limit=LIMIT, patience=patience, progress=lambda _: None
+        url, file or BytesIO(), limit=LIMIT, timeouts=timeouts, progress=lambda _: None
     )
 
 
@@ -257,7 +257,7 @@ async def test_of_a_name_with_many_addresses_only_a_few_are_dialled(
 ) -> None:
     net, _, http = internet
     net.names["pds.example"] = [[f"1.1.1.{n}" for n in range(200)]]
-    await trouble(http, "https://pds.example/a")
+    await host_error(http, "https://pds.example/a")
     assert len(net.dialled) == 4
 
 
@@ -420,7 +420,7 @@ async def test_a_redirect_to_nonsense_is_an_error_of_its_host(
     http: HttpClient, site: Web, location: str
 ) -> None:
     site.replies["/a"] = redirect(location)
-    with pytest.raises((Refused, HostTrouble)):
+    with pytest.raises((Refused, HostError)):
         await http.get(f"{site.origin}/a", limit=LIMIT, seconds=5)
 
 
@@ -496,9 +496,9 @@ async def test_what_surrounds_a_body_has_a_limit(
     http: HttpClient, site: Web, reply: Reply, streamed: bool
 ) -> None:
     site.replies["/a"] = reply
-    with pytest.raises(HostTrouble) as caught:
+    with pytest.raises(HostError) as caught:
         await (download if streamed else fetch)(http, f"{site.origin}/a")
-    assert caught.value.trouble in {Trouble.AWAY, Trouble.CUT_SHORT}
+    assert caught.value.kind in {HostErrorKind.AWAY, HostErrorKind.CUT_SHORT}
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -531,25 +531,25 @@ async def test_slowness_of_any_kind_ends_at_the_deadline(
     http: HttpClient, site: Web, reply: Reply
 ) -> None:
     site.replies["/a"] = reply
-    assert (await trouble(http, f"{site.origin}/a", seconds=0.1)).trouble is Trouble.SLOW
+    assert (await host_error(http, f"{site.origin}/a", seconds=0.1)).kind is HostErrorKind.SLOW
 
 
 @pytest.mark.parametrize(
-    ("replies", "patience"),
+    ("replies", "limit"),
     [(SLOW_HEADS, "first_byte"), (SLOW_PARTS, "idle"), (DRIBBLED, "total")],
     ids=["heads", "parts", "whole"],
 )
-async def test_a_slow_download_ends_when_patience_does(
-    http: HttpClient, site: Web, replies: dict[str, Reply], patience: str
+async def test_a_slow_download_ends_at_its_timeout(
+    http: HttpClient, site: Web, replies: dict[str, Reply], limit: str
 ) -> None:
-    """Only the one patience that is meant is short; with the others it would take for ever."""
-    little = replace(Patience(3600.0, 3600.0, 3600.0), **{patience: 0.1})
+    """Only the timeout that is meant is short; with the others it would take for ever."""
+    little = replace(Timeouts(3600.0, 3600.0, 3600.0), **{limit: 0.1})
     for name, reply in replies.items():
         site.replies["/a"] = reply
         async with asyncio.timeout(30):
-            with pytest.raises(HostTrouble) as caught:
-                await download(http, f"{site.origin}/a", patience=little)
-        assert caught.value.trouble is Trouble.SLOW, name
+            with pytest.raises(HostError) as caught:
+                await download(http, f"{site.origin}/a", timeouts=little)
+        assert caught.value.kind is HostErrorKind.SLOW, name
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -603,15 +603,15 @@ async def test_compression_is_refused(
         b"chunked;x=y",
     ],
 )
-async def test_compression_of_the_transfer_is_trouble(
+async def test_compression_of_the_transfer_is_a_host_error(
     http: HttpClient, site: Web, coding: bytes, streamed: bool
 ) -> None:
     body = gzip.compress(bytes(100))
     framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     site.replies["/a"] = HEAD + b"transfer-encoding: " + coding + b"\r\n\r\n" + framed
-    with pytest.raises(HostTrouble) as caught:
+    with pytest.raises(HostError) as caught:
         await (download if streamed else fetch)(http, f"{site.origin}/a")
-    assert caught.value.trouble is Trouble.AWAY
+    assert caught.value.kind is HostErrorKind.AWAY
 
 
 # -- downloads --------------------------------------------------------------------------------
@@ -622,9 +622,9 @@ async def test_a_download_is_written_as_it_came_and_told(http: HttpClient, site:
     site.replies["/a"] = CHUNKED + body + b"0\r\n\r\n"
     file, told = BytesIO(), list[int]()
     answer = await http.download(
-        f"{site.origin}/a", file, limit=LIMIT, patience=SOME, progress=told.append
+        f"{site.origin}/a", file, limit=LIMIT, timeouts=SOME, progress=told.append
     )
-    assert answer == Answer(200, b"")
+    assert answer == HttpResponse(200, b"")
     assert file.getvalue() == b"x" * 780
     assert told == sorted(told)
     assert told[-1] == 780
@@ -636,7 +636,7 @@ async def test_what_is_no_download_is_an_answer_and_writes_nothing(
     site.replies["/a"] = response(400, b'{"error":"RepoNotFound"}')
     file = BytesIO()
     answer = await download(http, f"{site.origin}/a", file)
-    assert answer == Answer(400, b'{"error":"RepoNotFound"}')
+    assert answer == HttpResponse(400, b'{"error":"RepoNotFound"}')
     assert file.getvalue() == b""
     site.replies["/a"] = response(400, bytes(70_000))
     with pytest.raises(Refused):
@@ -646,22 +646,22 @@ async def test_what_is_no_download_is_an_answer_and_writes_nothing(
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (b"", Trouble.AWAY),
-        (b"garbage\r\n\r\n", Trouble.AWAY),
-        (HEAD + b"content-length: 10\r\n\r\nshort", Trouble.CUT_SHORT),
-        (CHUNKED + CHUNK, Trouble.CUT_SHORT),
-        (CHUNKED + b"-1\r\nx\r\n", Trouble.CUT_SHORT),
-        (response(429), Trouble.BUSY),
-        (response(503), Trouble.BROKEN),
+        (b"", HostErrorKind.AWAY),
+        (b"garbage\r\n\r\n", HostErrorKind.AWAY),
+        (HEAD + b"content-length: 10\r\n\r\nshort", HostErrorKind.CUT_SHORT),
+        (CHUNKED + CHUNK, HostErrorKind.CUT_SHORT),
+        (CHUNKED + b"-1\r\nx\r\n", HostErrorKind.CUT_SHORT),
+        (response(429), HostErrorKind.BUSY),
+        (response(503), HostErrorKind.BROKEN),
     ],
 )
 async def test_what_is_the_matter_with_a_download_has_a_name(
-    http: HttpClient, site: Web, reply: bytes, expected: Trouble
+    http: HttpClient, site: Web, reply: bytes, expected: HostErrorKind
 ) -> None:
     site.replies["/a"] = reply
-    with pytest.raises(HostTrouble) as caught:
+    with pytest.raises(HostError) as caught:
         await download(http, f"{site.origin}/a")
-    assert caught.value.trouble is expected
+    assert caught.value.kind is expected
 
 
 async def test_one_deadline_bounds_the_whole(http: HttpClient, site: Web) -> None:
@@ -675,7 +675,7 @@ async def test_one_deadline_bounds_the_whole(http: HttpClient, site: Web) -> Non
     site.replies["/a"] = trickle
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await trouble(http, f"{site.origin}/a", seconds=0.3)
+    await host_error(http, f"{site.origin}/a", seconds=0.3)
     assert loop.time() - began < 3
 
 
@@ -688,9 +688,9 @@ async def test_one_deadline_bounds_the_whole(http: HttpClient, site: Web) -> Non
         b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 300_000,
     ],
 )
-async def test_a_broken_answer_is_trouble(http: HttpClient, site: Web, reply: bytes) -> None:
+async def test_a_broken_response_is_a_host_error(http: HttpClient, site: Web, reply: bytes) -> None:
     site.replies["/a"] = reply
-    await trouble(http, f"{site.origin}/a")
+    await host_error(http, f"{site.origin}/a")
 
 
 @pytest.mark.parametrize(
@@ -703,7 +703,7 @@ async def test_a_broken_answer_is_trouble(http: HttpClient, site: Web, reply: by
     [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nsome"],
     ids=["no answer", "half a head", "half a body"],
 )
-async def test_tls_that_breaks_is_trouble(
+async def test_tls_that_breaks_is_a_host_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: bytes, garbage: bytes
 ) -> None:
     server, client = certified(tmp_path, "localhost")
@@ -712,30 +712,31 @@ async def test_tls_that_breaks_is_trouble(
         web_of_bad_records(server, reply, garbage) as origin,
         HttpClient(allow_loopback=True) as http,
     ):
-        assert (await trouble(http, f"{origin}/a")).trouble is Trouble.AWAY
-        with pytest.raises(HostTrouble) as caught:
+        assert (await host_error(http, f"{origin}/a")).kind is HostErrorKind.AWAY
+        with pytest.raises(HostError) as caught:
             await download(http, f"{origin}/a")
     cut = reply.endswith(b"some")
-    assert caught.value.trouble is (Trouble.CUT_SHORT if cut else Trouble.AWAY)
+    assert caught.value.kind is (HostErrorKind.CUT_SHORT if cut else HostErrorKind.AWAY)
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_trouble(
+async def test_an_untrusted_certificate_is_a_host_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, trusting = certified(tmp_path, "localhost")
     async with web(server) as site, HttpClient(allow_loopback=True) as http:
-        assert "certificate" in str(await trouble(http, f"https://localhost:{site.port}/a"))
+        assert "certificate" in str(await host_error(http, f"https://localhost:{site.port}/a"))
         monkeypatch.setattr(module, "_tls", lambda: trusting)
         async with HttpClient(allow_loopback=True, resolve=resolving("127.0.0.1")) as another:
             url = f"https://localhost:{site.port}/none"
             assert (await another.get(url, limit=LIMIT, seconds=5)).status == 404
-            assert "certificate" in str(await trouble(another, url.replace("localhost", "other")))
+            url = url.replace("localhost", "other")
+            assert "certificate" in str(await host_error(another, url))
 
 
-async def test_nobody_there_is_trouble(http: HttpClient) -> None:
+async def test_a_refused_connection_is_a_host_error(http: HttpClient) -> None:
     async with web() as gone:
         url = f"{gone.origin}/a"
-    await trouble(http, url)
+    await host_error(http, url)
 
 
 async def test_a_domain_whose_name_servers_hang_holds_up_no_other(
@@ -762,17 +763,17 @@ async def test_a_domain_whose_name_servers_hang_holds_up_no_other(
         resolver.close()
 
 
-async def test_a_name_without_addresses_is_trouble() -> None:
+async def test_a_name_without_addresses_is_a_host_error() -> None:
     async with HttpClient(allow_loopback=False, resolve=resolving()) as http:
-        await trouble(http, "https://nowhere.example/")
+        await host_error(http, "https://nowhere.example/")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_busy_and_broken_hosts_are_trouble(http: HttpClient, site: Web, status: int) -> None:
+async def test_statuses_that_are_host_errors(http: HttpClient, site: Web, status: int) -> None:
     site.replies["/a"] = response(status, retry_after="17")
-    assert (await trouble(http, f"{site.origin}/a")).retry_after == 17
+    assert (await host_error(http, f"{site.origin}/a")).retry_after == 17
     site.replies["/a"] = response(status)
-    assert (await trouble(http, f"{site.origin}/a")).retry_after is None
+    assert (await host_error(http, f"{site.origin}/a")).retry_after is None
 
 
 @pytest.mark.parametrize(

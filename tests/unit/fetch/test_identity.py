@@ -12,9 +12,9 @@ import pytest
 from consumer.config.settings import IdentitySettings
 from consumer.errors import Reason, Refused
 from consumer.fetch.account import Accounts, status_of
-from consumer.fetch.hosts import Hosts, Resting, Terms
-from consumer.fetch.http import Answer, HttpClient
-from consumer.fetch.identity import Directory, Tombstoned, Unclear
+from consumer.fetch.hosts import HostPolicy, Hosts, HostUnavailable
+from consumer.fetch.http import HttpClient, HttpResponse
+from consumer.fetch.identity import Directory, Inconclusive, Tombstoned
 from tests.support.web import Web, redirect, response, web
 from tests.unit.fetch.test_documents import DID, K256, document, method, service
 
@@ -33,7 +33,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     async with web() as plc, web() as pds, HttpClient(allow_loopback=True) as http:
         settings = IdentitySettings(plc_url=plc.origin, document_limit=4096, timeout=2.0)
-        hosts = Hosts(Terms(requests=4))
+        hosts = Hosts(HostPolicy(requests=4))
         directory = Directory(settings, http, hosts, allow_loopback=True)
         accounts = Accounts(directory, http, hosts, seconds=2.0)
         plc.replies[f"/{DID}"] = response(200, document(service=[service(pds.origin)]))
@@ -80,17 +80,17 @@ async def test_a_document_of_somebody_else(world: World) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 418])
 async def test_other_statuses_settle_nothing(world: World, status: int) -> None:
     world.plc.replies[f"/{DID}"] = response(status)
-    with pytest.raises(Unclear):
+    with pytest.raises(Inconclusive):
         await world.directory.document(DID)
 
 
-async def test_trouble_of_the_directory_lets_it_rest(world: World) -> None:
+async def test_a_failure_opens_the_circuit_of_the_directory(world: World) -> None:
     world.plc.replies[f"/{DID}"] = response(503, retry_after="30")
-    with pytest.raises(Resting) as caught:
+    with pytest.raises(HostUnavailable) as caught:
         await world.directory.document(DID)
     assert caught.value.seconds == pytest.approx(30, abs=1)
     world.plc.replies.clear()
-    with pytest.raises(Resting):
+    with pytest.raises(HostUnavailable):
         await world.directory.document("did:plc:" + "b" * 24)
     assert len(world.plc.requests) == 1
 
@@ -101,7 +101,7 @@ async def test_what_breaks_our_rules_is_not_the_fault_of_a_did_in_the_directory(
 ) -> None:
     reply = response(200, body) if body else redirect("http://169.254.169.254/")
     world.plc.replies[f"/{DID}"] = reply
-    with pytest.raises(Resting):
+    with pytest.raises(HostUnavailable):
         await world.directory.document(DID)
 
 
@@ -145,13 +145,13 @@ async def test_an_unknown_did_proves_nothing(world: World) -> None:
 
 async def test_without_a_pds_nobody_can_tell(world: World) -> None:
     world.plc.replies[f"/{DID}"] = response(200, document(service=[]))
-    with pytest.raises(Unclear):
+    with pytest.raises(Inconclusive):
         await world.accounts.status(DID)
 
 
 async def test_a_pds_that_is_down_proves_nothing(world: World) -> None:
     world.pds.replies[STATUS] = response(502)
-    with pytest.raises(Resting):
+    with pytest.raises(HostUnavailable):
         await world.accounts.status(DID)
 
 
@@ -174,7 +174,7 @@ async def test_a_pds_that_is_down_proves_nothing(world: World) -> None:
     ],
 )
 def test_what_answers_mean(status: int, fields: dict[str, Any], expected: str) -> None:
-    assert status_of(DID, Answer(status, json.dumps(fields).encode())) == expected
+    assert status_of(DID, HttpResponse(status, json.dumps(fields).encode())) == expected
 
 
 @pytest.mark.parametrize(
@@ -194,5 +194,5 @@ def test_what_answers_mean(status: int, fields: dict[str, Any], expected: str) -
     ],
 )
 def test_answers_that_settle_nothing(status: int, body: bytes) -> None:
-    with pytest.raises(Unclear):
-        status_of(DID, Answer(status, body))
+    with pytest.raises(Inconclusive):
+        status_of(DID, HttpResponse(status, body))

@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from consumer.fetch.discovery import listings
-from consumer.fetch.hosts import Hosts, Terms
-from consumer.fetch.http import Answer, HttpClient
-from consumer.fetch.identity import Unclear
+from consumer.fetch.hosts import HostPolicy, Hosts
+from consumer.fetch.http import HttpClient, HttpResponse
+from consumer.fetch.identity import Inconclusive
 from consumer.fetch.listing import Listed, Listings, NotSupported, parse
 from consumer.scope import Repos, Scope
 
@@ -16,8 +16,8 @@ DID = "did:plc:" + "a" * 24
 REV = "3l6oveex3ii2l"
 
 
-def answer(status: int, body: object) -> Answer:
-    return Answer(status, orjson.dumps(body))
+def answer(status: int, body: object) -> HttpResponse:
+    return HttpResponse(status, orjson.dumps(body))
 
 
 def test_a_page_of_repositories() -> None:
@@ -53,8 +53,9 @@ def test_a_relay_without_the_method(status: int) -> None:
 
 
 def test_other_answers_settle_nothing() -> None:
-    for other in (answer(200, {}), answer(400, {"error": "InvalidRequest"}), Answer(200, b"<p>")):
-        with pytest.raises(Unclear):
+    bad_request = answer(400, {"error": "InvalidRequest"})
+    for other in (answer(200, {}), bad_request, HttpResponse(200, b"<p>")):
+        with pytest.raises(Inconclusive):
             parse(other, "")
     with pytest.raises(NotSupported):
         parse(answer(400, {"error": "MethodNotImplemented"}), "")
@@ -62,8 +63,8 @@ def test_other_answers_settle_nothing() -> None:
 
 async def test_where_the_pages_are() -> None:
     async with HttpClient(allow_loopback=True) as http:
-        secure = Listings("wss://relay.example", http, Hosts(Terms(1)), seconds=1)
-        plain = Listings("ws://localhost:2470", http, Hosts(Terms(1)), seconds=1)
+        secure = Listings("wss://relay.example", http, Hosts(HostPolicy(1)), seconds=1)
+        plain = Listings("ws://localhost:2470", http, Hosts(HostPolicy(1)), seconds=1)
     assert secure.url("a.b.c", None) == (
         "https://relay.example/xrpc/com.atproto.sync.listReposByCollection"
         "?collection=a.b.c&limit=2000"

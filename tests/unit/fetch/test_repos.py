@@ -13,7 +13,7 @@ from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.errors import Reason, Refused
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
-from consumer.fetch.hosts import Hosts, Terms
+from consumer.fetch.hosts import HostPolicy, Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.repos import RepoSource
 from procedures.failures import Failure
@@ -37,7 +37,7 @@ async def site() -> AsyncIterator[Web]:
 async def source() -> AsyncIterator[RepoSource]:
     async with HttpClient(allow_loopback=True) as http:
         limits = LimitSettings(repo=10_000)
-        yield RepoSource(http, Hosts(Terms(4)), limits, FetchSettings())
+        yield RepoSource(http, Hosts(HostPolicy(4)), limits, FetchSettings())
 
 
 @pytest.fixture
