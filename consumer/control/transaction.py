@@ -6,8 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from consumer import metrics
+from consumer import dead_letters, metrics
 from consumer.control.commands import carry_out
+from consumer.dead_letters import DeadLetter, Headers, InputRecord, InputTopic
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.publisher import LaneLost
@@ -15,14 +16,13 @@ from consumer.scope import History, Scope
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database
 from consumer.store.operations import read, sweeps
-from consumer.store.rows import Headers, Lane, OutRow
+from consumer.store.rows import Lane, OutRow
 from procedures import messages
 from procedures import operations as procedure
 from procedures.messages import Refusal
 from procedures.operations import answered_through
 
 _PUBLISHED = 500  # operations in one transaction
-_SHOWN = 1_024
 
 HandOver = Callable[[Sequence[OutRow]], Awaitable[None]]
 
@@ -50,7 +50,7 @@ class Ledger:
             for record in records:
                 refusal = await self._one(connection, record)
                 if refusal is not None:
-                    self._bury(out, record, refusal)
+                    self._refuse(out, record, refusal)
             await self._publish(connection, out)
             offset = records[-1].offset + 1 if records else self.lane.control_offset
             new = replace(self.lane, control_offset=offset)
@@ -92,17 +92,10 @@ class Ledger:
             return command
         return await carry_out(connection, command, self._topics, self._scope, time.time())
 
-    def _bury(self, out: _Out, record: Record, refusal: Refusal) -> None:
+    def _refuse(self, out: _Out, record: Record, refusal: Refusal) -> None:
         metrics.COMMANDS_REFUSED.labels(refusal.reason).inc()
-        source = f"{self._topics.name(Topic.CONTROL)}/0/{record.offset}"
-        headers = (
-            ("reason", refusal.reason.encode()),
-            ("detail", refusal.detail[:_SHOWN].encode(errors="replace")),
-            ("source", source.encode()),
-        )
-        key = None if record.key is None else record.key[: 4 * _SHOWN]
-        value = None if record.value is None else record.value[: 64 * messages.MAX_BYTES]
-        out.add(Topic.DEAD_LETTER, 0, key, value, headers)
+        letter = dead_letters.encode(dead_letter(record, refusal), self._topics.prefix)
+        out.add(Topic.DEAD_LETTER, *letter)
 
     async def _publish(self, connection: Connection, out: _Out) -> None:
         changed = await read.take_unpublished(connection, _PUBLISHED)
@@ -128,6 +121,18 @@ class Ledger:
         self.lane = out.lane
         if out.rows:
             await self._hand_over(out.rows)
+
+
+def dead_letter(record: Record, refusal: Refusal) -> DeadLetter:
+    """Return the dead letter for a message that is no command."""
+    return DeadLetter(
+        reason=refusal.reason,
+        detail=refusal.detail,
+        source=InputRecord(InputTopic.CONTROL, record.partition, record.offset),
+        key=record.key,
+        value=record.value,
+        own_headers=record.headers,
+    )
 
 
 class _Out:

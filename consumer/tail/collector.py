@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from consumer import metrics
+from consumer import dead_letters, metrics
+from consumer.dead_letters import DeadLetter
 from consumer.errors import Refused
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
@@ -31,7 +32,6 @@ MAX_BYTES = 8 * 1024 * 1024
 LINGER = 0.05
 _CURSOR_EVERY = 1.0
 _REFRESH_EVERY = 600.0
-_DETAIL = 1_000
 # Seconds between two lines in the log about what the relay sends.
 _SAY_EVERY = 1.0
 # So many messages in a row that cannot be read: this is hardly a firehose.
@@ -161,13 +161,16 @@ class Collector:
 
     def _refuse(self, refused: Refused, message: Message) -> None:
         data = message.data if isinstance(message, Unusable) else message
-        headers = (
-            ("reason", refused.reason.encode()),
-            ("detail", refused.detail[:_DETAIL].encode(errors="replace")),
-            ("relay", self._relay),
-            ("source", b"relay"),
+        letter = DeadLetter(
+            reason=refused.reason,
+            detail=refused.detail,
+            source=None,
+            key=None,
+            value=data,
+            relay=self._relay.decode(),
         )
-        self._add(OutRecord(self._topics.name(Topic.DEAD_LETTER), 0, None, data, headers))
+        topic = self._topics.name(Topic.DEAD_LETTER)
+        self._add(OutRecord(topic, *dead_letters.encode(letter, self._topics.prefix)))
         self._counts[FrameKind.UNKNOWN, FrameOutcome.REFUSED] += 1
         metrics.REFUSED.labels(refused.reason, metrics.Stage.TAILER).inc()
         self._refused_in_a_row += 1

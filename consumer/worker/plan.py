@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 
 from consumer import backfill
 from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, LookupKind, Message, Proof
+from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.state.effects import Lookup, Rejection
 from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
 from consumer.store.rows import Identity, Lane, ParkedFrame, Question
 from consumer.verify.frames import CommitFrame, SyncFrame
-from consumer.worker import intake, letters
+from consumer.worker import intake
 from consumer.worker.cache import LaneCache, Waiting
 from consumer.worker.incoming import IncomingFrame, Record, to_parked
 from consumer.worker.intake import NOBODY, Accept, AccountFrames, Drop, Known, Park, Queue, Rules
-from consumer.worker.letters import BACKFILL, FIREHOSE, Letter
 from procedures import times
 
 _ASK_AGAIN = 3600.0  # seconds between background questions about one DID
@@ -38,14 +38,14 @@ class Planned:
     arrival: IncomingFrame | None
     record: Record | None = None
 
-    def letter(self, rejection: Rejection) -> Letter:
-        """Return the dead letter for an input that was not applied."""
+    def dead_letter(self, rejection: Rejection, lane: int) -> DeadLetter:
+        """Return the dead letter for an input of ``lane`` that was not applied."""
         reason, detail = rejection.reason, rejection.detail
         if self.arrival is not None:
-            return letters.of_arrival(self.arrival, reason, detail)
+            return dead_frame(self.arrival, lane, reason, detail)
         if self.record is None:
-            raise ValueError("an input from nowhere cannot be refused")
-        return letters.of_record(BACKFILL, self.record, reason, detail)
+            raise ValueError("the input came neither from a frame nor from a record")
+        return dead_record(InputTopic.BACKFILL, self.record, lane, reason, detail)
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Plan:
     touched: set[str] = field(default_factory=set)  # DIDs whose parking changed
     questions: dict[tuple[str, str], Question] = field(default_factory=dict)
     identities: dict[str, Identity] = field(default_factory=dict)
-    dead: list[Letter] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
     refused: Counter[Reason] = field(default_factory=Counter)
     size: int = 0  # messages taken from topics and from the parked frames
     unparked: int = 0
@@ -105,12 +105,12 @@ class Plan:
         """Take a record of the firehose that no tailer wrote."""
         self.size += 1
         self.position = replace(self.position, firehose_offset=record.offset + 1)
-        self._bury(letters.of_record(FIREHOSE, record, refused.reason, refused.detail))
+        self._refuse_record(InputTopic.FIREHOSE, record, refused)
 
     # -- messages of the fetcher -------------------------------------------------------
 
     def message(self, record: Record, refused: Refused | None = None) -> None:
-        """Take a record of the backfill topic, or bury it for the reason given."""
+        """Take a record of the backfill topic, or refuse it for the reason given."""
         self.size += 1
         self.position = replace(self.position, backfill_offset=record.offset + 1)
         try:
@@ -118,7 +118,7 @@ class Plan:
                 raise refused
             self._answer(record, _message_of(record))
         except Refused as why:
-            self._bury(letters.of_record(BACKFILL, record, why.reason, why.detail))
+            self._refuse_record(InputTopic.BACKFILL, record, why)
 
     def _answer(self, record: Record, message: Message) -> None:
         match message:
@@ -250,14 +250,44 @@ class Plan:
     def _settle(self, arrival: IncomingFrame, verdict: Accept | Drop) -> None:
         if isinstance(verdict, Accept):
             self.inputs.append(Planned(verdict.input, arrival))
-        elif verdict.kept:
-            self._bury(letters.of_arrival(arrival, verdict.reason, verdict.detail))
-        else:
-            self.refused[verdict.reason] += 1
+            return
+        self.refused[verdict.reason] += 1
+        if verdict.kept:
+            lane = self.position.lane
+            self.dead.append(dead_frame(arrival, lane, verdict.reason, verdict.detail))
 
-    def _bury(self, letter: Letter) -> None:
-        self.refused[letter.reason] += 1
-        self.dead.append(letter)
+    def _refuse_record(self, topic: InputTopic, record: Record, why: Refused) -> None:
+        self.refused[why.reason] += 1
+        lane = self.position.lane
+        self.dead.append(dead_record(topic, record, lane, why.reason, why.detail))
+
+
+def dead_frame(arrival: IncomingFrame, lane: int, reason: Reason, detail: str) -> DeadLetter:
+    """Return the dead letter for a frame of ``lane``."""
+    return DeadLetter(
+        reason=reason,
+        detail=detail,
+        source=InputRecord(InputTopic.FIREHOSE, lane, arrival.offset),
+        key=arrival.key.encode(),
+        value=arrival.frame,
+        seq=arrival.seq,
+        relay=arrival.relay,
+        epoch=arrival.session,
+    )
+
+
+def dead_record(
+    topic: InputTopic, record: Record, lane: int, reason: Reason, detail: str
+) -> DeadLetter:
+    """Return the dead letter for a record of ``topic`` that holds nothing readable."""
+    return DeadLetter(
+        reason=reason,
+        detail=detail,
+        source=InputRecord(topic, lane, record.offset),
+        key=record.key,
+        value=record.value,
+        own_headers=record.headers,
+    )
 
 
 def _message_of(record: Record) -> Message:

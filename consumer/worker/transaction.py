@@ -11,7 +11,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
+from consumer import dead_letters
+from consumer.dead_letters import DeadLetter, Headers
 from consumer.events.envelope import Event, encode
 from consumer.kafka.topics import Topic
 from consumer.lanes.publisher import LaneLost
@@ -27,8 +30,7 @@ from consumer.store import identities, lanes, lookups, outbox, parked, records
 from consumer.store.database import Connection, Database
 from consumer.store.operations import queue, write
 from consumer.store.repos import Repos
-from consumer.store.rows import Headers, Lane, OutRow, Record, SyncWanted
-from consumer.worker.letters import Letter
+from consumer.store.rows import Lane, OutRow, Record, SyncWanted
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
 from procedures.operations import Status
@@ -75,8 +77,9 @@ class Ledger:
             refused = [(p, why) for p in plan.inputs if (why := workset.apply(p.input))]
             plan.take_questions(workset.lookups)
             watch.lap(BatchStep.APPLY)
-            letters = [*plan.dead, *(p.letter(why) for p, why in refused if why.kept)]
-            letters.sort(key=lambda letter: (letter.topic, letter.offset))
+            lane = self.lane.lane
+            letters = [*plan.dead, *(p.dead_letter(why, lane) for p, why in refused if why.kept)]
+            letters.sort(key=attrgetter("source"))
             await _write_plan(connection, plan)
             rows = await self._write(connection, workset, letters)
             new = self._numbered(plan.position, rows)
@@ -170,7 +173,7 @@ class Ledger:
         return Workset(repos, _by_did(found), self._policy, pds_of)
 
     async def _write(
-        self, connection: Connection, workset: Workset, letters: Iterable[Letter]
+        self, connection: Connection, workset: Workset, letters: Iterable[DeadLetter]
     ) -> list[OutRow]:
         """Write what the workset decided; return the rows that were added to the outbox."""
         await _write_workset(connection, workset)
@@ -179,8 +182,7 @@ class Ledger:
         for event in workset.events:
             out.add_event(event)
         for letter in letters:
-            headers = letter.all_headers(self._prefix, lane.lane)
-            out.add(Topic.DEAD_LETTER, lane.lane, letter.key, letter.value, headers)
+            out.add(Topic.DEAD_LETTER, *dead_letters.encode(letter, self._prefix))
         if out.rows:
             await outbox.append(connection, lane.lane, out.rows)
         return out.rows

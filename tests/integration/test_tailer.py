@@ -28,6 +28,7 @@ from consumer.tail.cursor import HOUR, Cursor
 from consumer.tail.subscription import HIGH_WATER
 from consumer.tail.tailer import Store, Tailer
 from simulator.frames import error_frame, frame, info_frame
+from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.firehose import assert_chained, assert_whole, forwarded, numbered
@@ -260,6 +261,8 @@ async def test_whatever_the_relay_does_nothing_is_lost(world: World) -> None:
     assert {record.session for record in found} == {1}
     assert world.relay.cursors == [0, 100, 200, 300, 400, 500, 600]
     dead = await committed(world.client, world.topics.name(Topic.DEAD_LETTER))
+    for record in dead:
+        validate(record)
     assert {(dict(r.headers)["reason"], r.value) for r in dead} == {
         (Reason.FRAME_TEXT.encode(), b"text"),
         (Reason.FRAME_TOO_BIG.encode(), b""),

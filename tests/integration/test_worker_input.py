@@ -208,7 +208,7 @@ async def test_a_thousand_malformed_frames_in_a_row(world: World) -> None:
     assert [event["rkey"] for event in events] == ["before", "after"]
 
 
-async def test_records_that_no_tailer_wrote_are_buried(world: World) -> None:
+async def test_records_that_no_tailer_wrote_are_refused(world: World) -> None:
     author = Author.of(world)
     async with world.fetching(), world.owning(author.did):
         record = world.record(author.write(rkey="before"), author.did, author.seq)

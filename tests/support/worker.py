@@ -26,6 +26,7 @@ from consumer.verify.frames import peek
 from consumer.worker.lane import LaneLoop, Resources
 from consumer.worker.role import Worker
 from procedures.syntax import cid_text
+from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 
@@ -227,8 +228,10 @@ class World:
         return [json.loads(record.value) for record in records if record.value is not None]
 
     async def letters(self) -> list[tuple[str, Record]]:
-        """Return the dead letters with their reasons."""
+        """Return the dead letters with their reasons; each follows the published format."""
         records = await self.published(Topic.DEAD_LETTER)
+        for record in records:
+            validate(record)
         return [(dict(record.headers)["reason"].decode(), record) for record in records]
 
     async def folded(self) -> Table:

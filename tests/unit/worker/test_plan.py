@@ -9,6 +9,7 @@ import pytest
 
 from consumer import backfill
 from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind, Message
+from consumer.dead_letters import InputRecord, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.state.effects import Lookup, Rejection
@@ -92,7 +93,10 @@ def test_the_position_moves_with_every_input() -> None:
         LANE, firehose_offset=102, backfill_offset=58, last_seq=41, session=2
     )
     assert batch.size == 3
-    assert [letter.topic for letter in batch.dead] == ["firehose", "backfill"]
+    assert [letter.source for letter in batch.dead] == [
+        InputRecord(InputTopic.FIREHOSE, 3, 101),
+        InputRecord(InputTopic.BACKFILL, 3, 57),
+    ]
 
 
 # -- parking ----------------------------------------------------------------------------------
@@ -217,8 +221,9 @@ def test_an_error_refuses_what_waits() -> None:
     [planned] = batch.inputs
     assert isinstance(planned.input, CommitUnverifiable)
     assert (planned.input.reason, planned.input.detail) == (Reason.KEY_UNAVAILABLE, "tombstoned")
-    letter = planned.letter(Rejection(Reason.KEY_UNAVAILABLE))
-    assert (letter.value, letter.offset) == (frame.frame, frame.offset)
+    letter = planned.dead_letter(Rejection(Reason.KEY_UNAVAILABLE), 3)
+    assert letter.value == frame.frame
+    assert letter.source == InputRecord(InputTopic.FIREHOSE, 3, frame.offset)
 
 
 def test_after_a_restart_parked_frames_are_known() -> None:
@@ -234,7 +239,7 @@ def test_after_a_restart_parked_frames_are_known() -> None:
 
 
 @pytest.mark.parametrize("tracked", [False, True])
-def test_a_parked_frame_that_killed_its_worker_is_buried(tracked: bool) -> None:
+def test_a_parked_frame_that_killed_its_worker_is_refused(tracked: bool) -> None:
     author, cache = Author.of(), LaneCache()
     frame = author.commit()
     take(plan(cache), frame)
@@ -320,7 +325,7 @@ def test_snapshots_and_proofs_become_inputs_in_their_order() -> None:
     assert (batch.position.backfill_offset, batch.dead) == (51, [])
 
 
-def test_messages_that_cannot_be_for_this_lane_are_buried() -> None:
+def test_messages_that_cannot_be_for_this_lane_are_refused() -> None:
     batch = plan()
     batch.message(replace(answer(chunk("7")), key=b"did:plc:other"))
     batch.message(replace(answer(AccountAnswer("did:plc:x", 1, 9, "deleted")), key=None))
