@@ -176,10 +176,11 @@ class BatchLoop:
         if not (uncertain or signed):
             return
         async with self.database.transaction() as connection:
+            tracked, queues = self.cache.tracked, self.cache.queues
             if uncertain:
                 for did in await repos.known(connection, list(uncertain)):
-                    self.cache.tracked.set(did, None)
-            wanted = [d for d in signed if d not in uncertain or self.cache.is_tracked(d)]
+                    self.cache.track(did)
+            wanted = [d for d in signed if d not in uncertain or d in tracked or d in queues]
             if wanted:
                 for identity in await identities.read(connection, wanted):
                     self.cache.learn(identity)
@@ -230,8 +231,8 @@ class BatchLoop:
     async def _ask_again(self, backfill_offset: int) -> None:
         """Ask about all accounts whose frames wait: an answer may have been lost."""
         plan = self._plan()
-        for did, waiting in self.cache.waiting.items():
-            if not waiting.ready:
+        for did, queue in self.cache.queues.items():
+            if not queue.ready:
                 plan.ask(did, LookupKind.IDENTITY)
         if plan.questions or backfill_offset != plan.position.backfill_offset:
             plan.position = replace(plan.position, backfill_offset=backfill_offset)

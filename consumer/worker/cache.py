@@ -1,49 +1,27 @@
-"""What a lane's owner remembers between batches, so that it need not ask Postgres.
+"""What a lane's owner knows of the lane's accounts without asking Postgres.  Pure.
 
-Only the lane's owner writes what is remembered here, so that it stays true as long as the lane
-is ours and the outcome of every transaction is known.  A batch changes it before its COMMIT;
-after any failure all of it is dropped and read again.
+Only the owner of a lane writes what is cached here.  So it stays true as long as the lane is
+owned and the outcome of every transaction is known.  A batch changes the cache before its
+COMMIT; after any failure the whole cache is dropped and read again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
+from consumer.bounded import BoundedMap
 from consumer.store.rows import Identity, Parking
 
-V = TypeVar("V")
-
-_IDENTITIES = 50_000
-_TRACKED = 200_000
-
-
-class Bounded(Generic[V]):
-    """A mapping that keeps at most ``most`` entries; what was set longest ago goes first."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._entries: dict[str, V] = {}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
-    def get(self, key: str) -> V | None:
-        return self._entries.get(key)
-
-    def set(self, key: str, value: V) -> None:
-        self._entries.pop(key, None)
-        self._entries[key] = value
-        if len(self._entries) > self._most:
-            del self._entries[next(iter(self._entries))]
+_IDENTITIES = 50_000  # accounts
+_TRACKED = 200_000  # accounts
 
 
 @dataclass(slots=True)
-class Waiting:
-    """The parked frames of one DID and their ``size`` in bytes.
+class ParkedQueue:
+    """The parked frames of one account; ``size`` is in bytes.
 
-    ``ready``: an answer came, they are to be tried again.
+    ``ready``: an answer about the account's identity has come, the frames are to be tried again.
     """
 
     frames: int
@@ -51,41 +29,75 @@ class Waiting:
     ready: bool
 
 
-class LaneCache:
-    """The remembered state of one lane.
+@dataclass(frozen=True, slots=True)
+class KnownAccount:
+    """What is known of an account when one of its frames is judged.
 
-    ``identities`` and ``tracked`` (DIDs that have a repo) are caches: what is not there may
-    exist.  ``waiting`` is complete: every DID of the lane that has parked frames.
+    ``tracked``: it has a repo.  ``queue``: its parked frames; an account without a repo may
+    have some, and they may lead to one.
+    """
+
+    identity: Identity | None
+    tracked: bool
+    queue: ParkedQueue | None
+
+
+class LaneCache:
+    """What is known of the accounts of one lane.
+
+    ``identities`` and ``tracked`` (DIDs that have a repo) are incomplete: what is not in them
+    may be in Postgres.  ``queues`` is complete: every DID of the lane that has parked frames.
     """
 
     def __init__(self, parkings: Iterable[Parking] = ()) -> None:
-        self.identities: Bounded[Identity] = Bounded(_IDENTITIES)
-        self.tracked: Bounded[None] = Bounded(_TRACKED)
-        self.waiting = {p.did: Waiting(p.frames, p.size, p.ready) for p in parkings}
-        self._asked: Bounded[float] = Bounded(_IDENTITIES)
+        self.identities: BoundedMap[str, Identity] = BoundedMap(_IDENTITIES)
+        self.tracked: BoundedMap[str, None] = BoundedMap(_TRACKED)
+        self.queues = {p.did: ParkedQueue(p.frames, p.size, p.ready) for p in parkings}
+        self._refreshed: BoundedMap[str, float] = BoundedMap(_IDENTITIES)
 
-    def is_tracked(self, did: str) -> bool:
-        """Tell whether ``did`` is known to have a repo, or frames that may lead to one."""
-        return did in self.tracked or did in self.waiting
+    def account(self, did: str) -> KnownAccount:
+        """Return what is known of ``did``."""
+        return KnownAccount(self.identities.get(did), did in self.tracked, self.queues.get(did))
+
+    def track(self, did: str) -> None:
+        """Remember that ``did`` has a repo."""
+        self.tracked.put(did, None)
 
     def learn(self, identity: Identity) -> None:
         """Remember an identity, unless a newer one is known."""
         known = self.identities.get(identity.did)
         if known is None or known.fetched_at <= identity.fetched_at:
-            self.identities.set(identity.did, identity)
+            self.identities.put(identity.did, identity)
+
+    def park(self, did: str, size: int) -> None:
+        """Note one more parked frame of ``size`` bytes."""
+        queue = self.queues.setdefault(did, ParkedQueue(0, 0, ready=False))
+        queue.frames += 1
+        queue.size += size
+
+    def unpark(self, did: str, size: int) -> None:
+        """Note that a parked frame of ``size`` bytes was decided."""
+        queue = self.queues[did]
+        queue.frames -= 1
+        queue.size -= size
+        if queue.frames == 0:
+            del self.queues[did]
 
     def ready(self) -> list[str]:
         """Return the DIDs whose parked frames are to be tried again."""
-        return [did for did, waiting in self.waiting.items() if waiting.ready]
+        return [did for did, queue in self.queues.items() if queue.ready]
 
     def parked_frames(self) -> int:
         """Return how many frames of the lane are parked."""
-        return sum(waiting.frames for waiting in self.waiting.values())
+        return sum(queue.frames for queue in self.queues.values())
 
-    def asks_again(self, did: str, now: float, interval: float) -> bool:
-        """Tell whether a background question is due, at most one in ``interval``; note it."""
-        asked = self._asked.get(did)
-        if asked is not None and now - asked < interval:
+    def refresh_due(self, did: str, now: float, interval: float) -> bool:
+        """Tell whether to look an old identity up again, once per ``interval``, and note it.
+
+        ``now`` is in Unix seconds, ``interval`` in seconds.
+        """
+        last = self._refreshed.get(did)
+        if last is not None and now - last < interval:
             return False
-        self._asked.set(did, now)
+        self._refreshed.put(did, now)
         return True

@@ -21,7 +21,7 @@ from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Inpu
 from consumer.store.rows import Identity, Lane, ParkedFrame, Question
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake
-from consumer.worker.cache import LaneCache, Waiting
+from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import IncomingFrame, Record, to_parked
 from consumer.worker.intake import NOBODY, Accept, AccountFrames, Drop, Known, Park, Queue, Rules
 from procedures import times
@@ -94,7 +94,7 @@ class Plan:
         else:
             verdict = self._verdict(arrival, frame, NOBODY)
         if isinstance(verdict, Park):
-            self.cache.waiting[did].ready = False
+            self.cache.queues[did].ready = False
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
             return False
         self._unpark(arrival)
@@ -149,7 +149,7 @@ class Plan:
         known = self.identities.get(answer.did)
         if known is None or known.fetched_at <= identity.fetched_at:
             self.identities[answer.did] = identity
-        waiting = self.cache.waiting.get(answer.did)
+        waiting = self.cache.queues.get(answer.did)
         if waiting is not None:
             waiting.ready = True
             self.touched.add(answer.did)
@@ -201,7 +201,7 @@ class Plan:
         )
 
     def _queue(self, did: str) -> Queue:
-        waiting = self.cache.waiting.get(did)
+        waiting = self.cache.queues.get(did)
         return Queue(waiting.frames, waiting.size) if waiting else NOBODY
 
     def _verdict(
@@ -209,10 +209,11 @@ class Plan:
     ) -> intake.Verdict:
         did, cache = frame.did, self.cache
         identity = cache.identities.get(did)
-        known = Known(identity, self.cache.is_tracked(did), queue)
+        tracked = did in cache.tracked or did in cache.queues
+        known = Known(identity, tracked, queue)
         verdict = intake.step(arrival, frame, known, self.rules, self.now)
         if isinstance(verdict, Accept) and isinstance(frame, CommitFrame | SyncFrame):
-            cache.tracked.set(did, None)
+            cache.track(did)
             self._refresh(did, identity)
         return verdict
 
@@ -220,7 +221,7 @@ class Plan:
         """Ask about an identity that is old, and yet good enough to go on with."""
         if identity is None or not intake.is_stale(identity, self.now):
             return
-        if self.cache.asks_again(did, self.now, _ASK_AGAIN):
+        if self.cache.refresh_due(did, self.now, _ASK_AGAIN):
             self.ask(did, LookupKind.IDENTITY)
 
     def _unreadable(self, arrival: IncomingFrame, refused: Refused) -> Accept | Drop:
@@ -230,9 +231,7 @@ class Plan:
     def _park(self, arrival: IncomingFrame, verdict: Park) -> None:
         did = arrival.key
         self.parks.append(to_parked(did, arrival))
-        waiting = self.cache.waiting.setdefault(did, Waiting(0, 0, ready=False))
-        waiting.frames += 1
-        waiting.size += len(arrival.frame)
+        self.cache.park(did, len(arrival.frame))
         self.touched.add(did)
         if verdict.ask:
             self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
@@ -241,11 +240,7 @@ class Plan:
         did = arrival.key
         self.decided[did] = arrival.offset
         self.unparked += 1
-        waiting = self.cache.waiting[did]
-        waiting.frames -= 1
-        waiting.size -= len(arrival.frame)
-        if waiting.frames == 0:
-            del self.cache.waiting[did]
+        self.cache.unpark(did, len(arrival.frame))
 
     def _settle(self, arrival: IncomingFrame, verdict: Accept | Drop) -> None:
         if isinstance(verdict, Accept):

@@ -291,7 +291,7 @@ async def _write_plan(connection: Connection, plan: Plan) -> None:
     if plan.decided:
         await parked.drop(connection, plan.decided)
     if plan.touched:
-        waiting = plan.cache.waiting
+        waiting = plan.cache.queues
         ready = {did: waiting[did].ready for did in plan.touched if did in waiting}
         await parked.set_ready(connection, plan.position.lane, ready)
         await parked.clear(connection, [did for did in plan.touched if did not in waiting])

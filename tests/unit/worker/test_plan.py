@@ -120,7 +120,7 @@ def test_frames_wait_for_a_key_and_are_taken_in_order() -> None:
     assert [p.input.origin.seq for p in last.inputs] == [1, 2, 3]
     assert all(isinstance(p.input, CommitSeen) for p in last.inputs)
     assert last.decided == {author.did: 3}
-    assert cache.waiting == {}
+    assert cache.queues == {}
 
 
 def test_what_comes_while_frames_are_taken_again_waits_behind_them() -> None:
@@ -132,7 +132,7 @@ def test_what_comes_while_frames_are_taken_again_waits_behind_them() -> None:
     take(batch, frames[2])
     assert len(batch.parks) == 1
     assert again(batch, *frames[:2]) == [True, True]
-    assert cache.waiting[author.did].frames == 1
+    assert cache.queues[author.did].frames == 1
     assert cache.ready() == [author.did]
     rest = plan(cache)
     again(rest, frames[2])
@@ -158,7 +158,7 @@ def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
     batch = plan(cache)
     assert again(batch, frames[0]) == [False]
     assert batch.decided == {}
-    assert cache.waiting[author.did].frames == 2
+    assert cache.queues[author.did].frames == 2
     assert cache.ready() == []
     [question] = batch.questions.values()
     assert question.delay == 55.0
@@ -233,8 +233,8 @@ def test_after_a_restart_parked_frames_are_known() -> None:
     batch = plan(cache)
     frame = author.commit()
     take(batch, frame)
-    assert cache.waiting[author.did].frames == 2
-    assert cache.waiting[author.did].size == 100 + len(frame.frame)
+    assert cache.queues[author.did].frames == 2
+    assert cache.queues[author.did].size == 100 + len(frame.frame)
     assert cache.parked_frames() == 2
 
 
@@ -244,11 +244,11 @@ def test_a_parked_frame_that_killed_its_worker_is_refused(tracked: bool) -> None
     frame = author.commit()
     take(plan(cache), frame)
     if tracked:
-        cache.tracked.set(author.did, None)
+        cache.track(author.did)
     batch = plan(cache)
     again_as_it_was = incoming.of_parked(incoming.to_parked(frame.key, frame))
     assert batch.parked_frame(again_as_it_was, Refused(Reason.STALLED, "deadly"))
-    assert cache.waiting == {}
+    assert cache.queues == {}
     missed = [p.input for p in batch.inputs if isinstance(p.input, CommitUnverifiable)]
     assert [one.reason for one in missed] == ([Reason.STALLED] if tracked else [])
     assert [letter.reason for letter in batch.dead] == ([] if tracked else [Reason.STALLED])
@@ -279,7 +279,7 @@ def test_a_repo_is_tracked_from_its_first_wanted_commit_on() -> None:
     assert batch.dead == []
     take(batch, author.commit(), author.commit("app.bsky.feed.post"))
     assert [p.input.origin.seq for p in batch.inputs] == [2, 3]
-    assert cache.is_tracked(author.did)
+    assert author.did in cache.tracked
 
 
 # -- answers and questions --------------------------------------------------------------------
