@@ -140,7 +140,7 @@ def _tailer(services: Services) -> Tailer:
         async with database.transaction() as connection:
             unix = seconds(cursor.time)
             time = None if unix is None else datetime.fromtimestamp(unix, UTC)
-            await status.mirror_cursor(connection, relay, cursor.seq, time, cursor.session)
+            await status.mirror_cursor(connection, relay, cursor.seq, time, cursor.epoch)
 
     return Tailer(
         settings.relay,

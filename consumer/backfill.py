@@ -52,12 +52,13 @@ class IdentityAnswer:
 class AccountAnswer:
     """What the DID's own PDS of today says about the account, to confirm a deletion.
 
-    ``session`` and ``seq`` are those of the ``#account`` frame that asked; ``status`` is
-    ``active`` or one of the lexicon's statuses (``deleted``, ``deactivated``, …).
+    ``epoch`` and ``seq`` are those of the ``#account`` frame that asked; ``status`` is
+    ``active`` or one of the lexicon's statuses (``deleted``, ``deactivated``, …).  The epoch
+    travels as ``session``.
     """
 
     did: str
-    session: int
+    epoch: int
     seq: int
     status: str
 
@@ -120,14 +121,20 @@ _KINDS: dict[str, type[Message]] = {
     "proof": Proof,
 }
 _NAMES = {shape: kind for kind, shape in _KINDS.items()}
+# Fields by the names that they travel under: their own, but for these.
+_SENT = {"epoch": "session"}
+_FIELDS = {
+    shape: {_SENT.get(field.name, field.name): field.name for field in fields(shape)}
+    for shape in _KINDS.values()
+}
 _TYPES = {shape: get_type_hints(shape) for shape in _KINDS.values()}
 
 
 def encode(message: Message) -> bytes:
     """Return the value of the Kafka record that carries ``message``."""
     members: dict[str, object] = {"v": VERSION, "kind": _NAMES[type(message)]}
-    for field in fields(message):
-        members[field.name] = _plain(getattr(message, field.name))
+    for sent, name in _FIELDS[type(message)].items():
+        members[sent] = _plain(getattr(message, name))
     in_order = sorted(members, key=lambda name: (len(name), name))  # as DAG-CBOR wants it
     return cbor2.dumps({name: members[name] for name in in_order})
 
@@ -145,10 +152,12 @@ def decode(data: bytes) -> Message:
     shape = _KINDS.get(str(members.pop("kind", None)))
     if version != VERSION or shape is None:
         raise _malformed("unknown version or kind")
-    types = _TYPES[shape]
-    if members.keys() != types.keys():
+    names, types = _FIELDS[shape], _TYPES[shape]
+    if members.keys() != names.keys():
         raise _malformed(f"wrong fields for {shape.__name__}")
-    return shape(**{name: _typed(value, name, types[name]) for name, value in members.items()})
+    return shape(
+        **{names[sent]: _typed(value, sent, types[names[sent]]) for sent, value in members.items()}
+    )
 
 
 def _malformed(detail: str) -> Refused:

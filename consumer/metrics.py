@@ -81,7 +81,7 @@ class ReconnectCause(StrEnum):
     KAFKA = "kafka"  # ours: the position must be read again
 
 
-class SessionCause(StrEnum):
+class EpochCause(StrEnum):
     """Why continuity of the firehose broke (each is a loss window)."""
 
     RESET = "reset"
@@ -287,8 +287,8 @@ TAIL_CONNECTED = _gauge("chive_tail_connected", "1 while the firehose is connect
 RECONNECTS = _counter(
     "chive_tail_reconnects_total", "Firehose connections that ended, by cause", cause=ReconnectCause
 )
-SESSIONS = _counter(
-    "chive_tail_sessions_total", "Breaks in the continuity of the firehose", cause=SessionCause
+EPOCHS = _counter(
+    "chive_tail_sessions_total", "Breaks in the continuity of the firehose", cause=EpochCause
 )
 CURSOR_SEQ = _gauge("chive_tail_cursor_seq", "Sequence number of the durable cursor")
 CURSOR_AGE = Ages(

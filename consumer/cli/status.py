@@ -126,7 +126,7 @@ def _cursor(cursor: store.Cursor, now: float) -> Report:
     return {
         "relay": cursor.relay,
         "seq": cursor.seq,
-        "session": cursor.session,
+        "session": cursor.epoch,
         "time": _iso(cursor.time),
         "ageSeconds": _age(cursor.time, now),
         "updatedAt": _iso(cursor.updated_at),
@@ -183,7 +183,7 @@ def _summary(seen: Report) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     for cursor in seen["cursors"]:
         age = cursor["ageSeconds"]
-        position = f"seq {cursor['seq']} of session {cursor['session']}"
+        position = f"seq {cursor['seq']} of epoch {cursor['session']}"
         if age is not None:
             position += f", {age:,.1f} s old"
         table.add_row("cursor", _plain(f"{cursor['relay']}: {position}"))

@@ -89,7 +89,7 @@ class AccountEvent:
     rev: str | None
     active: bool
     status: str
-    session: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class IdentityEvent:
     pds: str | None
     rev: str | None
     handle: str | None
-    session: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ def encode(event: Event) -> Encoded:
             return _encode_record(event)
         case AccountEvent():
             fields: dict[str, Any] = {"active": event.active, "status": event.status}
-            return _encode_state(event, "account", (event.session,), fields)
+            return _encode_state(event, "account", (event.epoch,), fields)
         case IdentityEvent():
-            return _encode_state(event, "identity", (event.session,), {"handle": event.handle})
+            return _encode_state(event, "identity", (event.epoch,), {"handle": event.handle})
         case SyncEvent():
             fields = {"state": event.state, "reason": event.reason}
             stamp = (event.origin.time, event.origin.source, event.origin.operation)

@@ -53,4 +53,4 @@ class Answers:
         except Refused as refused:
             metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
             raise Inconclusive(str(refused)) from refused
-        return AccountAnswer(question.did, question.session, question.seq, status)
+        return AccountAnswer(question.did, question.epoch, question.seq, status)

@@ -1,6 +1,6 @@
 """The account status machine.  Pure.
 
-``status`` follows ``#account``, ordered by (relay session, seq) and never backwards.  What
+``status`` follows ``#account``, ordered by (epoch, seq) and never backwards.  What
 a frame says takes effect at once, but for ``deleted``: an old host says so after a
 migration, so the account's host of today is asked first, and its answer counts only while
 no newer frame has been seen.
@@ -33,19 +33,19 @@ def stated_status(*, active: bool, status: str | None) -> str:
     return ACTIVE_ACCOUNT if active else status or UNEXPLAINED
 
 
-def is_news(repo: Repo, session: int, seq: int) -> bool:
+def is_news(repo: Repo, epoch: int, seq: int) -> bool:
     """Tell whether a frame is newer than the one that set the ratchet."""
-    return (session, seq) > (repo.status_session, repo.status_seq)
+    return (epoch, seq) > (repo.status_epoch, repo.status_seq)
 
 
-def answers_newest(repo: Repo, session: int, seq: int) -> bool:
+def answers_newest(repo: Repo, epoch: int, seq: int) -> bool:
     """Tell whether an answer belongs to the newest ``#account`` frame seen."""
-    return (session, seq) == (repo.status_session, repo.status_seq)
+    return (epoch, seq) == (repo.status_epoch, repo.status_seq)
 
 
-def ratcheted(repo: Repo, session: int, seq: int) -> Repo:
-    """Return ``repo`` with the ratchet at (``session``, ``seq``)."""
-    return replace(repo, status_session=session, status_seq=seq)
+def ratcheted(repo: Repo, epoch: int, seq: int) -> Repo:
+    """Return ``repo`` with the ratchet at (``epoch``, ``seq``)."""
+    return replace(repo, status_epoch=epoch, status_seq=seq)
 
 
 def with_status(repo: Repo, status: str) -> Step:

@@ -166,23 +166,23 @@ class Workset:
         repo, seq = self._known_or_announced(seen.did), seen.origin.seq
         if repo is None:
             return _UNTRACKED
-        if not accounts.is_news(repo, seen.session, seq):
+        if not accounts.is_news(repo, seen.epoch, seq):
             return _REPLAY
-        noted = accounts.ratcheted(repo, seen.session, seq)
+        noted = accounts.ratcheted(repo, seen.epoch, seq)
         status = accounts.stated_status(active=seen.active, status=seen.status)
         if status != accounts.DELETED:
-            return self._set_status(noted, status, seen.session, seen.origin)
+            return self._set_status(noted, status, seen.epoch, seen.origin)
         if repo.status != accounts.DELETED:
-            self.lookups.append(Lookup(seen.did, LookupKind.ACCOUNT, seen.session, seq))
+            self.lookups.append(Lookup(seen.did, LookupKind.ACCOUNT, seen.epoch, seq))
         return self._take(Step(noted), seen.origin)
 
     def _identity(self, seen: IdentitySeen) -> Rejection | None:
         repo = self._known_or_announced(seen.did)
         if repo is None:
             return _UNTRACKED
-        self.lookups.append(Lookup(seen.did, LookupKind.IDENTITY, seen.session, seen.origin.seq))
+        self.lookups.append(Lookup(seen.did, LookupKind.IDENTITY, seen.epoch, seen.origin.seq))
         self.events.append(
-            event_building.identity_event(seen.origin, repo, seen.handle, seen.session)
+            event_building.identity_event(seen.origin, repo, seen.handle, seen.epoch)
         )
         return self._take(Step(repo), seen.origin)
 
@@ -206,12 +206,12 @@ class Workset:
         repo, answer = self.repos.get(learnt.did), learnt.answer
         if repo is None:
             return _UNTRACKED
-        if not accounts.answers_newest(repo, answer.session, answer.seq):
+        if not accounts.answers_newest(repo, answer.epoch, answer.seq):
             return _REPLAY
         if answer.status != accounts.DELETED:
-            return self._set_status(repo, answer.status, answer.session, learnt.origin)
+            return self._set_status(repo, answer.status, answer.epoch, learnt.origin)
         if repo.status != accounts.DELETED:
-            self._delete_account(repo, answer.session, learnt.origin)
+            self._delete_account(repo, answer.epoch, learnt.origin)
         return None
 
     def thin_out(self, learnt: AccountLearnt) -> bool:
@@ -221,7 +221,7 @@ class Workset:
         the account return before it is deleted, a snapshot has to restore them: no older one.
         """
         repo, answer = self.repos.get(learnt.did), learnt.answer
-        if repo is None or not accounts.answers_newest(repo, answer.session, answer.seq):
+        if repo is None or not accounts.answers_newest(repo, answer.epoch, answer.seq):
             return False
         if answer.status != accounts.DELETED or repo.status == accounts.DELETED:
             return False
@@ -330,25 +330,23 @@ class Workset:
         if self.policy.automatic:
             self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.want)
 
-    def _set_status(
-        self, repo: Repo, status: str, session: int, origin: Origin
-    ) -> Rejection | None:
+    def _set_status(self, repo: Repo, status: str, epoch: int, origin: Origin) -> Rejection | None:
         """Take a status that is not ``deleted``; the first one of a repo is news as well."""
         before = self.repos.get(repo.did)
         step = accounts.with_status(repo, status)
         if before is None or before.status != status:
             self.events.append(
                 event_building.account_event(
-                    origin, repo, status, active=step.repo.account_active, session=session
+                    origin, repo, status, active=step.repo.account_active, epoch=epoch
                 )
             )
         return self._take(step, origin)
 
-    def _delete_account(self, repo: Repo, session: int, origin: Origin) -> None:
+    def _delete_account(self, repo: Repo, epoch: int, origin: Origin) -> None:
         gone = accounts.deleted(repo)
         last = replace(repo, rev=gone.rev)
         self.events.append(
-            event_building.account_event(origin, last, gone.status, active=False, session=session)
+            event_building.account_event(origin, last, gone.status, active=False, epoch=epoch)
         )
         self._delete_records(last, origin)
         self._take(Step(gone), origin)

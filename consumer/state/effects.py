@@ -47,11 +47,11 @@ class SyncRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A question to the fetcher; ``session`` and ``seq`` are those of the frame that asks."""
+    """A question to the fetcher; ``epoch`` and ``seq`` are those of the frame that asks."""
 
     did: str
     kind: LookupKind
-    session: int
+    epoch: int
     seq: int
 
 

@@ -55,17 +55,17 @@ def gone_with_account(origin: Origin, repo: Repo, path: str, cid: bytes) -> Reco
 
 
 def account_event(
-    origin: Origin, repo: Repo, status: str, *, active: bool, session: int
+    origin: Origin, repo: Repo, status: str, *, active: bool, epoch: int
 ) -> AccountEvent:
     """Return the event of an account that took ``status``."""
     return AccountEvent(
-        origin, repo.did, repo.incarnation, repo.pds, repo.rev, active, status, session
+        origin, repo.did, repo.incarnation, repo.pds, repo.rev, active, status, epoch
     )
 
 
-def identity_event(origin: Origin, repo: Repo, handle: str | None, session: int) -> IdentityEvent:
+def identity_event(origin: Origin, repo: Repo, handle: str | None, epoch: int) -> IdentityEvent:
     """Return the event of an announced change of identity."""
-    return IdentityEvent(origin, repo.did, repo.incarnation, repo.pds, repo.rev, handle, session)
+    return IdentityEvent(origin, repo.did, repo.incarnation, repo.pds, repo.rev, handle, epoch)
 
 
 def sync_event(origin: Origin, repo: Repo) -> SyncEvent:

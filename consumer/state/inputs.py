@@ -72,12 +72,12 @@ class SyncUnverifiable:
 
 @dataclass(frozen=True, slots=True)
 class AccountSeen:
-    """An ``#account`` frame: ``origin.seq`` and ``session`` order it among its kind."""
+    """An ``#account`` frame: ``origin.seq`` and ``epoch`` order it among its kind."""
 
     did: str
     active: bool
     status: str | None
-    session: int
+    epoch: int
     origin: Origin
 
 
@@ -87,7 +87,7 @@ class IdentitySeen:
 
     did: str
     handle: str | None
-    session: int
+    epoch: int
     origin: Origin
 
 
@@ -141,7 +141,7 @@ class ProofSeen:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Frames of this DID's lane may have been lost: a new session, or a seq was skipped."""
+    """Frames of this DID's lane may have been lost: a new epoch, or a seq was skipped."""
 
     did: str
     origin: Origin

@@ -54,7 +54,7 @@ class Repo:
     did: str
     lane: int
     status: str = ACTIVE_ACCOUNT
-    status_session: int = 0
+    status_epoch: int = 0
     status_seq: int = 0
     sync_state: str = SyncState.DESYNCHRONIZED
     reason: str | None = SyncReason.FIRST_SIGHTING

@@ -13,7 +13,8 @@ from uuid import UUID
 from consumer.store.database import Connection
 from consumer.store.rows import RELEASED, Lane
 
-_COLUMNS = ", ".join(field.name for field in fields(Lane))
+_RENAMED = {"epoch": "session"}
+_COLUMNS = ", ".join(_RENAMED.get(field.name, field.name) for field in fields(Lane))
 
 _READ = f"SELECT {_COLUMNS} FROM lanes WHERE lane = %s"  # noqa: S608 — names of a dataclass
 _READ_ALL = f"SELECT {_COLUMNS} FROM lanes ORDER BY lane"  # noqa: S608
@@ -27,7 +28,7 @@ UPDATE lanes SET
     firehose_offset = %(firehose_offset)s,
     backfill_offset = %(backfill_offset)s,
     control_offset = %(control_offset)s,
-    session = %(session)s,
+    session = %(epoch)s,
     last_seq = %(last_seq)s,
     last_out_seq = %(last_out_seq)s,
     stalls = %(stalls)s,

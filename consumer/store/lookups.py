@@ -81,7 +81,7 @@ async def ask(connection: Connection, questions: Sequence[Question]) -> None:
             Texts([q.did for q in questions]),
             Texts([q.kind for q in questions]),
             Bigints([q.lane for q in questions]),
-            Bigints([q.session for q in questions]),
+            Bigints([q.epoch for q in questions]),
             Bigints([q.seq for q in questions]),
             Doubles([q.delay for q in questions]),
         ],

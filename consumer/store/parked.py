@@ -61,7 +61,7 @@ async def append(connection: Connection, lane: int, frames: Sequence[ParkedFrame
         copy.set_types(_TYPES)
         for f in frames:
             await copy.write_row(
-                (f.did, lane, f.log_offset, f.log_time, f.seq, f.session, f.relay, f.frame)
+                (f.did, lane, f.log_offset, f.log_time, f.seq, f.epoch, f.relay, f.frame)
             )
 
 

@@ -1,7 +1,8 @@
 """Repositories: the state of each, one row per DID.
 
 The row's dataclass belongs to the state machine (``worker.repo_state.Repo``); ``Repos`` maps
-its fields to columns by name, so that neither package knows the other's insides.
+its fields to columns by name, so that neither package knows the other's insides.  The one field
+named otherwise than its column is in ``_RENAMED``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _TEXTS = (
     " snapshot_operation snapshot_rev snapshot_through"
 )
 _BIGINTS = "lane status_session status_seq want incarnation snapshot_attempt"
+_RENAMED = {"status_epoch": "status_session"}
 _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
     **dict.fromkeys(_TEXTS.split(), Texts),
     **dict.fromkeys(_BIGINTS.split(), Bigints),
@@ -38,12 +40,13 @@ class Repos(Generic[Row]):
     """The table ``repos`` as rows of ``make``, a dataclass whose fields are its columns."""
 
     def __init__(self, make: type[Row]) -> None:
-        names = [field.name for field in fields(make)]  # type: ignore[arg-type]  # any dataclass
+        attributes = [field.name for field in fields(make)]  # type: ignore[arg-type] # any
+        names = [_RENAMED.get(name, name) for name in attributes]
         if unknown := set(names) - _COLUMNS.keys():
             raise Fatal(f"repos has no columns {sorted(unknown)}")
         self._make = make
         self._columns = [_COLUMNS[name] for name in names]
-        self._values = attrgetter(*names)
+        self._values = attrgetter(*attributes)
         selected = ", ".join(names)
         self._read = f"SELECT {selected} FROM repos WHERE did = ANY(%s)"  # noqa: S608 — field names
         self._page = (

@@ -1,7 +1,8 @@
 """Rows as values, for everything that needs them without a driver.  Pure.
 
-A field is a column of the same name, of the type that the driver gives.  The modules beside
-this one read and write them; only they know SQL and psycopg.
+A field is a column of the same name, of the type that the driver gives; only ``epoch`` (of the
+relay) is stored as ``session``.  The modules beside this one read and write them; only they
+know SQL and psycopg.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Lane:
     firehose_offset: int = 0
     backfill_offset: int = 0
     control_offset: int = 0
-    session: int = 0
+    epoch: int = 0
     last_seq: int = 0
     last_out_seq: int = 0
     stalls: int = 0
@@ -80,7 +81,7 @@ class ParkedFrame:
     log_offset: int
     log_time: int
     seq: int
-    session: int
+    epoch: int
     relay: str
     frame: bytes
 
@@ -102,14 +103,14 @@ class Parking:
 class Question:
     """A lookup to be asked for: ``kind`` is a ``LookupKind``.
 
-    ``session`` and ``seq`` are those of the ``#account`` frame to be confirmed (0 for
+    ``epoch`` and ``seq`` are those of the ``#account`` frame to be confirmed (0 for
     identities); ``delay`` is in seconds from now.
     """
 
     did: str
     kind: str
     lane: int
-    session: int = 0
+    epoch: int = 0
     seq: int = 0
     delay: float = 0.0
 
@@ -121,7 +122,7 @@ class Lookup:
     did: str
     kind: str
     lane: int
-    session: int
+    epoch: int
     seq: int
     version: int
     attempts: int

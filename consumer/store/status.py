@@ -13,12 +13,12 @@ from consumer.store.rows import Lane
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The mirror of a relay's cursor."""
+    """The mirror of a relay's cursor; the column of ``epoch`` is ``session``."""
 
     relay: str
     seq: int
     time: datetime | None
-    session: int
+    epoch: int
     updated_at: datetime
 
 
@@ -66,10 +66,10 @@ async def read(connection: Connection) -> Status:
 
 
 async def mirror_cursor(
-    connection: Connection, relay: str, seq: int, time: datetime | None, session: int
+    connection: Connection, relay: str, seq: int, time: datetime | None, epoch: int
 ) -> None:
     """Note a relay's cursor for people; the truth is ``chive.cursor``."""
-    await connection.execute(_MIRROR, [relay, seq, time, session])
+    await connection.execute(_MIRROR, [relay, seq, time, epoch])
 
 
 async def _count(connection: Connection, query: str) -> int:

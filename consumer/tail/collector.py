@@ -19,7 +19,7 @@ from consumer.dead_letters import DeadLetter
 from consumer.errors import Refused
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
-from consumer.metrics import FrameKind, FrameOutcome, SessionCause
+from consumer.metrics import EpochCause, FrameKind, FrameOutcome
 from consumer.tail.cursor import Cursor, Position
 from consumer.tail.outcomes import OUTDATED_CURSOR, Garbage, RelayError, classify
 from consumer.tail.relevance import Relevance
@@ -152,7 +152,7 @@ class Collector:
         headers = (
             ("seq", b"%d" % seq),
             ("relay", self._relay),
-            ("session", b"%d" % self.position.session),
+            ("session", b"%d" % self.position.epoch),
             ("prev_seq", b"%d" % last[partition]),
         )
         last[partition] = seq
@@ -192,7 +192,7 @@ class Collector:
                 self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
                 self._say("relay_says", name=name, message=text)
                 if name == OUTDATED_CURSOR and self.position.outdated():
-                    self._broken(SessionCause.TOO_OLD)
+                    self._broken(EpochCause.TOO_OLD)
 
     def _say(self, event: str, **fields: object) -> None:
         """Warn of something that the relay may send without end: now and then."""
@@ -200,6 +200,6 @@ class Collector:
             self._silent_until = self._now + _SAY_EVERY
             _log.warning(event, **fields)
 
-    def _broken(self, cause: SessionCause) -> None:
-        metrics.SESSIONS.labels(cause).inc()
-        _log.warning("session_began", cause=cause, session=self.position.session)
+    def _broken(self, cause: EpochCause) -> None:
+        metrics.EPOCHS.labels(cause).inc()
+        _log.warning("epoch_began", cause=cause, epoch=self.position.epoch)

@@ -3,7 +3,7 @@
 A ``Cursor`` is the durable position: a value on ``chive.cursor`` under the relay's URL, written
 in the transaction of the frames before it.  A cursor belongs to one relay URL.
 
-A **session** is a stretch of the firehose without a known break.  Sessions are numbered from 1
+An **epoch** is a stretch of the firehose without a known break.  Epochs are numbered from 1
 over all relays of the deployment; a higher number tells the workers that frames may be missing
 before it.  Continuity breaks when
 
@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from consumer.errors import Fatal
-from consumer.metrics import SessionCause
+from consumer.metrics import EpochCause
 
 HOUR = 3600.0
 # Relays keep about 72 hours, none less than 12; none keeps more than 72.
@@ -55,29 +55,38 @@ def seconds(time: str | None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The durable position; ``seq`` 0 means that no frame of the session has come yet.
+    """The durable position; ``seq`` 0 means that no frame of the epoch has come yet.
 
     ``last`` holds, for each partition of ``chive.firehose``, the seq of its newest frame in
-    this session, 0 before the first.  ``as_of``: until then we had received everything.
+    this epoch, 0 before the first.  ``as_of``: until then we had received everything.
     """
 
     seq: int
     time: str | None
-    session: int
+    epoch: int
     last: tuple[int, ...]
     as_of: float
 
     def encode(self) -> bytes:
-        """Return the value for ``chive.cursor``."""
-        return orjson.dumps(self)
+        """Return the value for ``chive.cursor``; the epoch is stored as ``session``."""
+        return orjson.dumps(
+            {
+                "seq": self.seq,
+                "time": self.time,
+                "session": self.epoch,
+                "last": self.last,
+                "as_of": self.as_of,
+            }
+        )
 
     @classmethod
     def decode(cls, value: bytes) -> Cursor:
         """Parse ``encode()``'s form; raise ``Fatal`` for anything else."""
         try:
             fields: dict[str, Any] = orjson.loads(value)
-            return cls(**{**fields, "last": tuple(map(int, fields["last"]))})
-        except (ValueError, TypeError, KeyError) as error:
+            epoch, last = fields.pop("session"), fields.pop("last")
+            return cls(**fields, epoch=epoch, last=tuple(map(int, last)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Fatal(f"a cursor that we did not write: {value[:200]!r}") from error
 
 
@@ -88,8 +97,8 @@ class Position:
     ``admit``.
     """
 
-    def __init__(self, session: int, partitions: int, *, oldest: bool, now: float) -> None:
-        self.session = session
+    def __init__(self, epoch: int, partitions: int, *, oldest: bool, now: float) -> None:
+        self.epoch = epoch
         self.seq = 0
         self.time: str | None = None
         self.last = [0] * partitions
@@ -107,7 +116,7 @@ class Position:
 
     def cursor(self) -> Cursor:
         """Return the position as it is to be stored."""
-        return Cursor(self.seq, self.time, self.session, tuple(self.last), self.as_of)
+        return Cursor(self.seq, self.time, self.epoch, tuple(self.last), self.as_of)
 
     def connected(self, now: float) -> None:
         """Note that a connection with ``ask`` is open."""
@@ -124,51 +133,51 @@ class Position:
         """Note that everything up to the newest frame has come, whatever time it claims."""
         self.as_of = max(self.as_of, min(seconds(self.time) or 0.0, now))
 
-    def admit(self, seq: int, time: str | None) -> SessionCause | bool:
-        """Move to ``seq``; return True, False for a replay, or why a new session begins."""
+    def admit(self, seq: int, time: str | None) -> EpochCause | bool:
+        """Move to ``seq``; return True, False for a replay, or why a new epoch begins."""
         if seq > self.seq and self._settled:
             self.seq, self.time, self._replays = seq, time, 0
             return True
         return self._judge(seq, time)
 
     def outdated(self) -> bool:
-        """Begin a session because the relay says that the cursor is too old; tell whether it was.
+        """Begin an epoch because the relay says that the cursor is too old; tell whether it was.
 
-        Once in a connection: each session has every repository looked at again.
+        Once in a connection: each epoch has every repository looked at again.
         """
         if not self.seq or self._told:
             return False
         self._told = True
-        self.begin_session()
+        self.begin_epoch()
         return True
 
-    def begin_session(self) -> None:
+    def begin_epoch(self) -> None:
         """Continuity is broken, what comes next has no known predecessor."""
-        self.session += 1
+        self.epoch += 1
         self.last = [0] * len(self.last)
         self._settled = True
 
     def forget(self) -> None:
-        """Begin a session in another sequence: the seqs of this one mean nothing to the relay."""
-        self.begin_session()
+        """Begin an epoch in another sequence: the seqs of this one mean nothing to the relay."""
+        self.begin_epoch()
         self.seq, self.time = 0, None
 
-    def _judge(self, seq: int, time: str | None) -> SessionCause | bool:
+    def _judge(self, seq: int, time: str | None) -> EpochCause | bool:
         cause = self._break(seq, time)
         if cause is None and seq <= self.seq:
             self._settled = True  # it replays our own position: nothing is missing
             self._replays += 1
             return False
         if cause is not None:
-            self.begin_session()
+            self.begin_epoch()
         self.seq, self.time, self._settled, self._replays = seq, time, True, 0
         return cause or True
 
-    def _break(self, seq: int, time: str | None) -> SessionCause | None:
+    def _break(self, seq: int, time: str | None) -> EpochCause | None:
         if seq < self.seq and (not self._settled or self._replays >= _REPLAYS):
-            return SessionCause.RESET
+            return EpochCause.RESET
         if seq > self.seq and not self._settled and self._forgotten(time):
-            return SessionCause.TOO_OLD
+            return EpochCause.TOO_OLD
         return None
 
     def _forgotten(self, time: str | None) -> bool:
@@ -181,22 +190,22 @@ class Position:
 
 def resume(
     cursors: Mapping[str, Cursor], relay: str, partitions: int, *, oldest: bool, now: float
-) -> tuple[Position, SessionCause | None]:
-    """Return the position on ``relay`` to go on from, and why its session is new, if it is.
+) -> tuple[Position, EpochCause | None]:
+    """Return the position on ``relay`` to go on from, and why its epoch is new, if it is.
 
     ``cursors`` are the durable ones of all relays.  Without one of ``relay`` the position is
     the oldest frame kept, or (not ``oldest``) whatever comes next.
     """
-    newest = max((cursor.session for cursor in cursors.values()), default=0)
+    newest = max((cursor.epoch for cursor in cursors.values()), default=0)
     own = cursors.get(relay)
     if own is None:
         position = Position(newest + 1, partitions, oldest=oldest, now=now)
-        return position, SessionCause.RELAY if newest else None
+        return position, EpochCause.RELAY if newest else None
     if len(own.last) != partitions:
         raise Fatal(f"the cursor knows {len(own.last)} partitions, the settings say {partitions}")
-    position = Position(own.session, partitions, oldest=oldest, now=own.as_of)
+    position = Position(own.epoch, partitions, oldest=oldest, now=own.as_of)
     position.seq, position.time, position.last = own.seq, own.time, list(own.last)
-    if own.session == newest:
+    if own.epoch == newest:
         return position, None
-    position.session, position.last = newest + 1, [0] * partitions
-    return position, SessionCause.RELAY
+    position.epoch, position.last = newest + 1, [0] * partitions
+    return position, EpochCause.RELAY

@@ -33,7 +33,7 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
-from consumer.metrics import ReconnectCause, Service, SessionCause
+from consumer.metrics import EpochCause, ReconnectCause, Service
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import Stopped, unless_stopped
@@ -142,7 +142,7 @@ class Tailer:
             _log.info(
                 "tailing",
                 relay=self._url,
-                session=position.session,
+                epoch=position.epoch,
                 cursor=position.ask,
                 tracked=relevance.tracked,
             )
@@ -159,7 +159,7 @@ class Tailer:
             cursors, self._url, self._topics.partitions, oldest=oldest, now=time.time()
         )
         if cause is not None:
-            self._new_session(cause, position)
+            self._new_epoch(cause, position)
         return position
 
     async def _relevance(self) -> Relevance:
@@ -197,7 +197,7 @@ class Tailer:
             attempts = 0 if position.seq != seq else attempts + 1
             if outcome.forget:
                 position.forget()
-                self._new_session(SessionCause.RESET, position)
+                self._new_epoch(EpochCause.RESET, position)
             if collector.pending:
                 await pipeline.submit(collector.cut(_clock()))
             await pipeline.settle()
@@ -272,9 +272,9 @@ class Tailer:
                     await self._store.mirror(self._url, self._newest)
             await asyncio.sleep(_MIRROR_EVERY)
 
-    def _new_session(self, cause: SessionCause, position: Position) -> None:
-        metrics.SESSIONS.labels(cause).inc()
-        _log.warning("session_began", cause=cause, session=position.session)
+    def _new_epoch(self, cause: EpochCause, position: Position) -> None:
+        metrics.EPOCHS.labels(cause).inc()
+        _log.warning("epoch_began", cause=cause, epoch=position.epoch)
 
 
 def _stand_by() -> None:

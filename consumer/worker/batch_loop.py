@@ -190,28 +190,28 @@ class BatchLoop:
     async def _unbroken(self, took: Batch) -> Batch:
         """Return ``took`` up to the first break in continuity; doubt the lane if it is there."""
         lane = self.ledger.lane
-        session, last_seq = lane.session, lane.last_seq
+        epoch, last_seq = lane.epoch, lane.last_seq
         for number, arrival in enumerate(took.live):
             if isinstance(arrival, MalformedRecord):
                 continue
-            if not follows(arrival, session, last_seq):
+            if not follows(arrival, epoch, last_seq):
                 if number == 0:
                     await self._lost_before(arrival)
                     return await self._unbroken(took)
                 self.reader.put_back(took.live[number:])
                 return replace(took, live=took.live[:number])
-            session, last_seq = arrival.session, arrival.seq
+            epoch, last_seq = arrival.epoch, arrival.seq
         return took
 
     async def _lost_before(self, arrival: IncomingFrame) -> None:
         lane, origin = self.ledger.lane, origin_of(arrival, None)
-        then = replace(lane, session=arrival.session, last_seq=arrival.prev_seq or 0)
+        then = replace(lane, epoch=arrival.epoch, last_seq=arrival.prev_seq or 0)
         count = await self.ledger.doubt(lambda did: Lost(did, origin), then)
         _log.warning(
             "loss_window",
             lane=lane.lane,
-            session=arrival.session,
-            session_before=lane.session,
+            epoch=arrival.epoch,
+            epoch_before=lane.epoch,
             seq=arrival.seq,
             expected_after=lane.last_seq,
             repos=count,

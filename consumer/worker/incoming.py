@@ -45,7 +45,7 @@ class IncomingFrame:
     offset: int
     log_time: int  # Unix milliseconds
     seq: int
-    session: int
+    epoch: int
     prev_seq: int | None
     relay: str
     frame: bytes
@@ -64,7 +64,7 @@ def of_record(record: Record) -> IncomingFrame:
             offset=record.offset,
             log_time=record.timestamp,
             seq=_number(headers["seq"]),
-            session=_number(headers["session"]),
+            epoch=_number(headers["session"]),
             prev_seq=_number(headers["prev_seq"]),
             relay=_url(headers["relay"]),
             frame=record.value or b"",
@@ -87,15 +87,15 @@ def _number(text: bytes) -> int:
     return number
 
 
-def follows(arrival: IncomingFrame, session: int, last_seq: int) -> bool:
+def follows(arrival: IncomingFrame, epoch: int, last_seq: int) -> bool:
     """Tell whether nothing is missing between the lane's last frame and ``arrival``.
 
-    A lane that has never had a frame (session 0) misses nothing; with ``last_seq`` 0 the
+    A lane that has never had a frame (epoch 0) misses nothing; with ``last_seq`` 0 the
     predecessor is not known.
     """
-    if session == 0:
+    if epoch == 0:
         return True
-    return arrival.session == session and last_seq in {0, arrival.prev_seq}
+    return arrival.epoch == epoch and last_seq in {0, arrival.prev_seq}
 
 
 def of_parked(parked: ParkedFrame) -> IncomingFrame:
@@ -105,7 +105,7 @@ def of_parked(parked: ParkedFrame) -> IncomingFrame:
         offset=parked.log_offset,
         log_time=parked.log_time,
         seq=parked.seq,
-        session=parked.session,
+        epoch=parked.epoch,
         prev_seq=None,
         relay=parked.relay,
         frame=parked.frame,
@@ -119,7 +119,7 @@ def to_parked(did: str, arrival: IncomingFrame) -> ParkedFrame:
         arrival.offset,
         arrival.log_time,
         arrival.seq,
-        arrival.session,
+        arrival.epoch,
         arrival.relay,
         arrival.frame,
     )

@@ -275,9 +275,9 @@ def _refused(
 def _unsigned(arrival: IncomingFrame, frame: AccountFrame | IdentityFrame) -> Input:
     origin: Origin = origin_of(arrival, frame.time)
     if isinstance(frame, AccountFrame):
-        return AccountSeen(frame.did, frame.active, frame.status, arrival.session, origin)
+        return AccountSeen(frame.did, frame.active, frame.status, arrival.epoch, origin)
     handle = frame.handle if frame.handle and is_handle(frame.handle) else None
-    return IdentitySeen(frame.did, handle, arrival.session, origin)
+    return IdentitySeen(frame.did, handle, arrival.epoch, origin)
 
 
 def _is_storable(status: str | None) -> bool:

@@ -161,21 +161,21 @@ class Plan:
     # -- questions ---------------------------------------------------------------------
 
     def ask(
-        self, did: str, kind: LookupKind, *, session: int = 0, seq: int = 0, delay: float = 0.0
+        self, did: str, kind: LookupKind, *, epoch: int = 0, seq: int = 0, delay: float = 0.0
     ) -> None:
         """Ask the fetchers about ``did``; the earliest wish of the batch counts."""
         known = self.questions.get((did, kind))
         if known is not None:
-            session, seq = max((session, seq), (known.session, known.seq))
+            epoch, seq = max((epoch, seq), (known.epoch, known.seq))
             delay = min(delay, known.delay)
-        question = Question(did, kind, self.position.lane, session, seq, delay)
+        question = Question(did, kind, self.position.lane, epoch, seq, delay)
         self.questions[did, kind] = question
 
     def take_questions(self, lookups: Iterable[Lookup]) -> None:
         """Ask what applying the inputs has raised."""
         for one in lookups:
             delay = self.patience(one.did) if one.kind is LookupKind.IDENTITY else 0.0
-            self.ask(one.did, one.kind, session=one.session, seq=one.seq, delay=delay)
+            self.ask(one.did, one.kind, epoch=one.epoch, seq=one.seq, delay=delay)
 
     def pds_of(self, did: str) -> str | None:
         """Return the host of ``did``, if it is known."""
@@ -196,7 +196,7 @@ class Plan:
         self.position = replace(
             self.position,
             firehose_offset=arrival.offset + 1,
-            session=arrival.session,
+            epoch=arrival.epoch,
             last_seq=arrival.seq,
         )
 
@@ -267,7 +267,7 @@ def dead_frame(arrival: IncomingFrame, lane: int, reason: Reason, detail: str) -
         value=arrival.frame,
         seq=arrival.seq,
         relay=arrival.relay,
-        epoch=arrival.session,
+        epoch=arrival.epoch,
     )
 
 

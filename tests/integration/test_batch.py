@@ -161,7 +161,7 @@ async def test_doubt_reaches_every_repo_of_the_lane(
         await bench.post(replace(each.commit(), offset=bench.ledger.lane.firehose_offset))
     before = bench.ledger.lane
     origin = bench.plan(author.commit()).inputs[0].input.origin
-    then = replace(before, session=2, last_seq=0)
+    then = replace(before, epoch=2, last_seq=0)
     assert await bench.ledger.doubt(lambda did: Lost(did, origin), then) == 5
     lane, _, rows = await bench.stored()
     assert lane == bench.ledger.lane == replace(then, last_out_seq=len(rows))

@@ -11,8 +11,19 @@ import pytest
 
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
+from consumer.state.repo_state import Repo
 from consumer.store import deployment as noted
-from consumer.store import identities, lookups, outbox, parked, records, repos, schema, status
+from consumer.store import (
+    identities,
+    lanes,
+    lookups,
+    outbox,
+    parked,
+    records,
+    repos,
+    schema,
+    status,
+)
 from consumer.store.database import Database
 from consumer.store.errors import CommitUnknown
 from consumer.store.operations import queue, read
@@ -172,6 +183,29 @@ async def test_a_repo_row_must_have_columns() -> None:
         repos.Repos(Strange)
 
 
+async def test_the_epoch_is_stored_in_columns_named_session(database: Database) -> None:
+    async with database.transaction() as connection:
+        await repos.Repos(Repo).write(connection, [Repo(ALICE, 3, status_epoch=4)])
+        [repo] = await repos.Repos(Repo).read(connection, [ALICE])
+        await parked.append(connection, 3, [ParkedFrame(ALICE, 1, 2, 3, 5, "wss://r", b"f")])
+        await lookups.ask(connection, [Question(ALICE, "account", 3, epoch=6, seq=9)])
+        await status.mirror_cursor(connection, "wss://r", 9, None, 7)
+        await lanes.create(connection, 3)
+        new = await lanes.read(connection, 3)
+        assert new is not None
+        assert await lanes.advance(connection, new, replace(new, epoch=8))
+        stored = await connection.execute(
+            "SELECT (SELECT status_session FROM repos), (SELECT session FROM parked),"
+            " (SELECT session FROM lookups), (SELECT session FROM cursors),"
+            " (SELECT session FROM lanes)"
+        )
+        assert await stored.fetchone() == (4, 5, 6, 7, 8)
+        lane = await lanes.read(connection, 3)
+    assert repo.status_epoch == 4
+    assert lane is not None
+    assert lane.epoch == 8
+
+
 async def test_records_round_trip(database: Database) -> None:
     rows: list[Record] = [
         (ALICE, "a.b.c/1", b"cid1", "3k"),
@@ -256,21 +290,21 @@ async def test_a_question_is_leased_once_and_closed(database: Database) -> None:
 
 async def test_a_question_asked_again_meanwhile_stays_open(database: Database) -> None:
     async with database.transaction() as connection:
-        await lookups.ask(connection, [Question(ALICE, "account", 2, session=1, seq=5)])
+        await lookups.ask(connection, [Question(ALICE, "account", 2, epoch=1, seq=5)])
         [taken] = await lookups.lease(connection, 10, 30.0)
-        await lookups.ask(connection, [Question(ALICE, "account", 2, session=1, seq=9)])
+        await lookups.ask(connection, [Question(ALICE, "account", 2, epoch=1, seq=9)])
         await lookups.close(connection, taken)
         [again] = await lookups.lease(connection, 10, 30.0)
-        assert (again.session, again.seq) == (1, 9)
+        assert (again.epoch, again.seq) == (1, 9)
 
 
 async def test_a_question_never_goes_back_to_an_older_frame(database: Database) -> None:
     async with database.transaction() as connection:
-        for session, seq in ((2, 5), (1, 9), (2, 4)):
-            question = Question(ALICE, "account", 0, session=session, seq=seq)
+        for epoch, seq in ((2, 5), (1, 9), (2, 4)):
+            question = Question(ALICE, "account", 0, epoch=epoch, seq=seq)
             await lookups.ask(connection, [question])
         [lookup] = await lookups.lease(connection, 1, 30.0)
-        assert (lookup.session, lookup.seq) == (2, 5)
+        assert (lookup.epoch, lookup.seq) == (2, 5)
 
 
 async def test_a_failed_question_keeps_its_backoff_when_asked_again(database: Database) -> None:
@@ -330,6 +364,6 @@ async def test_status_counts_everything(database: Database) -> None:
         await repos.Repos(RepoRow).write(connection, [RepoRow(ALICE, 3, "active")])
         await records.write(connection, [(ALICE, "a/1", b"x", "3k"), (ALICE, "a/2", None, "3k")])
         found = await status.read(connection)
-    assert [(c.relay, c.seq, c.session) for c in found.cursors] == [("wss://relay", 9, 2)]
+    assert [(c.relay, c.seq, c.epoch) for c in found.cursors] == [("wss://relay", 9, 2)]
     assert found.repos == {("active", "active", None): 1}
     assert (found.records, found.parked, found.lookups, found.outbox) == (1, 0, 0, {})

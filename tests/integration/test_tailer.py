@@ -20,7 +20,7 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
-from consumer.metrics import ReconnectCause, SessionCause, Stage
+from consumer.metrics import EpochCause, ReconnectCause, Stage
 from consumer.scope import Scope
 from consumer.tail import tailer as module
 from consumer.tail.collector import MAX_BYTES
@@ -187,7 +187,7 @@ async def test_every_frame_once_and_the_cursor_behind_the_last(world: World) -> 
         await eventually(lambda: world.mirrored and world.mirrored[-1] == cursor, what="mirror")
     found = await forwarded(world.client, world.topics)
     assert_whole(found, frames)
-    assert {record.session for record in found} == {1}
+    assert {record.epoch for record in found} == {1}
     assert {record.relay for record in found} == {world.relay.url}
     assert world.relay.cursors == [0]
 
@@ -258,7 +258,7 @@ async def test_whatever_the_relay_does_nothing_is_lost(world: World) -> None:
         assert seen[cause] - causes[cause] == wanted, cause
     found = await forwarded(world.client, world.topics)
     assert_whole(found, frames)
-    assert {record.session for record in found} == {1}
+    assert {record.epoch for record in found} == {1}
     assert world.relay.cursors == [0, 100, 200, 300, 400, 500, 600]
     dead = await committed(world.client, world.topics.name(Topic.DEAD_LETTER))
     for record in dead:
@@ -284,9 +284,9 @@ async def test_a_thousand_malformed_frames_and_the_next_good_one(world: World) -
     assert refused._value.get() - before == 1_000
 
 
-async def test_a_reset_sequence_is_a_new_session(world: World) -> None:
+async def test_a_reset_sequence_is_a_new_epoch(world: World) -> None:
     before, after = list(numbered(1_001, 1_100)), list(numbered(1, 50))
-    resets = metrics.by_label(metrics.SESSIONS)[SessionCause.RESET]
+    resets = metrics.by_label(metrics.EPOCHS)[EpochCause.RESET]
     world.relay.log = before
     async with running(world.tailer(start="oldest")):
         await world.reached(1_100)
@@ -294,12 +294,12 @@ async def test_a_reset_sequence_is_a_new_session(world: World) -> None:
         await world.relay.publish([])
         await _disconnect(world.relay)
         cursor = await world.reached(50)
-    assert cursor.session == 2
+    assert cursor.epoch == 2
     found = await forwarded(world.client, world.topics)
     assert_chained(found)
-    assert sorted(r.seq for r in found if r.session == 1) == [seq for seq, _ in before]
-    assert sorted(r.seq for r in found if r.session == 2) == [seq for seq, _ in after]
-    assert metrics.by_label(metrics.SESSIONS)[SessionCause.RESET] - resets == 1
+    assert sorted(r.seq for r in found if r.epoch == 1) == [seq for seq, _ in before]
+    assert sorted(r.seq for r in found if r.epoch == 2) == [seq for seq, _ in after]
+    assert metrics.by_label(metrics.EPOCHS)[EpochCause.RESET] - resets == 1
 
 
 async def test_a_cursor_of_the_future_is_given_up(world: World) -> None:
@@ -308,14 +308,14 @@ async def test_a_cursor_of_the_future_is_given_up(world: World) -> None:
     world.relay.log = list(numbered(1, 20))
     async with running(world.tailer(start="oldest")):
         cursor = await world.reached(20)
-    assert cursor.session == 4
+    assert cursor.epoch == 4
     assert world.relay.cursors == [10**12, 0]
     found = await forwarded(world.client, world.topics)
     assert_whole(found, world.relay.log)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "found out"])
-async def test_a_cursor_too_old_is_a_new_session(world: World, told: bool) -> None:
+async def test_a_cursor_too_old_is_a_new_epoch(world: World, told: bool) -> None:
     away = 1.0 if told else 100 * HOUR
     await world.store_cursor(world.relay.url, _cursor(world, seq=100, away=away))
     frames = list(numbered(900, 950))
@@ -323,19 +323,19 @@ async def test_a_cursor_too_old_is_a_new_session(world: World, told: bool) -> No
     world.relay.behave(sends(*news, *(f for _, f in frames), then=freeze))
     async with running(world.tailer()):
         cursor = await world.reached(950)
-    assert cursor.session == 4
+    assert cursor.epoch == 4
     assert world.relay.cursors[0] == 100
     found = await forwarded(world.client, world.topics)
     assert_whole(found, frames)
-    assert {record.session for record in found} == {4}
+    assert {record.epoch for record in found} == {4}
 
 
-async def test_another_relay_has_its_own_cursor_and_a_new_session(world: World) -> None:
+async def test_another_relay_has_its_own_cursor_and_a_new_epoch(world: World) -> None:
     await world.store_cursor("wss://other.test", _cursor(world, seq=10**9))
     world.relay.log = list(numbered(1, 10))
     async with running(world.tailer(start="oldest")):
         cursor = await world.reached(10)
-    assert (cursor.session, world.relay.cursors) == (4, [0])
+    assert (cursor.epoch, world.relay.cursors) == (4, [0])
     assert (await world.cursors())["wss://other.test"].seq == 10**9
 
 
@@ -458,7 +458,7 @@ async def test_two_that_both_believe_fence_each_other_and_lose_nothing(
     assert all(m.rejoined for m in memberships)
     found = await forwarded(world.client, world.topics)
     assert_whole(found, frames)
-    assert {record.session for record in found} == {1}
+    assert {record.epoch for record in found} == {1}
 
 
 async def test_kafka_gone_and_back_loses_nothing(

@@ -155,14 +155,14 @@ async def test_kafka_away_is_waited_out(world: World, kafka_proxy: TcpProxy) -> 
     assert await world.letters() == []
 
 
-async def test_a_new_session_is_a_loss_window(world: World) -> None:
+async def test_a_new_epoch_is_a_loss_window(world: World) -> None:
     network = Network(5, accounts=5, collections=WANTED)
     world.keys = network.keys
     async with world.fetching(), world.working():
         await world.publish(network.introduce(3))
         await world.settled()
         list(network.frames(30))  # nobody hears these
-        world.new_session()
+        world.new_epoch()
         await world.publish(network.frames(60))
         await world.settled()
     states = await world.repos()

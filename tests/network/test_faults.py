@@ -140,7 +140,7 @@ async def same_frames(observer: Observer, witness: Witness) -> None:
     assert_chained(records)
     frames = {record.seq: record.frame for record in records}
     assert len(frames) == len(records)
-    assert {record.session for record in records} == {1}  # nobody saw a loss
+    assert {record.epoch for record in records} == {1}  # nobody saw a loss
     assert served.keys() <= frames.keys() <= seen.keys()
     assert frames == {seq: seen[seq] for seq in frames}
 

@@ -21,7 +21,7 @@ class Forwarded:
 
     partition: int
     seq: int
-    session: int
+    epoch: int
     prev_seq: int
     relay: str
     did: str
@@ -64,14 +64,14 @@ def assert_whole(records: Sequence[Forwarded], expected: Iterable[tuple[int, byt
 
 
 def assert_chained(records: Sequence[Forwarded]) -> None:
-    """Check each partition: sessions rise, seqs rise in a session, each names the one before."""
+    """Check each partition: epochs rise, seqs rise in an epoch, each names the one before."""
     newest: dict[int, tuple[int, int]] = {}
     for record in records:
-        session, seq = newest.get(record.partition, (0, 0))
-        assert record.session >= session, record
-        assert record.prev_seq == (seq if record.session == session else 0), record
+        epoch, seq = newest.get(record.partition, (0, 0))
+        assert record.epoch >= epoch, record
+        assert record.prev_seq == (seq if record.epoch == epoch else 0), record
         assert record.seq > record.prev_seq, record
-        newest[record.partition] = record.session, record.seq
+        newest[record.partition] = record.epoch, record.seq
 
 
 def _difference(seqs: Sequence[int], wanted: Iterable[int]) -> str:

@@ -51,7 +51,7 @@ class World:
     relay: TransactionalProducer
     fetcher: TransactionalProducer
     keys: dict[str, str] = field(default_factory=dict)
-    session: int = 1
+    epoch: int = 1
     last: dict[int, int] = field(default_factory=dict)
     ends: Counter[Place] = field(default_factory=Counter)
 
@@ -74,9 +74,9 @@ class World:
         for place, count in places.items():
             self.ends[place] += count + 1  # and the transaction's marker
 
-    def new_session(self) -> None:
+    def new_epoch(self) -> None:
         """Break the continuity."""
-        self.session += 1
+        self.epoch += 1
         self.last.clear()
 
     def _record(self, frame: bytes) -> OutRecord:
@@ -91,7 +91,7 @@ class World:
         headers = (
             ("seq", b"%d" % seq),
             ("relay", RELAY.encode()),
-            ("session", b"%d" % self.session),
+            ("session", b"%d" % self.epoch),
             ("prev_seq", b"%d" % self.last.get(partition, 0)),
         )
         self.last[partition] = seq
@@ -122,7 +122,7 @@ class World:
         answers = [
             self.identity(q.did)
             if q.kind == "identity"
-            else AccountAnswer(q.did, q.session, q.seq, "deleted")
+            else AccountAnswer(q.did, q.epoch, q.seq, "deleted")
             for q in asked
         ]
         if answers:

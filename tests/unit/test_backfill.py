@@ -59,6 +59,17 @@ def test_round_trip(message: Message) -> None:
     assert backfill.decode(backfill.encode(message)) == message
 
 
+def test_the_form_of_an_answer_about_an_account_stays() -> None:
+    message = AccountAnswer("did:plc:alice", 3, 100, "deleted")
+    data = bytes.fromhex(
+        "a6617601636469646d6469643a706c633a616c696365637365711864646b696e64676163636f756e74"
+        "667374617475736764656c657465646773657373696f6e03"
+    )
+    assert backfill.encode(message) == data
+    assert cbor2.loads(data)["session"] == 3
+    assert backfill.decode(data) == message
+
+
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_bytes_are_dag_cbor(message: Message) -> None:
     value = libipld.decode_dag_cbor(backfill.encode(message))  # refuses keys out of order
@@ -86,6 +97,7 @@ def test_every_truncation_is_refused(message: Message) -> None:
         (IDENTITY, {"fetched_at": "yesterday"}),
         (IDENTITY, {"pds": b"x"}),
         (IDENTITY, {"surprise": 1}),
+        (MESSAGES[2], {"epoch": 1}),
         (IDENTITY, {"kind": "rumour"}),
         (IDENTITY, {"kind": [1]}),
         (IDENTITY, {"v": 0}),

@@ -40,7 +40,7 @@ CLOSED: dict[str, set[str]] = {
         *Failure,
         metrics.INJECTED,
     },
-    "cause": {*metrics.ReconnectCause, *metrics.SessionCause},
+    "cause": {*metrics.ReconnectCause, *metrics.EpochCause},
     "service": {*metrics.Service},
     "step": {*metrics.BatchStep},
     "method": {*METHODS, metrics.OTHER_METHOD},

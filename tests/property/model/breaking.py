@@ -155,7 +155,7 @@ def deleted_unasked(original: Rule) -> Rule:
     def rule(self: Any, seen: Any) -> Any:
         rejection = original(self, seen)
         if self.lookups and self.lookups[-1].did == seen.did:
-            self._delete_account(self.repos[seen.did], seen.session, seen.origin)
+            self._delete_account(self.repos[seen.did], seen.epoch, seen.origin)
         return rejection
 
     return rule

@@ -60,7 +60,7 @@ class Told:
     doubted: str = ""  # to be reached by a snapshot that began after the doubt and is fresh
 
     def hear_status(self, one: AccountSeen) -> None:
-        at = (one.session, one.origin.seq)
+        at = (one.epoch, one.origin.seq)
         if at <= self.at:
             return
         self.at = at
@@ -69,7 +69,7 @@ class Told:
             self.status = stated
 
     def learn_status(self, one: AccountLearnt) -> None:
-        if (one.answer.session, one.answer.seq) == self.at:
+        if (one.answer.epoch, one.answer.seq) == self.at:
             self.deletions += self.status != "deleted" and one.answer.status == "deleted"
             self.status = one.answer.status
 
@@ -139,7 +139,7 @@ class Checks:
                     require(not idle or event.reason in UNHEARD, "state of an idle repo", event)
                     self.sync_states[event.did] = event.state
                 case AccountEvent():
-                    self._identify("account", event.did, event.session, event.origin.seq)
+                    self._identify("account", event.did, event.epoch, event.origin.seq)
                 case _:
                     pass
 

@@ -26,7 +26,7 @@ from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
 from tests.property.model.checks import Checks
 from tests.property.model.fetching import Operations, Status
-from tests.property.model.relay import Frame, SessionBreak
+from tests.property.model.relay import EpochBreak, Frame
 from tests.property.model.world import SCOPES, World
 
 NO_FRAME = Origin(Source.FIREHOSE, 0, "", None)
@@ -71,8 +71,8 @@ class Machine:
 
     def answer(self, did: str, status: str) -> None:
         """Put the answer to an account look-up on the backfill topic."""
-        session, seq = self.lookups.pop(did)
-        learnt = AccountAnswer(did, session, seq, status)
+        epoch, seq = self.lookups.pop(did)
+        learnt = AccountAnswer(did, epoch, seq, status)
         self.backfill.append(AccountLearnt(learnt, Origin(Source.ACCOUNT, seq, "", None)))
 
     def change_scope(self, scope: Scope) -> None:
@@ -90,7 +90,7 @@ class Machine:
 
     def _expanded(self, frames: Iterable[Frame]) -> Iterable[Input]:
         for frame in frames:
-            if isinstance(frame, SessionBreak):
+            if isinstance(frame, EpochBreak):
                 yield from (Lost(did, NO_FRAME) for did in self.repos)
             else:
                 yield frame
@@ -125,7 +125,7 @@ class Machine:
             self.operations.queue_automatic(sync.did)
         for lookup in batch.lookups:
             if lookup.kind is LookupKind.ACCOUNT:
-                self.lookups[lookup.did] = (lookup.session, lookup.seq)
+                self.lookups[lookup.did] = (lookup.epoch, lookup.seq)
         self.seen.update(batch.triggers)
         self.seen.update(applied.outcome for applied in batch.applied)
 

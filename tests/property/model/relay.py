@@ -33,11 +33,11 @@ class Fate(Enum):
     BAD_SIGNATURE_AND_REV = 4
 
 
-class SessionBreak:
+class EpochBreak:
     """Between two frames of the lane: continuity is lost."""
 
 
-Frame = Input | SessionBreak
+Frame = Input | EpochBreak
 
 
 class Relay:
@@ -49,7 +49,7 @@ class Relay:
         self.account_frames: list[AccountSeen] = []
         self._is_tracked = is_tracked
         self._tracked: set[str] = set()
-        self._session = 1
+        self._epoch = 1
         self._seq = 0
 
     def commit(self, version: Version, fate: Fate = Fate.DELIVERED) -> None:
@@ -69,16 +69,16 @@ class Relay:
         """Send an ``#account`` frame."""
         origin, active = self._origin(), status == "active"
         explained = None if active else status
-        frame = AccountSeen(did, active, explained, self._session, origin)
+        frame = AccountSeen(did, active, explained, self._epoch, origin)
         self.account_frames.append(frame)
         self.queue.append(frame)
 
-    def break_session(self, lost: int) -> None:
-        """Start a new session; the last ``lost`` frames never reached the lane."""
+    def break_epoch(self, lost: int) -> None:
+        """Start a new epoch; the last ``lost`` frames never reached the lane."""
         for _ in range(min(lost, len(self.queue))):
             self.queue.pop()
-        self.queue.append(SessionBreak())
-        self._session += 1
+        self.queue.append(EpochBreak())
+        self._epoch += 1
         self._seq = 0
 
     def _forwards(self, version: Version) -> bool:

@@ -186,7 +186,7 @@ class Stage:
             self.relay.queue.append(_pick(self.relay.account_frames, step.z))
 
     def _break(self, _did: str, step: Step) -> None:
-        self.relay.break_session(step.z % 3)
+        self.relay.break_epoch(step.z % 3)
 
     def _deliver(self, _did: str, step: Step) -> None:
         self._process(self.relay.queue, 1 + step.z % 4)

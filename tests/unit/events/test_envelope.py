@@ -43,8 +43,8 @@ BACKFILL = Origin(Source.BACKFILL, 0, "2026-07-04T14:39:14.123Z", None, "op-1")
 CREATE = RecordEvent(LIVE, DID, 0, PDS, REV, PATH, Action.CREATE, CID, None, RECORD)
 UPDATE = replace(CREATE, action=Action.UPDATE, prev=OTHER_CID)
 DELETE = replace(CREATE, action=Action.DELETE, cid=None, prev=CID, record=None)
-ACCOUNT = AccountEvent(LIVE, DID, 0, PDS, REV, active=False, status="deactivated", session=1)
-IDENTITY = IdentityEvent(LIVE, DID, 0, None, None, handle="alice.example", session=1)
+ACCOUNT = AccountEvent(LIVE, DID, 0, PDS, REV, active=False, status="deactivated", epoch=1)
+IDENTITY = IdentityEvent(LIVE, DID, 0, None, None, handle="alice.example", epoch=1)
 SYNC = SyncEvent(LIVE, DID, 0, PDS, REV, state="desynchronized", reason="broken_chain")
 
 EVENTS: list[Event] = [
@@ -228,11 +228,11 @@ def test_the_id_of_a_record_event_depends_on_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("event", "change"),
     [
-        (ACCOUNT, {"session": 2}),
+        (ACCOUNT, {"epoch": 2}),
         (ACCOUNT, {"origin": replace(LIVE, seq=1)}),
         (ACCOUNT, {"status": "deleted"}),
         (ACCOUNT, {"incarnation": 1}),
-        (IDENTITY, {"session": 2}),
+        (IDENTITY, {"epoch": 2}),
         (IDENTITY, {"origin": replace(LIVE, seq=1)}),
         (SYNC, {"origin": replace(LIVE, time="2026-07-04T14:39:14.124Z")}),
         (SYNC, {"origin": replace(LIVE, operation="op-1")}),
@@ -241,9 +241,7 @@ def test_the_id_of_a_record_event_depends_on_nothing_else() -> None:
         (SYNC, {"reason": "sync_frame"}),
     ],
 )
-def test_the_id_of_the_rest_depends_on_session_and_seq(
-    event: Event, change: dict[str, Any]
-) -> None:
+def test_the_id_of_the_rest_depends_on_epoch_and_seq(event: Event, change: dict[str, Any]) -> None:
     assert decoded(replace(event, **change))["id"] != decoded(event)["id"]
 
 

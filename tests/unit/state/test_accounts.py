@@ -22,7 +22,7 @@ def test_active_decides_and_status_explains(active: bool, status: str | None, st
     assert accounts.stated_status(active=active, status=status) == stated
 
 
-def test_frames_are_ordered_by_session_then_seq() -> None:
+def test_frames_are_ordered_by_epoch_then_seq() -> None:
     repo = accounts.ratcheted(known(), 2, 10)
     news = [(2, 11), (3, 1)]
     old = [(2, 10), (2, 9), (1, 99)]

@@ -67,13 +67,13 @@ def reason(batch: Workset, one: Input) -> Reason | None:
     return None if rejection is None else rejection.reason
 
 
-def account(status: str | None, seq: int = 7, session: int = 1) -> AccountSeen:
-    return AccountSeen(DID, status is None, status, session, replace(LIVE, seq=seq))
+def account(status: str | None, seq: int = 7, epoch: int = 1) -> AccountSeen:
+    return AccountSeen(DID, status is None, status, epoch, replace(LIVE, seq=seq))
 
 
-def learnt(status: str, seq: int = 7, session: int = 1) -> AccountLearnt:
+def learnt(status: str, seq: int = 7, epoch: int = 1) -> AccountLearnt:
     origin = replace(LIVE, source=Source.ACCOUNT)
-    return AccountLearnt(AccountAnswer(DID, session, seq, status), origin)
+    return AccountLearnt(AccountAnswer(DID, epoch, seq, status), origin)
 
 
 def unverifiable(*paths: str, signed: bool = True) -> CommitUnverifiable:
@@ -296,7 +296,7 @@ def test_a_confirmed_deletion_deletes_every_record() -> None:
 
 
 def test_a_deletion_is_told_once() -> None:
-    batch = workset(known("5", status_session=1, status_seq=7))
+    batch = workset(known("5", status_epoch=1, status_seq=7))
     batch.apply(learnt("deleted"))
     assert batch.apply(learnt("deleted")) is None
     assert kinds(batch.events) == ["AccountEvent", "SyncEvent"]

@@ -62,7 +62,7 @@ def test_frames_and_cursor_lie_in_one_transaction(collector: Collector) -> None:
     )
     assert (cursor.topic, cursor.partition, cursor.key) == ("t.cursor", 0, RELAY.encode())
     stored = Cursor.decode(cursor.value or b"")
-    assert (stored.seq, stored.session) == (7, 3)
+    assert (stored.seq, stored.epoch) == (7, 3)
     assert stored.last[TOPICS.partition_of(did)] == 7
 
 
@@ -127,7 +127,7 @@ def test_an_error_frame_ends_the_stream_behind_what_came_before(collector: Colle
     assert [record.topic for record in collector.cut(0.0).records] == ["t.firehose", "t.cursor"]
 
 
-def test_an_outdated_cursor_begins_a_session(collector: Collector) -> None:
+def test_an_outdated_cursor_begins_an_epoch(collector: Collector) -> None:
     before, after, cursor = records(
         collector,
         commit(7, "did:plc:a"),
@@ -137,12 +137,12 @@ def test_an_outdated_cursor_begins_a_session(collector: Collector) -> None:
     )
     assert [headers(r)["session"] for r in (before, after)] == [b"3", b"4"]
     assert headers(after)["prev_seq"] == b"0"
-    assert Cursor.decode(cursor.value or b"").session == 4
+    assert Cursor.decode(cursor.value or b"").epoch == 4
 
 
 def test_an_outdated_cursor_that_we_never_had_is_no_break(collector: Collector) -> None:
     collector.take([info_frame("OutdatedCursor"), commit(7, "did:plc:a")], 0.0)
-    assert collector.position.session == 3
+    assert collector.position.epoch == 3
 
 
 def test_other_information_changes_nothing(collector: Collector) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from consumer.errors import Fatal
-from consumer.metrics import SessionCause
+from consumer.metrics import EpochCause
 from consumer.tail.cursor import HOUR, Cursor, Position, resume, seconds
 
 RELAY, OTHER = "wss://relay.test", "wss://other.test"
@@ -19,13 +19,13 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
 
 
-def stored(seq: int = 100, session: int = 3, at: float = NOON) -> Cursor:
-    return Cursor(seq, iso(at), session, (seq - 1, seq), at)
+def stored(seq: int = 100, epoch: int = 3, at: float = NOON) -> Cursor:
+    return Cursor(seq, iso(at), epoch, (seq - 1, seq), at)
 
 
 def started(
     cursors: Mapping[str, Cursor], *, oldest: bool = False
-) -> tuple[Position, SessionCause | None]:
+) -> tuple[Position, EpochCause | None]:
     return resume(cursors, RELAY, 2, oldest=oldest, now=NOON)
 
 
@@ -40,7 +40,28 @@ def test_a_cursor_survives_encoding() -> None:
     assert Cursor.decode(cursor.encode()) == cursor
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"seq":1,"last":[1]}', b'{"last":["x"]}'])
+def test_the_form_of_a_stored_cursor_stays() -> None:
+    cursor = Cursor(100, "2026-07-04T12:00:00.000Z", 3, (99, 100), 1_783_166_400.5)
+    value = (
+        b'{"seq":100,"time":"2026-07-04T12:00:00.000Z","session":3,'
+        b'"last":[99,100],"as_of":1783166400.5}'
+    )
+    assert cursor.encode() == value
+    assert Cursor.decode(value) == cursor
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"seq":1,"last":[1]}',
+        b'{"last":["x"]}',
+        b'"x"',
+        b'{"seq":1,"time":null,"epoch":1,"last":[1],"as_of":1.0}',
+    ],
+)
 def test_a_cursor_of_another_form_is_our_own_corruption(value: bytes) -> None:
     with pytest.raises(Fatal):
         Cursor.decode(value)
@@ -64,9 +85,9 @@ def test_seconds(time: str | None, expected: float | None) -> None:
     assert seconds(time) == expected
 
 
-def test_the_first_start_is_session_one_and_live() -> None:
+def test_the_first_start_is_epoch_one_and_live() -> None:
     position, cause = started({})
-    assert (position.session, position.ask, cause) == (1, None, None)
+    assert (position.epoch, position.ask, cause) == (1, None, None)
     assert position.admit(5_000_000_000, iso(NOON)) is True
 
 
@@ -75,20 +96,20 @@ def test_the_first_start_may_begin_at_the_oldest_frame() -> None:
     assert position.ask == 0
 
 
-def test_the_same_relay_goes_on_in_its_session() -> None:
-    position, cause = started({RELAY: stored(session=3), OTHER: stored(session=2)})
-    assert (position.session, position.ask, cause) == (3, 100, None)
-    assert position.cursor() == stored(session=3)
+def test_the_same_relay_goes_on_in_its_epoch() -> None:
+    position, cause = started({RELAY: stored(epoch=3), OTHER: stored(epoch=2)})
+    assert (position.epoch, position.ask, cause) == (3, 100, None)
+    assert position.cursor() == stored(epoch=3)
 
 
-def test_another_relay_begins_a_session_above_all_others() -> None:
-    position, cause = started({OTHER: stored(session=3)})
-    assert (position.session, position.ask, cause) == (4, None, SessionCause.RELAY)
+def test_another_relay_begins_an_epoch_above_all_others() -> None:
+    position, cause = started({OTHER: stored(epoch=3)})
+    assert (position.epoch, position.ask, cause) == (4, None, EpochCause.RELAY)
 
 
-def test_coming_back_to_a_relay_resumes_its_seq_in_a_new_session() -> None:
-    position, cause = started({RELAY: stored(session=3), OTHER: stored(session=7)})
-    assert (position.session, position.ask, cause) == (8, 100, SessionCause.RELAY)
+def test_coming_back_to_a_relay_resumes_its_seq_in_a_new_epoch() -> None:
+    position, cause = started({RELAY: stored(epoch=3), OTHER: stored(epoch=7)})
+    assert (position.epoch, position.ask, cause) == (8, 100, EpochCause.RELAY)
     assert position.last == [0, 0]
 
 
@@ -108,7 +129,7 @@ def test_frames_go_up_and_replays_are_dropped() -> None:
         False,
         True,
     ]
-    assert (position.seq, position.session) == (104, 3)
+    assert (position.seq, position.epoch) == (104, 3)
 
 
 def test_a_jump_in_seq_proves_nothing() -> None:
@@ -118,8 +139,8 @@ def test_a_jump_in_seq_proves_nothing() -> None:
 
 def test_a_first_seq_below_the_cursor_is_a_reset() -> None:
     position = reconnected(away=1)
-    assert position.admit(7, iso(NOON + 1)) is SessionCause.RESET
-    assert (position.seq, position.session, position.last) == (7, 4, [0, 0])
+    assert position.admit(7, iso(NOON + 1)) is EpochCause.RESET
+    assert (position.seq, position.epoch, position.last) == (7, 4, [0, 0])
     assert position.admit(8, iso(NOON + 1)) is True
 
 
@@ -127,7 +148,7 @@ def test_a_replay_in_mid_stream_is_no_reset() -> None:
     position = reconnected(away=1)
     assert position.admit(101, iso(NOON)) is True
     assert not any(position.admit(seq, iso(NOON)) for seq in range(1, 101))
-    assert position.session == 3
+    assert position.epoch == 3
 
 
 def test_a_replay_of_the_cursor_itself_proves_continuity() -> None:
@@ -141,7 +162,7 @@ def test_a_seq_from_nowhere_does_not_stop_the_stream_for_ever() -> None:
     assert position.admit(2**62, iso(NOON)) is True
     admitted = [position.admit(seq, iso(NOON)) for seq in range(101, 2_000)]
     assert admitted.count(False) == 1_000
-    assert admitted[1_000] is SessionCause.RESET
+    assert admitted[1_000] is EpochCause.RESET
     assert all(verdict is True for verdict in admitted[1_001:])
 
 
@@ -150,20 +171,20 @@ def test_a_seq_from_nowhere_does_not_stop_the_stream_for_ever() -> None:
     [
         pytest.param(11 * HOUR, 11 * HOUR, True, id="no relay forgets so soon"),
         pytest.param(50 * HOUR, 60.0, True, id="the relay remembers"),
-        pytest.param(50 * HOUR, 20 * HOUR, SessionCause.TOO_OLD, id="the relay forgot"),
-        pytest.param(80 * HOUR, 60.0, SessionCause.TOO_OLD, id="none remembers so long"),
+        pytest.param(50 * HOUR, 20 * HOUR, EpochCause.TOO_OLD, id="the relay forgot"),
+        pytest.param(80 * HOUR, 60.0, EpochCause.TOO_OLD, id="none remembers so long"),
     ],
 )
 def test_a_cursor_too_old(away: float, first: float, expected: object) -> None:
     position = reconnected(away)
     assert position.admit(200, iso(NOON + first)) is expected
-    assert position.session == (4 if expected is SessionCause.TOO_OLD else 3)
+    assert position.epoch == (4 if expected is EpochCause.TOO_OLD else 3)
     assert position.seq == 200
 
 
 def test_a_time_that_is_none_is_not_trusted() -> None:
     position = reconnected(away=50 * HOUR)
-    assert position.admit(200, "later") is SessionCause.TOO_OLD
+    assert position.admit(200, "later") is EpochCause.TOO_OLD
 
 
 def test_a_quiet_relay_that_we_listened_to_forgot_nothing() -> None:
@@ -178,7 +199,7 @@ def test_far_behind_counts_as_away() -> None:
     assert position.admit(101, iso(NOON + 60)) is True
     position.reached(NOON + 50 * HOUR)
     position.connected(NOON + 50 * HOUR + 1)
-    assert position.admit(102, iso(NOON + 3 * HOUR)) is SessionCause.TOO_OLD
+    assert position.admit(102, iso(NOON + 3 * HOUR)) is EpochCause.TOO_OLD
 
 
 def test_a_frame_from_the_future_hides_no_absence() -> None:
@@ -186,15 +207,15 @@ def test_a_frame_from_the_future_hides_no_absence() -> None:
     assert position.admit(101, "2999-01-01T00:00:00Z") is True
     position.reached(NOON + 1)
     position.connected(NOON + 80 * HOUR)
-    assert position.admit(102, iso(NOON + 80 * HOUR)) is SessionCause.TOO_OLD
+    assert position.admit(102, iso(NOON + 80 * HOUR)) is EpochCause.TOO_OLD
 
 
 def test_told_that_the_cursor_is_outdated() -> None:
     position = reconnected(away=1)
     assert position.outdated()
-    assert (position.session, position.ask, position.last) == (4, 100, [0, 0])
+    assert (position.epoch, position.ask, position.last) == (4, 100, [0, 0])
     assert position.admit(900, iso(NOON)) is True
-    assert position.session == 4
+    assert position.epoch == 4
 
 
 def test_told_so_more_than_once_in_a_connection() -> None:
@@ -202,12 +223,12 @@ def test_told_so_more_than_once_in_a_connection() -> None:
     told = [position.outdated() for _ in range(3)]
     position.connected(NOON + 2)
     assert [*told, position.outdated()] == [True, False, False, True]
-    assert position.session == 5
+    assert position.epoch == 5
 
 
 def test_told_that_the_cursor_is_of_the_future() -> None:
     position = reconnected(away=1)
     position.forget()
-    assert (position.session, position.ask) == (4, None)
+    assert (position.epoch, position.ask) == (4, None)
     position.connected(NOON + 2)
     assert position.admit(7, iso(NOON)) is True

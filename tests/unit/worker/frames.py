@@ -36,7 +36,7 @@ def arrival(frame: bytes, did: str, seq: int = 1, **fields: Any) -> IncomingFram
         "offset": seq,
         "log_time": round(NOW * 1000),
         "seq": seq,
-        "session": 1,
+        "epoch": 1,
         "prev_seq": seq - 1,
         "relay": RELAY,
         "frame": frame,

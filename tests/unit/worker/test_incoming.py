@@ -33,7 +33,7 @@ class Record:
 def test_a_record_of_the_tailer_is_an_arrival() -> None:
     found = incoming.of_record(Record())
     assert (found.key, found.offset, found.frame) == ("did:plc:x", 30, b"frame")
-    assert (found.seq, found.session, found.prev_seq, found.relay) == (7, 2, 5, RELAY)
+    assert (found.seq, found.epoch, found.prev_seq, found.relay) == (7, 2, 5, RELAY)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_parked_frame_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("session", "last_seq", "unbroken"),
+    ("epoch", "last_seq", "unbroken"),
     [
         (0, 0, True),  # the lane never had a frame
         (0, 99, True),
@@ -71,13 +71,13 @@ def test_a_parked_frame_comes_back_as_it_was() -> None:
         (1, 0, True),  # the predecessor is not known
         (1, 7, False),  # a frame is missing
         (1, 9, False),
-        (2, 8, False),  # another session
+        (2, 8, False),  # another epoch
     ],
 )
-def test_a_break_is_another_session_or_another_predecessor(
-    session: int, last_seq: int, unbroken: bool
+def test_a_break_is_another_epoch_or_another_predecessor(
+    epoch: int, last_seq: int, unbroken: bool
 ) -> None:
-    assert follows(arrival(b"", "did:plc:x", 9), session, last_seq) is unbroken
+    assert follows(arrival(b"", "did:plc:x", 9), epoch, last_seq) is unbroken
 
 
 @pytest.mark.parametrize(

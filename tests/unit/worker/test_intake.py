@@ -68,10 +68,10 @@ def test_account_and_identity_need_no_key() -> None:
     did = Author.of().did
     nothing = Known(None, tracked=False, waiting=NOBODY)
     account = frames.account_frame(1, did, active=False, status="suspended")
-    verdict = step(arrival(account, did, session=4), nothing)
+    verdict = step(arrival(account, did, epoch=4), nothing)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, AccountSeen)
-    assert (verdict.input.active, verdict.input.status, verdict.input.session) == (
+    assert (verdict.input.active, verdict.input.status, verdict.input.epoch) == (
         False,
         "suspended",
         4,

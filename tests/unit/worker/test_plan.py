@@ -34,7 +34,7 @@ from simulator.repo import Repo
 from tests.unit.worker.frames import NOW, Author, arrival, identity, rules
 from tests.unit.worker.values import WANTED, chunk, proof
 
-LANE = Lane(3, UUID(int=7), firehose_offset=100, backfill_offset=50, last_seq=40, session=1)
+LANE = Lane(3, UUID(int=7), firehose_offset=100, backfill_offset=50, last_seq=40, epoch=1)
 
 
 @dataclass
@@ -86,11 +86,11 @@ def knowing(author: Author, **fields: Any) -> LaneCache:
 def test_the_position_moves_with_every_input() -> None:
     author = Author.of()
     batch = plan(knowing(author))
-    take(batch, replace(author.commit(), offset=100, seq=41, session=2))
+    take(batch, replace(author.commit(), offset=100, seq=41, epoch=2))
     batch.malformed(Record(b"", offset=101), Refused(Reason.FRAME_MALFORMED))
     batch.message(Record(b"", offset=57))
     assert batch.position == replace(
-        LANE, firehose_offset=102, backfill_offset=58, last_seq=41, session=2
+        LANE, firehose_offset=102, backfill_offset=58, last_seq=41, epoch=2
     )
     assert batch.size == 3
     assert [letter.source for letter in batch.dead] == [
@@ -337,8 +337,8 @@ def test_messages_that_cannot_be_for_this_lane_are_refused() -> None:
 
 def test_the_newest_frame_and_the_earliest_wish_make_the_question() -> None:
     batch = plan()
-    batch.ask("did:plc:x", LookupKind.ACCOUNT, session=2, seq=5, delay=9.0)
-    batch.ask("did:plc:x", LookupKind.ACCOUNT, session=1, seq=8, delay=3.0)
+    batch.ask("did:plc:x", LookupKind.ACCOUNT, epoch=2, seq=5, delay=9.0)
+    batch.ask("did:plc:x", LookupKind.ACCOUNT, epoch=1, seq=8, delay=3.0)
     batch.ask("did:plc:x", LookupKind.IDENTITY)
     assert sorted(batch.questions.values(), key=str) == [
         Question("did:plc:x", "account", 3, 2, 5, 3.0),
