@@ -83,9 +83,9 @@ class Controller:
                 task.result()
 
     async def _session(
-        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, bereft: bool
+        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
     ) -> None:
-        del bereft  # a command that kills us would be ours to mend
+        del unclean_takeover  # a command that kills us would be ours to mend
         place = Place(self._topics.name(Topic.CONTROL), 0)
         ledger = Ledger(self._database, lane, self._topics, self._scope, publisher.hand_over)
         reader = await PartitionReader.open(self._client, {place: lane.control_offset})

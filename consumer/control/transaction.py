@@ -11,7 +11,7 @@ from consumer.control.commands import carry_out
 from consumer.dead_letters import DeadLetter, Headers, InputRecord, InputTopic
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
-from consumer.lanes.publisher import LaneLost
+from consumer.lanes.errors import LaneLost
 from consumer.scope import History, Scope
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database

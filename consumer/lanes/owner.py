@@ -23,7 +23,8 @@ from consumer import metrics
 from consumer.errors import Transient
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
-from consumer.lanes.publisher import LaneLost, Publisher
+from consumer.lanes.errors import LaneLost
+from consumer.lanes.publisher import Publisher
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import wait_for_stop
@@ -38,14 +39,14 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A lane that is ours; ``bereft``: its last owner did not release it, so it died."""
+class ClaimedLane:
+    """A lane that is ours; ``unclean_takeover``: its last owner did not release it, so it died."""
 
     lane: Lane
-    bereft: bool
+    unclean_takeover: bool
 
 
-async def claim(database: Database, number: int, token: UUID) -> Held:
+async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
     """Own lane ``number`` with ``token``, which nobody else has; the same token may claim again.
 
     Raises ``LaneLost`` when somebody else was quicker, and ``Transient``.
@@ -56,11 +57,11 @@ async def claim(database: Database, number: int, token: UUID) -> Held:
         if seen is None:
             raise LaneLost(f"lane {number} has no row")
         if seen.token == token:
-            return Held(seen, bereft=False)
+            return ClaimedLane(seen, unclean_takeover=False)
         mine = await lanes.claim(connection, number, seen.token, token)
         if mine is None:
             raise LaneLost(f"lane {number} was claimed by somebody else")
-        return Held(mine, bereft=seen.token != RELEASED)
+        return ClaimedLane(mine, unclean_takeover=seen.token != RELEASED)
 
 
 async def resume(database: Database, held: Lane) -> Lane:
@@ -84,11 +85,11 @@ async def release(database: Database, lane: Lane) -> None:
 class Session(Protocol):
     """Works on a lane from what Postgres holds, until told to stop or something breaks.
 
-    ``bereft``: the last owner died.  Raises ``LaneLost``, ``Transient`` or ``Fatal``.
+    ``unclean_takeover``: the last owner died.  Raises ``LaneLost``, ``Transient`` or ``Fatal``.
     """
 
     def __call__(
-        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, bereft: bool
+        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
     ) -> Awaitable[None]: ...
 
 
@@ -132,8 +133,8 @@ class Owner:
                 backoff.reset()
             await wait_for_stop(stop, backoff.pause())
 
-    async def _own(self, held: Held, stop: asyncio.Event) -> None:
-        _log.info("lane_claimed", lane=self.number, bereft=held.bereft)
+    async def _own(self, held: ClaimedLane, stop: asyncio.Event) -> None:
+        _log.info("lane_claimed", lane=self.number, unclean_takeover=held.unclean_takeover)
         metrics.CLAIMS.labels(metrics.Claim.CLAIMED).inc()
         publisher = Publisher(held.lane, self._client, self._topics, self._database)
         finished = asyncio.Event()
@@ -166,14 +167,14 @@ class Owner:
         if working.done():
             working.result()
 
-    async def _work(self, held: Held, publisher: Publisher, stop: asyncio.Event) -> None:
+    async def _work(self, held: ClaimedLane, publisher: Publisher, stop: asyncio.Event) -> None:
         """Run sessions until told to stop.  Raises ``LaneLost`` and ``Fatal``."""
-        bereft, backoff = held.bereft, Backoff()
+        unclean_takeover, backoff = held.unclean_takeover, Backoff()
         while not stop.is_set():
             began = time.monotonic()
             try:
                 lane = await resume(self._database, held.lane)
-                await self._session(lane, publisher, stop, bereft=bereft)
+                await self._session(lane, publisher, stop, unclean_takeover=unclean_takeover)
             except LaneLost:
                 raise
             except Transient as trouble:
@@ -181,7 +182,7 @@ class Owner:
                     backoff.reset()
                 self._outage.again(trouble)
                 await wait_for_stop(stop, backoff.pause())
-            bereft = False
+            unclean_takeover = False
 
 
 async def _release(database: Database, lane: Lane) -> None:

@@ -27,14 +27,15 @@ from dataclasses import dataclass
 import structlog
 
 from consumer import metrics
-from consumer.errors import Fatal, Transient
+from consumer.errors import Fatal
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
 from consumer.lanes.backlog import Backlog
-from consumer.lanes.queue import Handover
+from consumer.lanes.errors import LaneLost
+from consumer.lanes.queue import OutboxQueue
 from consumer.metrics import TransactionOutcome
 from consumer.runtime.lifecycle import persistently
 from consumer.store import lanes, outbox
@@ -44,10 +45,6 @@ from consumer.store.rows import Lane, OutRow
 READ_BACK = 0.25  # seconds to wait for a marker that was committed just before
 
 _log = structlog.get_logger()
-
-
-class LaneLost(Transient):
-    """The lane has another owner: whoever published for us has stopped for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Pace:
 
 
 @dataclass(slots=True)
-class _Session:
+class _Progress:
     """One producer, and how far it has got: published, trimmed (both ``out_seq``)."""
 
     producer: TransactionalProducer
@@ -90,7 +87,7 @@ class Publisher:
         self._database = database
         self._pace = pace
         self._place = Place(topics.name(Topic.PUBLISHED), lane.lane)
-        self._waiting = Handover(pace.waiting_bytes)
+        self._waiting = OutboxQueue(pace.waiting_bytes)
         self._backlog = Backlog(lane.lane)
         self._ended = False
 
@@ -125,7 +122,7 @@ class Publisher:
             async with await TransactionalProducer.open(self._client, name) as producer:
                 position = await self._recover(producer)
                 async with await self._markers() as markers:
-                    await self._publish(_Session(producer, markers, position, position), stop)
+                    await self._publish(_Progress(producer, markers, position, position), stop)
         except LaneLost as lost:
             _log.info("publisher_superseded", lane=self._lane.lane, because=str(lost))
 
@@ -164,18 +161,18 @@ class Publisher:
             raise
         return reader
 
-    async def _publish(self, session: _Session, stop: asyncio.Event) -> None:
+    async def _publish(self, progress: _Progress, stop: asyncio.Event) -> None:
         while True:
-            rows = await self._next(session)
+            rows = await self._next(progress)
             if rows:
-                await self._commit(session, rows)
-            await self._trim(session)
+                await self._commit(progress, rows)
+            await self._trim(progress)
             if not rows:
                 if stop.is_set():
                     return
                 await self._waiting.wait(self._pace.look_every, stop)
 
-    async def _next(self, session: _Session) -> list[OutRow]:
+    async def _next(self, progress: _Progress) -> list[OutRow]:
         """Return the rows that follow, from memory if they are there, else from Postgres.
 
         Postgres is asked until it has nothing more after a start, when memory has a gap, and
@@ -183,34 +180,34 @@ class Publisher:
         """
         pace = self._pace
         bounds = {"max_rows": pace.transaction_rows, "max_bytes": pace.transaction_bytes}
-        rows = self._waiting.take(session.position, **bounds)
-        due = time.monotonic() >= session.looked + pace.look_every
+        rows = self._waiting.take(progress.position, **bounds)
+        due = time.monotonic() >= progress.looked + pace.look_every
         # Rows that are handed over during the read may be committed after its snapshot.
         gap = len(self._waiting) > 0
         if rows or not (due or gap):
             return rows
         async with self._database.transaction() as connection:
-            rows = await outbox.read(connection, self._lane.lane, session.position, **bounds)
-            if rows and _follow(rows, session.position):
+            rows = await outbox.read(connection, self._lane.lane, progress.position, **bounds)
+            if rows and _follow(rows, progress.position):
                 self._backlog.grows(rows[-1].out_seq, time.time())
                 return rows
             if rows or gap:
                 await self._owned(connection)
                 raise Fatal(
-                    f"lane {self._lane.lane} is published through {session.position}, and rows "
+                    f"lane {self._lane.lane} is published through {progress.position}, and rows "
                     "that follow are not in the outbox: Kafka was restored from the past"
                 )
-        session.looked = time.monotonic()
+        progress.looked = time.monotonic()
         return []
 
-    async def _commit(self, session: _Session, rows: Sequence[OutRow]) -> None:
+    async def _commit(self, progress: _Progress, rows: Sequence[OutRow]) -> None:
         through = rows[-1].out_seq
         records = [self._record(row) for row in rows]
         value = marker.encode(through)
         records.append(OutRecord(*self._place, marker.key_of(self._lane.lane), value))
         with _counted(rows):
-            await session.producer.commit(records)
-        session.position = through
+            await progress.producer.commit(records)
+        progress.position = through
         self._backlog.shrinks(through)
 
     def _record(self, row: OutRow) -> OutRecord:
@@ -219,22 +216,25 @@ class Publisher:
         topic = self._topics.name(Topic(row.topic))
         return OutRecord(topic, row.partition, row.key, row.value, headers)
 
-    async def _trim(self, session: _Session) -> None:
+    async def _trim(self, progress: _Progress) -> None:
         """Delete the rows below the newest marker read back, now and then."""
         now = time.monotonic()
-        if session.trimmed == session.position or now < session.trimmed_at + self._pace.trim_every:
+        if (
+            progress.trimmed == progress.position
+            or now < progress.trimmed_at + self._pace.trim_every
+        ):
             return
-        session.trimmed_at = now
-        through = session.trimmed
-        session.markers.rest(on=False)
-        for record in await session.markers.fetch(wait=READ_BACK):
+        progress.trimmed_at = now
+        through = progress.trimmed
+        progress.markers.rest(on=False)
+        for record in await progress.markers.fetch(wait=READ_BACK):
             if record.key == marker.key_of(self._lane.lane) and record.value is not None:
                 through = marker.decode(record.value)
-        session.markers.rest(on=True)
-        if through > session.trimmed:
+        progress.markers.rest(on=True)
+        if through > progress.trimmed:
             async with self._database.transaction() as connection:
                 await outbox.trim(connection, self._lane.lane, through)
-            session.trimmed = through
+            progress.trimmed = through
 
 
 def _follow(rows: Sequence[OutRow], position: int) -> bool:

@@ -21,7 +21,7 @@ def size_of(row: OutRow) -> int:
     return len(row.key or b"") + len(row.value or b"") + _ROW_BYTES
 
 
-class Handover:
+class OutboxQueue:
     """A queue of rows; it holds at most ``max_bytes`` and what was put last."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -58,7 +58,7 @@ class LaneLoop:
             metrics.PARKED_FRAMES.remove(self.number)
 
     async def _session(
-        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, bereft: bool
+        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
     ) -> None:
         of, span = self._of, self._of.settings.worker.batch_frames
         async with of.database.transaction() as connection:
@@ -77,6 +77,6 @@ class LaneLoop:
                 cache=cache,
                 rules=self._rules,
                 database=of.database,
-                guard=PoisonGuard(lane.stalls, bereft=bereft, span=span),
+                guard=PoisonGuard(lane.stalls, unclean_takeover=unclean_takeover, span=span),
             )
             await loop.run(stop)

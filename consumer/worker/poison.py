@@ -27,16 +27,16 @@ class Alone(IntEnum):
 class PoisonGuard:
     """How carefully an owner goes on, from what its predecessors left in ``stalls``.
 
-    ``bereft``: the last owner died.  ``span``: how many inputs are tried alone after that,
-    enough to get past a whole batch.
+    ``unclean_takeover``: the last owner died.  ``span``: how many inputs are tried alone after
+    that, enough to get past a whole batch.
     """
 
-    def __init__(self, stalls: int, *, bereft: bool, span: int) -> None:
+    def __init__(self, stalls: int, *, unclean_takeover: bool, span: int) -> None:
         self._written = stalls
         self._count = min(stalls, DEATHS)
-        if bereft:
+        if unclean_takeover:
             self._count = min(self._count + 1, DEATHS)
-        self.quarantined = Alone(stalls) if bereft and stalls > DEATHS else None
+        self.quarantined = Alone(stalls) if unclean_takeover and stalls > DEATHS else None
         self._left = span if self._count == DEATHS and self.quarantined is None else 0
 
     @property

@@ -17,7 +17,7 @@ from consumer import dead_letters
 from consumer.dead_letters import DeadLetter, Headers
 from consumer.events.envelope import Event, encode
 from consumer.kafka.topics import Topic
-from consumer.lanes.publisher import LaneLost
+from consumer.lanes.errors import LaneLost
 from consumer.metrics import BatchStep
 from consumer.state import operation_outcome
 from consumer.state.batch_state import Workset

@@ -11,7 +11,7 @@ import pytest
 from consumer.config.settings import LimitSettings
 from consumer.errors import Fatal
 from consumer.lanes import owner as lanes
-from consumer.lanes.publisher import LaneLost
+from consumer.lanes.errors import LaneLost
 from consumer.scope import Scope
 from consumer.state.inputs import Lost
 from consumer.state.policy import Policy

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from consumer.lanes import owner as lanes
-from consumer.lanes.publisher import LaneLost
+from consumer.lanes.errors import LaneLost
 from consumer.store import lanes as store
 from consumer.store.database import Database
 from consumer.store.rows import RELEASED, Lane
@@ -27,7 +27,7 @@ async def owned(database: Database) -> Lane | None:
 async def test_a_fresh_lane_is_claimed_at_its_beginning(database: Database) -> None:
     token = uuid4()
     held = await lanes.claim(database, LANE, token)
-    assert held == lanes.Held(Lane(LANE, token), bereft=False)
+    assert held == lanes.ClaimedLane(Lane(LANE, token), unclean_takeover=False)
     assert await owned(database) == held.lane
 
 
@@ -41,12 +41,12 @@ async def test_claiming_with_the_same_token_changes_nothing(database: Database) 
 async def test_the_next_owner_knows_whether_the_last_one_left_in_order(database: Database) -> None:
     first = await lanes.claim(database, LANE, uuid4())
     second = await lanes.claim(database, LANE, uuid4())
-    assert second.bereft
+    assert second.unclean_takeover
     await lanes.release(database, first.lane)
     assert await owned(database) == second.lane, "who has lost a lane cannot release it"
     await lanes.release(database, second.lane)
     third = await lanes.claim(database, LANE, uuid4())
-    assert not third.bereft
+    assert not third.unclean_takeover
 
 
 async def test_who_has_lost_a_lane_cannot_go_on(database: Database) -> None:

@@ -20,7 +20,8 @@ from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
-from consumer.lanes.publisher import READ_BACK, LaneLost, Pace, Publisher
+from consumer.lanes.errors import LaneLost
+from consumer.lanes.publisher import READ_BACK, Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.database import Database
 from consumer.store.rows import RELEASED, Lane, OutRow

@@ -12,7 +12,7 @@ import pytest
 
 from consumer.errors import Fatal
 from consumer.kafka.topics import Topics
-from consumer.lanes.publisher import Publisher, _Session
+from consumer.lanes.publisher import Publisher, _Progress
 from consumer.store import lanes, outbox
 from consumer.store.rows import Lane, OutRow
 
@@ -35,8 +35,8 @@ def lane() -> Lane:
 
 
 @pytest.fixture
-def session() -> _Session:
-    return _Session(MagicMock(), MagicMock(), position=4, trimmed=4)
+def progress() -> _Progress:
+    return _Progress(MagicMock(), MagicMock(), position=4, trimmed=4)
 
 
 @pytest.fixture
@@ -57,19 +57,19 @@ def reading(monkeypatch: pytest.MonkeyPatch, read: Read) -> None:
 
 
 async def test_rows_handed_over_during_a_read_are_no_hole(
-    publisher: Publisher, session: _Session, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, progress: _Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def read() -> list[OutRow]:
         await publisher.hand_over([row(5)])
         return []
 
     reading(monkeypatch, read)
-    assert await publisher._next(session) == []
-    assert await publisher._next(session) == [row(5)]
+    assert await publisher._next(progress) == []
+    assert await publisher._next(progress) == [row(5)]
 
 
 async def test_rows_that_postgres_lacks_below_those_in_memory_are_a_hole(
-    publisher: Publisher, session: _Session, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, progress: _Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def read() -> list[OutRow]:
         return []
@@ -77,4 +77,4 @@ async def test_rows_that_postgres_lacks_below_those_in_memory_are_a_hole(
     reading(monkeypatch, read)
     await publisher.hand_over([row(6)])
     with pytest.raises(Fatal, match="restored from the past"):
-        await publisher._next(session)
+        await publisher._next(progress)

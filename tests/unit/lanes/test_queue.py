@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from consumer.lanes.queue import Handover, size_of
+from consumer.lanes.queue import OutboxQueue, size_of
 from consumer.store.rows import OutRow
 
 
@@ -14,12 +14,14 @@ def rows(first: int, last: int) -> list[OutRow]:
     return [row(out_seq) for out_seq in range(first, last + 1)]
 
 
-def taken(queue: Handover, after: int, *, max_rows: int = 100, max_bytes: int = 10**9) -> list[int]:
+def taken(
+    queue: OutboxQueue, after: int, *, max_rows: int = 100, max_bytes: int = 10**9
+) -> list[int]:
     return [r.out_seq for r in queue.take(after, max_rows=max_rows, max_bytes=max_bytes)]
 
 
 async def test_rows_come_out_in_order_and_once() -> None:
-    queue = Handover(10**9)
+    queue = OutboxQueue(10**9)
     await queue.put(rows(1, 3))
     await queue.put(rows(4, 5))
     assert queue.newest == 5
@@ -30,7 +32,7 @@ async def test_rows_come_out_in_order_and_once() -> None:
 
 
 async def test_rows_that_were_published_otherwise_are_dropped() -> None:
-    queue = Handover(10**9)
+    queue = OutboxQueue(10**9)
     await queue.put(rows(1, 5))
     assert taken(queue, 3) == [4, 5]
     await queue.put(rows(6, 7))
@@ -39,21 +41,21 @@ async def test_rows_that_were_published_otherwise_are_dropped() -> None:
 
 
 async def test_a_gap_gives_nothing_and_keeps_the_rows() -> None:
-    queue = Handover(10**9)
+    queue = OutboxQueue(10**9)
     await queue.put(rows(5, 6))
     assert taken(queue, 3) == []
     assert taken(queue, 4) == [5, 6]
 
 
 async def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
-    queue = Handover(10**9)
+    queue = OutboxQueue(10**9)
     await queue.put([row(1, 1000), row(2, 1000), row(3, 1000)])
     assert taken(queue, 0, max_bytes=10) == [1]
     assert taken(queue, 1, max_bytes=2 * size_of(row(0, 1000))) == [2, 3]
 
 
 async def test_whoever_puts_too_much_waits_for_room() -> None:
-    queue = Handover(2 * size_of(row(0)))
+    queue = OutboxQueue(2 * size_of(row(0)))
     await queue.put(rows(1, 2))
     third = asyncio.create_task(queue.put(rows(3, 3)))
     await asyncio.sleep(0)
@@ -63,7 +65,7 @@ async def test_whoever_puts_too_much_waits_for_room() -> None:
 
 
 async def test_release_lets_go() -> None:
-    queue = Handover(1)
+    queue = OutboxQueue(1)
     waiting = asyncio.create_task(queue.put(rows(1, 1)))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -74,7 +76,7 @@ async def test_release_lets_go() -> None:
 
 async def test_waiting_ends_with_rows_with_stop_and_with_time() -> None:
     stop = asyncio.Event()
-    queue = Handover(10**9)
+    queue = OutboxQueue(10**9)
     loop = asyncio.get_running_loop()
     began = loop.time()
     await queue.wait(0.02, stop)

@@ -8,10 +8,10 @@ SPAN = 3
 class Owner:
     """An owner of a lane that dies, or not, while ``stalls`` is what Postgres holds."""
 
-    def __init__(self, stalls: int, *, bereft: bool) -> None:
+    def __init__(self, stalls: int, *, unclean_takeover: bool) -> None:
         self.stalls = stalls
         self.writes = 0
-        self.guard = PoisonGuard(stalls, bereft=bereft, span=SPAN)
+        self.guard = PoisonGuard(stalls, unclean_takeover=unclean_takeover, span=SPAN)
 
     def tries(self, source: Alone = Alone.FIREHOSE) -> None:
         count = self.guard.before(source)
@@ -26,14 +26,14 @@ class Owner:
 def killed(times: int, stalls: int = 0) -> int:
     """Return the count that is left by owners who died at the same input one after another."""
     for _ in range(times):
-        owner = Owner(stalls, bereft=True)
+        owner = Owner(stalls, unclean_takeover=True)
         owner.tries()
         stalls = owner.stalls
     return stalls
 
 
 def test_the_normal_course_writes_nothing() -> None:
-    owner = Owner(0, bereft=False)
+    owner = Owner(0, unclean_takeover=False)
     for _ in range(5):
         owner.tries()
         owner.commits()
@@ -41,7 +41,7 @@ def test_the_normal_course_writes_nothing() -> None:
 
 
 def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
-    owner = Owner(0, bereft=True)
+    owner = Owner(0, unclean_takeover=True)
     owner.tries()
     assert (owner.writes, owner.stalls) == (1, 1)
     assert not owner.guard.alone
@@ -52,7 +52,7 @@ def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
 
 def test_after_three_deaths_inputs_are_tried_alone() -> None:
     # The first owner died unnoticed; two claimed after deaths, and died: now a third one comes.
-    third = Owner(killed(DEATHS - 1), bereft=True)
+    third = Owner(killed(DEATHS - 1), unclean_takeover=True)
     assert third.guard.alone
     assert third.guard.quarantined is None
     third.tries(Alone.BACKFILL)
@@ -60,9 +60,9 @@ def test_after_three_deaths_inputs_are_tried_alone() -> None:
 
 
 def test_the_one_that_kills_again_is_condemned() -> None:
-    alone = Owner(killed(DEATHS - 1), bereft=True)
+    alone = Owner(killed(DEATHS - 1), unclean_takeover=True)
     alone.tries(Alone.FIREHOSE)
-    judge = Owner(alone.stalls, bereft=True)
+    judge = Owner(alone.stalls, unclean_takeover=True)
     assert (judge.guard.quarantined, judge.guard.alone) == (Alone.FIREHOSE, False)
     judge.tries()
     assert judge.writes == 0
@@ -71,7 +71,7 @@ def test_the_one_that_kills_again_is_condemned() -> None:
 
 
 def test_caution_lasts_until_a_whole_batch_is_passed() -> None:
-    owner = Owner(DEATHS, bereft=False)
+    owner = Owner(DEATHS, unclean_takeover=False)
     for _ in range(SPAN - 1):
         owner.tries()
         assert owner.stalls == Alone.FIREHOSE
@@ -84,16 +84,16 @@ def test_caution_lasts_until_a_whole_batch_is_passed() -> None:
 
 
 def test_a_death_between_two_that_are_tried_alone_condemns_nobody() -> None:
-    owner = Owner(DEATHS, bereft=False)
+    owner = Owner(DEATHS, unclean_takeover=False)
     owner.tries()
     owner.commits()
-    heir = Owner(owner.stalls, bereft=True)
+    heir = Owner(owner.stalls, unclean_takeover=True)
     assert heir.guard.quarantined is None
     assert heir.guard.alone
 
 
 def test_trouble_that_is_no_death_condemns_nobody() -> None:
     """A session that broke while one was tried alone goes on with the same owner."""
-    again = Owner(Alone.PARKED, bereft=False)
+    again = Owner(Alone.PARKED, unclean_takeover=False)
     assert again.guard.quarantined is None
     assert again.guard.alone
