@@ -163,20 +163,27 @@ def _binaries() -> Path:
 def _system_user() -> User | None:
     if os.geteuid() != 0:
         return None
-    try:
-        entry = pwd.getpwnam(_SYSTEM_USER)
-    except KeyError:
-        _log.info("adding a system user: PostgreSQL does not run as root", user=_SYSTEM_USER)
-        try:
-            subprocess.run(  # noqa: S603
-                ["useradd", "--system", _SYSTEM_USER],  # noqa: S607
-                check=True,
-                capture_output=True,
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise Fatal(f"cannot add the user {_SYSTEM_USER} to run PostgreSQL as") from error
-        entry = pwd.getpwnam(_SYSTEM_USER)
+    entry = _entry_of(_SYSTEM_USER) or _added(_SYSTEM_USER)
     return User(entry.pw_uid, entry.pw_gid)
+
+
+def _entry_of(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _added(name: str) -> pwd.struct_passwd:
+    _log.info("adding a system user: PostgreSQL does not run as root", user=name)
+    try:
+        subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S603, S607
+    except (OSError, subprocess.CalledProcessError) as error:
+        entry = _entry_of(name)  # another process may have added it meanwhile
+        if entry is None:
+            raise Fatal(f"cannot add the user {name} to run PostgreSQL as") from error
+        return entry
+    return pwd.getpwnam(name)
 
 
 def _let_through(path: Path) -> None:
