@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.support.network",
     "tests.support.worker",
     "tests.support.village",
+    "tests.vectors",
 ]

@@ -10,8 +10,25 @@ from typing import Any
 import pytest
 
 _FOLDER = os.environ.get("CHIVE_VECTORS")
+_REASON = "CHIVE_VECTORS is not set"
+_NOT_RUN = "not run"
 
-needs_vectors = pytest.mark.skipif(_FOLDER is None, reason="CHIVE_VECTORS is not set")
+needs_vectors = pytest.mark.skipif(_FOLDER is None, reason=_REASON)
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Count the tests without their vectors apart from those that are skipped."""
+    if report.skipped and isinstance(report.longrepr, tuple) and _REASON in report.longrepr[2]:
+        return _NOT_RUN, "s", "NOT RUN"
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests were not run."""
+    count = len(terminalreporter.stats.get(_NOT_RUN, ()))
+    if count:
+        tests = "1 test was" if count == 1 else f"{count} tests were"
+        terminalreporter.write_line(f"{tests} not run: {_REASON}")
 
 
 def lines(name: str) -> list[str]:
