@@ -16,6 +16,18 @@ LOOPBACK = "127.0.0.1"
 _CHUNK = 65536
 
 
+def reserve(port: int) -> socket.socket:
+    """Bind ``port`` (0: a free one) without listening: connections to it are refused.
+
+    While the socket is open the system gives the port to no process that asks for a free one; a
+    server that asks for this very port, with SO_REUSEADDR as all do, may listen on it.
+    """
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((LOOPBACK, port))
+    return reserved
+
+
 class TcpProxy:
     """Forwards ``127.0.0.1:port`` to ``127.0.0.1:upstream``.
 
@@ -30,7 +42,7 @@ class TcpProxy:
         self._flowing.set()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
-        self._reserved: socket.socket | None = self._reserve(0)
+        self._reserved: socket.socket | None = reserve(0)
         self.port: int = self._reserved.getsockname()[1]
 
     async def __aenter__(self) -> Self:
@@ -59,7 +71,7 @@ class TcpProxy:
             return
         self._server.close()
         self._server = None
-        self._reserved = self._reserve(self.port)
+        self._reserved = reserve(self.port)
         self.cut += len(self._connections)
         for connection in list(self._connections):
             connection.cancel()
@@ -79,13 +91,6 @@ class TcpProxy:
         if self._reserved is not None:
             self._reserved.close()
             self._reserved = None
-
-    @staticmethod
-    def _reserve(port: int) -> socket.socket:
-        reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind((LOOPBACK, port))  # bound but not listening: connections are refused
-        return reserved
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
