@@ -25,6 +25,7 @@ from consumer.fetch.documents import Document
 from consumer.fetch.failed import BY_ERROR, FetchFailed, of_fetching
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient, HttpResponse, Timeouts, host_of
+from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
@@ -116,7 +117,13 @@ class RepoSource:
 
             def verified() -> Snapshot:
                 return Snapshot.open(
-                    spool, did, key, limits, intervals, now=time.time(), alive=thread.alive
+                    SpooledBlocks(spool),
+                    did,
+                    key,
+                    limits,
+                    intervals,
+                    now=time.time(),
+                    alive=thread.alive,
                 )
 
             with _failures():

@@ -1,24 +1,24 @@
-"""The check of a whole repository, as ``com.atproto.sync.getRepo`` answers it, and its cutting.
+"""Verify a whole repository, as ``com.atproto.sync.getRepo`` answers it, and cut chunks.  Pure.
 
-The repository lies in a file, and only what is looked at is in memory: an index on disk says
-where each block is.  ``Snapshot.open`` proves all of it: every block's hash, the commit's
-signature, and a complete tree (order, layers, ranges, prefixes) whose every record is there.
-Blocks that nothing links to are tolerated: a server may send what it has.  Then ``cuts`` walks
-the tree once more, through the wanted intervals alone.
+A ``BlockSource`` holds the repository; only the blocks that are looked at are in memory.
+``Snapshot.open`` proves all of it: every block's hash, the commit's signature, and a complete
+tree (order, layers, ranges, prefixes) whose every record is there.  Blocks that nothing links
+to are tolerated: a server may send what it has.  Then ``chunks`` walks the tree once more,
+through the wanted intervals alone.
 
-Not for the event loop: these functions take as long as the repository is big.  ``alive`` is
-called now and then and may raise to give up.
+Not for the event loop: the time grows with the repository.  ``alive`` is called now and then
+and may raise to give up.
 
-Specifications: https://atproto.com/specs/repository, https://ipld.io/specs/transport/car/carv1/.
+Specification: https://atproto.com/specs/repository.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from typing import Protocol
 
 from consumer.backfill import Entry
 from consumer.errors import Reason, Refused
@@ -26,7 +26,7 @@ from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import MAX_HEIGHT, layer, parse_node
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
-from consumer.verify.spooled import Alive, SpooledBlocks
+from consumer.verify.stream import Location
 from procedures.syntax import cid_text, is_path
 
 MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one cut; a single record may be larger
@@ -34,6 +34,33 @@ MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one cut; a single record may b
 _PORTION = 2_000  # keys between two signs of life
 _LOOKED_UP = 500  # CIDs at once
 _END = b"\xff"  # behind every key
+
+
+Alive = Callable[[], None]
+"""Called now and then; raises to give up."""
+
+
+class BlockSource(Protocol):
+    """The blocks of one CAR."""
+
+    def index(self, largest: int, most: int, alive: Alive) -> tuple[bytes, ...]:
+        """Check the hash of every block, and return the roots.
+
+        The first call.  Raises ``Refused``, also for a block of over ``largest`` bytes and for
+        over ``most`` blocks.
+        """
+
+    def get(self, cid: bytes) -> bytes | None:
+        """Return the block of ``cid``, None if there is none."""
+
+    def locate(self, cids: Iterable[bytes]) -> Mapping[bytes, Location]:
+        """Return the locations of those of ``cids`` that have a block."""
+
+    def read(self, location: Location) -> bytes:
+        """Return the block at ``location``."""
+
+    def close(self) -> None:
+        """Release what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +97,7 @@ class Snapshot:
 
     def __init__(
         self,
-        blocks: SpooledBlocks,
+        blocks: BlockSource,
         commit: bytes,
         signed: Signed,
         intervals: Sequence[Interval],
@@ -86,7 +113,7 @@ class Snapshot:
     @classmethod
     def open(
         cls,
-        spool: Path,
+        blocks: BlockSource,
         did: str,
         key: SigningKey,
         limits: SnapshotLimits,
@@ -95,11 +122,11 @@ class Snapshot:
         now: float,
         alive: Alive,
     ) -> Snapshot:
-        """Verify the repository of ``did`` in the file ``spool``; raise ``Refused``.
+        """Verify that ``blocks`` is the repository of ``did``, signed with ``key``.
 
-        ``intervals`` (disjoint, in key order) are what is wanted of it.
+        ``intervals`` (disjoint, in key order) are what is wanted of it; ``now`` is Unix time in
+        seconds.  The snapshot owns ``blocks``: it closes them, also when it raises ``Refused``.
         """
-        blocks = SpooledBlocks(spool)
         try:
             most = 2 * limits.records + MAX_HEIGHT  # no honest tree has more nodes than keys
             roots = blocks.index(limits.block, most, alive)
@@ -113,7 +140,7 @@ class Snapshot:
         return cls(blocks, roots[0], signed, intervals, records)
 
     def close(self) -> None:
-        """Release the files."""
+        """Release the blocks."""
         self._blocks.close()
 
     def cuts(self, alive: Alive, marks: Iterable[str] = ()) -> Iterator[Cut]:
@@ -137,9 +164,9 @@ class Snapshot:
     def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes]]:
         """Yield path, CID and DAG-CBOR of the wanted records."""
         for portion in _portions(self._wanted_keys(alive)):
-            places = self._blocks.places(cid for _, cid in portion)
+            located = self._blocks.locate(cid for _, cid in portion)
             for key, cid in portion:
-                yield key.decode(), cid, self._blocks.at(places[cid])
+                yield key.decode(), cid, self._blocks.read(located[cid])
 
     def _wanted_keys(self, alive: Alive) -> Iterator[tuple[bytes, bytes]]:
         bounds = _bounds(self._intervals)
@@ -201,7 +228,7 @@ def clipped(
 
 def _check_tree(
     root: bytes,
-    blocks: SpooledBlocks,
+    blocks: BlockSource,
     limits: SnapshotLimits,
     intervals: Sequence[Interval],
     alive: Alive,
@@ -213,12 +240,12 @@ def _check_tree(
         count += len(portion)
         if count > limits.records:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limits.records} records")
-        there = blocks.places(cid for _, cid in portion)
+        located = blocks.locate(cid for _, cid in portion)
         for key, cid in portion:
             path = key.decode()
             if not is_path(path):
                 raise Refused(Reason.TREE_INVALID, f"not a path: {path[:64]!r}")
-            if cid not in there:
+            if cid not in located:
                 raise Refused(Reason.BLOCK_MISSING, f"no block for the record {path}")
             wanted += any(lower <= key < upper for lower, upper in bounds)
     return wanted
@@ -245,7 +272,7 @@ class _Open:
 
 
 def _walk(
-    root: bytes, blocks: SpooledBlocks, enter: Callable[[bytes, bytes], bool], alive: Alive
+    root: bytes, blocks: BlockSource, enter: Callable[[bytes, bytes], bool], alive: Alive
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and CIDs in order, below the nodes whose range is to be entered.
 
@@ -277,7 +304,7 @@ def _walk(
             alive()
 
 
-def _node(cid: bytes, blocks: SpooledBlocks, level: int | None, low: bytes, high: bytes) -> _Open:
+def _node(cid: bytes, blocks: BlockSource, level: int | None, low: bytes, high: bytes) -> _Open:
     """Read a node and check it; ``level`` None: it is the root."""
     block = blocks.get(cid)
     if block is None:

@@ -13,6 +13,7 @@ from consumer.config import sources
 from consumer.errors import Fatal, Refused
 from consumer.events.atproto_json import to_json
 from consumer.fetch import documents
+from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify import cbor, scan
 from consumer.verify.car import Car, read_car
@@ -118,7 +119,13 @@ def _snapshot(data: bytes) -> list[str]:
         spool = Path(folder) / "repo.car"
         spool.write_bytes(data)
         snapshot = Snapshot.open(
-            spool, ACCOUNT.did, _KEY, SnapshotLimits(), _EVERYTHING, now=NOW, alive=lambda: None
+            SpooledBlocks(spool),
+            ACCOUNT.did,
+            _KEY,
+            SnapshotLimits(),
+            _EVERYTHING,
+            now=NOW,
+            alive=lambda: None,
         )
         try:
             return [entry.path for cut in snapshot.cuts(lambda: None) for entry in cut.entries]

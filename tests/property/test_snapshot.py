@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Reason, Refused
+from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
@@ -56,7 +57,13 @@ def opened(folder: Path, data: bytes, account: Account = ALICE, did: str | None 
     key = SigningKey.from_did_key(account.did_key)
     intervals = SCOPE.intervals
     return Snapshot.open(
-        spool, did or account.did, key, LIMITS, intervals, now=NOW, alive=lambda: None
+        SpooledBlocks(spool),
+        did or account.did,
+        key,
+        LIMITS,
+        intervals,
+        now=NOW,
+        alive=lambda: None,
     )
 
 
@@ -238,7 +245,13 @@ def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         snapshot = Snapshot.open(
-            spool, ALICE.did, key, LIMITS, SCOPE.intervals, now=NOW, alive=lambda: None
+            SpooledBlocks(spool),
+            ALICE.did,
+            key,
+            LIMITS,
+            SCOPE.intervals,
+            now=NOW,
+            alive=lambda: None,
         )
         for _ in snapshot.cuts(lambda: None):
             pass
@@ -260,7 +273,9 @@ def test_it_can_be_given_up(tmp_path: Path) -> None:
     spool.write_bytes(repo_of(some_paths(6_000)).whole())
     key = SigningKey.from_did_key(ALICE.did_key)
     with pytest.raises(Over):
-        Snapshot.open(spool, ALICE.did, key, LIMITS, SCOPE.intervals, now=NOW, alive=alive)
+        Snapshot.open(
+            SpooledBlocks(spool), ALICE.did, key, LIMITS, SCOPE.intervals, now=NOW, alive=alive
+        )
 
 
 def proven(data: bytes, path: str, account: Account = ALICE, did: str | None = None) -> Proven:

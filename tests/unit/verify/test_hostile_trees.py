@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import Reason, Refused
+from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify.invert import Change, invert
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import load, parse_node
 from consumer.verify.snapshot import Snapshot, SnapshotLimits
-from consumer.verify.spooled import SpooledBlocks
 from procedures.syntax import MAX_PATH
 from simulator import tree
 from simulator.account import Account
@@ -90,7 +90,13 @@ def reads_to_open(
     key, wanted = SigningKey.from_did_key(ALICE.did_key), Scope(("*",)).intervals
     try:
         Snapshot.open(
-            spool, ALICE.did, key, SnapshotLimits(), wanted, now=NOW, alive=lambda: None
+            SpooledBlocks(spool),
+            ALICE.did,
+            key,
+            SnapshotLimits(),
+            wanted,
+            now=NOW,
+            alive=lambda: None,
         ).close()
     except Refused as error:
         if error.reason not in {Reason.TREE_INVALID, Reason.TREE_PARTIAL}:
