@@ -137,7 +137,7 @@ class TransactionOutcome(StrEnum):
 
 
 class LookupOutcome(StrEnum):
-    """How one attempt at a look-up ended."""
+    """How one attempt at a lookup ended."""
 
     ANSWERED = "answered"
     FAILED = "failed"  # for good: the answer says so
@@ -391,12 +391,12 @@ TRANSACTIONS = _counter(
 
 LOOKUPS = _counter(
     "chive_fetch_lookups_total",
-    "Attempts at identity look-ups and account checks",
+    "Attempts at identity lookups and account checks",
     kind=LookupKind,
     outcome=LookupOutcome,
 )
 LOOKUP_SECONDS = _histogram(
-    "chive_fetch_lookup_seconds", "Time of one look-up", _SECONDS, kind=LookupKind
+    "chive_fetch_lookup_seconds", "Time of one lookup", _SECONDS, kind=LookupKind
 )
 INJECTED = "injected"
 ATTEMPTS = _counter(
@@ -420,4 +420,4 @@ DOWNLOADED_BYTES = _counter("chive_fetch_downloaded_bytes_total", "Repositories 
 INJECTED_BYTES = _counter(
     "chive_fetch_injected_bytes_total", "Chunks and proofs written to chive.backfill"
 )
-LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Look-ups under way")
+LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Lookups under way")

@@ -37,7 +37,7 @@ class Behind:
     def __str__(self) -> str:
         return (
             f"{self.seqs} seqs behind the PDS, {self.lanes} lanes behind the tailer, "
-            f"{self.waiting} frames and questions waiting, {self.outbox} outbox rows"
+            f"{self.waiting} frames and lookups waiting, {self.outbox} outbox rows"
         )
 
 

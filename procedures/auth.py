@@ -4,8 +4,8 @@ In this order, so that the cheap and the harmless come first: form and claims (`
 allow-list, the issuer's key, the signature, the replay guard.
 
 - Admin methods are for the DIDs of the allow-list alone.  An issuer that is not on it causes no
-  look-up.  No list, no admin.
-- A signature that fails, or a curve that does not fit ``alg``, causes one look-up past the cache:
+  lookup.  No list, no admin.
+- A signature that fails, or a curve that does not fit ``alg``, causes one lookup past the cache:
   the key may have been rotated.
 - A token counts as used only after its signature was good: nobody can use up another's.
 """

@@ -198,7 +198,7 @@ def _summary(seen: Report) -> Table:
         table.add_row("accounts", _plain(_counts(repos["byStatus"])))
     table.add_row("records", f"{seen['records']:,}")
     table.add_row("operations", _counts(seen["operations"]))
-    table.add_row("waiting", f"{seen['parked']:,} parked frames, {seen['lookups']:,} look-ups")
+    table.add_row("waiting", f"{seen['parked']:,} parked frames, {seen['lookups']:,} lookups")
     table.add_row("outbox", f"{seen['outbox']:,} rows")
     return table
 

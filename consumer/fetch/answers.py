@@ -12,7 +12,7 @@ from consumer.fetch.account import Accounts
 from consumer.fetch.hosts import HostBusy
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.metrics import Stage
-from consumer.store.rows import Lookup
+from consumer.store.rows import LeasedLookup
 
 _SECONDS = 45.0  # for a whole answer, waiting for a host's turn included
 _PAUSE = 1.0  # when that was not enough
@@ -27,7 +27,7 @@ class Answers:
         self._directory = directory
         self._accounts = accounts
 
-    async def to(self, question: Lookup) -> LookupAnswer:
+    async def to(self, question: LeasedLookup) -> LookupAnswer:
         """Return the answer; raise ``HostUnavailable`` or ``Inconclusive`` if there is none."""
         try:
             async with asyncio.timeout(_SECONDS):
@@ -47,7 +47,7 @@ class Answers:
             return IdentityAnswer(did, fetched_at, error=str(refused))
         return IdentityAnswer(did, fetched_at, document.signing_key, document.pds, document.handle)
 
-    async def _account(self, question: Lookup) -> AccountAnswer:
+    async def _account(self, question: LeasedLookup) -> AccountAnswer:
         try:
             status = await self._accounts.status(question.did)
         except Refused as refused:

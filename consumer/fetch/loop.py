@@ -39,7 +39,7 @@ from consumer.runtime.logs import Outage
 from consumer.scope import Scope
 from consumer.store import lookups
 from consumer.store.database import Database, Listener
-from consumer.store.rows import Lookup
+from consumer.store.rows import LeasedLookup
 
 _AT_ONCE, _AT_HOSTS = 64, 48
 _LEASE_SECONDS = 90.0  # for answering, Kafka and Postgres together
@@ -115,7 +115,7 @@ class Desk:
         self._answers = answers
         self._directory_outage = Outage(_log, "plc_directory")
         self._bell = asyncio.Event()  # rings when it is worth looking at Postgres again
-        self._open: dict[asyncio.Task[None], Lookup] = {}
+        self._open: dict[asyncio.Task[None], LeasedLookup] = {}
         self._failure: BaseException | None = None
         self._saturated = False
 
@@ -200,7 +200,7 @@ class Desk:
 
     # -- one question ------------------------------------------------------------------
 
-    async def _handle(self, question: Lookup, writer: Writer) -> None:
+    async def _handle(self, question: LeasedLookup, writer: Writer) -> None:
         began = time.monotonic()
         try:
             answer = await self._answers.to(question)
@@ -222,7 +222,7 @@ class Desk:
         metrics.LOOKUPS.labels(question.kind, outcome).inc()
         metrics.LOOKUP_SECONDS.labels(question.kind).observe(time.monotonic() - began)
 
-    async def _deliver(self, question: Lookup, answer: LookupAnswer, writer: Writer) -> None:
+    async def _deliver(self, question: LeasedLookup, answer: LookupAnswer, writer: Writer) -> None:
         did = question.did
         topic, partition = self._topics.name(Topic.BACKFILL), self._topics.partition_of(did)
         await writer.write(OutRecord(topic, partition, did.encode(), backfill.encode(answer)))
@@ -231,19 +231,19 @@ class Desk:
         if not closed:
             self._bell.set()
 
-    async def _defer(self, question: Lookup, unavailable: HostUnavailable) -> None:
+    async def _defer(self, question: LeasedLookup, unavailable: HostUnavailable) -> None:
         """Come back when the host may be asked again; some later than others."""
         delay = unavailable.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
         async with self._database.transaction() as connection:
             await lookups.defer(connection, question, delay, printable(unavailable))
 
-    async def _postpone(self, question: Lookup, inconclusive: Inconclusive) -> None:
+    async def _postpone(self, question: LeasedLookup, inconclusive: Inconclusive) -> None:
         delay = backoff(question.attempts + 1, _LONGEST_PAUSE)
         _log.info("lookup_unclear", did=question.did, kind=question.kind, error=str(inconclusive))
         async with self._database.transaction() as connection:
             await lookups.postpone(connection, question, delay, printable(inconclusive))
 
-    def _note_error(self, question: Lookup, unavailable: HostUnavailable) -> None:
+    def _note_error(self, question: LeasedLookup, unavailable: HostUnavailable) -> None:
         if not isinstance(unavailable.__cause__, HostError):
             return
         metrics.WAITS.labels(Service.PLC if question.at_directory else Service.PDS).inc()

@@ -1,6 +1,6 @@
 """The signing keys of those who call: looked up with the guard, cached, and never in a flood.
 
-Anybody can name any issuer, so a look-up is bounded in number, done once for all who wait for
+Anybody can name any issuer, so a lookup is bounded in number, done once for all who wait for
 the same DID, and remembered, also when there is no such DID.  Those at hosts of anybody's, which
 may be as slow as they like, take no place of those at the directory.  Keys are kept for an hour:
 one that fails to verify is looked up again, at most once in ``refresh_interval``.
@@ -77,7 +77,7 @@ class Keys:
         task = lookups.open.get(did)
         if task is None:
             if len(lookups.open) >= _MAX_WAITING:
-                raise KeyUnavailable("too many look-ups at once")
+                raise KeyUnavailable("too many lookups at once")
             task = lookups.open[did] = asyncio.create_task(self._look_up(did, lookups.turns))
             task.add_done_callback(lambda done: _close(lookups, did, done))
         return task

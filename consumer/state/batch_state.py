@@ -8,7 +8,7 @@ same inputs always give the same outputs:
 ``syncs``     automatic syncs to be queued, at most one per DID
 ``settled``   DIDs that became active: automatic syncs still queued for them are moot, and
               are dropped *before* ``syncs`` are queued
-``lookups``   questions to the fetcher
+``lookups``   for the fetcher
 ``applied``   what chunks and proofs did for their operations, in order
 ``cleared``   tombstones to be deleted, before or after the dirty rows are written
 ``triggers``  how often each sync reason occurred

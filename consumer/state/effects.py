@@ -47,7 +47,7 @@ class SyncRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A question to the fetcher; ``epoch`` and ``seq`` are those of the frame that asks."""
+    """A lookup for the fetcher; ``epoch`` and ``seq`` are those of the frame that asks."""
 
     did: str
     kind: LookupKind

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from consumer.backfill import LookupKind
-
 RELEASED = UUID(int=0)
 """The token of a lane that its last owner gave up in good order."""
 
@@ -100,8 +98,8 @@ class Parking:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A lookup to be asked for: ``kind`` is a ``LookupKind``.
+class LookupRequest:
+    """A lookup that a worker wants: ``kind`` is a ``LookupKind``.
 
     ``epoch`` and ``seq`` are those of the ``#account`` frame to be confirmed (0 for
     identities); ``delay`` is in seconds from now.
@@ -116,8 +114,11 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """A row of ``lookups`` that a fetcher has leased; ``attempts`` counts those that failed."""
+class LeasedLookup:
+    """A row of ``lookups`` that a fetcher has leased; ``attempts`` counts those that failed.
+
+    ``at_directory``: it goes to the PLC directory only, and to no account's host.
+    """
 
     did: str
     kind: str
@@ -126,11 +127,7 @@ class Lookup:
     seq: int
     version: int
     attempts: int
-
-    @property
-    def at_directory(self) -> bool:
-        """Whether only the PLC directory is asked, and no host of an account."""
-        return self.kind == LookupKind.IDENTITY and self.did.startswith("did:plc:")
+    at_directory: bool
 
 
 @dataclass(frozen=True, slots=True)

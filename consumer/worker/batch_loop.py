@@ -233,8 +233,8 @@ class BatchLoop:
         plan = self._plan()
         for did, queue in self.cache.queues.items():
             if not queue.ready:
-                plan.ask(did, LookupKind.IDENTITY)
-        if plan.questions or backfill_offset != plan.position.backfill_offset:
+                plan.look_up(did, LookupKind.IDENTITY)
+        if plan.lookups or backfill_offset != plan.position.backfill_offset:
             plan.position = replace(plan.position, backfill_offset=backfill_offset)
             await self.ledger.post(plan, Stopwatch())
 

@@ -67,9 +67,9 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """The frame waits; ``ask``: its account must be looked up."""
+    """The frame waits; ``look_up``: its account must be looked up."""
 
-    ask: bool
+    look_up: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def is_stale(identity: Identity, now: float) -> bool:
 def _behind(arrival: IncomingFrame, frame: AccountFrames, known: Known, rules: Rules) -> Verdict:
     """Park a frame behind others.  Beyond the limit only what needs no key is still taken."""
     if rules.have_room_behind(known.waiting):
-        return Park(ask=isinstance(frame, IdentityFrame))
+        return Park(look_up=isinstance(frame, IdentityFrame))
     if isinstance(frame, AccountFrame | IdentityFrame):
         return Accept(_unsigned(arrival, frame))
     frames, size = known.waiting
@@ -238,14 +238,14 @@ def _signed(
     arrival: IncomingFrame, frame: Signed, identity: Identity | None, rules: Rules, now: float
 ) -> Verdict:
     if identity is None:
-        return Park(ask=True)
+        return Park(look_up=True)
     try:
         return Accept(_verified(arrival, frame, identity, rules, now))
     except Unverifiable as refused:
         return Accept(_refused(arrival, frame, refused, rev=refused.rev, signed=True))
     except Refused as refused:
         if refused.reason in _NEEDS_KEY and identity.fetched_at * 1000 < arrival.log_time:
-            return Park(ask=True)
+            return Park(look_up=True)
         rev = None if refused.reason in _REV_UNCHECKED else frame.rev
         return Accept(_refused(arrival, frame, refused, rev=rev, signed=False))
 

@@ -2,7 +2,7 @@
 
 A ``Plan`` takes frames and messages in order and keeps ``LaneCache`` in step.  It holds the inputs
 for the workset with where each came from, frames to park, parked frames that are decided,
-questions, identities, and dead letters.  The lane's ``position`` moves with every input.
+lookups, identities, and dead letters.  The lane's ``position`` moves with every input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.state.effects import Lookup, Rejection
 from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
-from consumer.store.rows import Identity, Lane, ParkedFrame, Question
+from consumer.store.rows import Identity, Lane, LookupRequest, ParkedFrame
 from consumer.verify.frames import CommitFrame, SyncFrame
 from consumer.worker import intake
 from consumer.worker.cache import LaneCache
@@ -26,7 +26,7 @@ from consumer.worker.incoming import IncomingFrame, Record, to_parked
 from consumer.worker.intake import NOBODY, Accept, AccountFrames, Drop, Known, Park, Queue, Rules
 from procedures import times
 
-_ASK_AGAIN = 3600.0  # seconds between background questions about one DID
+_LOOK_UP_AGAIN = 3600.0  # seconds between background lookups about one DID
 _MAX_TEXT = 2_048  # of what a DID document says
 
 
@@ -60,7 +60,7 @@ class Plan:
     parks: list[ParkedFrame] = field(default_factory=list)
     decided: dict[str, int] = field(default_factory=dict)  # parked frames: DID -> offset
     touched: set[str] = field(default_factory=set)  # DIDs whose parking changed
-    questions: dict[tuple[str, str], Question] = field(default_factory=dict)
+    lookups: dict[tuple[str, str], LookupRequest] = field(default_factory=dict)
     identities: dict[str, Identity] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     refused: Counter[Reason] = field(default_factory=Counter)
@@ -76,7 +76,7 @@ class Plan:
         if not isinstance(frame, Refused):
             verdict = self._verdict(arrival, frame, queue)
         elif queue and intake.may_wait(frame, queue, self.rules):
-            verdict = Park(ask=False)
+            verdict = Park(look_up=False)
         else:
             verdict = self._unreadable(arrival, frame)
         if isinstance(verdict, Park):
@@ -95,7 +95,7 @@ class Plan:
             verdict = self._verdict(arrival, frame, NOBODY)
         if isinstance(verdict, Park):
             self.cache.queues[did].ready = False
-            self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
+            self.look_up(did, LookupKind.IDENTITY, delay=self.patience(did))
             return False
         self._unpark(arrival)
         self._settle(arrival, verdict)
@@ -158,24 +158,24 @@ class Plan:
         time = times.to_text(record.timestamp / 1000)
         return Origin(source, self.position.last_seq, time, None, operation)
 
-    # -- questions ---------------------------------------------------------------------
+    # -- lookups ---------------------------------------------------------------------
 
-    def ask(
+    def look_up(
         self, did: str, kind: LookupKind, *, epoch: int = 0, seq: int = 0, delay: float = 0.0
     ) -> None:
         """Ask the fetchers about ``did``; the earliest wish of the batch counts."""
-        known = self.questions.get((did, kind))
+        known = self.lookups.get((did, kind))
         if known is not None:
             epoch, seq = max((epoch, seq), (known.epoch, known.seq))
             delay = min(delay, known.delay)
-        question = Question(did, kind, self.position.lane, epoch, seq, delay)
-        self.questions[did, kind] = question
+        lookup = LookupRequest(did, kind, self.position.lane, epoch, seq, delay)
+        self.lookups[did, kind] = lookup
 
-    def take_questions(self, lookups: Iterable[Lookup]) -> None:
+    def look_up_wanted(self, wanted: Iterable[Lookup]) -> None:
         """Ask what applying the inputs has raised."""
-        for one in lookups:
+        for one in wanted:
             delay = self.patience(one.did) if one.kind is LookupKind.IDENTITY else 0.0
-            self.ask(one.did, one.kind, epoch=one.epoch, seq=one.seq, delay=delay)
+            self.look_up(one.did, one.kind, epoch=one.epoch, seq=one.seq, delay=delay)
 
     def pds_of(self, did: str) -> str | None:
         """Return the host of ``did``, if it is known."""
@@ -221,8 +221,8 @@ class Plan:
         """Ask about an identity that is old, and yet good enough to go on with."""
         if identity is None or not intake.is_stale(identity, self.now):
             return
-        if self.cache.refresh_due(did, self.now, _ASK_AGAIN):
-            self.ask(did, LookupKind.IDENTITY)
+        if self.cache.refresh_due(did, self.now, _LOOK_UP_AGAIN):
+            self.look_up(did, LookupKind.IDENTITY)
 
     def _unreadable(self, arrival: IncomingFrame, refused: Refused) -> Accept | Drop:
         tracked = arrival.key in self.cache.tracked
@@ -233,8 +233,8 @@ class Plan:
         self.parks.append(to_parked(did, arrival))
         self.cache.park(did, len(arrival.frame))
         self.touched.add(did)
-        if verdict.ask:
-            self.ask(did, LookupKind.IDENTITY, delay=self.patience(did))
+        if verdict.look_up:
+            self.look_up(did, LookupKind.IDENTITY, delay=self.patience(did))
 
     def _unpark(self, arrival: IncomingFrame) -> None:
         did = arrival.key

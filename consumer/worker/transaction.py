@@ -75,7 +75,7 @@ class Ledger:
             workset = await self._load(connection, [p.input for p in plan.inputs], plan.pds_of)
             watch.lap(BatchStep.LOAD)
             refused = [(p, why) for p in plan.inputs if (why := workset.apply(p.input))]
-            plan.take_questions(workset.lookups)
+            plan.look_up_wanted(workset.lookups)
             watch.lap(BatchStep.APPLY)
             lane = self.lane.lane
             letters = [*plan.dead, *(p.dead_letter(why, lane) for p, why in refused if why.kept)]
@@ -284,8 +284,8 @@ async def _conclude(connection: Connection, workset: Workset) -> list[str]:
 async def _write_plan(connection: Connection, plan: Plan) -> None:
     if plan.identities:
         await identities.write(connection, plan.identities.values())
-    if plan.questions:
-        await lookups.ask(connection, list(plan.questions.values()))
+    if plan.lookups:
+        await lookups.request(connection, list(plan.lookups.values()))
     if plan.parks:
         await parked.append(connection, plan.position.lane, plan.parks)
     if plan.decided:

@@ -23,7 +23,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.scope import Scope
 from consumer.store import lookups
 from consumer.store.database import Database
-from consumer.store.rows import Question
+from consumer.store.rows import LookupRequest
 from tests.support.deployment import PARTITIONS, Deployment
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
@@ -62,17 +62,17 @@ class World:
         scope = Scope(("pub.chive.*",))
         return Fetcher(settings, client or self.client, self.topics, self.database, scope)
 
-    async def ask(self, *questions: Question) -> None:
+    async def request(self, *requests: LookupRequest) -> None:
         async with self.database.transaction() as connection:
-            await lookups.ask(connection, questions)
+            await lookups.request(connection, requests)
 
-    async def open_questions(self) -> list[tuple[Any, ...]]:
+    async def open_lookups(self) -> list[tuple[Any, ...]]:
         async with self.database.transaction() as connection:
             sql = "SELECT did, kind, attempts, error, lease_until FROM lookups ORDER BY did"
             return await (await connection.execute(sql)).fetchall()
 
     async def none_open(self) -> bool:
-        return not await self.open_questions()
+        return not await self.open_lookups()
 
     async def answers(self) -> list[Message]:
         """Return all messages on chive.backfill, checking where they lie."""
@@ -90,8 +90,8 @@ class World:
         return found
 
 
-def identity(did: str) -> Question:
-    return Question(did, "identity", 0)
+def identity(did: str) -> LookupRequest:
+    return LookupRequest(did, "identity", 0)
 
 
 @pytest.fixture
@@ -121,9 +121,9 @@ async def test_identities_are_resolved(world: World) -> None:
     before = time.time()
     for did in (ALICE, BOB):
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
-    await world.ask(identity(ALICE), identity(BOB))
+    await world.request(identity(ALICE), identity(BOB))
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="all questions closed", deadline=90)
+        await eventually(world.none_open, what="all lookups closed", deadline=90)
     answers = await world.answers()
     assert {a.did for a in answers} == {ALICE, BOB}
     for answer in answers:
@@ -137,23 +137,23 @@ async def test_identities_are_resolved(world: World) -> None:
         )
 
 
-async def test_a_question_wakes_the_fetcher(world: World) -> None:
+async def test_a_lookup_wakes_the_fetcher(world: World) -> None:
     world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
     async with running(world.fetcher()):
-        await world.ask(identity(BOB))
-        await eventually(world.none_open, what="the first question closed", deadline=90)
+        await world.request(identity(BOB))
+        await eventually(world.none_open, what="the first lookup closed", deadline=90)
         began = time.monotonic()
-        await world.ask(identity(ALICE))
-        await eventually(world.none_open, what="the second question closed", deadline=90)
+        await world.request(identity(ALICE))
+        await eventually(world.none_open, what="the second lookup closed", deadline=90)
         assert time.monotonic() - began < loop._LOOK_SECONDS / 2  # so it did not wait for a look
 
 
 async def test_a_did_without_a_document_is_answered_too(world: World) -> None:
     world.plc.replies[f"/{BOB}"] = response(410)
     world.plc.replies[f"/{CAROL}"] = response(200, document())
-    await world.ask(identity(ALICE), identity(BOB), identity(CAROL), identity("did:key:z"))
+    await world.request(identity(ALICE), identity(BOB), identity(CAROL), identity("did:key:z"))
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="all questions closed", deadline=90)
+        await eventually(world.none_open, what="all lookups closed", deadline=90)
     answers = {a.did: a for a in await world.answers()}
     for did, said in ((ALICE, "404"), (BOB, "410"), (CAROL, "calls itself")):
         answer = answers[did]
@@ -170,42 +170,44 @@ async def test_a_deletion_is_confirmed_by_the_pds_of_today(world: World) -> None
     alive = json.dumps({"did": BOB, "active": True}).encode()
     world.pds.replies[status_path(ALICE)] = response(400, gone)
     world.pds.replies[status_path(BOB)] = response(200, alive)
-    await world.ask(Question(ALICE, "account", 0, 2, 77), Question(BOB, "account", 0, 3, 88))
+    await world.request(
+        LookupRequest(ALICE, "account", 0, 2, 77), LookupRequest(BOB, "account", 0, 3, 88)
+    )
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="all questions closed", deadline=90)
+        await eventually(world.none_open, what="all lookups closed", deadline=90)
     assert sorted(await world.answers(), key=lambda a: a.did) == [
         AccountAnswer(ALICE, 2, 77, "deleted"),
         AccountAnswer(BOB, 3, 88, "active"),
     ]
 
 
-async def test_a_pds_in_trouble_answers_nothing_and_the_question_stays(world: World) -> None:
+async def test_a_pds_in_trouble_answers_nothing_and_the_lookup_stays(world: World) -> None:
     world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
     world.pds.replies[status_path(ALICE)] = response(503, retry_after="3600")
-    await world.ask(Question(ALICE, "account", 0, 1, 1))
+    await world.request(LookupRequest(ALICE, "account", 0, 1, 1))
 
     async def deferred() -> bool:
-        (row,) = await world.open_questions()
+        (row,) = await world.open_lookups()
         did, _kind, attempts, error, lease = row
         return (did, attempts, lease) == (ALICE, 0, None) and "503" in (error or "")
 
     async with running(world.fetcher()):
-        await eventually(deferred, what="the question given back", deadline=90)
+        await eventually(deferred, what="the lookup given back", deadline=90)
     assert await world.answers() == []
 
 
 async def test_an_answer_that_settles_nothing_counts_as_an_attempt(world: World) -> None:
     world.plc.replies[f"/{ALICE}"] = response(403)
-    await world.ask(identity(ALICE))
+    await world.request(identity(ALICE))
 
     async def attempted() -> bool:
-        (row,) = await world.open_questions()
+        (row,) = await world.open_lookups()
         return bool(row[2] >= 2)
 
     async with running(world.fetcher()):
         await eventually(attempted, what="two attempts", deadline=90)
         world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
-        await eventually(world.none_open, what="the question closed", deadline=90)
+        await eventually(world.none_open, what="the lookup closed", deadline=90)
     assert len(await world.answers()) == 1
 
 
@@ -213,11 +215,11 @@ async def test_the_directory_is_waited_for(world: World) -> None:
     waits = {"service": "plc"}
     before = metrics.REGISTRY.get_sample_value("chive_waits_total", waits) or 0.0
     world.plc.replies[f"/{ALICE}"] = response(500)
-    await world.ask(identity(ALICE))
+    await world.request(identity(ALICE))
     async with running(world.fetcher()):
         await eventually(lambda: len(world.plc.requests) >= 2, what="two requests", deadline=90)
         world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
-        await eventually(world.none_open, what="the question closed", deadline=90)
+        await eventually(world.none_open, what="the lookup closed", deadline=90)
     (answer,) = await world.answers()
     assert isinstance(answer, IdentityAnswer)
     assert answer.error is None
@@ -235,7 +237,7 @@ async def test_no_transaction_is_open_while_the_network_is_slow(world: World) ->
         await writer.drain()
 
     world.plc.replies[f"/{ALICE}"] = slow
-    await world.ask(identity(ALICE))
+    await world.request(identity(ALICE))
     async with running(world.fetcher()):
         await asyncio.wait_for(asked.wait(), 90)
 
@@ -252,10 +254,10 @@ async def test_no_transaction_is_open_while_the_network_is_slow(world: World) ->
         await eventually(none_is_open, what="no transaction is open")
         assert not go_on.is_set()
         go_on.set()
-        await eventually(world.none_open, what="the question closed", deadline=90)
+        await eventually(world.none_open, what="the lookup closed", deadline=90)
 
 
-async def test_hosts_that_say_nothing_hold_up_no_question_to_the_directory(
+async def test_hosts_that_say_nothing_hold_up_no_lookup_to_the_directory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_AT_ONCE", 3)
@@ -271,23 +273,23 @@ async def test_hosts_that_say_nothing_hold_up_no_question_to_the_directory(
     for did in (ALICE, *slow_ones):
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
         world.pds.replies[status_path(did)] = slow
-    await world.ask(*(Question(did, "account", 0, 1, 1) for did in slow_ones))
+    await world.request(*(LookupRequest(did, "account", 0, 1, 1) for did in slow_ones))
 
     async def two_are_asked() -> bool:
         return len(world.pds.requests) == 2
 
     async def alice_is_answered() -> bool:
-        return ALICE not in [did for did, *_ in await world.open_questions()]
+        return ALICE not in [did for did, *_ in await world.open_lookups()]
 
     async with running(world.fetcher(timeout=120.0)):
         await eventually(two_are_asked, what="both places of hosts taken", deadline=90)
-        await world.ask(identity(ALICE))
+        await world.request(identity(ALICE))
         await eventually(alice_is_answered, what="the directory answered", deadline=90)
         assert len(world.pds.requests) == 2
         go_on.set()
 
 
-async def test_a_question_asked_again_meanwhile_is_answered_again(world: World) -> None:
+async def test_a_lookup_asked_again_meanwhile_is_answered_again(world: World) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(writer: asyncio.StreamWriter) -> None:
@@ -297,12 +299,12 @@ async def test_a_question_asked_again_meanwhile_is_answered_again(world: World) 
         await writer.drain()
 
     world.plc.replies[f"/{ALICE}"] = slow
-    await world.ask(identity(ALICE))
+    await world.request(identity(ALICE))
     async with running(world.fetcher()):
         await asyncio.wait_for(asked.wait(), 90)
-        await world.ask(identity(ALICE))
+        await world.request(identity(ALICE))
         go_on.set()
-        await eventually(world.none_open, what="the question closed", deadline=90)
+        await eventually(world.none_open, what="the lookup closed", deadline=90)
     assert len(await world.answers()) == 2
 
 
@@ -317,10 +319,10 @@ async def test_stopping_gives_back_what_is_not_answered(
         await asyncio.sleep(3600)
 
     world.plc.replies[f"/{ALICE}"] = hanging
-    await world.ask(identity(ALICE))
+    await world.request(identity(ALICE))
     async with running(world.fetcher()):
         await asyncio.wait_for(asked.wait(), 90)
-    (row,) = await world.open_questions()
+    (row,) = await world.open_lookups()
     assert (row[2], row[4]) == (0, None)  # no attempt, no lease: the next fetcher begins at once
 
 
@@ -339,27 +341,27 @@ async def test_a_fetcher_that_died_is_replaced_when_its_lease_ends(
             task.cancel()
 
     world.plc.replies[f"/{ALICE}"] = hanging
-    await world.ask(identity(ALICE))
+    await world.request(identity(ALICE))
     with monkeypatch.context() as patch:
         patch.setattr(loop.Desk, "_close", dies)
         task = asyncio.create_task(world.fetcher().run(asyncio.Event()))
         await asyncio.wait_for(asked.wait(), 90)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert (await world.open_questions())[0][4] is not None
+    assert (await world.open_lookups())[0][4] is not None
     world.plc.replies[f"/{ALICE}"] = known(ALICE, world.pds.origin)
     async with running(world.fetcher()):
-        await eventually(world.none_open, what="the question closed", deadline=90)
+        await eventually(world.none_open, what="the lookup closed", deadline=90)
     assert len(await world.answers()) == 1
 
 
-async def test_several_fetchers_share_the_questions(world: World) -> None:
+async def test_several_fetchers_share_the_lookups(world: World) -> None:
     dids = [f"did:plc:{letter * 24}" for letter in "abcdefghijklmnop"]
     for did in dids:
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
     async with running(world.fetcher()), running(world.fetcher()):
-        await world.ask(*map(identity, dids))
-        await eventually(world.none_open, what="all questions closed", deadline=90)
+        await world.request(*map(identity, dids))
+        await eventually(world.none_open, what="all lookups closed", deadline=90)
     assert sorted(a.did for a in await world.answers()) == sorted(dids)
     assert len(world.plc.requests) == len(dids)
 
@@ -371,14 +373,14 @@ async def test_kafka_away_is_waited_out(world: World, kafka_proxy: TcpProxy) -> 
     for did in (ALICE, BOB):
         world.plc.replies[f"/{did}"] = known(did, world.pds.origin)
     async with running(world.fetcher(Client(settings))):
-        await world.ask(identity(ALICE))
-        await eventually(world.none_open, what="the first question closed", deadline=90)
+        await world.request(identity(ALICE))
+        await eventually(world.none_open, what="the first lookup closed", deadline=90)
         await kafka_proxy.stop()
-        await world.ask(identity(BOB))
+        await world.request(identity(BOB))
         await eventually(
             lambda: len(world.plc.requests) == 2, what="the second request", deadline=90
         )
         assert kafka_proxy.cut > 0
         await kafka_proxy.start()
-        await eventually(world.none_open, what="the second question closed", deadline=60)
+        await eventually(world.none_open, what="the second lookup closed", deadline=60)
     assert {a.did for a in await world.answers()} == {ALICE, BOB}

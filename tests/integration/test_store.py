@@ -27,7 +27,15 @@ from consumer.store import (
 from consumer.store.database import Database
 from consumer.store.errors import CommitUnknown
 from consumer.store.operations import queue, read
-from consumer.store.rows import Identity, OutRow, ParkedFrame, Parking, Question, Record, SyncWanted
+from consumer.store.rows import (
+    Identity,
+    LookupRequest,
+    OutRow,
+    ParkedFrame,
+    Parking,
+    Record,
+    SyncWanted,
+)
 from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.services
@@ -132,7 +140,7 @@ async def test_a_notification_wakes_who_listens(database: Database) -> None:
     async with database.listening(lookups.CHANNEL) as listener:
         assert not await listener.wait(0.01)
         async with database.transaction() as connection:
-            await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+            await lookups.request(connection, [LookupRequest(ALICE, "identity", 0)])
         assert await listener.wait(10.0)
 
 
@@ -188,7 +196,7 @@ async def test_the_epoch_is_stored_in_columns_named_session(database: Database) 
         await repos.Repos(Repo).write(connection, [Repo(ALICE, 3, status_epoch=4)])
         [repo] = await repos.Repos(Repo).read(connection, [ALICE])
         await parked.append(connection, 3, [ParkedFrame(ALICE, 1, 2, 3, 5, "wss://r", b"f")])
-        await lookups.ask(connection, [Question(ALICE, "account", 3, epoch=6, seq=9)])
+        await lookups.request(connection, [LookupRequest(ALICE, "account", 3, epoch=6, seq=9)])
         await status.mirror_cursor(connection, "wss://r", 9, None, 7)
         await lanes.create(connection, 3)
         new = await lanes.read(connection, 3)
@@ -274,12 +282,12 @@ async def test_parked_frames_wait_in_order(database: Database) -> None:
         assert await parked.read(connection, 5) == []
 
 
-# -- look-ups ---------------------------------------------------------------------------------
+# -- lookups ---------------------------------------------------------------------------------
 
 
 async def test_a_question_is_leased_once_and_closed(database: Database) -> None:
     async with database.transaction() as connection:
-        await lookups.ask(connection, [Question(ALICE, "identity", 2)])
+        await lookups.request(connection, [LookupRequest(ALICE, "identity", 2)])
     async with database.transaction() as connection:
         [lookup] = await lookups.lease(connection, 10, 30.0)
         assert (lookup.did, lookup.kind, lookup.lane, lookup.attempts) == (ALICE, "identity", 2, 0)
@@ -290,9 +298,9 @@ async def test_a_question_is_leased_once_and_closed(database: Database) -> None:
 
 async def test_a_question_asked_again_meanwhile_stays_open(database: Database) -> None:
     async with database.transaction() as connection:
-        await lookups.ask(connection, [Question(ALICE, "account", 2, epoch=1, seq=5)])
+        await lookups.request(connection, [LookupRequest(ALICE, "account", 2, epoch=1, seq=5)])
         [taken] = await lookups.lease(connection, 10, 30.0)
-        await lookups.ask(connection, [Question(ALICE, "account", 2, epoch=1, seq=9)])
+        await lookups.request(connection, [LookupRequest(ALICE, "account", 2, epoch=1, seq=9)])
         await lookups.close(connection, taken)
         [again] = await lookups.lease(connection, 10, 30.0)
         assert (again.epoch, again.seq) == (1, 9)
@@ -301,18 +309,18 @@ async def test_a_question_asked_again_meanwhile_stays_open(database: Database) -
 async def test_a_question_never_goes_back_to_an_older_frame(database: Database) -> None:
     async with database.transaction() as connection:
         for epoch, seq in ((2, 5), (1, 9), (2, 4)):
-            question = Question(ALICE, "account", 0, epoch=epoch, seq=seq)
-            await lookups.ask(connection, [question])
+            question = LookupRequest(ALICE, "account", 0, epoch=epoch, seq=seq)
+            await lookups.request(connection, [question])
         [lookup] = await lookups.lease(connection, 1, 30.0)
         assert (lookup.epoch, lookup.seq) == (2, 5)
 
 
 async def test_a_failed_question_keeps_its_backoff_when_asked_again(database: Database) -> None:
     async with database.transaction() as connection:
-        await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+        await lookups.request(connection, [LookupRequest(ALICE, "identity", 0)])
         [lookup] = await lookups.lease(connection, 1, 30.0)
         await lookups.postpone(connection, lookup, 600.0, "no route")
-        await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+        await lookups.request(connection, [LookupRequest(ALICE, "identity", 0)])
         assert await lookups.lease(connection, 1, 30.0) == []
         due = await lookups.next_due(connection)
         assert due is not None
@@ -321,9 +329,9 @@ async def test_a_failed_question_keeps_its_backoff_when_asked_again(database: Da
 
 async def test_an_earlier_wish_brings_a_delayed_question_forward(database: Database) -> None:
     async with database.transaction() as connection:
-        await lookups.ask(connection, [Question(ALICE, "identity", 0, delay=600.0)])
+        await lookups.request(connection, [LookupRequest(ALICE, "identity", 0, delay=600.0)])
         assert await lookups.lease(connection, 1, 30.0) == []
-        await lookups.ask(connection, [Question(ALICE, "identity", 0)])
+        await lookups.request(connection, [LookupRequest(ALICE, "identity", 0)])
     async with database.transaction() as connection:
         assert len(await lookups.lease(connection, 1, 30.0)) == 1
 

@@ -116,7 +116,7 @@ class World:
         return IdentityAnswer(**{"did": did, "fetched_at": time.time(), **known, **fields})
 
     async def answer_once(self) -> int:
-        """Answer every question that is due; return how many."""
+        """Answer every lookup that is due; return how many."""
         async with self.database.transaction() as connection:
             asked = await lookups.lease(connection, 1_000, 60.0)
         answers = [
@@ -128,8 +128,8 @@ class World:
         if answers:
             await self.tell(*answers)
         async with self.database.transaction() as connection:
-            for question in asked:
-                await lookups.close(connection, question)
+            for lookup in asked:
+                await lookups.close(connection, lookup)
         return len(asked)
 
     @asynccontextmanager

@@ -70,7 +70,7 @@ class Machine:
             self.checks.proven(one.proof, batch.repos[one.did], row)
 
     def answer(self, did: str, status: str) -> None:
-        """Put the answer to an account look-up on the backfill topic."""
+        """Put the answer to an account lookup on the backfill topic."""
         epoch, seq = self.lookups.pop(did)
         learnt = AccountAnswer(did, epoch, seq, status)
         self.backfill.append(AccountLearnt(learnt, Origin(Source.ACCOUNT, seq, "", None)))

@@ -2,7 +2,7 @@
 
 A step is an act and three small numbers that choose its details; every step means something
 in every state (or nothing at all), so that a script can be cut anywhere and still plays.
-After the last step faults cease, and the world comes to rest: frames arrive, look-ups are
+After the last step faults cease, and the world comes to rest: frames arrive, lookups are
 answered, and the fetcher runs what is queued, and only that.  By then every cause for a sync
 must have been followed.  Then every account says its status once more, every active one
 commits, and after another rest the consumer must be where the world is.

@@ -103,7 +103,7 @@ def test_an_untracked_commit_without_a_wanted_path_is_dropped_before_verificatio
 
 def test_a_wanted_path_makes_an_unknown_account_wait_for_its_key() -> None:
     author = Author.of()
-    assert step(author.commit(), Known(None, tracked=False, waiting=NOBODY)) == Park(ask=True)
+    assert step(author.commit(), Known(None, tracked=False, waiting=NOBODY)) == Park(look_up=True)
 
 
 def test_a_sync_of_an_untracked_account_is_dropped() -> None:
@@ -111,14 +111,14 @@ def test_a_sync_of_an_untracked_account_is_dropped() -> None:
     frame = arrival(frames.sync_frame(7, author.repo.sync()), author.did)
     nothing = Known(None, tracked=False, waiting=NOBODY)
     assert step(frame, nothing) == Drop(Reason.UNTRACKED, kept=False)
-    assert step(frame, nothing, rules(Repos.ALL)) == Park(ask=True)
+    assert step(frame, nothing, rules(Repos.ALL)) == Park(look_up=True)
 
 
 def test_a_listed_account_counts_whatever_it_writes() -> None:
     author = Author.of()
     listed = rules(Repos.LISTED, dids=frozenset({author.did}))
     nothing = Known(None, tracked=False, waiting=NOBODY)
-    assert step(author.commit(UNWANTED), nothing, listed) == Park(ask=True)
+    assert step(author.commit(UNWANTED), nothing, listed) == Park(look_up=True)
     other = Author.of("other")
     assert step(other.commit(), nothing, listed) == Drop(Reason.UNTRACKED, kept=False)
 
@@ -130,7 +130,7 @@ def test_a_signature_that_fails_waits_for_a_key_fetched_after_the_frame_came() -
     author, stranger = Author.of(), Account.from_seed("stranger")
     frame = author.commit()
     stale = identity(author.account, signing_key=stranger.did_key)
-    assert step(frame, known(author, identity=stale)) == Park(ask=True)
+    assert step(frame, known(author, identity=stale)) == Park(look_up=True)
     fresh = replace(stale, fetched_at=FRESH)
     verdict = step(frame, known(author, identity=fresh))
     assert isinstance(verdict, Accept)
@@ -150,7 +150,7 @@ def test_without_a_usable_key_a_frame_is_refused_once_that_is_certain(
     author = Author.of()
     frame = author.commit()
     before = identity(author.account, **useless)
-    assert step(frame, known(author, identity=before)) == Park(ask=True)
+    assert step(frame, known(author, identity=before)) == Park(look_up=True)
     verdict = step(frame, known(author, identity=replace(before, fetched_at=FRESH)))
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
@@ -201,16 +201,16 @@ def test_a_refused_sync_is_a_sync() -> None:
 def test_frames_wait_behind_those_that_wait() -> None:
     author = Author.of()
     waiting = known(author, waiting=Queue(5, 500))
-    assert step(author.commit(), waiting) == Park(ask=False)
+    assert step(author.commit(), waiting) == Park(look_up=False)
     account = arrival(frames.account_frame(9, author.did, active=True), author.did)
-    assert step(account, waiting) == Park(ask=False)
+    assert step(account, waiting) == Park(look_up=False)
     renewed = arrival(frames.identity_frame(9, author.did), author.did)
-    assert step(renewed, waiting) == Park(ask=True)
+    assert step(renewed, waiting) == Park(look_up=True)
 
 
 def test_beyond_the_limit_the_repo_is_given_up() -> None:
     author, few = Author.of(), rules(parked_frames=5)
-    assert step(author.commit(), known(author, waiting=Queue(4, 400)), few) == Park(ask=False)
+    assert step(author.commit(), known(author, waiting=Queue(4, 400)), few) == Park(look_up=False)
     verdict = step(author.commit(), known(author, waiting=Queue(5, 500)), few)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
@@ -219,7 +219,7 @@ def test_beyond_the_limit_the_repo_is_given_up() -> None:
 
 def test_the_bytes_that_wait_are_limited_too() -> None:
     author, few = Author.of(), rules(parked_bytes=1_000)
-    assert step(author.commit(), known(author, waiting=Queue(1, 999)), few) == Park(ask=False)
+    assert step(author.commit(), known(author, waiting=Queue(1, 999)), few) == Park(look_up=False)
     verdict = step(author.commit(), known(author, waiting=Queue(1, 1_000)), few)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)

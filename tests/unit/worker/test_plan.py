@@ -21,7 +21,7 @@ from consumer.state.inputs import (
     IdentityLearnt,
     ProofSeen,
 )
-from consumer.store.rows import Lane, Parking, Question
+from consumer.store.rows import Lane, LookupRequest, Parking
 from consumer.worker import incoming, intake
 from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import IncomingFrame
@@ -108,7 +108,7 @@ def test_frames_wait_for_a_key_and_are_taken_in_order() -> None:
     first = plan(cache)
     take(first, *frames)
     assert (first.inputs, len(first.parks), first.touched) == ([], 3, {author.did})
-    assert list(first.questions.values()) == [Question(author.did, "identity", 3)]
+    assert list(first.lookups.values()) == [LookupRequest(author.did, "identity", 3)]
 
     told = plan(cache)
     told.message(answered(author.account))
@@ -145,8 +145,8 @@ def test_a_key_that_does_not_fit_is_fetched_again_not_before_the_interval() -> N
     cache = knowing(author, signing_key=stranger.did_key, fetched_at=NOW - 20)
     batch = plan(cache)
     take(batch, author.commit())
-    [question] = batch.questions.values()
-    assert question.delay == 40.0
+    [lookup] = batch.lookups.values()
+    assert lookup.delay == 40.0
 
 
 def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
@@ -160,28 +160,28 @@ def test_a_key_fetched_before_the_frame_came_leaves_it_waiting() -> None:
     assert batch.decided == {}
     assert cache.queues[author.did].frames == 2
     assert cache.ready() == []
-    [question] = batch.questions.values()
-    assert question.delay == 55.0
+    [lookup] = batch.lookups.values()
+    assert lookup.delay == 55.0
 
 
 @pytest.mark.parametrize("curve", ["k256", "p256"])
-def test_a_rotated_key_is_found_by_one_question(curve: str) -> None:
+def test_a_rotated_key_is_found_by_one_lookup(curve: str) -> None:
     before = Author.of()
     author = Author.of("rotated", curve)
     cache = knowing(author, signing_key=before.account.did_key)
     frames = [author.commit() for _ in range(3)]
     first = plan(cache)
     take(first, *frames)
-    assert list(first.questions.values()) == [Question(author.did, "identity", 3)]
+    assert list(first.lookups.values()) == [LookupRequest(author.did, "identity", 3)]
     plan(cache).message(answered(author.account))
     second = plan(cache)
     assert again(second, *frames) == [True, True, True]
     take(second, author.commit(), author.commit())
     assert [type(planned.input) for planned in second.inputs] == [CommitSeen] * 5
-    assert second.questions == {}
+    assert second.lookups == {}
 
 
-def test_a_flood_of_bad_signatures_is_one_question_an_interval() -> None:
+def test_a_flood_of_bad_signatures_is_one_lookup_an_interval() -> None:
     """Ten forged frames a second for ten minutes, and a fetcher that answers as soon as it may."""
     author, cache = Author.of(), LaneCache()
     account = Account.from_seed("forger", did=author.did)
@@ -202,8 +202,8 @@ def test_a_flood_of_bad_signatures_is_one_question_an_interval() -> None:
         take(batch, *(replace(frame, log_time=round(now * 1000)) for frame in forged))
         parked += [incoming.of_parked(frame) for frame in batch.parks]
         refused += sum(isinstance(one.input, CommitUnverifiable) for one in batch.inputs)
-        for question in batch.questions.values():
-            due = min(now + question.delay, due or now + question.delay)
+        for lookup in batch.lookups.values():
+            due = min(now + lookup.delay, due or now + lookup.delay)
     assert refused + len(parked) == 6_000
     assert refused > 5_000
     waits = [later - sooner for sooner, later in pairwise(asked)]
@@ -282,7 +282,7 @@ def test_a_repo_is_tracked_from_its_first_wanted_commit_on() -> None:
     assert author.did in cache.tracked
 
 
-# -- answers and questions --------------------------------------------------------------------
+# -- answers and lookups --------------------------------------------------------------------
 
 
 def test_the_fetcher_s_answers_become_inputs() -> None:
@@ -335,14 +335,14 @@ def test_messages_that_cannot_be_for_this_lane_are_refused() -> None:
     assert batch.inputs == []
 
 
-def test_the_newest_frame_and_the_earliest_wish_make_the_question() -> None:
+def test_the_newest_frame_and_the_earliest_wish_make_the_lookup() -> None:
     batch = plan()
-    batch.ask("did:plc:x", LookupKind.ACCOUNT, epoch=2, seq=5, delay=9.0)
-    batch.ask("did:plc:x", LookupKind.ACCOUNT, epoch=1, seq=8, delay=3.0)
-    batch.ask("did:plc:x", LookupKind.IDENTITY)
-    assert sorted(batch.questions.values(), key=str) == [
-        Question("did:plc:x", "account", 3, 2, 5, 3.0),
-        Question("did:plc:x", "identity", 3),
+    batch.look_up("did:plc:x", LookupKind.ACCOUNT, epoch=2, seq=5, delay=9.0)
+    batch.look_up("did:plc:x", LookupKind.ACCOUNT, epoch=1, seq=8, delay=3.0)
+    batch.look_up("did:plc:x", LookupKind.IDENTITY)
+    assert sorted(batch.lookups.values(), key=str) == [
+        LookupRequest("did:plc:x", "account", 3, 2, 5, 3.0),
+        LookupRequest("did:plc:x", "identity", 3),
     ]
 
 
@@ -350,8 +350,8 @@ def test_an_announced_identity_is_fetched_at_most_once_in_an_interval() -> None:
     author = Author.of()
     batch = plan(knowing(author, fetched_at=NOW - 10))
     take(batch, arrival(identity_frame(1, author.did), author.did))
-    batch.take_questions([Lookup(author.did, LookupKind.IDENTITY, 1, 1)])
-    assert batch.questions[author.did, "identity"].delay == 50.0
+    batch.look_up_wanted([Lookup(author.did, LookupKind.IDENTITY, 1, 1)])
+    assert batch.lookups[author.did, "identity"].delay == 50.0
 
 
 def test_an_old_identity_in_use_is_asked_about_once() -> None:
@@ -359,7 +359,7 @@ def test_an_old_identity_in_use_is_asked_about_once() -> None:
     batch = plan(knowing(author, fetched_at=NOW - 25 * 3600))
     take(batch, author.commit(), author.commit())
     assert len(batch.inputs) == 2
-    assert list(batch.questions) == [(author.did, "identity")]
+    assert list(batch.lookups) == [(author.did, "identity")]
     later = Plan(LANE, batch.cache, batch.rules, NOW + 600)
     take(later, author.commit())
-    assert later.questions == {}
+    assert later.lookups == {}
