@@ -13,13 +13,14 @@ from contextlib import suppress
 
 import structlog
 
-from consumer.control.transaction import Ledger
+from consumer.control.transaction import CommandTransactions
 from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.reader import OffsetLost, PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import Owner
 from consumer.lanes.publisher import Publisher
+from consumer.lanes.transaction import LaneTransactions
 from consumer.runtime.tasks import Stopped, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
@@ -87,26 +88,34 @@ class Controller:
     ) -> None:
         del unclean_takeover  # a command that kills us would be ours to mend
         place = Place(self._topics.name(Topic.CONTROL), 0)
-        ledger = Ledger(self._database, lane, self._topics, self._scope, publisher.hand_over)
+        transactions = CommandTransactions(
+            LaneTransactions(self._database, lane, self._topics.prefix, publisher.hand_over),
+            self._topics,
+            self._scope,
+        )
         reader = await PartitionReader.open(self._client, {place: lane.control_offset})
         async with reader:
             self._owner.well()
             try:
-                await self._rounds(ledger, reader, place, stop)
+                await self._rounds(transactions, reader, place, stop)
             except OffsetLost as lost:
                 if not lost.expired:
                     raise
                 _log.warning("commands_have_expired", error=str(lost))
-                await ledger.skip_to(lost.earliest)
+                await transactions.skip_to(lost.earliest)
 
     async def _rounds(
-        self, ledger: Ledger, reader: PartitionReader, place: Place, stop: asyncio.Event
+        self,
+        transactions: CommandTransactions,
+        reader: PartitionReader,
+        place: Place,
+        stop: asyncio.Event,
     ) -> None:
         swept = 0.0
         while not stop.is_set():
             records = await reader.fetch(place, wait=_WAIT, limit=_BATCH)
-            while await ledger.post(records):
+            while await transactions.commit(records):
                 records = await reader.fetch(place, wait=0, limit=_BATCH)
             if time.monotonic() - swept >= _SWEEP_EVERY:
                 swept = time.monotonic()
-                await ledger.sweep(self._forget_after)
+                await transactions.sweep(self._forget_after)

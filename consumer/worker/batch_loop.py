@@ -33,7 +33,7 @@ from consumer.worker.intake import AccountFrames, Rules
 from consumer.worker.plan import Plan
 from consumer.worker.poison import PoisonGuard
 from consumer.worker.report import Stopwatch
-from consumer.worker.transaction import Ledger
+from consumer.worker.transaction import BatchTransactions
 from procedures import times
 
 _IDLE = 0.5  # seconds between looks at the stop event
@@ -49,7 +49,7 @@ Read = tuple[IncomingFrame, AccountFrames | Refused]
 class BatchLoop:
     """The rounds of one lane."""
 
-    ledger: Ledger
+    transactions: BatchTransactions
     reader: BatchReader
     cache: LaneCache
     rules: Rules
@@ -62,7 +62,7 @@ class BatchLoop:
         Raises ``LaneLost``, ``Transient`` or ``Fatal``; the session is over then.
         """
         await self._match_scope()
-        await self._ask_again(self.ledger.lane.backfill_offset)
+        await self._ask_again(self.transactions.lane.backfill_offset)
         try:
             while not stop.is_set():
                 await self._round()
@@ -75,7 +75,7 @@ class BatchLoop:
         watch = Stopwatch()
         took = await self._unbroken(await self._take())
         if not took:
-            metrics.WORKER_LAG.settled(self.ledger.lane.lane)
+            metrics.WORKER_LAG.settled(self.transactions.lane.lane)
             await self.reader.wait(_IDLE)
             return
         await self._note_crashes(took)
@@ -83,8 +83,8 @@ class BatchLoop:
         plan = self._plan()
         await self._fill(plan, took)
         watch.lap(BatchStep.VERIFY)
-        await self.ledger.thin_out(planned.input for planned in plan.inputs)
-        outcome = await self.ledger.post(plan, watch)
+        await self.transactions.thin_out(planned.input for planned in plan.inputs)
+        outcome = await self.transactions.commit(plan, watch)
         watch.stop()
         report.planned(plan, took)
         report.decided(plan, outcome.workset, outcome.rejections)
@@ -96,18 +96,18 @@ class BatchLoop:
         return await self.reader.take()
 
     def _plan(self) -> Plan:
-        lane = replace(self.ledger.lane, scope=self.rules.policy.digest)
+        lane = replace(self.transactions.lane, scope=self.rules.policy.digest)
         return Plan(lane, self.cache, self.rules, time.time())
 
     async def _note_crashes(self, took: Batch) -> None:
         count = self.guard.before(took.source)
         if count is not None:
             metrics.STALLS.inc()
-            _log.warning("after_a_crash", lane=self.ledger.lane.lane, stalls=count)
-            await self.ledger.note_stalls(count)
+            _log.warning("after_a_crash", lane=self.transactions.lane.lane, stalls=count)
+            await self.transactions.note_stalls(count)
 
     def _report_lag(self, took: Batch) -> None:
-        lane, newest = self.ledger.lane.lane, took.live[-1] if took.live else None
+        lane, newest = self.transactions.lane.lane, took.live[-1] if took.live else None
         if self.reader.drained or not isinstance(newest, IncomingFrame):
             metrics.WORKER_LAG.settled(lane)
         else:
@@ -189,7 +189,7 @@ class BatchLoop:
 
     async def _unbroken(self, took: Batch) -> Batch:
         """Return ``took`` up to the first break in continuity; doubt the lane if it is there."""
-        lane = self.ledger.lane
+        lane = self.transactions.lane
         epoch, last_seq = lane.epoch, lane.last_seq
         for number, arrival in enumerate(took.live):
             if isinstance(arrival, MalformedRecord):
@@ -204,9 +204,9 @@ class BatchLoop:
         return took
 
     async def _lost_before(self, arrival: IncomingFrame) -> None:
-        lane, origin = self.ledger.lane, origin_of(arrival, None)
+        lane, origin = self.transactions.lane, origin_of(arrival, None)
         then = replace(lane, epoch=arrival.epoch, last_seq=arrival.prev_seq or 0)
-        count = await self.ledger.doubt(lambda did: Lost(did, origin), then)
+        count = await self.transactions.doubt(lambda did: Lost(did, origin), then)
         _log.warning(
             "loss_window",
             lane=lane.lane,
@@ -219,14 +219,14 @@ class BatchLoop:
 
     async def _skip(self, lost: OffsetLost) -> None:
         """Go on at the oldest record that is still there."""
-        lane = self.ledger.lane
+        lane = self.transactions.lane
         _log.warning("retention_has_passed_us", lane=lane.lane, error=str(lost))
         if lost.place == self.reader.buffer.backfill:
             await self._ask_again(lost.earliest)
             return
         origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)
         then = replace(lane, firehose_offset=lost.earliest, last_seq=0)
-        await self.ledger.doubt(lambda did: Lost(did, origin), then)
+        await self.transactions.doubt(lambda did: Lost(did, origin), then)
 
     async def _ask_again(self, backfill_offset: int) -> None:
         """Ask about all accounts whose frames wait: an answer may have been lost."""
@@ -236,16 +236,16 @@ class BatchLoop:
                 plan.look_up(did, LookupKind.IDENTITY)
         if plan.lookups or backfill_offset != plan.position.backfill_offset:
             plan.position = replace(plan.position, backfill_offset=backfill_offset)
-            await self.ledger.post(plan, Stopwatch())
+            await self.transactions.commit(plan, Stopwatch())
 
     async def _match_scope(self) -> None:
         """Doubt every repo if other collections were wanted when the lane last moved."""
-        lane, digest = self.ledger.lane, self.rules.policy.digest
+        lane, digest = self.transactions.lane, self.rules.policy.digest
         if lane.scope is None or lane.scope == digest:
             return
         origin = Origin(Source.BACKFILL, lane.last_seq, times.to_text(time.time()), None)
         then = replace(lane, scope=digest)
-        count = await self.ledger.doubt(lambda did: ScopeChanged(did, origin), then)
+        count = await self.transactions.doubt(lambda did: ScopeChanged(did, origin), then)
         _log.warning("scope_changed", lane=lane.lane, repos=count)
 
 

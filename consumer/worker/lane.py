@@ -12,6 +12,7 @@ from consumer.kafka.reader import PartitionReader, Place
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import Owner
 from consumer.lanes.publisher import Publisher
+from consumer.lanes.transaction import LaneTransactions
 from consumer.scope import Scope
 from consumer.state.policy import Policy
 from consumer.store import parked
@@ -23,7 +24,7 @@ from consumer.worker.cache import LaneCache
 from consumer.worker.intake import Rules
 from consumer.worker.poison import PoisonGuard
 from consumer.worker.record_buffer import RecordBuffer
-from consumer.worker.transaction import Ledger
+from consumer.worker.transaction import BatchTransactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ class LaneLoop:
             self._owner.well()
             buffer = RecordBuffer(reader, firehose, backfill)
             loop = BatchLoop(
-                ledger=Ledger(
-                    of.database, lane, self._rules.policy, of.topics.prefix, publisher.hand_over
+                transactions=BatchTransactions(
+                    LaneTransactions(of.database, lane, of.topics.prefix, publisher.hand_over),
+                    self._rules.policy,
                 ),
                 reader=BatchReader(buffer, of.database, cache, of.settings.worker),
                 cache=cache,

@@ -1,23 +1,21 @@
-"""One batch, one transaction: positions, repos, rows, operations and outbox move together.
+"""The worker's transactions: positions, repos, records, operations and outbox move together.
 
-Invariant 2: the first statement locks the lane's row and finds nothing if the token or a
-position is not ours; then nothing of the batch happens.  Rows of the outbox go to the publisher
-once their COMMIT is known; after an unknown one the publisher finds them in Postgres.
+``consumer/lanes/transaction.py`` has what every transaction of a lane does; here is what the
+worker decides and writes in one.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
-from consumer import dead_letters
-from consumer.dead_letters import DeadLetter, Headers
-from consumer.events.envelope import Event, encode
+from consumer.dead_letters import DeadLetter
+from consumer.events.envelope import encode
 from consumer.kafka.topics import Topic
-from consumer.lanes.errors import LaneLost
+from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.metrics import BatchStep
 from consumer.state import operation_outcome
 from consumer.state.batch_state import Workset
@@ -26,12 +24,12 @@ from consumer.state.facts import Row
 from consumer.state.inputs import AccountLearnt, Input, needs
 from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
-from consumer.store import identities, lanes, lookups, outbox, parked, records
-from consumer.store.database import Connection, Database
+from consumer.store import identities, lookups, parked, records
+from consumer.store.database import Connection
 from consumer.store.operations import queue, write
 from consumer.store.repos import Repos
-from consumer.store.rows import Lane, OutRow, Record, SyncWanted
-from consumer.worker.plan import Plan
+from consumer.store.rows import Lane, Record, SyncWanted
+from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
 from procedures.operations import Status
 
@@ -40,53 +38,46 @@ _PORTION = 5_000  # records of a deleted account in one transaction
 
 _repos = Repos(Repo)
 
-HandOver = Callable[[Sequence[OutRow]], Awaitable[None]]
 PdsOf = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a transaction decided, for the metrics."""
+class BatchResult:
+    """What a committed batch decided, for the metrics."""
 
     workset: Workset
     rejections: list[Rejection]
 
 
-class Ledger:
-    """The lane's position, and every transaction that moves it.
+class BatchTransactions:
+    """Every transaction of the worker on one lane."""
 
-    ``lane`` is what Postgres holds, as long as no transaction has failed; after a failure the
-    ledger is dead.  ``prefix`` is that of the topics.
-    """
-
-    def __init__(
-        self, database: Database, lane: Lane, policy: Policy, prefix: str, hand_over: HandOver
-    ) -> None:
-        self.lane = lane
-        self._database = database
+    def __init__(self, lane: LaneTransactions, policy: Policy) -> None:
+        self._lane = lane
         self._policy = policy
-        self._prefix = prefix
-        self._hand_over = hand_over
 
-    async def post(self, plan: Plan, watch: Stopwatch) -> Outcome:
+    @property
+    def lane(self) -> Lane:
+        """The lane's row as Postgres holds it, unless a transaction has failed."""
+        return self._lane.row
+
+    async def commit(self, plan: Plan, watch: Stopwatch) -> BatchResult:
         """Decide and write what is in ``plan``.  Raises ``LaneLost``, ``Transient``, ``Fatal``."""
-        async with self._database.transaction() as connection:
-            await self._guard(connection)
+        async with self._lane.begin() as transaction:
+            connection = transaction.connection
             workset = await self._load(connection, [p.input for p in plan.inputs], plan.pds_of)
             watch.lap(BatchStep.LOAD)
             refused = [(p, why) for p in plan.inputs if (why := workset.apply(p.input))]
             plan.look_up_wanted(workset.lookups)
             watch.lap(BatchStep.APPLY)
-            lane = self.lane.lane
-            letters = [*plan.dead, *(p.dead_letter(why, lane) for p, why in refused if why.kept)]
-            letters.sort(key=attrgetter("source"))
             await _write_plan(connection, plan)
-            rows = await self._write(connection, workset, letters)
-            new = self._numbered(plan.position, rows)
-            await self._advance(connection, new)
+            await _write_decisions(transaction, workset, self.lane.lane)
+            for letter in _dead_letters(plan, refused):
+                transaction.add_dead_letter(letter)
+            transaction.move_to(plan.position)
         watch.lap(BatchStep.WRITE)
-        await self._posted(new, rows)
-        return Outcome(workset, [why for _, why in refused])
+        await self._lane.hand_over(transaction)
+        return BatchResult(workset, [why for _, why in refused])
 
     async def thin_out(self, inputs: Iterable[Input]) -> None:
         """Delete most records of the accounts that ``inputs`` delete, where those are many.
@@ -101,8 +92,8 @@ class Ledger:
                     pass
 
     async def _thin_out(self, learnt: AccountLearnt) -> bool:
-        async with self._database.transaction() as connection:
-            await self._guard(connection)
+        async with self._lane.begin() as transaction:
+            connection = transaction.connection
             found = await records.read_first(connection, learnt.did, _PORTION + 1)
             if len(found) <= _PORTION:
                 return False
@@ -110,10 +101,8 @@ class Ledger:
             workset = Workset(repos, _by_did(found), self._policy)
             if not workset.thin_out(learnt):
                 return False
-            rows = await self._write(connection, workset, ())
-            new = self._numbered(self.lane, rows)
-            await self._advance(connection, new)
-        await self._posted(new, rows)
+            await _write_decisions(transaction, workset, self.lane.lane)
+        await self._lane.hand_over(transaction)
         return True
 
     async def doubt(self, doubts: Callable[[str], Input], then: Lane) -> int:
@@ -124,34 +113,25 @@ class Ledger:
         """
         count, after = 0, ""
         while True:
-            async with self._database.transaction() as connection:
-                await self._guard(connection)
-                page = await _repos.page(connection, self.lane.lane, after, _PAGE)
+            async with self._lane.begin() as transaction:
+                page = await _repos.page(transaction.connection, self.lane.lane, after, _PAGE)
                 workset = Workset({repo.did: repo for repo in page}, {}, self._policy)
                 for repo in page:
                     workset.apply(doubts(repo.did))
-                rows = await self._write(connection, workset, ())
-                new = self._numbered(self.lane if page else then, rows)
-                await self._advance(connection, new)
-            await self._posted(new, rows)
+                await _write_decisions(transaction, workset, self.lane.lane)
+                if not page:
+                    transaction.move_to(then)
+            await self._lane.hand_over(transaction)
             if not page:
                 return count
             count, after = count + len(page), page[-1].did
 
     async def note_stalls(self, stalls: int) -> None:
-        """Write the count of stalls before a batch that could kill the process."""
-        async with self._database.transaction() as connection:
-            if not await lanes.set_stalls(connection, self.lane, stalls):
-                raise LaneLost(f"lane {self.lane.lane} has another owner")
-        self.lane = replace(self.lane, stalls=stalls)
+        """Write the crash count before a batch that could kill the process.
 
-    async def _guard(self, connection: Connection) -> None:
-        if not await lanes.guard(connection, self.lane):
-            raise LaneLost(f"lane {self.lane.lane} has another owner, or has moved on")
-
-    async def _advance(self, connection: Connection, new: Lane) -> None:
-        if not await lanes.advance(connection, self.lane, new):
-            raise LaneLost(f"lane {self.lane.lane} has another owner, or has moved on")
+        Raises ``LaneLost`` and ``Transient``.
+        """
+        await self._lane.set_stalls(stalls)
 
     async def _load(
         self, connection: Connection, inputs: Sequence[Input], pds_of: PdsOf
@@ -172,29 +152,6 @@ class Ledger:
             found += await records.read_intervals(connection, intervals)
         return Workset(repos, _by_did(found), self._policy, pds_of)
 
-    async def _write(
-        self, connection: Connection, workset: Workset, letters: Iterable[DeadLetter]
-    ) -> list[OutRow]:
-        """Write what the workset decided; return the rows that were added to the outbox."""
-        await _write_workset(connection, workset)
-        await _write_operations(connection, self.lane.lane, workset)
-        lane, out = self.lane, _Out(self.lane)
-        for event in workset.events:
-            out.add_event(event)
-        for letter in letters:
-            out.add(Topic.DEAD_LETTER, *dead_letters.encode(letter, self._prefix))
-        if out.rows:
-            await outbox.append(connection, lane.lane, out.rows)
-        return out.rows
-
-    def _numbered(self, position: Lane, rows: Sequence[OutRow]) -> Lane:
-        return replace(position, last_out_seq=self.lane.last_out_seq + len(rows))
-
-    async def _posted(self, new: Lane, rows: Sequence[OutRow]) -> None:
-        self.lane = new
-        if rows:
-            await self._hand_over(rows)
-
 
 def _by_did(found: Iterable[Record]) -> dict[str, dict[str, Row]]:
     rows: dict[str, dict[str, Row]] = {}
@@ -203,30 +160,22 @@ def _by_did(found: Iterable[Record]) -> dict[str, dict[str, Row]]:
     return rows
 
 
-class _Out:
-    """Rows of the outbox, numbered on from the lane's last."""
+def _dead_letters(plan: Plan, refused: Iterable[tuple[Planned, Rejection]]) -> list[DeadLetter]:
+    """Return the dead letters of a batch in the order of their sources."""
+    lane = plan.position.lane
+    letters = [*plan.dead, *(one.dead_letter(why, lane) for one, why in refused if why.kept)]
+    return sorted(letters, key=attrgetter("source"))
 
-    def __init__(self, lane: Lane) -> None:
-        self.rows: list[OutRow] = []
-        self._lane = lane.lane
-        self._next = lane.last_out_seq + 1
 
-    def add(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-    ) -> None:
-        self.rows.append(OutRow(self._next, topic, partition, key, headers, value))
-        self._next += 1
-
-    def add_event(self, event: Event) -> None:
+async def _write_decisions(transaction: LaneTransaction, workset: Workset, lane: int) -> None:
+    """Write what the workset decided, its events to the outbox."""
+    await _write_workset(transaction.connection, workset)
+    await _write_operations(transaction.connection, lane, workset)
+    for event in workset.events:
         encoded = encode(event)
-        self.add(Topic.EVENTS, self._lane, encoded.key, encoded.value)
+        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value)
         if encoded.tombstone:
-            self.add(Topic.EVENTS, self._lane, encoded.key, None)
+            transaction.add(Topic.EVENTS, lane, encoded.key, None)
 
 
 async def _write_workset(connection: Connection, workset: Workset) -> None:

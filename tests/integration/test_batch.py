@@ -12,6 +12,7 @@ from consumer.config.settings import LimitSettings
 from consumer.errors import Fatal
 from consumer.lanes import owner as lanes
 from consumer.lanes.errors import LaneLost
+from consumer.lanes.transaction import LaneTransactions
 from consumer.scope import Scope
 from consumer.state.inputs import Lost
 from consumer.state.policy import Policy
@@ -27,7 +28,7 @@ from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import Rules
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
-from consumer.worker.transaction import Ledger
+from consumer.worker.transaction import BatchTransactions
 from tests.unit.worker.frames import NOW, Author, identity
 
 pytestmark = pytest.mark.services
@@ -37,22 +38,23 @@ LANE = 3
 
 @dataclass
 class Bench:
-    """A ledger, and what it hands to the publisher."""
+    """The transactions of a lane, and what they hand to the publisher."""
 
     database: Database
-    ledger: Ledger
+    lane: LaneTransactions
+    transactions: BatchTransactions
     cache: LaneCache
     rules: Rules
     handed: list[OutRow] = field(default_factory=list)
 
     def plan(self, *frames: IncomingFrame) -> Plan:
-        plan = Plan(self.ledger.lane, self.cache, self.rules, NOW)
+        plan = Plan(self.lane.row, self.cache, self.rules, NOW)
         for frame in frames:
             plan.frame(frame, intake.read(frame, self.rules.frame))
         return plan
 
     async def post(self, *frames: IncomingFrame) -> None:
-        await self.ledger.post(self.plan(*frames), Stopwatch())
+        await self.transactions.commit(self.plan(*frames), Stopwatch())
 
     async def stored(self) -> tuple[Lane | None, int, list[OutRow]]:
         """Return the lane, the number of records and the outbox."""
@@ -80,15 +82,16 @@ async def bench(database: Database, author: Author) -> Bench:
         handed.extend(rows)
 
     held = await lanes.claim(database, LANE, uuid4())
-    ledger = Ledger(database, held.lane, policy, "test.", hand_over)
-    return Bench(database, ledger, cache, Rules.of(policy, LimitSettings(), 60.0), handed)
+    lane = LaneTransactions(database, held.lane, "test.", hand_over)
+    rules = Rules.of(policy, LimitSettings(), 60.0)
+    return Bench(database, lane, BatchTransactions(lane, policy), cache, rules, handed)
 
 
 async def test_everything_moves_together(bench: Bench, author: Author) -> None:
     await bench.post(author.commit(), author.commit())
     lane, records, rows = await bench.stored()
     assert lane is not None
-    assert lane == bench.ledger.lane
+    assert lane == bench.lane.row
     assert (lane.firehose_offset, lane.last_seq, records) == (3, 2, 2)
     assert [row.out_seq for row in rows] == [1, 2, 3] == list(range(1, lane.last_out_seq + 1))
     assert bench.handed == rows, "what is handed over is what was written"
@@ -109,10 +112,10 @@ async def test_another_owner_makes_everything_void(bench: Bench, author: Author)
 
 async def test_a_position_that_moved_makes_everything_void(bench: Bench, author: Author) -> None:
     await bench.post(author.commit())
-    believed = bench.ledger.lane
+    believed = bench.lane.row
     await bench.post(author.commit())
     before = await bench.stored()
-    bench.ledger.lane = believed
+    bench.lane.row = believed
     with pytest.raises(LaneLost):
         await bench.post(author.commit())
     assert await bench.stored() == before
@@ -145,7 +148,7 @@ async def test_a_commit_without_an_answer_is_found_in_postgres(
         with pytest.raises(CommitUnknown):
             await bench.post(author.commit())
     assert bench.handed == []
-    lane = await lanes.resume(bench.database, bench.ledger.lane)
+    lane = await lanes.resume(bench.database, bench.lane.row)
     assert (lane.firehose_offset, lane.last_out_seq) == (2, 2)
     _, records, rows = await bench.stored()
     assert (records, len(rows)) == (1, 2)
@@ -158,13 +161,13 @@ async def test_doubt_reaches_every_repo_of_the_lane(
     authors = [author, *(Author.of(f"author{n}") for n in range(4))]
     for each in authors:
         bench.cache.learn(identity(each.account))
-        await bench.post(replace(each.commit(), offset=bench.ledger.lane.firehose_offset))
-    before = bench.ledger.lane
+        await bench.post(replace(each.commit(), offset=bench.lane.row.firehose_offset))
+    before = bench.lane.row
     origin = bench.plan(author.commit()).inputs[0].input.origin
     then = replace(before, epoch=2, last_seq=0)
-    assert await bench.ledger.doubt(lambda did: Lost(did, origin), then) == 5
+    assert await bench.transactions.doubt(lambda did: Lost(did, origin), then) == 5
     lane, _, rows = await bench.stored()
-    assert lane == bench.ledger.lane == replace(then, last_out_seq=len(rows))
+    assert lane == bench.lane.row == replace(then, last_out_seq=len(rows))
     async with bench.database.transaction() as connection:
         query = "SELECT sync_state, reason, want FROM repos"
         states = await (await connection.execute(query)).fetchall()

@@ -19,6 +19,7 @@ from consumer.store.errors import CommitUnknown
 from consumer.store.operations.rows import COLUMNS, of_row
 from consumer.verify.verified import Action
 from consumer.worker import transaction
+from consumer.worker.transaction import BatchTransactions
 from procedures.operations import Operation
 from procedures.syntax import cid_text
 from simulator.frames import account_frame, commit_frame
@@ -349,17 +350,17 @@ async def test_refreshes(stage: Stage) -> None:
 async def test_a_large_account_is_deleted_in_portions_across_a_restart(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    portions, thin_out = [], transaction.Ledger._thin_out
+    portions, thin_out = [], BatchTransactions._thin_out
 
-    async def interrupted(ledger: transaction.Ledger, learnt: AccountLearnt) -> bool:
-        more = await thin_out(ledger, learnt)
+    async def interrupted(transactions: BatchTransactions, learnt: AccountLearnt) -> bool:
+        more = await thin_out(transactions, learnt)
         portions.append(more)
         if len(portions) == 2:
             raise Transient("as if PostgreSQL had gone away")
         return more
 
     monkeypatch.setattr(transaction, "_PORTION", RECORDS // 4)
-    monkeypatch.setattr(transaction.Ledger, "_thin_out", interrupted)
+    monkeypatch.setattr(BatchTransactions, "_thin_out", interrupted)
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
     await stage.world.publish([gone])
@@ -380,11 +381,11 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
 async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thin_out = transaction.Ledger._thin_out
+    thin_out = BatchTransactions._thin_out
     interruptions: list[int] = []
 
-    async def interrupted(ledger: transaction.Ledger, learnt: AccountLearnt) -> bool:
-        more = await thin_out(ledger, learnt)
+    async def interrupted(transactions: BatchTransactions, learnt: AccountLearnt) -> bool:
+        more = await thin_out(transactions, learnt)
         if more and not interruptions:
             stage.network.seq += 1
             back = account_frame(stage.network.seq, stage.did, active=True)
@@ -393,7 +394,7 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
         return more
 
     monkeypatch.setattr(transaction, "_PORTION", RECORDS // 4)
-    monkeypatch.setattr(transaction.Ledger, "_thin_out", interrupted)
+    monkeypatch.setattr(BatchTransactions, "_thin_out", interrupted)
     before = stage.repo.rev
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")

@@ -1,0 +1,111 @@
+"""The transactions of a lane: what those of the worker and of the controller have in common.
+
+Each one locks the lane's row first, and finds nothing if the token or a position is not ours:
+then another owner has the lane, and nothing of the transaction happens.  Role code decides and
+writes in between.  At the end the outbox rows are written and the row moves on, both under the
+same condition.  After COMMIT the outbox rows go to the publisher as well; when the answer to a
+COMMIT is lost, the publisher finds them in Postgres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from consumer import dead_letters
+from consumer.dead_letters import DeadLetter
+from consumer.kafka.topics import Topic
+from consumer.lanes.errors import LaneLost
+from consumer.store import lanes, outbox
+from consumer.store.database import Connection, Database
+from consumer.store.rows import Headers, Lane, OutRow
+
+TakeRows = Callable[[Sequence[OutRow]], Awaitable[None]]
+"""Takes committed outbox rows, and returns when there is room for more."""
+
+
+class LaneTransaction:
+    """One transaction under way: its outbox rows, and where the lane stands after it."""
+
+    def __init__(self, connection: Connection, before: Lane, prefix: str) -> None:
+        self.connection = connection
+        self.rows: list[OutRow] = []
+        self._before = before
+        self._position = before
+        self._prefix = prefix
+
+    @property
+    def after(self) -> Lane:
+        """The lane's row as this transaction leaves it."""
+        return replace(self._position, last_out_seq=self._before.last_out_seq + len(self.rows))
+
+    def move_to(self, position: Lane) -> None:
+        """Leave the lane with the fields of ``position``; ``last_out_seq`` follows the rows."""
+        self._position = position
+
+    def add(
+        self,
+        topic: Topic,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+    ) -> None:
+        """Add a Kafka record to the outbox; it gets the lane's next ``out_seq``."""
+        out_seq = self._before.last_out_seq + len(self.rows) + 1
+        self.rows.append(OutRow(out_seq, topic, partition, key, headers, value))
+
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        """Add a dead letter to the outbox."""
+        self.add(Topic.DEAD_LETTER, *dead_letters.encode(letter, self._prefix))
+
+
+class LaneTransactions:
+    """The row of a lane that is ours, and every transaction that changes it.
+
+    ``prefix`` is that of the topics.  ``row`` is what Postgres holds as long as no transaction
+    fails; after a failure the object is of no more use, and the row must be read again.
+    """
+
+    def __init__(self, database: Database, row: Lane, prefix: str, take_rows: TakeRows) -> None:
+        self.row = row
+        self._database = database
+        self._prefix = prefix
+        self._take_rows = take_rows
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[LaneTransaction]:
+        """Run the block as one transaction; call ``hand_over`` after it.
+
+        Raises ``LaneLost`` if the lane has another owner, and what the database raises.
+        """
+        async with self._database.transaction() as connection:
+            if not await lanes.guard(connection, self.row):
+                raise self._lost()
+            transaction = LaneTransaction(connection, self.row, self._prefix)
+            yield transaction
+            if transaction.rows:
+                await outbox.append(connection, self.row.lane, transaction.rows)
+            after = transaction.after
+            if not await lanes.advance(connection, self.row, after):
+                raise self._lost()
+        self.row = after
+
+    async def hand_over(self, transaction: LaneTransaction) -> None:
+        """Give the rows of a committed transaction to the publisher; wait while it has no room.
+
+        Raises ``LaneLost`` when nobody publishes the lane here any more.
+        """
+        if transaction.rows:
+            await self._take_rows(transaction.rows)
+
+    async def set_stalls(self, stalls: int) -> None:
+        """Write ``stalls`` alone, fenced by the token.  Raises ``LaneLost``."""
+        async with self._database.transaction() as connection:
+            if not await lanes.set_stalls(connection, self.row, stalls):
+                raise self._lost()
+        self.row = replace(self.row, stalls=stalls)
+
+    def _lost(self) -> LaneLost:
+        return LaneLost(f"lane {self.row.lane} has another owner, or has moved on")
