@@ -15,7 +15,7 @@ from consumer.config.settings import KafkaSettings, Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.process import Server
 from consumer.errors import Fatal
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes import marker
 from consumer.runtime.services import Services, at, opened
@@ -139,8 +139,8 @@ async def deployment(stack: EmbeddedStack, directory: Path, name: str) -> AsyncI
     settings = at(Settings(kafka=kafka), stack.bootstrap_servers, stack.dsn)
     async with opened(settings, asyncio.Event()) as services:
         published, cursor = map(services.topics.name, (Topic.PUBLISHED, Topic.CURSOR))
-        places = {Place(published, lane): None for lane in range(PARTITIONS)}
-        positions = {**places, Place(cursor, 0): None}
+        places = {TopicPartition(published, lane): None for lane in range(PARTITIONS)}
+        positions = {**places, TopicPartition(cursor, 0): None}
         async with await PartitionReader.open(services.client, positions) as reader:
             own = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
             yield Deployment(stack, services, own, reader)

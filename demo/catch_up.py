@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.store import status
 from consumer.store.database import Database
@@ -43,7 +43,7 @@ class Behind:
 
 async def read_cursor(client: Client, topics: Topics, relay: str) -> Cursor | None:
     """Return the durable cursor of ``relay``, None before the first."""
-    place = Place(topics.name(Topic.CURSOR), 0)
+    place = TopicPartition(topics.name(Topic.CURSOR), 0)
     found = None
     async with await PartitionReader.open(client, {place: None}) as reader:
         _, end = (await reader.bounds())[place]

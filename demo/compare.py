@@ -21,8 +21,7 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader
-from consumer.kafka.reader import Place as KafkaPlace
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.scope import Scope
 from consumer.store.database import Connection, Database
@@ -79,7 +78,7 @@ async def fold_events(client: Client, topics: Topics) -> Fold:
     """Read ``chive.events`` from offset 0 to its end, as a ``read_committed`` consumer."""
     fold = Fold(schema_errors(), topics.partition_of)
     name = topics.name(Topic.EVENTS)
-    places = [KafkaPlace(name, partition) for partition in range(topics.partitions)]
+    places = [TopicPartition(name, partition) for partition in range(topics.partitions)]
     async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
         ends = {place: latest for place, (_, latest) in (await reader.bounds()).items()}
         while any([await reader.position(place) < end for place, end in ends.items()]):

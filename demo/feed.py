@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place, Record
+from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.tail.cursor import seconds
 
@@ -52,7 +52,7 @@ class Feed:
     async def run(self) -> None:
         """Follow the topic, which must exist, for ever."""
         name = self._topics.name(Topic.EVENTS)
-        places = [Place(name, partition) for partition in range(self._topics.partitions)]
+        places = [TopicPartition(name, partition) for partition in range(self._topics.partitions)]
         async with await PartitionReader.open(self._client, dict.fromkeys(places)) as reader:
             while True:
                 for record in await reader.fetch(wait=_POLL):

@@ -14,7 +14,7 @@ import orjson
 
 from consumer.errors import Fatal
 from consumer.kafka.client import Client, deadline
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.runtime.logs import escape
 from consumer.scope import Scope
@@ -80,7 +80,7 @@ def _what(event: dict[str, Any]) -> str:
             return "changed"
 
 
-async def _places(client: Client, topics: Topics, dids: Collection[str]) -> list[Place]:
+async def _places(client: Client, topics: Topics, dids: Collection[str]) -> list[TopicPartition]:
     """Return the partitions to read.  Raises ``Fatal`` if the topic is not there."""
     name = topics.name(Topic.EVENTS)
     async with client.admin() as admin, deadline(client.timeout, "asking for topics"):
@@ -92,7 +92,7 @@ async def _places(client: Client, topics: Topics, dids: Collection[str]) -> list
             f"topic {name} has {actual} partitions, kafka.partitions says {topics.partitions}"
         )
     wanted = {topics.partition_of(did) for did in dids} or set(range(topics.partitions))
-    return [Place(name, partition) for partition in sorted(wanted)]
+    return [TopicPartition(name, partition) for partition in sorted(wanted)]
 
 
 async def events(
@@ -118,7 +118,7 @@ async def events(
                         yield event, record.value
 
 
-async def _remain(reader: PartitionReader, ends: dict[Place, int]) -> bool:
+async def _remain(reader: PartitionReader, ends: dict[TopicPartition, int]) -> bool:
     for place in list(ends):
         if await reader.position(place) >= ends[place]:
             del ends[place]

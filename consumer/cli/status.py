@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic
 from consumer.runtime.logs import escape
 from consumer.runtime.services import Services
@@ -54,8 +54,8 @@ async def _waiting(services: Services, known: list[Lane]) -> dict[tuple[Topic, i
     positions = {}
     for lane in known:
         if lane.lane < services.topics.partitions:
-            positions[Place(names[Topic.FIREHOSE], lane.lane)] = lane.firehose_offset
-            positions[Place(names[Topic.BACKFILL], lane.lane)] = lane.backfill_offset
+            positions[TopicPartition(names[Topic.FIREHOSE], lane.lane)] = lane.firehose_offset
+            positions[TopicPartition(names[Topic.BACKFILL], lane.lane)] = lane.backfill_offset
     if not positions:
         return {}
     async with await PartitionReader.open(services.client, dict.fromkeys(positions)) as reader:
@@ -68,7 +68,9 @@ async def _waiting(services: Services, known: list[Lane]) -> dict[tuple[Topic, i
     }
 
 
-async def _look(reader: PartitionReader, positions: Mapping[Place, int]) -> dict[Place, Waiting]:
+async def _look(
+    reader: PartitionReader, positions: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, Waiting]:
     """Look for the first message at each position; markers of transactions are none."""
     bounds = await reader.bounds()
     open_ = set()
@@ -77,11 +79,11 @@ async def _look(reader: PartitionReader, positions: Mapping[Place, int]) -> dict
         reader.seek(place, min(max(position, oldest), end))
         if position < end:
             open_.add(place)
-    found: dict[Place, Waiting] = {}
+    found: dict[TopicPartition, Waiting] = {}
     give_up = time.monotonic() + _LOOK_SECONDS
     while open_ and time.monotonic() < give_up:
         for record in await reader.fetch(*open_, wait=_ROUND_SECONDS):
-            place = Place(record.topic, record.partition)
+            place = TopicPartition(record.topic, record.partition)
             waiting = Waiting(bounds[place][1] - record.offset, record.timestamp / 1000)
             found.setdefault(place, waiting)
         passed = {place for place in open_ if await reader.position(place) >= bounds[place][1]}

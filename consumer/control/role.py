@@ -16,7 +16,7 @@ import structlog
 from consumer.control.transaction import CommandTransactions
 from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
-from consumer.kafka.reader import OffsetLost, PartitionReader, Place
+from consumer.kafka.reader import OffsetExpired, PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import Owner
 from consumer.lanes.publisher import Publisher
@@ -87,7 +87,7 @@ class Controller:
         self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
     ) -> None:
         del unclean_takeover  # a command that kills us would be ours to mend
-        place = Place(self._topics.name(Topic.CONTROL), 0)
+        place = TopicPartition(self._topics.name(Topic.CONTROL), 0)
         transactions = CommandTransactions(
             LaneTransactions(self._database, lane, self._topics.prefix, publisher.hand_over),
             self._topics,
@@ -98,9 +98,7 @@ class Controller:
             self._owner.well()
             try:
                 await self._rounds(transactions, reader, place, stop)
-            except OffsetLost as lost:
-                if not lost.expired:
-                    raise
+            except OffsetExpired as lost:
                 _log.warning("commands_have_expired", error=str(lost))
                 await transactions.skip_to(lost.earliest)
 
@@ -108,7 +106,7 @@ class Controller:
         self,
         transactions: CommandTransactions,
         reader: PartitionReader,
-        place: Place,
+        place: TopicPartition,
         stop: asyncio.Event,
     ) -> None:
         swept = 0.0

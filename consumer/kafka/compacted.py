@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consumer.kafka.client import Client, deadline
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 
 BARRIER = b"\x00barrier"
 
@@ -16,13 +16,13 @@ async def read_compacted(
     Keys whose newest value is a tombstone, and barriers, are left out.  Raises ``Transient``
     if the barrier does not appear in time.
     """
-    place = Place(topic, partition)
+    here = TopicPartition(topic, partition)
     found: dict[bytes, bytes] = {}
     async with deadline(client.timeout, f"reading {topic}"):
-        reader = await PartitionReader.open(client, {place: None})
+        reader = await PartitionReader.open(client, {here: None})
         async with reader:
             while True:
-                for record in await reader.fetch(place, wait=1.0):
+                for record in await reader.fetch(here, wait=1.0):
                     if record.key == BARRIER:
                         if record.value == until:
                             return found

@@ -21,10 +21,11 @@ from typing import Any, Self
 from uuid import uuid4
 
 import structlog
-from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener
 
 from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline, release, translated
+from consumer.kafka.reader import TopicPartition
 from consumer.runtime.logs import Outage
 
 _POLL_SECONDS = 1.0

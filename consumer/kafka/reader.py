@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from aiokafka import TopicPartition, errors
+from aiokafka import errors
 
-from consumer.errors import Fatal
+from consumer.errors import ChiveError, Fatal
 from consumer.kafka.client import Client, deadline, release, translated
 
+if TYPE_CHECKING:
 
-class Place(NamedTuple):
-    """One partition of one topic."""
+    class TopicPartition(NamedTuple):
+        """One partition of one topic: aiokafka's own, which comes without types."""
 
-    topic: str
-    partition: int
+        topic: str
+        partition: int
+
+else:
+    from aiokafka import TopicPartition
 
 
 class Record(Protocol):
@@ -42,47 +46,42 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
-class OffsetLost(Fatal):
-    """The log no longer (``wanted < earliest``) or not yet holds the position ``wanted``.
+class OffsetExpired(ChiveError):
+    """Retention has deleted the record at the position ``wanted``; ``earliest`` is the oldest kept.
 
-    The first is a loss window that a worker can take up from ``earliest``; the second means
-    that the topic was deleted or restored from the past, and stops the process.
+    A loss that the owner of the position can take up from ``earliest``.  It is neither waited
+    out nor a reason to stop, so it is neither ``Transient`` nor ``Fatal``: whoever reads from a
+    stored position catches it.
     """
 
-    def __init__(self, place: Place, wanted: int, earliest: int, latest: int) -> None:
+    def __init__(self, partition: TopicPartition, wanted: int, earliest: int) -> None:
         super().__init__(
-            f"{place.topic}-{place.partition} holds offsets {earliest} to {latest}, "
-            f"our position is {wanted}"
+            f"{partition.topic}-{partition.partition} starts at offset {earliest}, "
+            f"the stored position is {wanted}"
         )
-        self.place = place
+        self.partition = partition
         self.wanted = wanted
         self.earliest = earliest
-        self.latest = latest
-
-    @property
-    def expired(self) -> bool:
-        """True if retention has passed the position, False if the log is shorter than it."""
-        return self.wanted < self.earliest
 
 
 class PartitionReader:
     """Reads a fixed set of partitions.  Open with ``open``, always close."""
 
-    def __init__(self, client: Client, consumer: Any, places: Iterable[Place]) -> None:
+    def __init__(self, client: Client, consumer: Any, partitions: Iterable[TopicPartition]) -> None:
         self._client = client
         self._consumer = consumer
-        self._places = tuple(places)
+        self._partitions = tuple(partitions)
 
     @property
     def timeout(self) -> float:
-        """Seconds after which Kafka is away that does not give what it has."""
+        """Seconds after which a Kafka that does not give what it has counts as away."""
         return self._client.timeout
 
     @classmethod
-    async def open(cls, client: Client, positions: Mapping[Place, int | None]) -> Self:
+    async def open(cls, client: Client, positions: Mapping[TopicPartition, int | None]) -> Self:
         """Start at ``positions``: offsets of the next record, None for the oldest kept one.
 
-        Raises ``Transient`` if Kafka does not answer in time.
+        Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
         """
         consumer = client.consumer()
         reader = cls(client, consumer, positions)
@@ -106,65 +105,79 @@ class PartitionReader:
     ) -> None:
         await self.close()
 
-    async def fetch(self, *places: Place, wait: float, limit: int | None = None) -> list[Record]:
-        """Return the next records of ``places`` (of all, if none is named), at most ``limit``.
+    async def fetch(
+        self, *partitions: TopicPartition, wait: float, limit: int | None = None
+    ) -> list[Record]:
+        """Return the next records of ``partitions`` (default: all), at most ``limit``.
 
-        Waits up to ``wait`` seconds for the first; an empty list means that none came, be the
-        partition drained or Kafka away.  Raises ``OffsetLost``.
+        Waits up to ``wait`` seconds for the first record.  An empty list means that none came:
+        the partitions are drained, or Kafka is away.
+
+        Raises ``OffsetExpired`` if retention has passed a position, ``Fatal`` if the log is
+        shorter than the position (the topic was deleted or restored from the past) or Kafka
+        refuses, ``Transient`` if Kafka fails.
         """
-        wanted = [TopicPartition(*place) for place in places]
         try:
             with translated("reading"):
                 found = await self._consumer.getmany(
-                    *wanted, timeout_ms=round(wait * 1000), max_records=limit
+                    *partitions, timeout_ms=round(wait * 1000), max_records=limit
                 )
         except Exception as error:
             if isinstance(error.__cause__, errors.OffsetOutOfRangeError):
-                raise await self._lost(error.__cause__) from error
+                raise await self._out_of_range(error.__cause__) from error
             raise
         return [record for records in found.values() for record in records]
 
-    async def bounds(self, *places: Place) -> dict[Place, tuple[int, int]]:
-        """Return the oldest kept and the next offset to be written of each of ``places``.
+    async def bounds(self, *partitions: TopicPartition) -> dict[TopicPartition, tuple[int, int]]:
+        """Return for each of ``partitions`` (default: all) its bounds as two offsets.
 
-        The latter counts only decided transactions.
+        The first is the oldest kept record's, the second that of the next one to be written,
+        which counts only decided transactions.  Raises ``Transient`` or ``Fatal``.
         """
-        wanted = [TopicPartition(*place) for place in places or self._places]
+        wanted = partitions or self._partitions
         async with deadline(self._client.timeout, "asking for offsets"):
             earliest = await self._consumer.beginning_offsets(wanted)
             latest = await self._consumer.end_offsets(wanted)
-        return {Place(*tp): (earliest[tp], latest[tp]) for tp in wanted}
+        return {partition: (earliest[partition], latest[partition]) for partition in wanted}
 
-    async def position(self, place: Place) -> int:
-        """Return the offset of the next record, beyond any transaction markers passed."""
+    async def position(self, partition: TopicPartition) -> int:
+        """Return the offset of the next record, beyond any transaction markers passed.
+
+        Raises ``Transient`` or ``Fatal``.
+        """
         async with deadline(self._client.timeout, "asking for the position"):
-            return int(await self._consumer.position(TopicPartition(*place)))
+            return int(await self._consumer.position(partition))
 
-    def seek(self, place: Place, offset: int) -> None:
-        """Go on at ``offset``."""
-        self._consumer.seek(TopicPartition(*place), offset)
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Read ``partition`` from ``offset`` on."""
+        self._consumer.seek(partition, offset)
 
-    def rest(self, *, on: bool) -> None:
-        """Ask Kafka for nothing (it costs to ask, also when nothing comes), or go on."""
-        places = [TopicPartition(*place) for place in self._places]
-        if on:
-            self._consumer.pause(*places)
-        else:
-            self._consumer.resume(*places)
+    def pause(self) -> None:
+        """Stop asking Kafka for records: each request costs, even if nothing comes."""
+        self._consumer.pause(*self._partitions)
+
+    def resume(self) -> None:
+        """Ask Kafka for records again."""
+        self._consumer.resume(*self._partitions)
 
     async def close(self) -> None:
         """Release the connections."""
         await release(self._consumer)
 
-    async def _assign(self, positions: Mapping[Place, int | None]) -> None:
-        oldest = [TopicPartition(*place) for place, at in positions.items() if at is None]
+    async def _assign(self, positions: Mapping[TopicPartition, int | None]) -> None:
+        oldest = [partition for partition, at in positions.items() if at is None]
         starts = await self._consumer.beginning_offsets(oldest) if oldest else {}
         # No await between these: without a position, aiokafka would fail the partition.
-        self._consumer.assign([TopicPartition(*place) for place in positions])
-        for place, at in positions.items():
-            self.seek(place, starts[place] if at is None else at)
+        self._consumer.assign(list(positions))
+        for partition, at in positions.items():
+            self.seek(partition, starts[partition] if at is None else at)
 
-    async def _lost(self, error: errors.OffsetOutOfRangeError) -> OffsetLost:
-        (place, wanted), *_ = error.args[0].items()
-        bounds = await self.bounds(Place(*place))
-        return OffsetLost(Place(*place), wanted, *bounds[Place(*place)])
+    async def _out_of_range(self, error: errors.OffsetOutOfRangeError) -> OffsetExpired | Fatal:
+        (partition, wanted), *_ = error.args[0].items()
+        earliest, latest = (await self.bounds(partition))[partition]
+        if wanted < earliest:
+            return OffsetExpired(partition, wanted, earliest)
+        return Fatal(
+            f"{partition.topic}-{partition.partition} ends at offset {latest}, the stored position "
+            f"is {wanted}: the topic was deleted or restored from the past"
+        )

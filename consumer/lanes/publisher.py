@@ -29,7 +29,7 @@ import structlog
 from consumer import metrics
 from consumer.errors import Fatal
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
@@ -86,7 +86,7 @@ class Publisher:
         self._topics = topics
         self._database = database
         self._pace = pace
-        self._place = Place(topics.name(Topic.PUBLISHED), lane.lane)
+        self._place = TopicPartition(topics.name(Topic.PUBLISHED), lane.lane)
         self._waiting = OutboxQueue(pace.waiting_bytes)
         self._backlog = Backlog(lane.lane)
         self._ended = False
@@ -155,7 +155,7 @@ class Publisher:
         try:
             _, end = (await reader.bounds(self._place))[self._place]
             reader.seek(self._place, end)
-            reader.rest(on=True)
+            reader.pause()
         except BaseException:
             await reader.close()
             raise
@@ -226,11 +226,11 @@ class Publisher:
             return
         progress.trimmed_at = now
         through = progress.trimmed
-        progress.markers.rest(on=False)
+        progress.markers.resume()
         for record in await progress.markers.fetch(wait=READ_BACK):
             if record.key == marker.key_of(self._lane.lane) and record.value is not None:
                 through = marker.decode(record.value)
-        progress.markers.rest(on=True)
+        progress.markers.pause()
         if through > progress.trimmed:
             async with self._database.transaction() as connection:
                 await outbox.trim(connection, self._lane.lane, through)

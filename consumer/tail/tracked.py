@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from consumer.errors import Refused, Transient
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.tail.relevance import Relevance
 from consumer.verify.frames import peek
@@ -25,7 +25,7 @@ async def track_unread(
     else writes to the topic.
     """
     firehose = topics.name(Topic.FIREHOSE)
-    places = {Place(firehose, partition): None for partition in range(topics.partitions)}
+    places = {TopicPartition(firehose, partition): None for partition in range(topics.partitions)}
     reader = await PartitionReader.open(client, places)
     async with reader:
         bounds = await reader.bounds()
@@ -35,7 +35,7 @@ async def track_unread(
 
 
 async def _read_to(
-    reader: PartitionReader, ends: Mapping[Place, int], relevance: Relevance
+    reader: PartitionReader, ends: Mapping[TopicPartition, int], relevance: Relevance
 ) -> None:
     clock = asyncio.get_running_loop().time
     progress = clock()

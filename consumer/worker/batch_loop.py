@@ -19,7 +19,7 @@ from consumer import metrics
 from consumer.backfill import LookupKind
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
-from consumer.kafka.reader import OffsetLost
+from consumer.kafka.reader import OffsetExpired
 from consumer.metrics import BatchStep
 from consumer.state.inputs import Lost, ScopeChanged
 from consumer.store import identities, repos
@@ -66,9 +66,7 @@ class BatchLoop:
         try:
             while not stop.is_set():
                 await self._round()
-        except OffsetLost as lost:
-            if not lost.expired:
-                raise
+        except OffsetExpired as lost:
             await self._skip(lost)
 
     async def _round(self) -> None:
@@ -217,11 +215,11 @@ class BatchLoop:
             repos=count,
         )
 
-    async def _skip(self, lost: OffsetLost) -> None:
+    async def _skip(self, lost: OffsetExpired) -> None:
         """Go on at the oldest record that is still there."""
         lane = self.transactions.lane
         _log.warning("retention_has_passed_us", lane=lane.lane, error=str(lost))
-        if lost.place == self.reader.buffer.backfill:
+        if lost.partition == self.reader.buffer.backfill:
             await self._ask_again(lost.earliest)
             return
         origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)

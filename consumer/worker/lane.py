@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from consumer import metrics
 from consumer.config.settings import Settings
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import Owner
 from consumer.lanes.publisher import Publisher
@@ -64,8 +64,8 @@ class LaneLoop:
         of, span = self._of, self._of.settings.worker.batch_frames
         async with of.database.transaction() as connection:
             cache = LaneCache(await parked.read(connection, lane.lane))
-        firehose = Place(of.topics.name(Topic.FIREHOSE), lane.lane)
-        backfill = Place(of.topics.name(Topic.BACKFILL), lane.lane)
+        firehose = TopicPartition(of.topics.name(Topic.FIREHOSE), lane.lane)
+        backfill = TopicPartition(of.topics.name(Topic.BACKFILL), lane.lane)
         positions = {firehose: lane.firehose_offset, backfill: lane.backfill_offset}
         async with await PartitionReader.open(of.client, positions) as reader:
             self._owner.well()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from consumer import backfill
-from consumer.kafka.reader import PartitionReader, Place, Record
+from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 
 _ROW_BYTES = 400  # a row, its event and its row of the outbox
 _DIGITS = 6
@@ -18,7 +18,9 @@ class RecordBuffer:
     ``firehose`` and ``backfill`` are where the lane's records lie.
     """
 
-    def __init__(self, reader: PartitionReader, firehose: Place, backfill: Place) -> None:
+    def __init__(
+        self, reader: PartitionReader, firehose: TopicPartition, backfill: TopicPartition
+    ) -> None:
         self.firehose = firehose
         self.backfill = backfill
         self._reader = reader
@@ -26,11 +28,11 @@ class RecordBuffer:
             place.topic: deque() for place in (firehose, backfill)
         }
 
-    async def take(self, place: Place, *, most: int, most_bytes: int) -> list[Record]:
+    async def take(self, place: TopicPartition, *, most: int, most_bytes: int) -> list[Record]:
         """Return the next records of ``place`` that are here, at least one if there is any.
 
         The rows that a message speaks of count as so many bytes more (``backfill.ROWS``).
-        Raises ``OffsetLost`` and ``Transient``.
+        Raises ``OffsetExpired`` and ``Transient``.
         """
         held = self._held[place.topic]
         if not held:

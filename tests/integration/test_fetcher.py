@@ -18,7 +18,7 @@ from consumer.config.settings import IdentitySettings, NetworkSettings
 from consumer.fetch import loop
 from consumer.fetch.loop import Fetcher
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.scope import Scope
 from consumer.store import lookups
@@ -78,7 +78,7 @@ class World:
         """Return all messages on chive.backfill, checking where they lie."""
         found = []
         name = self.topics.name(Topic.BACKFILL)
-        for place in [Place(name, partition) for partition in range(PARTITIONS)]:
+        for place in [TopicPartition(name, partition) for partition in range(PARTITIONS)]:
             async with await PartitionReader.open(self.client, {place: None}) as reader:
                 _, end = (await reader.bounds(place))[place]
                 while await reader.position(place) < end:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from consumer import metrics
 from consumer.errors import Fatal
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place
+from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
@@ -84,10 +84,10 @@ class World:
             record
             for topic in (Topic.EVENTS, Topic.DEAD_LETTER)
             for partition in range(PARTITIONS)
-            for record in await self.everything(Place(self.topics.name(topic), partition))
+            for record in await self.everything(TopicPartition(self.topics.name(topic), partition))
         ]
 
-    async def everything(self, place: Place) -> list[Any]:
+    async def everything(self, place: TopicPartition) -> list[Any]:
         found: list[Any] = []
         async with await PartitionReader.open(self.client, {place: None}) as reader:
             _, end = (await reader.bounds(place))[place]
@@ -111,7 +111,7 @@ async def exactly_once(world: World) -> None:
     """Assert that every decided row is in Kafka once, in order per partition, as decided."""
     found = await world.published()
     assert sorted(sequence(found)) == list(range(1, world.decided + 1))
-    places: dict[Place, list[int]] = {}
+    places: dict[TopicPartition, list[int]] = {}
     for record in found:
         (out_seq,) = sequence([record])
         expected = row(out_seq)
@@ -120,7 +120,7 @@ async def exactly_once(world: World) -> None:
         assert record.partition == expected.partition
         headers = (*expected.headers, ("lane", b"%d" % LANE), ("out_seq", b"%d" % out_seq))
         assert tuple(record.headers) == headers
-        places.setdefault(Place(record.topic, record.partition), []).append(out_seq)
+        places.setdefault(TopicPartition(record.topic, record.partition), []).append(out_seq)
     assert all(order == sorted(order) for order in places.values())
 
 
@@ -231,7 +231,7 @@ def sighted_once(blind: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Aw
     real = PartitionReader.fetch
 
     async def fetch(
-        self: PartitionReader, *places: Place, wait: float, limit: int | None = None
+        self: PartitionReader, *places: TopicPartition, wait: float, limit: int | None = None
     ) -> Any:
         if wait == READ_BACK:
             return await blind()
@@ -374,7 +374,7 @@ async def test_a_publisher_without_the_lane_publishes_nothing(world: World) -> N
 async def test_a_marker_ahead_of_postgres_is_fatal(world: World) -> None:
     await world.decide(5)
     async with await TransactionalProducer.open(world.client, f"publisher-{LANE}") as producer:
-        place = Place(world.topics.name(Topic.PUBLISHED), LANE)
+        place = TopicPartition(world.topics.name(Topic.PUBLISHED), LANE)
         await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(6))])
     with pytest.raises(Fatal, match="PostgreSQL was restored"):
         await asyncio.wait_for(world.publisher().run(asyncio.Event()), 30)

@@ -8,14 +8,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from pydantic import SecretStr
 
 from consumer.config.settings import Settings
 from consumer.errors import Reason
 from consumer.kafka.client import Client
-from consumer.kafka.reader import Place
+from consumer.kafka.reader import TopicPartition
 from consumer.kafka.topics import Topic
 from consumer.scope import Scope
 from consumer.store import database as sessions
@@ -219,14 +218,14 @@ async def test_retention_that_passed_the_position_is_a_loss_window(world: World)
     network = Network(8, accounts=1, collections=WANTED)
     world.keys = network.keys
     [did] = network.keys
-    place = Place(world.topics.name(Topic.FIREHOSE), world.topics.partition_of(did))
+    place = TopicPartition(world.topics.name(Topic.FIREHOSE), world.topics.partition_of(did))
     async with world.fetching(), world.owning(did):
         await world.publish(network.introduce(3))
         await world.settled()
     await world.publish(network.frames(20))
     async with world.client.admin() as admin:
         before = RecordsToDelete(before_offset=world.ends[place] - 3)
-        await admin.delete_records({TopicPartition(*place): before})
+        await admin.delete_records({place: before})
     async with world.owning(did):
         await world.publish(network.frames(3))
         await world.settled()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place, Record
+from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 from consumer.kafka.topics import Topics
 from tests.support.deployment import PARTITIONS, Deployment
 from tests.support.eventually import eventually
@@ -34,13 +34,13 @@ def topics_of(deployment: Deployment) -> Topics:
 
 async def committed(client: Client, topic: str, partitions: int = PARTITIONS) -> list[Record]:
     """Return every committed record of ``topic``, each partition in order."""
-    places = [Place(topic, partition) for partition in range(partitions)]
-    found: dict[Place, list[Record]] = {place: [] for place in places}
+    places = [TopicPartition(topic, partition) for partition in range(partitions)]
+    found: dict[TopicPartition, list[Record]] = {place: [] for place in places}
     async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
         ends = {place: end for place, (_, end) in (await reader.bounds()).items()}
         while any([await reader.position(place) < end for place, end in ends.items()]):
             for record in await reader.fetch(wait=0.5):
-                found[Place(record.topic, record.partition)].append(record)
+                found[TopicPartition(record.topic, record.partition)].append(record)
     return [record for place in places for record in found[place]]
 
 

@@ -16,7 +16,7 @@ import pytest
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message, encode
 from consumer.config.settings import Settings
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Place, Record
+from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.scope import Scope
@@ -53,7 +53,7 @@ class World:
     keys: dict[str, str] = field(default_factory=dict)
     epoch: int = 1
     last: dict[int, int] = field(default_factory=dict)
-    ends: Counter[Place] = field(default_factory=Counter)
+    ends: Counter[TopicPartition] = field(default_factory=Counter)
 
     # -- the tailer's part -------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class World:
         self._count(records)
 
     def _count(self, records: Sequence[OutRecord]) -> None:
-        places = Counter(Place(record.topic, record.partition) for record in records)
+        places = Counter(TopicPartition(record.topic, record.partition) for record in records)
         for place, count in places.items():
             self.ends[place] += count + 1  # and the transaction's marker
 
@@ -195,7 +195,7 @@ class World:
         """Tell whether the lanes' positions are the ends of the topics."""
         rows = await self.rows("SELECT lane, firehose_offset, backfill_offset FROM lanes")
         done = {
-            Place(self.topics.name(topic), lane): offset
+            TopicPartition(self.topics.name(topic), lane): offset
             for lane, *offsets in rows
             for topic, offset in zip((Topic.FIREHOSE, Topic.BACKFILL), offsets, strict=True)
         }
@@ -209,7 +209,7 @@ class World:
 
     async def everything(self, topic: Topic, partition: int) -> list[Record]:
         """Return the committed records of a partition."""
-        place = Place(self.topics.name(topic), partition)
+        place = TopicPartition(self.topics.name(topic), partition)
         found: list[Record] = []
         async with await PartitionReader.open(self.client, {place: None}) as reader:
             _, end = (await reader.bounds(place))[place]
