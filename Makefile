@@ -6,6 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 UNIT   := tests/unit tests/property
+# Tests on the services mostly wait: they run in this many processes, each with a Kafka and a
+# PostgreSQL of its own (0.5 GB), longest first.
+STACKS ?= 4
+SPREAD := -n $(STACKS) --dist loadgroup --no-loadscope-reorder
 FOR    ?=
 ARGS   ?=
 
@@ -35,7 +39,7 @@ demo: $(STAMP) ## the main job on a real network on loopback; FOR=45 ends by its
 test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS
 	$(BIN)/python -m demo --prepare
 	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
-	$(BIN)/pytest --ignore tests/unit --ignore tests/property $(ARGS)
+	$(BIN)/pytest $(SPREAD) --ignore tests/unit --ignore tests/property $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
 	$(BIN)/pytest -n auto $(UNIT) $(ARGS)

@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.support.deployment",
     "tests.support.database",
     "tests.support.network",
+    "tests.support.order",
     "tests.support.worker",
     "tests.support.village",
     "tests.vectors",
