@@ -66,7 +66,7 @@ def _no_host(_did: str) -> str | None:
     return None
 
 
-class Workset:
+class BatchState:
     """Repos by DID and rows by DID and path, as they change while a batch is applied.
 
     It owns ``repos`` and ``rows`` from then on.  ``pds_of`` gives the host of a DID that has

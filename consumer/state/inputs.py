@@ -182,7 +182,7 @@ class Needs:
 
 
 def needs(inputs: Iterable[Input], scope: Scope) -> Needs:
-    """Return what must be loaded into a workset before ``inputs`` are applied to it."""
+    """Return what must be loaded into a batch state before ``inputs`` are applied to it."""
     found = Needs()
     for one in inputs:
         found.dids.add(one.did)

@@ -1,7 +1,7 @@
 """The state of one repository, and how verified input moves it.  Pure.
 
 ``sync_state`` is ``active`` (the rows are exactly the repo at ``rev``; ``reason`` is None) or
-``desynchronized`` with a reason (DESIGN §7).  Verified commits flow in both.  Each function
+``desynchronized`` with a reason.  Verified commits flow in both.  Each function
 takes a :class:`Repo` and one piece of evidence and returns a :class:`Step`: the repo
 afterwards, whether a sync must be queued, or why nothing happened.
 
@@ -11,7 +11,7 @@ Revisions kept, all of them signed but the hint:
 ``gap_rev``    something at or below it was missed: only a snapshot from there on repairs it
 ``floor_rev``  snapshots below it are refused; tombstones at or below it may be gone
 ``proof_rev``  the newest record proof: rows may be newer than ``rev``, up to here
-``hint_rev``   what unverified input claims to exist; a sync tries thrice to reach it
+``hint_rev``   what unverified input claims to exist; three attempts of a sync try to reach it
 
 ``floor_rev`` ≤ ``rev`` always.  Triggers without a signed rev bump ``want`` instead, and a
 snapshot whose download began before the bump does not complete the repo.

@@ -85,7 +85,7 @@ class BatchLoop:
         outcome = await self.transactions.commit(plan, watch)
         watch.stop()
         report.planned(plan, took)
-        report.decided(plan, outcome.workset, outcome.rejections)
+        report.decided(plan, outcome.batch_state, outcome.rejections)
         self._report_lag(took)
 
     async def _take(self) -> Batch:
@@ -186,7 +186,7 @@ class BatchLoop:
     # -- what interrupts the rounds ----------------------------------------------------
 
     async def _unbroken(self, took: Batch) -> Batch:
-        """Return ``took`` up to the first break in continuity; doubt the lane if it is there."""
+        """Return ``took`` up to the first break; mark the lane for resync if that comes first."""
         lane = self.transactions.lane
         epoch, last_seq = lane.epoch, lane.last_seq
         for number, arrival in enumerate(took.live):
@@ -204,7 +204,7 @@ class BatchLoop:
     async def _lost_before(self, arrival: IncomingFrame) -> None:
         lane, origin = self.transactions.lane, origin_of(arrival, None)
         then = replace(lane, epoch=arrival.epoch, last_seq=arrival.prev_seq or 0)
-        count = await self.transactions.doubt(lambda did: Lost(did, origin), then)
+        count = await self.transactions.mark_for_resync(lambda did: Lost(did, origin), then)
         _log.warning(
             "loss_window",
             lane=lane.lane,
@@ -224,7 +224,7 @@ class BatchLoop:
             return
         origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)
         then = replace(lane, firehose_offset=lost.earliest, last_seq=0)
-        await self.transactions.doubt(lambda did: Lost(did, origin), then)
+        await self.transactions.mark_for_resync(lambda did: Lost(did, origin), then)
 
     async def _ask_again(self, backfill_offset: int) -> None:
         """Ask about all accounts whose frames wait: an answer may have been lost."""
@@ -243,7 +243,7 @@ class BatchLoop:
             return
         origin = Origin(Source.BACKFILL, lane.last_seq, times.to_text(time.time()), None)
         then = replace(lane, scope=digest)
-        count = await self.transactions.doubt(lambda did: ScopeChanged(did, origin), then)
+        count = await self.transactions.mark_for_resync(lambda did: ScopeChanged(did, origin), then)
         _log.warning("scope_changed", lane=lane.lane, repos=count)
 
 

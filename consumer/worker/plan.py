@@ -1,7 +1,7 @@
 """One batch before its transaction: what came, and what is to become of it.  Pure.
 
 A ``Plan`` takes frames and messages in order and keeps ``LaneCache`` in step.  It holds the inputs
-for the workset with where each came from, frames to park, parked frames that are decided,
+for the batch state with where each came from, frames to park, parked frames that are decided,
 lookups, identities, and dead letters.  The lane's ``position`` moves with every input.
 """
 
@@ -32,7 +32,7 @@ _MAX_TEXT = 2_048  # of what a DID document says
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One input of the workset, and where it came from."""
+    """One input of the batch state, and where it came from."""
 
     input: Input
     arrival: IncomingFrame | None

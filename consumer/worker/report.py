@@ -11,7 +11,7 @@ from consumer import metrics
 from consumer.errors import Reason
 from consumer.events.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.metrics import BatchStep, Stage
-from consumer.state.batch_state import Workset
+from consumer.state.batch_state import BatchState
 from consumer.state.effects import Outcome, Rejection, SyncReason
 from consumer.state.inputs import CommitSeen
 from consumer.worker.batch_reader import Batch
@@ -61,16 +61,16 @@ def planned(plan: Plan, took: Batch) -> None:
         metrics.PARKED_FRAMES.labels(plan.position.lane).set(plan.cache.parked_frames())
 
 
-def decided(plan: Plan, workset: Workset, rejections: list[Rejection]) -> None:
+def decided(plan: Plan, batch_state: BatchState, rejections: list[Rejection]) -> None:
     """Count what a committed batch decided."""
-    events = Counter((type(event), event.origin.source) for event in workset.events)
+    events = Counter((type(event), event.origin.source) for event in batch_state.events)
     for (kind, source), count in events.items():
         metrics.EVENTS.labels(_TYPES[kind], source).inc(count)
     refused: Counter[Reason] = plan.refused + Counter(one.reason for one in rejections)
     for reason, count in refused.items():
         metrics.REFUSED.labels(reason, Stage.WORKER).inc(count)
-    for one in workset.applied:
+    for one in batch_state.applied:
         if one.hint_missed and one.outcome is Outcome.COMPLETED:
             _log.warning("announced_commit_never_seen", did=one.did, operation=one.operation)
-    for trigger, count in workset.triggers.items():
+    for trigger, count in batch_state.triggers.items():
         metrics.DESYNCHRONIZED.labels(trigger).inc(count)

@@ -18,7 +18,7 @@ from consumer.kafka.topics import Topic
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.metrics import BatchStep
 from consumer.state import operation_outcome
-from consumer.state.batch_state import Workset
+from consumer.state.batch_state import BatchState
 from consumer.state.effects import AppliedOperation, Rejection
 from consumer.state.facts import Row
 from consumer.state.inputs import AccountLearnt, Input, needs
@@ -45,7 +45,7 @@ PdsOf = Callable[[str], str | None]
 class BatchResult:
     """What a committed batch decided, for the metrics."""
 
-    workset: Workset
+    batch_state: BatchState
     rejections: list[Rejection]
 
 
@@ -65,19 +65,19 @@ class BatchTransactions:
         """Decide and write what is in ``plan``.  Raises ``LaneLost``, ``Transient``, ``Fatal``."""
         async with self._lane.begin() as transaction:
             connection = transaction.connection
-            workset = await self._load(connection, [p.input for p in plan.inputs], plan.pds_of)
+            batch_state = await self._load(connection, [p.input for p in plan.inputs], plan.pds_of)
             watch.lap(BatchStep.LOAD)
-            refused = [(p, why) for p in plan.inputs if (why := workset.apply(p.input))]
-            plan.look_up_wanted(workset.lookups)
+            refused = [(p, why) for p in plan.inputs if (why := batch_state.apply(p.input))]
+            plan.look_up_wanted(batch_state.lookups)
             watch.lap(BatchStep.APPLY)
             await _write_plan(connection, plan)
-            await _write_decisions(transaction, workset, self.lane.lane)
+            await _write_decisions(transaction, batch_state, self.lane.lane)
             for letter in _dead_letters(plan, refused):
                 transaction.add_dead_letter(letter)
             transaction.move_to(plan.position)
         watch.lap(BatchStep.WRITE)
         await self._lane.hand_over(transaction)
-        return BatchResult(workset, [why for _, why in refused])
+        return BatchResult(batch_state, [why for _, why in refused])
 
     async def thin_out(self, inputs: Iterable[Input]) -> None:
         """Delete most records of the accounts that ``inputs`` delete, where those are many.
@@ -98,10 +98,10 @@ class BatchTransactions:
             if len(found) <= _PORTION:
                 return False
             repos = {repo.did: repo for repo in await _repos.read(connection, [learnt.did])}
-            workset = Workset(repos, _by_did(found), self._policy)
-            if not workset.thin_out(learnt):
+            batch_state = BatchState(repos, _by_did(found), self._policy)
+            if not batch_state.thin_out(learnt):
                 return False
-            await _write_decisions(transaction, workset, self.lane.lane)
+            await _write_decisions(transaction, batch_state, self.lane.lane)
         await self._lane.hand_over(transaction)
         return True
 
@@ -115,10 +115,10 @@ class BatchTransactions:
         while True:
             async with self._lane.begin() as transaction:
                 page = await _repos.page(transaction.connection, self.lane.lane, after, _PAGE)
-                workset = Workset({repo.did: repo for repo in page}, {}, self._policy)
+                batch_state = BatchState({repo.did: repo for repo in page}, {}, self._policy)
                 for repo in page:
-                    workset.apply(doubts(repo.did))
-                await _write_decisions(transaction, workset, self.lane.lane)
+                    batch_state.apply(doubts(repo.did))
+                await _write_decisions(transaction, batch_state, self.lane.lane)
                 if not page:
                     transaction.move_to(then)
             await self._lane.hand_over(transaction)
@@ -135,7 +135,7 @@ class BatchTransactions:
 
     async def _load(
         self, connection: Connection, inputs: Sequence[Input], pds_of: PdsOf
-    ) -> Workset:
+    ) -> BatchState:
         """Load what the inputs touch.
 
         A chunk has 1,000 records at most and speaks of about as many rows, an account that is
@@ -150,7 +150,7 @@ class BatchTransactions:
             found += await records.read_repos(connection, list(wanted.whole_repos))
         if intervals := [one for one in wanted.intervals if one[0] in in_part]:
             found += await records.read_intervals(connection, intervals)
-        return Workset(repos, _by_did(found), self._policy, pds_of)
+        return BatchState(repos, _by_did(found), self._policy, pds_of)
 
 
 def _by_did(found: Iterable[Record]) -> dict[str, dict[str, Row]]:
@@ -167,50 +167,54 @@ def _dead_letters(plan: Plan, refused: Iterable[tuple[Planned, Rejection]]) -> l
     return sorted(letters, key=attrgetter("source"))
 
 
-async def _write_decisions(transaction: LaneTransaction, workset: Workset, lane: int) -> None:
-    """Write what the workset decided, its events to the outbox."""
-    await _write_workset(transaction.connection, workset)
-    await _write_operations(transaction.connection, lane, workset)
-    for event in workset.events:
+async def _write_decisions(
+    transaction: LaneTransaction, batch_state: BatchState, lane: int
+) -> None:
+    """Write what the batch state decided, its events to the outbox."""
+    await _write_batch_state(transaction.connection, batch_state)
+    await _write_operations(transaction.connection, lane, batch_state)
+    for event in batch_state.events:
         encoded = encode(event)
         transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value)
         if encoded.tombstone:
             transaction.add(Topic.EVENTS, lane, encoded.key, None)
 
 
-async def _write_workset(connection: Connection, workset: Workset) -> None:
-    if repos := workset.dirty_repos():
+async def _write_batch_state(connection: Connection, batch_state: BatchState) -> None:
+    if repos := batch_state.dirty_repos():
         await _repos.write(connection, repos)
-    upserts = [(did, path, r.cid, r.rev) for did, path, r in workset.dirty_rows() if r is not None]
-    gone = [(did, path) for did, path, row in workset.dirty_rows() if row is None]
+    upserts = [
+        (did, path, r.cid, r.rev) for did, path, r in batch_state.dirty_rows() if r is not None
+    ]
+    gone = [(did, path) for did, path, row in batch_state.dirty_rows() if row is None]
     if upserts:
         await records.write(connection, upserts)
     if gone:
         await records.delete(connection, gone)
-    if workset.cleared:
-        through = [(cleared.did, cleared.through) for cleared in workset.cleared]
+    if batch_state.cleared:
+        through = [(cleared.did, cleared.through) for cleared in batch_state.cleared]
         await records.clear_tombstones(connection, through)
 
 
-async def _write_operations(connection: Connection, lane: int, workset: Workset) -> None:
+async def _write_operations(connection: Connection, lane: int, batch_state: BatchState) -> None:
     """Conclude operations, drop what is moot, queue what is needed: in this order."""
-    ended = await _conclude(connection, workset) if workset.applied else []
-    if workset.settled:
-        await queue.settle(connection, list(workset.settled))
-    if workset.syncs:
-        wanted = [SyncWanted(sync.did, sync.reason, sync.want) for sync in workset.syncs]
+    ended = await _conclude(connection, batch_state) if batch_state.applied else []
+    if batch_state.settled:
+        await queue.settle(connection, list(batch_state.settled))
+    if batch_state.syncs:
+        wanted = [SyncWanted(sync.did, sync.reason, sync.want) for sync in batch_state.syncs]
         await queue.add(connection, lane, wanted)
-    if ended and workset.policy.automatic:
+    if ended and batch_state.policy.automatic:
         await queue.renew(connection, ended)
 
 
-async def _conclude(connection: Connection, workset: Workset) -> list[str]:
+async def _conclude(connection: Connection, batch_state: BatchState) -> list[str]:
     """Write what chunks and proofs did; return the DIDs of syncs that have ended in vain."""
     done: dict[str, list[AppliedOperation]] = {}
-    for one in workset.applied:
+    for one in batch_state.applied:
         done.setdefault(one.operation, []).append(one)
     before = await write.lock(connection, list(done))
-    active = {did for did, repo in workset.repos.items() if repo.active}
+    active = {did for did, repo in batch_state.repos.items() if repo.active}
     after = [
         operation_outcome.concluded(
             one,

@@ -165,7 +165,7 @@ async def test_doubt_reaches_every_repo_of_the_lane(
     before = bench.lane.row
     origin = bench.plan(author.commit()).inputs[0].input.origin
     then = replace(before, epoch=2, last_seq=0)
-    assert await bench.transactions.doubt(lambda did: Lost(did, origin), then) == 5
+    assert await bench.transactions.mark_for_resync(lambda did: Lost(did, origin), then) == 5
     lane, _, rows = await bench.stored()
     assert lane == bench.lane.row == replace(then, last_out_seq=len(rows))
     async with bench.database.transaction() as connection:

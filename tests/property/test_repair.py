@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from consumer.backfill import Chunk, Entry
 from consumer.events.envelope import Origin, RecordEvent, Source
 from consumer.scope import Scope
-from consumer.state.batch_state import Workset
+from consumer.state.batch_state import BatchState
 from consumer.state.effects import Outcome
 from consumer.state.facts import Row
 from consumer.state.inputs import ChunkSeen, needs
@@ -86,7 +86,7 @@ def test_a_sync_makes_the_index_the_repository_by_exactly_the_difference(
         seen = ChunkSeen(chunk, ORIGIN)
         ranges = [interval for _, interval in needs([seen], SCOPE).intervals]
         loaded = {p: row for p, row in rows.items() if any(p in one for one in ranges)}
-        batch = Workset({DID: repo}, {DID: dict(loaded)}, POLICY)
+        batch = BatchState({DID: repo}, {DID: dict(loaded)}, POLICY)
         assert batch.apply(seen) is None
         told += [event for event in batch.events if isinstance(event, RecordEvent)]
         done += batch.applied

@@ -9,7 +9,7 @@ from dataclasses import replace
 from consumer.backfill import AccountAnswer, LookupKind
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
-from consumer.state.batch_state import Rows, Workset
+from consumer.state.batch_state import BatchState, Rows
 from consumer.state.effects import AppliedOperation, Outcome
 from consumer.state.facts import Row
 from consumer.state.inputs import (
@@ -55,7 +55,7 @@ class Machine:
         self._commit(batch)
         self.checks.state(self.repos, self.rows, self.operations, self.scope)
 
-    def _apply(self, batch: Workset, one: Input) -> None:
+    def _apply(self, batch: BatchState, one: Input) -> None:
         told = len(batch.events)
         born = isinstance(one, AccountSeen) and batch.policy.tracks_all
         self.checks.hear(one, batch.repos.get(one.did), born=born)
@@ -95,7 +95,7 @@ class Machine:
             else:
                 yield frame
 
-    def _loaded(self, inputs: Sequence[Input]) -> Workset:
+    def _loaded(self, inputs: Sequence[Input]) -> BatchState:
         need = needs(inputs, self.scope)
         repos = {did: self.repos[did] for did in need.dids if did in self.repos}
         rows: Rows = {did: dict(self.rows.get(did, {})) for did in need.whole_repos}
@@ -103,14 +103,14 @@ class Machine:
             self._load(rows, did, [path])
         for did, interval in need.intervals:
             self._load(rows, did, [p for p in self.rows.get(did, {}) if p in interval])
-        return Workset(repos, rows, Policy(0, self.scope))
+        return BatchState(repos, rows, Policy(0, self.scope))
 
     def _load(self, rows: Rows, did: str, paths: Iterable[str]) -> None:
         stored = self.rows.get(did, {})
         loaded = rows.setdefault(did, {})
         loaded.update((path, stored[path]) for path in paths if path in stored)
 
-    def _commit(self, batch: Workset) -> None:
+    def _commit(self, batch: BatchState) -> None:
         self.repos.update((repo.did, repo) for repo in batch.dirty_repos())
         for cleared in batch.cleared:
             _clear(self.rows.get(cleared.did, {}), cleared.through)

@@ -94,7 +94,7 @@ MUTANTS = (
     Mutant("scope change is not noted", repo_state, "on_scope", keeping("scope")),
     Mutant("reactivation bumps no want", accounts, "with_status", keeping("want")),
     Mutant("reactivation goes unnoticed", accounts, "with_status", stepping(still_active)),
-    Mutant("nothing is queued", batch_state.Workset, "_queue_sync", always(None)),
+    Mutant("nothing is queued", batch_state.BatchState, "_queue_sync", always(None)),
     # sync frames
     Mutant("#sync is ignored", repo_state, "on_sync", stepping(ignoring)),
     Mutant("#sync is no gap", repo_state, "on_sync", keeping("gap_rev")),
@@ -138,11 +138,11 @@ MUTANTS = (
     Mutant("refused snapshot is not fetched again", effects, "_outcome", unrefused),
     Mutant("chunks state no absence", facts, "of_chunk", nothing_absent),
     Mutant(
-        "chunks state absence everywhere", batch_state.Workset, "_known_paths", absent_everywhere
+        "chunks state absence everywhere", batch_state.BatchState, "_known_paths", absent_everywhere
     ),
     Mutant(
         "tombstones are cleared beyond the snapshot",
-        batch_state.Workset,
+        batch_state.BatchState,
         "_clear_tombstones",
         clearing_all,
     ),
@@ -165,10 +165,10 @@ MUTANTS = (
     Mutant("#sync of inactive accounts applies", repo_state, "on_sync", blind_to(status="active")),
     Mutant("the ratchet is off", accounts, "is_news", always(True)),
     Mutant("old answers count", accounts, "answers_newest", always(True)),
-    Mutant("deletion is not confirmed", batch_state.Workset, "_account", deleted_unasked),
+    Mutant("deletion is not confirmed", batch_state.BatchState, "_account", deleted_unasked),
     Mutant("deletion sets no floor", accounts, "deleted", keeping("floor_rev")),
     Mutant("deletion leaves the chain", accounts, "deleted", keeping("rev", "data")),
     Mutant("deletion leaves the root", accounts, "deleted", keeping("data")),
     Mutant("deletion begins no incarnation", accounts, "deleted", keeping("incarnation")),
-    Mutant("deletion keeps the rows", batch_state.Workset, "_drop", rows_stay),
+    Mutant("deletion keeps the rows", batch_state.BatchState, "_drop", rows_stay),
 )

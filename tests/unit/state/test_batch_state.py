@@ -8,7 +8,7 @@ from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Reason
 from consumer.events.envelope import AccountEvent, IdentityEvent, RecordEvent, Source, SyncEvent
 from consumer.scope import History, Interval, Repos, Scope
-from consumer.state.batch_state import Workset
+from consumer.state.batch_state import BatchState
 from consumer.state.effects import (
     AppliedOperation,
     Cleared,
@@ -41,6 +41,7 @@ from tests.unit.worker.values import (
     SCOPE,
     UNWANTED,
     WANTED,
+    batch_state,
     chunk,
     chunked,
     cid,
@@ -58,11 +59,10 @@ from tests.unit.worker.values import (
     sync,
     synced,
     update,
-    workset,
 )
 
 
-def reason(batch: Workset, one: Input) -> Reason | None:
+def reason(batch: BatchState, one: Input) -> Reason | None:
     rejection = batch.apply(one)
     return None if rejection is None else rejection.reason
 
@@ -104,7 +104,7 @@ def test_needs_name_repos_wanted_paths_intervals_and_whole_repos() -> None:
 
 def test_a_live_commit_becomes_rows_and_events() -> None:
     repo = known("5", pds="https://pds.test", incarnation=2)
-    batch = workset(repo, {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("y"), "4")})
+    batch = batch_state(repo, {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("y"), "4")})
     ops = (update(WANTED, "z", "x"), delete(OTHER, "y"), create(UNWANTED, "u"))
     assert batch.apply(committed(following(repo, "6", *ops))) is None
     common = (LIVE, DID, 2, "https://pds.test", "6")
@@ -122,7 +122,7 @@ def test_a_live_commit_becomes_rows_and_events() -> None:
 
 def test_a_commit_without_wanted_ops_only_moves_the_chain() -> None:
     repo = known("5")
-    batch = workset(repo)
+    batch = batch_state(repo)
     batch.apply(committed(following(repo, "6", create(UNWANTED, "u"))))
     assert (batch.events, batch.dirty_rows()) == ([], [])
     assert [r.rev for r in batch.dirty_repos()] == ["6"]
@@ -130,14 +130,14 @@ def test_a_commit_without_wanted_ops_only_moves_the_chain() -> None:
 
 def test_an_op_that_states_what_the_row_holds_moves_its_rev_only() -> None:
     repo = known("5")
-    batch = workset(repo, {WANTED: Row(cid("x"), "3")})
+    batch = batch_state(repo, {WANTED: Row(cid("x"), "3")})
     batch.apply(committed(following(repo, "6", create(WANTED, "x"))))
     assert batch.events == []
     assert batch.dirty_rows() == [(DID, WANTED, Row(cid("x"), "6"))]
 
 
 def test_inputs_of_one_batch_build_on_one_another() -> None:
-    batch = workset()
+    batch = batch_state()
     batch.apply(committed(genesis("1", create(WANTED, "x"))))
     batch.apply(committed(commit("2", delete(WANTED, "x"), since="1", was=root("1"))))
     assert [e.action for e in batch.events if isinstance(e, RecordEvent)] == ["create", "delete"]
@@ -145,7 +145,7 @@ def test_inputs_of_one_batch_build_on_one_another() -> None:
 
 
 def test_a_genesis_commit_is_active_without_a_sync() -> None:
-    batch = workset()
+    batch = batch_state()
     batch.apply(committed(genesis("1", create(WANTED, "x"))))
     assert kinds(batch.events) == ["RecordEvent", "SyncEvent"]
     assert batch.events[1] == SyncEvent(LIVE, DID, 0, None, "1", "active", None)
@@ -153,7 +153,7 @@ def test_a_genesis_commit_is_active_without_a_sync() -> None:
 
 
 def test_a_first_sighting_queues_a_sync_and_takes_the_ops_at_their_word() -> None:
-    batch = Workset({}, {}, POLICY, {DID: "https://pds.test"}.get)
+    batch = BatchState({}, {}, POLICY, {DID: "https://pds.test"}.get)
     batch.apply(committed(commit("5", delete(WANTED, "x"), since="4", was=root("4"))))
     event = batch.events[0]
     assert isinstance(event, RecordEvent)
@@ -163,7 +163,7 @@ def test_a_first_sighting_queues_a_sync_and_takes_the_ops_at_their_word() -> Non
 
 
 def test_triggers_of_one_batch_make_one_sync_with_the_last_want() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     batch.apply(Lost(DID, LIVE))
     batch.apply(Lost(DID, LIVE))
     assert batch.syncs == [SyncRequest(DID, SyncReason.LOSS_WINDOW, 2)]
@@ -173,7 +173,7 @@ def test_triggers_of_one_batch_make_one_sync_with_the_last_want() -> None:
 
 def test_with_history_live_nothing_is_queued() -> None:
     policy = Policy(0, replace(SCOPE, history=History.LIVE))
-    batch = Workset({DID: known("5")}, {}, policy)
+    batch = BatchState({DID: known("5")}, {}, policy)
     batch.apply(Lost(DID, LIVE))
     assert batch.syncs == []
     assert batch.triggers == {SyncReason.LOSS_WINDOW: 1}
@@ -197,7 +197,7 @@ def test_a_repo_is_born_with_its_first_relevant_commit(
     scope: Scope, path: str, tracked: bool
 ) -> None:
     for one in (committed(genesis("1", create(path, "x"))), unverifiable(path)):
-        batch = Workset({}, {}, Policy(0, scope))
+        batch = BatchState({}, {}, Policy(0, scope))
         refused = reason(batch, one)
         assert (DID in batch.repos) is tracked
         assert (refused is Reason.UNTRACKED) is not tracked
@@ -208,11 +208,11 @@ def test_other_frames_make_a_repo_known_only_when_all_are_wanted() -> None:
     unsigned = SyncUnverifiable(DID, None, False, Reason.SIGNATURE_INVALID, "", LIVE)
     frames: list[Input] = [synced(sync("1", root("1"))), account(None), identity]
     for frame in [*frames, unsigned, Lost(DID, LIVE), ScopeChanged(DID, LIVE)]:
-        batch = workset()
+        batch = batch_state()
         assert reason(batch, frame) is Reason.UNTRACKED
         assert (batch.repos, batch.events, batch.lookups) == ({}, [], [])
     for frame in frames:
-        batch = Workset({}, {}, Policy(0, replace(SCOPE, repos=Repos.ALL)))
+        batch = BatchState({}, {}, Policy(0, replace(SCOPE, repos=Repos.ALL)))
         assert batch.apply(frame) is None
         assert DID in batch.repos
         assert len(batch.syncs) == 1
@@ -222,7 +222,7 @@ def test_other_frames_make_a_repo_known_only_when_all_are_wanted() -> None:
 
 
 def test_an_unverifiable_commit_is_kept_and_queues_a_sync() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     rejection = batch.apply(unverifiable())
     assert rejection is not None
     assert (rejection.reason, rejection.detail, rejection.kept) == (
@@ -234,7 +234,7 @@ def test_an_unverifiable_commit_is_kept_and_queues_a_sync() -> None:
 
 
 def test_replays_are_counted_and_not_kept() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     rejection = batch.apply(committed(commit("5", since="4", was=b"")))
     assert rejection is not None
     assert (rejection.reason, rejection.kept) == (Reason.REPLAY, False)
@@ -245,7 +245,7 @@ def test_replays_are_counted_and_not_kept() -> None:
 
 
 def test_a_status_is_announced_once_and_ordered() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     assert batch.apply(account("suspended", seq=8)) is None
     assert batch.apply(account("suspended", seq=9)) is None
     assert reason(batch, account(None, seq=7)) is Reason.REPLAY
@@ -255,21 +255,21 @@ def test_a_status_is_announced_once_and_ordered() -> None:
 
 
 def test_an_account_that_returns_is_synced() -> None:
-    batch = workset(known("5", status="suspended"))
+    batch = batch_state(known("5", status="suspended"))
     batch.apply(account(None))
     assert kinds(batch.events) == ["AccountEvent", "SyncEvent"]
     assert batch.syncs == [SyncRequest(DID, SyncReason.REACTIVATED, 1)]
 
 
 def test_an_account_that_leaves_queues_nothing() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     batch.apply(account("deactivated"))
     batch.apply(Lost(DID, LIVE))
     assert batch.syncs == []
 
 
 def test_a_deletion_is_asked_about_before_anything_happens() -> None:
-    batch = workset(known("5"), {WANTED: Row(cid("x"), "3")})
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3")})
     batch.apply(account("deleted"))
     assert batch.lookups == [Lookup(DID, LookupKind.ACCOUNT, 1, 7)]
     assert (batch.events, batch.dirty_rows()) == ([], [])
@@ -279,7 +279,7 @@ def test_a_deletion_is_asked_about_before_anything_happens() -> None:
 def test_a_confirmed_deletion_deletes_every_record() -> None:
     rows = {OTHER: Row(cid("y"), "4"), WANTED: Row(cid("x"), "3"), UNWANTED: Row(None, "2")}
     paths = sorted(rows)
-    batch = workset(known("5", gap_rev="6"), rows)
+    batch = batch_state(known("5", gap_rev="6"), rows)
     batch.apply(account("deleted"))
     batch.apply(learnt("deleted"))
     assert kinds(batch.events) == ["AccountEvent", "RecordEvent", "RecordEvent", "SyncEvent"]
@@ -296,7 +296,7 @@ def test_a_confirmed_deletion_deletes_every_record() -> None:
 
 
 def test_a_deletion_is_told_once() -> None:
-    batch = workset(known("5", status_epoch=1, status_seq=7))
+    batch = batch_state(known("5", status_epoch=1, status_seq=7))
     batch.apply(learnt("deleted"))
     assert batch.apply(learnt("deleted")) is None
     assert kinds(batch.events) == ["AccountEvent", "SyncEvent"]
@@ -305,7 +305,7 @@ def test_a_deletion_is_told_once() -> None:
 
 
 def test_an_old_host_that_says_deleted_is_not_believed() -> None:
-    batch = workset(known("5"), {WANTED: Row(cid("x"), "3")})
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3")})
     batch.apply(account("deleted"))
     assert batch.apply(learnt("active")) is None
     assert batch.events == []
@@ -313,7 +313,7 @@ def test_an_old_host_that_says_deleted_is_not_believed() -> None:
 
 
 def test_an_answer_that_newer_frames_overtook_does_not_count() -> None:
-    batch = workset(known("5"), {WANTED: Row(cid("x"), "3")})
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3")})
     batch.apply(account("deleted", seq=7))
     batch.apply(account(None, seq=8))
     assert reason(batch, learnt("deleted", seq=7)) is Reason.REPLAY
@@ -321,7 +321,7 @@ def test_an_answer_that_newer_frames_overtook_does_not_count() -> None:
 
 
 def test_an_answer_may_state_another_status() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     batch.apply(account("deleted"))
     batch.apply(learnt("takendown"))
     assert kinds(batch.events) == ["AccountEvent"]
@@ -332,7 +332,7 @@ def test_an_answer_may_state_another_status() -> None:
 
 
 def test_an_identity_frame_is_told_and_looked_up() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     batch.apply(IdentitySeen(DID, "a.test", 1, LIVE))
     assert batch.events == [IdentityEvent(LIVE, DID, 0, None, "5", "a.test", 1)]
     assert batch.lookups == [Lookup(DID, LookupKind.IDENTITY, 1, 7)]
@@ -341,10 +341,10 @@ def test_an_identity_frame_is_told_and_looked_up() -> None:
 
 def test_a_resolved_identity_moves_the_host() -> None:
     answer = IdentityAnswer(DID, 1.0, "did:key:z", "https://new.test", "a.test")
-    batch = workset(known("5", pds="https://old.test"))
+    batch = batch_state(known("5", pds="https://old.test"))
     batch.apply(IdentityLearnt(answer, BACKFILL))
     assert [r.pds for r in batch.dirty_repos()] == ["https://new.test"]
-    again = workset(known("5", pds="https://new.test"))
+    again = batch_state(known("5", pds="https://new.test"))
     again.apply(IdentityLearnt(answer, BACKFILL))
     again.apply(IdentityLearnt(IdentityAnswer(DID, 2.0, error="gone"), BACKFILL))
     assert again.dirty_repos() == []
@@ -353,9 +353,9 @@ def test_a_resolved_identity_moves_the_host() -> None:
 # -- snapshots and proofs ----------------------------------------------------------------
 
 
-def desynchronized(**fields: object) -> Workset:
+def desynchronized(**fields: object) -> BatchState:
     repo = known("5", sync_state="desynchronized", reason="broken_chain", gap_rev="5", **fields)
-    return workset(repo, {WANTED: Row(cid("x"), "3"), UNWANTED: Row(cid("u"), "1")})
+    return batch_state(repo, {WANTED: Row(cid("x"), "3"), UNWANTED: Row(cid("u"), "1")})
 
 
 def test_a_snapshot_repairs_what_its_intervals_cover() -> None:
@@ -391,7 +391,7 @@ def test_a_snapshot_in_pieces_completes_with_the_last() -> None:
 
 
 def test_a_trigger_of_the_batch_is_moot_once_the_repo_is_active() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     batch.apply(committed(commit("6", since="?", was=b"")))
     assert len(batch.syncs) == 1
     batch.apply(chunked(chunk("6")))
@@ -427,14 +427,14 @@ def test_a_snapshot_of_an_inactive_account_fails() -> None:
 
 
 def test_a_snapshot_makes_an_unknown_repo_known() -> None:
-    batch = workset()
+    batch = batch_state()
     batch.apply(chunked(chunk("7", WANTED)))
     assert batch.repos[DID].active
     assert kinds(batch.events) == ["RecordEvent", "SyncEvent"]
 
 
 def test_a_proof_of_absence_deletes_one_record() -> None:
-    batch = workset(known("5"), {WANTED: Row(cid("x"), "3")})
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3")})
     batch.apply(proven(proof("6", WANTED, None)))
     assert [e.action for e in batch.events if isinstance(e, RecordEvent)] == ["delete"]
     assert batch.dirty_rows() == [(DID, WANTED, Row(None, "6"))]
@@ -444,28 +444,28 @@ def test_a_proof_of_absence_deletes_one_record() -> None:
 
 
 def test_a_proof_makes_an_unknown_repo_known_and_due() -> None:
-    batch = workset()
+    batch = batch_state()
     batch.apply(proven(proof("6", WANTED, "x")))
     assert kinds(batch.events) == ["RecordEvent", "SyncEvent"]
     assert batch.syncs == [SyncRequest(DID, SyncReason.FIRST_SIGHTING, 0)]
 
 
 def test_a_proof_of_something_unwanted_fails() -> None:
-    batch = workset(known("5"))
+    batch = batch_state(known("5"))
     assert reason(batch, proven(proof("6", UNWANTED, "x"))) is Reason.UNTRACKED
     assert batch.dirty_repos() == []
     assert [one.outcome for one in batch.applied] == [Outcome.FAILED]
 
 
 def test_a_proof_that_an_unknown_repo_lacks_a_record_leaves_it_unknown() -> None:
-    batch = workset()
+    batch = batch_state()
     assert batch.apply(proven(proof("6", WANTED, None))) is None
     assert (batch.dirty_repos(), batch.dirty_rows(), batch.events) == ([], [], [])
     assert [one.outcome for one in batch.applied] == [Outcome.COMPLETED]
 
 
 def test_a_refresh_tells_what_the_index_holds_then() -> None:
-    batch = workset(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
     batch.apply(proven(proof("6", WANTED, "y")))
     batch.apply(proven(proof("6", OTHER, "new")))
     batch.apply(proven(proof("6", WANTED, None)))
@@ -474,7 +474,7 @@ def test_a_refresh_tells_what_the_index_holds_then() -> None:
 
 
 def test_a_refresh_that_is_older_than_the_index_is_tried_again() -> None:
-    batch = workset(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
     batch.apply(proven(proof("6", OTHER, "old")))
     batch.apply(proven(proof("0", WANTED, "y")))
     assert [(one.new_cid, one.outcome) for one in batch.applied] == [(None, Outcome.AGAIN)] * 2
@@ -491,7 +491,7 @@ def test_a_sync_can_publish_every_record_again() -> None:
         OTHER: Row(cid(OTHER), "9"),
         third: Row(cid("newer"), "9"),
     }
-    batch = workset(known("9"), rows)
+    batch = batch_state(known("9"), rows)
     batch.apply(chunked(chunk("7", WANTED, OTHER, third, fourth, emit_all=True)))
     records = [e for e in batch.events if isinstance(e, RecordEvent)]
     assert [(e.path, e.action, e.rev, e.cid, e.prev) for e in records] == [
@@ -508,7 +508,7 @@ def test_a_sync_can_publish_every_record_again() -> None:
 def test_what_is_published_again_names_the_attempt() -> None:
     again = []
     for operation, attempt in (("a", 1), ("a", 2), ("b", 1)):
-        batch = workset(known("5"), {WANTED: Row(cid(WANTED), "3")})
+        batch = batch_state(known("5"), {WANTED: Row(cid(WANTED), "3")})
         whole = chunk("7", WANTED, emit_all=True, operation=operation, attempt=attempt)
         batch.apply(chunked(whole))
         again += [e.again for e in batch.events if isinstance(e, RecordEvent)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from consumer.backfill import Chunk, Entry, Proof
 from consumer.events.envelope import Event, Origin, Source
 from consumer.scope import Scope
-from consumer.state.batch_state import Rows, Workset
+from consumer.state.batch_state import BatchState, Rows
 from consumer.state.facts import Row
 from consumer.state.inputs import ChunkSeen, CommitSeen, ProofSeen, SyncSeen
 from consumer.state.policy import Policy
@@ -109,9 +109,9 @@ def proof(rev: str, path: str, holds: str | None) -> Proof:
     return Proof(DID, "op", 1, rev, path, entry)
 
 
-def workset(repo: Repo | None = None, rows: dict[str, Row] | None = None) -> Workset:
+def batch_state(repo: Repo | None = None, rows: dict[str, Row] | None = None) -> BatchState:
     loaded: Rows = {} if rows is None else {DID: rows}
-    return Workset({} if repo is None else {DID: repo}, loaded, POLICY)
+    return BatchState({} if repo is None else {DID: repo}, loaded, POLICY)
 
 
 def committed(value: VerifiedCommit) -> CommitSeen:
