@@ -18,8 +18,8 @@ from consumer.state.effects import SyncReason
 from consumer.state.repo_state import (
     ACTIVE_ACCOUNT,
     Repo,
-    Step,
     SyncState,
+    Transition,
     newest,
     on_doubt,
 )
@@ -48,12 +48,14 @@ def ratcheted(repo: Repo, epoch: int, seq: int) -> Repo:
     return replace(repo, status_epoch=epoch, status_seq=seq)
 
 
-def with_status(repo: Repo, status: str) -> Step:
+def with_status(repo: Repo, status: str) -> Transition:
     """Set any status but ``deleted``."""
     if status == repo.status:
-        return Step(repo)
+        return Transition(repo)
     changed = replace(repo, status=status)
-    return on_doubt(changed, SyncReason.REACTIVATED) if changed.account_active else Step(changed)
+    return (
+        on_doubt(changed, SyncReason.REACTIVATED) if changed.account_active else Transition(changed)
+    )
 
 
 def newest_rev(repo: Repo) -> str | None:

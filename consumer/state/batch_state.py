@@ -54,7 +54,7 @@ from consumer.state.inputs import (
 )
 from consumer.state.policy import Policy
 from consumer.state.reconcile import reconcile
-from consumer.state.repo_state import Repo, Step
+from consumer.state.repo_state import Repo, Transition
 
 Rows = dict[str, dict[str, Row]]
 
@@ -140,11 +140,11 @@ class BatchState:
         repo = self.repos.get(commit.did) or self._born(commit.did, (o.path for o in commit.ops))
         if repo is None:
             return _UNTRACKED
-        step = repo_state.on_commit(repo, commit)
-        if step.applies:
+        transition = repo_state.on_commit(repo, commit)
+        if transition.applies:
             said = facts.of_commit(commit, self.policy.scope.wants)
-            self._reconcile(step.repo, said, seen.origin)
-        return self._take(step, seen.origin)
+            self._reconcile(transition.repo, said, seen.origin)
+        return self._accept(transition, seen.origin)
 
     def _unverifiable(
         self, seen: CommitUnverifiable | SyncUnverifiable, paths: Sequence[str]
@@ -153,14 +153,14 @@ class BatchState:
         if repo is None:
             return _UNTRACKED
         why = Rejection(seen.reason, seen.detail)
-        step = repo_state.on_unverifiable(repo, seen.rev, signed=seen.signed, why=why)
-        return self._take(step, seen.origin)
+        transition = repo_state.on_unverifiable(repo, seen.rev, signed=seen.signed, why=why)
+        return self._accept(transition, seen.origin)
 
     def _sync(self, seen: SyncSeen) -> Rejection | None:
         repo = self._known_or_announced(seen.did)
         if repo is None:
             return _UNTRACKED
-        return self._take(repo_state.on_sync(repo, seen.verified), seen.origin)
+        return self._accept(repo_state.on_sync(repo, seen.verified), seen.origin)
 
     def _account(self, seen: AccountSeen) -> Rejection | None:
         repo, seq = self._known_or_announced(seen.did), seen.origin.seq
@@ -174,7 +174,7 @@ class BatchState:
             return self._set_status(noted, status, seen.epoch, seen.origin)
         if repo.status != accounts.DELETED:
             self.lookups.append(Lookup(seen.did, LookupKind.ACCOUNT, seen.epoch, seq))
-        return self._take(Step(noted), seen.origin)
+        return self._accept(Transition(noted), seen.origin)
 
     def _identity(self, seen: IdentitySeen) -> Rejection | None:
         repo = self._known_or_announced(seen.did)
@@ -184,22 +184,22 @@ class BatchState:
         self.events.append(
             event_building.identity_event(seen.origin, repo, seen.handle, seen.epoch)
         )
-        return self._take(Step(repo), seen.origin)
+        return self._accept(Transition(repo), seen.origin)
 
     def _doubt(self, one: Lost | ScopeChanged) -> Rejection | None:
         repo = self.repos.get(one.did)
         if repo is None:
             return _UNTRACKED
         if isinstance(one, Lost):
-            return self._take(repo_state.on_lost(repo), one.origin)
-        return self._take(repo_state.on_scope(repo, self.policy.digest), one.origin)
+            return self._accept(repo_state.on_lost(repo), one.origin)
+        return self._accept(repo_state.on_scope(repo, self.policy.digest), one.origin)
 
     # -- answers of the fetcher --------------------------------------------------------
 
     def _identity_learnt(self, learnt: IdentityLearnt) -> Rejection | None:
         repo, answer = self.repos.get(learnt.did), learnt.answer
         if repo is not None and answer.error is None and answer.pds != repo.pds:
-            self._take(Step(replace(repo, pds=answer.pds)), learnt.origin)
+            self._accept(Transition(replace(repo, pds=answer.pds)), learnt.origin)
         return None
 
     def _account_learnt(self, learnt: AccountLearnt) -> Rejection | None:
@@ -227,26 +227,26 @@ class BatchState:
             return False
         thinned = replace(accounts.emptied(repo), want=repo.want + 1)
         self._delete_records(replace(repo, rev=thinned.rev), learnt.origin)
-        self._take(Step(thinned), learnt.origin)
+        self._accept(Transition(thinned), learnt.origin)
         return True
 
     def _chunk(self, seen: ChunkSeen) -> Rejection | None:
         chunk, begin = seen.chunk, len(self.events)
         repo = self.repos.get(chunk.did) or self._newborn(chunk.did)
-        step = repo_state.on_chunk(repo, chunk, self.policy.digest)
-        if step.applies:
+        transition = repo_state.on_chunk(repo, chunk, self.policy.digest)
+        if transition.applies:
             said = facts.of_chunk(chunk, self._known_paths(chunk))
             again = f"{chunk.operation}/{chunk.attempt}" if chunk.emit_all else None
-            self._reconcile(step.repo, said, seen.origin, again)
+            self._reconcile(transition.repo, said, seen.origin, again)
             if chunk.last:
-                step = repo_state.on_last_chunk(step.repo, chunk)
+                transition = repo_state.on_last_chunk(transition.repo, chunk)
         changes = self.events[begin:]
-        self._take(step, seen.origin)
-        if chunk.last and step.rejection is None:
+        self._accept(transition, seen.origin)
+        if chunk.last and transition.rejection is None:
             self._clear_tombstones(chunk.did, chunk.rev)
         missed = not repo_state.reaches(chunk.rev, repo.hint_rev)
-        self.applied.append(applied(chunk, step.rejection, changes, hint_missed=missed))
-        return step.rejection
+        self.applied.append(applied(chunk, transition.rejection, changes, hint_missed=missed))
+        return transition.rejection
 
     def _proof(self, seen: ProofSeen) -> Rejection | None:
         proof, begin = seen.proof, len(self.events)
@@ -258,15 +258,15 @@ class BatchState:
             self.applied.append(applied(proof, None, ()))
             return None
         repo = known or self._newborn(proof.did)
-        step = repo_state.on_proof(repo, proof, self._row(proof))
-        if step.applies:
-            self._reconcile(step.repo, (facts.of_proof(proof),), seen.origin)
+        transition = repo_state.on_proof(repo, proof, self._row(proof))
+        if transition.applies:
+            self._reconcile(transition.repo, (facts.of_proof(proof),), seen.origin)
         changes = self.events[begin:]
-        self._take(step, seen.origin)
-        row = self._row(proof) if step.applies else None
+        self._accept(transition, seen.origin)
+        row = self._row(proof) if transition.applies else None
         new_cid = None if row is None else row.cid
-        self.applied.append(applied(proof, step.rejection, changes, new_cid=new_cid))
-        return step.rejection
+        self.applied.append(applied(proof, transition.rejection, changes, new_cid=new_cid))
+        return transition.rejection
 
     def _row(self, proof: Proof) -> Row | None:
         return self.rows.get(proof.did, {}).get(proof.path)
@@ -303,19 +303,19 @@ class BatchState:
                 rev = max(row.rev, one.rev)
                 self.events.append(event_building.once_more(origin, repo, one, rev, again))
 
-    def _take(self, step: Step, origin: Origin) -> Rejection | None:
-        """Keep the repo of ``step``, announce its sync state, queue the sync it asks for."""
-        repo, before = step.repo, self.repos.get(step.repo.did)
+    def _accept(self, transition: Transition, origin: Origin) -> Rejection | None:
+        """Keep the repo of ``transition``, announce its sync state, queue the sync it asks for."""
+        repo, before = transition.repo, self.repos.get(transition.repo.did)
         if repo is not before:
             self.repos[repo.did] = repo
             self._dirty_repos.add(repo.did)
             if before is None or before.sync_state != repo.sync_state:
                 self._announce(repo, origin)
         born_behind = before is None and not repo.active
-        trigger = step.trigger or (SyncReason.FIRST_SIGHTING if born_behind else None)
+        trigger = transition.trigger or (SyncReason.FIRST_SIGHTING if born_behind else None)
         if trigger is not None:
             self._queue_sync(repo, trigger)
-        return step.rejection
+        return transition.rejection
 
     def _announce(self, repo: Repo, origin: Origin) -> None:
         self.events.append(event_building.sync_event(origin, repo))
@@ -333,14 +333,14 @@ class BatchState:
     def _set_status(self, repo: Repo, status: str, epoch: int, origin: Origin) -> Rejection | None:
         """Take a status that is not ``deleted``; the first one of a repo is news as well."""
         before = self.repos.get(repo.did)
-        step = accounts.with_status(repo, status)
+        transition = accounts.with_status(repo, status)
         if before is None or before.status != status:
             self.events.append(
                 event_building.account_event(
-                    origin, repo, status, active=step.repo.account_active, epoch=epoch
+                    origin, repo, status, active=transition.repo.account_active, epoch=epoch
                 )
             )
-        return self._take(step, origin)
+        return self._accept(transition, origin)
 
     def _delete_account(self, repo: Repo, epoch: int, origin: Origin) -> None:
         gone = accounts.deleted(repo)
@@ -349,7 +349,7 @@ class BatchState:
             event_building.account_event(origin, last, gone.status, active=False, epoch=epoch)
         )
         self._delete_records(last, origin)
-        self._take(Step(gone), origin)
+        self._accept(Transition(gone), origin)
 
     def _delete_records(self, repo: Repo, origin: Origin) -> None:
         rows = self.rows.setdefault(repo.did, {})

@@ -2,7 +2,7 @@
 
 ``sync_state`` is ``active`` (the rows are exactly the repo at ``rev``; ``reason`` is None) or
 ``desynchronized`` with a reason.  Verified commits flow in both.  Each function
-takes a :class:`Repo` and one piece of evidence and returns a :class:`Step`: the repo
+takes a :class:`Repo` and one piece of evidence and returns a :class:`Transition`: the repo
 afterwards, whether a sync must be queued, or why nothing happened.
 
 Revisions kept, all of them signed but the hint:
@@ -84,7 +84,7 @@ class Repo:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Transition:
     """What one piece of evidence did to a repo.
 
     ``applies``: its facts are to be reconciled.  ``trigger``: queue a sync, for this reason.
@@ -122,7 +122,7 @@ def _moved(repo: Repo, rev: str, data: bytes) -> Repo:
     return moved
 
 
-def on_commit(repo: Repo, commit: VerifiedCommit) -> Step:
+def on_commit(repo: Repo, commit: VerifiedCommit) -> Transition:
     """Move the chain by one verified commit."""
     if not repo.account_active:
         return _ignored(repo, Reason.ACCOUNT_INACTIVE)
@@ -132,11 +132,11 @@ def on_commit(repo: Repo, commit: VerifiedCommit) -> Step:
         return _not_newer(repo, commit.rev, commit.data)
     moved = _moved(repo, commit.rev, commit.data)
     if commit.prev_data == repo.data and commit.since == repo.rev:
-        return Step(moved, applies=True)
+        return Transition(moved, applies=True)
     return _gap(moved, commit.rev, SyncReason.BROKEN_CHAIN, applies=True)
 
 
-def on_sync(repo: Repo, sync: VerifiedSync) -> Step:
+def on_sync(repo: Repo, sync: VerifiedSync) -> Transition:
     """Compare the chain with a verified ``#sync``."""
     if not repo.account_active:
         return _ignored(repo, Reason.ACCOUNT_INACTIVE)
@@ -147,11 +147,11 @@ def on_sync(repo: Repo, sync: VerifiedSync) -> Step:
     # mean that the rows are right at the new rev.  What came and went in between was not
     # seen, so a snapshot or proof from there must not speak any more: the floor rises.
     if repo.rev is not None and sync.data == repo.data and reaches(repo.rev, repo.proof_rev):
-        return Step(replace(moved, floor_rev=sync.rev))
+        return Transition(replace(moved, floor_rev=sync.rev))
     return _gap(moved, sync.rev, SyncReason.SYNC_FRAME)
 
 
-def on_unverifiable(repo: Repo, rev: str | None, *, signed: bool, why: Rejection) -> Step:
+def on_unverifiable(repo: Repo, rev: str | None, *, signed: bool, why: Rejection) -> Transition:
     """Take note that something happened which cannot be followed: ``why`` says what."""
     if not repo.account_active:
         return _ignored(repo, Reason.ACCOUNT_INACTIVE)
@@ -163,40 +163,40 @@ def on_unverifiable(repo: Repo, rev: str | None, *, signed: bool, why: Rejection
     return replace(on_doubt(hinted, SyncReason.UNVERIFIABLE), rejection=why)
 
 
-def on_doubt(repo: Repo, reason: SyncReason) -> Step:
+def on_doubt(repo: Repo, reason: SyncReason) -> Transition:
     """Desynchronize for a reason that carries no signed rev."""
-    return Step(_desynchronized(replace(repo, want=repo.want + 1), reason), trigger=reason)
+    return Transition(_desynchronized(replace(repo, want=repo.want + 1), reason), trigger=reason)
 
 
-def on_lost(repo: Repo) -> Step:
+def on_lost(repo: Repo) -> Transition:
     """Take note of a loss window: any frame of this repo may be missing."""
-    return on_doubt(repo, SyncReason.LOSS_WINDOW) if repo.account_active else Step(repo)
+    return on_doubt(repo, SyncReason.LOSS_WINDOW) if repo.account_active else Transition(repo)
 
 
-def on_scope(repo: Repo, scope: bytes) -> Step:
+def on_scope(repo: Repo, scope: bytes) -> Transition:
     """Compare the wanted collections with those of the last look at the repo.
 
     What is newly wanted never had a complete snapshot, so the repo has none; and all commits
     up to ``rev`` were read with the old scope, so only a snapshot from there on repairs it.
     """
     if repo.scope == scope:
-        return Step(repo)
+        return Transition(repo)
     gap_rev = newest(repo.gap_rev, repo.rev)
     other = replace(repo, scope=scope, complete=False, gap_rev=gap_rev)
     return on_doubt(other, SyncReason.SCOPE_CHANGED)
 
 
-def on_chunk(repo: Repo, chunk: Chunk, scope: bytes) -> Step:
+def on_chunk(repo: Repo, chunk: Chunk, scope: bytes) -> Transition:
     """Accept or refuse a chunk; the first one of an attempt may move the chain."""
     refusal = _chunk_refusal(repo, chunk, scope)
     if refusal is not None:
         return _ignored(repo, refusal)
     if chunk.after is None:
         return _first_chunk(repo, chunk)
-    return Step(replace(repo, snapshot_through=chunk.through), applies=True)
+    return Transition(replace(repo, snapshot_through=chunk.through), applies=True)
 
 
-def on_last_chunk(repo: Repo, chunk: Chunk) -> Step:
+def on_last_chunk(repo: Repo, chunk: Chunk) -> Transition:
     """Activate the repo if its snapshot, now applied without a hole, is recent enough.
 
     What is only claimed to exist (``hint_rev``) is waited for in ``HINT_ATTEMPTS`` attempts.
@@ -214,10 +214,10 @@ def on_last_chunk(repo: Repo, chunk: Chunk) -> Step:
         return _ignored(closed, Reason.SNAPSHOT_OUTDATED)
     if not reaches(chunk.rev, repo.hint_rev) and chunk.attempt < HINT_ATTEMPTS:
         return _ignored(closed, Reason.SNAPSHOT_STALE)
-    return Step(_activated(closed))
+    return Transition(_activated(closed))
 
 
-def on_proof(repo: Repo, proof: Proof, row: Row | None) -> Step:
+def on_proof(repo: Repo, proof: Proof, row: Row | None) -> Transition:
     """Accept or refuse a record proof; ``row`` is what is known of the record."""
     if not repo.account_active:
         return _ignored(repo, Reason.ACCOUNT_INACTIVE)
@@ -225,13 +225,13 @@ def on_proof(repo: Repo, proof: Proof, row: Row | None) -> Step:
     outdated = row is not None and row.rev > proof.rev and row.cid != cid
     if outdated or not reaches(proof.rev, newest(repo.floor_rev, repo.gap_rev)):
         return _ignored(repo, Reason.SNAPSHOT_STALE)
-    return Step(replace(repo, proof_rev=newest(repo.proof_rev, proof.rev)), applies=True)
+    return Transition(replace(repo, proof_rev=newest(repo.proof_rev, proof.rev)), applies=True)
 
 
-def _first_commit(repo: Repo, commit: VerifiedCommit) -> Step:
+def _first_commit(repo: Repo, commit: VerifiedCommit) -> Transition:
     moved = replace(repo, rev=commit.rev, data=commit.data)
     if _states_everything(repo, commit):
-        return Step(_activated(replace(moved, floor_rev=commit.rev)), applies=True)
+        return Transition(_activated(replace(moved, floor_rev=commit.rev)), applies=True)
     return _gap(moved, commit.rev, SyncReason.FIRST_SIGHTING, applies=True)
 
 
@@ -240,7 +240,7 @@ def _states_everything(repo: Repo, commit: VerifiedCommit) -> bool:
     return known_nothing and commit.prev_data == EMPTY_TREE and reaches(commit.rev, repo.gap_rev)
 
 
-def _first_chunk(repo: Repo, chunk: Chunk) -> Step:
+def _first_chunk(repo: Repo, chunk: Chunk) -> Transition:
     begun = replace(
         repo,
         floor_rev=chunk.rev,
@@ -250,16 +250,16 @@ def _first_chunk(repo: Repo, chunk: Chunk) -> Step:
         snapshot_through=chunk.through,
     )
     if chunk.rev == repo.rev:  # the root is the same, or not known since a deletion
-        return Step(replace(begun, data=chunk.data), applies=True)
+        return Transition(replace(begun, data=chunk.data), applies=True)
     if repo.rev is not None and chunk.rev < repo.rev:
-        return Step(begun, applies=True)
+        return Transition(begun, applies=True)
     gap_rev = newest(repo.gap_rev, chunk.rev)
     moved = replace(begun, rev=chunk.rev, data=chunk.data, gap_rev=gap_rev)
     if not repo.active:
-        return Step(moved, applies=True)
+        return Transition(moved, applies=True)
     # Until the last chunk the rows are a mixture; should it never come, a sync is queued.
     mixed = _desynchronized(moved, SyncReason.SNAPSHOT)
-    return Step(mixed, applies=True, trigger=SyncReason.SNAPSHOT)
+    return Transition(mixed, applies=True, trigger=SyncReason.SNAPSHOT)
 
 
 def _chunk_refusal(repo: Repo, chunk: Chunk, scope: bytes) -> Reason | None:
@@ -283,19 +283,21 @@ def _continues(repo: Repo, chunk: Chunk) -> bool:
     )
 
 
-def _not_newer(repo: Repo, rev: str, data: bytes) -> Step:
+def _not_newer(repo: Repo, rev: str, data: bytes) -> Transition:
     if rev == repo.rev and repo.data is not None and data != repo.data:
-        return Step(repo, rejection=Rejection(Reason.EQUIVOCATION, f"another root at rev {rev}"))
+        return Transition(
+            repo, rejection=Rejection(Reason.EQUIVOCATION, f"another root at rev {rev}")
+        )
     return _ignored(repo, Reason.REPLAY)
 
 
-def _ignored(repo: Repo, reason: Reason) -> Step:
-    return Step(repo, rejection=Rejection(reason, kept=False))
+def _ignored(repo: Repo, reason: Reason) -> Transition:
+    return Transition(repo, rejection=Rejection(reason, kept=False))
 
 
-def _gap(repo: Repo, rev: str, reason: SyncReason, *, applies: bool = False) -> Step:
+def _gap(repo: Repo, rev: str, reason: SyncReason, *, applies: bool = False) -> Transition:
     gapped = replace(repo, gap_rev=newest(repo.gap_rev, rev))
-    return Step(_desynchronized(gapped, reason), applies=applies, trigger=reason)
+    return Transition(_desynchronized(gapped, reason), applies=applies, trigger=reason)
 
 
 def _desynchronized(repo: Repo, reason: SyncReason) -> Repo:

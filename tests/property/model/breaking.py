@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from consumer.state import repo_state
-from consumer.state.repo_state import Repo, Step
+from consumer.state.repo_state import Repo, Transition
 
 Rule = Callable[..., Any]
 
@@ -19,7 +19,7 @@ def keeping(*fields: str) -> Callable[[Rule], Rule]:
         def rule(repo: Repo, *args: Any, **kwargs: Any) -> Any:
             outcome = original(repo, *args, **kwargs)
             kept = {field: getattr(repo, field) for field in fields}
-            if isinstance(outcome, Step):
+            if isinstance(outcome, Transition):
                 return replace(outcome, repo=replace(outcome.repo, **kept))
             return replace(outcome, **kept)
 
@@ -35,7 +35,7 @@ def blind_to(**fields: Any) -> Callable[[Rule], Rule]:
         def rule(repo: Repo, *args: Any, **kwargs: Any) -> Any:
             seen = replace(repo, **fields)
             outcome = original(seen, *args, **kwargs)
-            if not isinstance(outcome, Step):
+            if not isinstance(outcome, Transition):
                 return outcome
             after = outcome.repo
             true = {
@@ -66,34 +66,34 @@ def always(outcome: Any) -> Callable[[Rule], Rule]:
     return lambda _original: lambda *_args, **_kwargs: outcome
 
 
-def stepping(change: Callable[[Repo, Step], Step]) -> Callable[[Rule], Rule]:
-    """Change the step that a rule returns."""
+def transitioning(change: Callable[[Repo, Transition], Transition]) -> Callable[[Rule], Rule]:
+    """Change the transition that a rule returns."""
     return lambda original: (
         lambda repo, *args, **kwargs: change(repo, original(repo, *args, **kwargs))
     )
 
 
-def still_active(repo: Repo, step: Step) -> Step:
+def still_active(repo: Repo, transition: Transition) -> Transition:
     if not repo.active:
-        return step
-    kept = replace(step.repo, sync_state=repo.sync_state, reason=repo.reason)
-    return replace(step, repo=kept, trigger=None)
+        return transition
+    kept = replace(transition.repo, sync_state=repo.sync_state, reason=repo.reason)
+    return replace(transition, repo=kept, trigger=None)
 
 
-def untriggered(_repo: Repo, step: Step) -> Step:
-    return replace(step, trigger=None)
+def untriggered(_repo: Repo, transition: Transition) -> Transition:
+    return replace(transition, trigger=None)
 
 
-def applying(_repo: Repo, step: Step) -> Step:
-    return replace(step, applies=True)
+def applying(_repo: Repo, transition: Transition) -> Transition:
+    return replace(transition, applies=True)
 
 
-def ignoring(repo: Repo, _step: Step) -> Step:
-    return Step(repo)
+def ignoring(repo: Repo, _step: Transition) -> Transition:
+    return Transition(repo)
 
 
 def active_at_once(_original: Rule) -> Rule:
-    return lambda repo, commit: Step(
+    return lambda repo, commit: Transition(
         repo_state._activated(replace(repo, rev=commit.rev, data=commit.data)), applies=True
     )
 

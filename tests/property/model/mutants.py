@@ -37,8 +37,8 @@ from tests.property.model.breaking import (
     older_wins,
     repeats_leave_the_rev,
     rows_stay,
-    stepping,
     still_active,
+    transitioning,
     unrefused,
     untriggered,
     without_tombstones,
@@ -65,9 +65,9 @@ class Mutant:
 MUTANTS = (
     # the chain
     Mutant("broken chain is not a gap", repo_state, "on_commit", keeping("gap_rev")),
-    Mutant("broken chain goes unnoticed", repo_state, "on_commit", stepping(still_active)),
+    Mutant("broken chain goes unnoticed", repo_state, "on_commit", transitioning(still_active)),
     Mutant("since is not compared", repo_state, "on_commit", agreeing("since", "rev")),
-    Mutant("replayed commits apply", repo_state, "_not_newer", stepping(applying)),
+    Mutant("replayed commits apply", repo_state, "_not_newer", transitioning(applying)),
     Mutant("first sighting is complete", repo_state, "_first_commit", active_at_once),
     Mutant("first sighting is no gap", repo_state, "_first_commit", keeping("gap_rev")),
     Mutant("whole first commit sets no floor", repo_state, "_first_commit", keeping("floor_rev")),
@@ -84,30 +84,36 @@ MUTANTS = (
     # what cannot be followed
     Mutant("unverifiable commit is no gap", repo_state, "on_unverifiable", keeping("gap_rev")),
     Mutant(
-        "unverifiable commit goes unnoticed", repo_state, "on_unverifiable", stepping(still_active)
+        "unverifiable commit goes unnoticed",
+        repo_state,
+        "on_unverifiable",
+        transitioning(still_active),
     ),
     Mutant("unverifiable commit bumps no want", repo_state, "on_unverifiable", keeping("want")),
     Mutant("loss window bumps no want", repo_state, "on_lost", keeping("want")),
-    Mutant("loss window goes unnoticed", repo_state, "on_lost", stepping(still_active)),
+    Mutant("loss window goes unnoticed", repo_state, "on_lost", transitioning(still_active)),
     Mutant("scope change is no gap", repo_state, "on_scope", keeping("gap_rev")),
-    Mutant("scope change goes unnoticed", repo_state, "on_scope", stepping(still_active)),
+    Mutant("scope change goes unnoticed", repo_state, "on_scope", transitioning(still_active)),
     Mutant("scope change is not noted", repo_state, "on_scope", keeping("scope")),
     Mutant("reactivation bumps no want", accounts, "with_status", keeping("want")),
-    Mutant("reactivation goes unnoticed", accounts, "with_status", stepping(still_active)),
+    Mutant("reactivation goes unnoticed", accounts, "with_status", transitioning(still_active)),
     Mutant("nothing is queued", batch_state.BatchState, "_queue_sync", always(None)),
     # sync frames
-    Mutant("#sync is ignored", repo_state, "on_sync", stepping(ignoring)),
+    Mutant("#sync is ignored", repo_state, "on_sync", transitioning(ignoring)),
     Mutant("#sync is no gap", repo_state, "on_sync", keeping("gap_rev")),
-    Mutant("#sync goes unnoticed", repo_state, "on_sync", stepping(still_active)),
+    Mutant("#sync goes unnoticed", repo_state, "on_sync", transitioning(still_active)),
     Mutant("#sync overlooks newer rows", repo_state, "on_sync", blind_to(proof_rev=None)),
     Mutant("#sync leaves the floor", repo_state, "on_sync", keeping("floor_rev")),
     # snapshots
     Mutant("first chunk leaves the chain", repo_state, "_first_chunk", keeping("rev", "data")),
     Mutant("first chunk sets no floor", repo_state, "_first_chunk", keeping("floor_rev")),
     Mutant(
-        "first chunk leaves the repo active", repo_state, "_first_chunk", stepping(still_active)
+        "first chunk leaves the repo active",
+        repo_state,
+        "_first_chunk",
+        transitioning(still_active),
     ),
-    Mutant("first chunk queues nothing", repo_state, "_first_chunk", stepping(untriggered)),
+    Mutant("first chunk queues nothing", repo_state, "_first_chunk", transitioning(untriggered)),
     Mutant(
         "first chunk does not give a restored repo its root",
         repo_state,

@@ -4,7 +4,7 @@ import pytest
 
 from consumer.state import accounts
 from consumer.state.effects import SyncReason
-from consumer.state.repo_state import Repo, Step
+from consumer.state.repo_state import Repo, Transition
 from tests.unit.worker.values import known
 
 
@@ -36,14 +36,14 @@ def test_frames_are_ordered_by_epoch_then_seq() -> None:
 
 
 def test_leaving_keeps_everything_as_it_is() -> None:
-    assert accounts.with_status(known(), "suspended") == Step(known(status="suspended"))
-    assert accounts.with_status(known(), "active") == Step(known())
+    assert accounts.with_status(known(), "suspended") == Transition(known(status="suspended"))
+    assert accounts.with_status(known(), "active") == Transition(known())
 
 
 def test_returning_is_in_doubt() -> None:
-    step = accounts.with_status(known(status="suspended"), "active")
-    assert (step.repo.active, step.repo.want) == (False, 1)
-    assert step.trigger is SyncReason.REACTIVATED
+    transition = accounts.with_status(known(status="suspended"), "active")
+    assert (transition.repo.active, transition.repo.want) == (False, 1)
+    assert transition.trigger is SyncReason.REACTIVATED
 
 
 @pytest.mark.parametrize(
