@@ -20,8 +20,8 @@ from consumer.state.repo_state import (
     Repo,
     SyncState,
     Transition,
+    mark_for_resync,
     newest,
-    on_doubt,
 )
 
 DELETED = "deleted"
@@ -54,7 +54,9 @@ def with_status(repo: Repo, status: str) -> Transition:
         return Transition(repo)
     changed = replace(repo, status=status)
     return (
-        on_doubt(changed, SyncReason.REACTIVATED) if changed.account_active else Transition(changed)
+        mark_for_resync(changed, SyncReason.REACTIVATED)
+        if changed.account_active
+        else Transition(changed)
     )
 
 

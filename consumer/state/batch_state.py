@@ -130,7 +130,7 @@ class BatchState:
             case ProofSeen():
                 return self._proof(one)
             case Lost() | ScopeChanged():
-                return self._doubt(one)
+                return self._mark_for_resync(one)
         assert_never(one)
 
     # -- frames ------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class BatchState:
         )
         return self._accept(Transition(repo), seen.origin)
 
-    def _doubt(self, one: Lost | ScopeChanged) -> Rejection | None:
+    def _mark_for_resync(self, one: Lost | ScopeChanged) -> Rejection | None:
         repo = self.repos.get(one.did)
         if repo is None:
             return _UNTRACKED

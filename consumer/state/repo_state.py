@@ -160,17 +160,19 @@ def on_unverifiable(repo: Repo, rev: str | None, *, signed: bool, why: Rejection
     if signed and rev is not None:
         return replace(_gap(repo, rev, SyncReason.UNVERIFIABLE), rejection=why)
     hinted = replace(repo, hint_rev=newest(repo.hint_rev, rev))
-    return replace(on_doubt(hinted, SyncReason.UNVERIFIABLE), rejection=why)
+    return replace(mark_for_resync(hinted, SyncReason.UNVERIFIABLE), rejection=why)
 
 
-def on_doubt(repo: Repo, reason: SyncReason) -> Transition:
+def mark_for_resync(repo: Repo, reason: SyncReason) -> Transition:
     """Desynchronize for a reason that carries no signed rev."""
     return Transition(_desynchronized(replace(repo, want=repo.want + 1), reason), trigger=reason)
 
 
 def on_lost(repo: Repo) -> Transition:
     """Take note of a loss window: any frame of this repo may be missing."""
-    return on_doubt(repo, SyncReason.LOSS_WINDOW) if repo.account_active else Transition(repo)
+    return (
+        mark_for_resync(repo, SyncReason.LOSS_WINDOW) if repo.account_active else Transition(repo)
+    )
 
 
 def on_scope(repo: Repo, scope: bytes) -> Transition:
@@ -183,7 +185,7 @@ def on_scope(repo: Repo, scope: bytes) -> Transition:
         return Transition(repo)
     gap_rev = newest(repo.gap_rev, repo.rev)
     other = replace(repo, scope=scope, complete=False, gap_rev=gap_rev)
-    return on_doubt(other, SyncReason.SCOPE_CHANGED)
+    return mark_for_resync(other, SyncReason.SCOPE_CHANGED)
 
 
 def on_chunk(repo: Repo, chunk: Chunk, scope: bytes) -> Transition:

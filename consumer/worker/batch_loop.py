@@ -237,7 +237,7 @@ class BatchLoop:
             await self.transactions.commit(plan, Stopwatch())
 
     async def _match_scope(self) -> None:
-        """Doubt every repo if other collections were wanted when the lane last moved."""
+        """Mark every repo for resync if other collections were wanted when the lane last moved."""
         lane, digest = self.transactions.lane, self.rules.policy.digest
         if lane.scope is None or lane.scope == digest:
             return

@@ -33,7 +33,7 @@ from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
 from procedures.operations import Status
 
-_PAGE = 1_000  # repos that are doubted in one transaction
+_PAGE = 1_000  # repos that are marked in one transaction
 _PORTION = 5_000  # records of a deleted account in one transaction
 
 _repos = Repos(Repo)
@@ -105,11 +105,11 @@ class BatchTransactions:
         await self._lane.hand_over(transaction)
         return True
 
-    async def doubt(self, doubts: Callable[[str], Input], then: Lane) -> int:
-        """Apply ``doubts`` to every repo of the lane, then move to ``then``; return how many.
+    async def mark_for_resync(self, cause: Callable[[str], Input], then: Lane) -> int:
+        """Apply ``cause`` to every repo of the lane, then move to ``then``; return how many.
 
         The repos are taken in pages, each in its own transaction, and the position moves with
-        the last: after a crash all of it is noticed, and done, again.  Doubting twice is safe.
+        the last: after a crash all of it is noticed, and done, again.  Marking twice is safe.
         """
         count, after = 0, ""
         while True:
@@ -117,7 +117,7 @@ class BatchTransactions:
                 page = await _repos.page(transaction.connection, self.lane.lane, after, _PAGE)
                 batch_state = BatchState({repo.did: repo for repo in page}, {}, self._policy)
                 for repo in page:
-                    batch_state.apply(doubts(repo.did))
+                    batch_state.apply(cause(repo.did))
                 await _write_decisions(transaction, batch_state, self.lane.lane)
                 if not page:
                     transaction.move_to(then)

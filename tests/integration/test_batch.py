@@ -154,7 +154,7 @@ async def test_a_commit_without_an_answer_is_found_in_postgres(
     assert (records, len(rows)) == (1, 2)
 
 
-async def test_doubt_reaches_every_repo_of_the_lane(
+async def test_a_mark_reaches_every_repo_of_the_lane(
     bench: Bench, author: Author, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumer.worker.transaction._PAGE", 2)

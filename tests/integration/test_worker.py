@@ -195,7 +195,7 @@ async def test_a_skipped_frame_is_a_loss_window(world: World) -> None:
     assert world.last[lane] == network.seq
 
 
-async def test_other_wanted_collections_doubt_every_repo(world: World) -> None:
+async def test_other_wanted_collections_mark_every_repo(world: World) -> None:
     network = Network(7, accounts=3, collections=WANTED)
     world.keys = network.keys
     async with world.fetching(), world.working():

@@ -68,7 +68,7 @@ WHERE heir.id = ANY(%s) AND operations.did = heir.did AND operations.id <> heir.
 """
 
 # ``want`` is read again when the download begins: a snapshot that was asked for before the
-# repo was doubted once more must not complete it.  So asking for one need not raise it.
+# repo was marked for resync again must not complete it.  So asking for one need not raise it.
 _INSERT = """
 INSERT INTO operations (
     id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,

@@ -57,7 +57,7 @@ class Told:
     status: str = "active"
     deletions: int = 0
     signed: str = ""  # revs that signed input named: to be reached whatever the host serves
-    doubted: str = ""  # to be reached by a snapshot that began after the doubt and is fresh
+    marked: str = ""  # to be reached by a snapshot that began after the mark and is fresh
 
     def hear_status(self, one: AccountSeen) -> None:
         at = (one.epoch, one.origin.seq)
@@ -98,9 +98,9 @@ class Checks:
                 told.signed = max(told.signed, rev)
             case CommitUnverifiable(rev=rev) if told.status == "active":
                 if rev is None or repo is None or rev > (repo.rev or ""):
-                    self._doubt(one.did)
+                    self._mark(one.did)
             case Lost() | ScopeChanged() if told.status == "active":
-                self._doubt(one.did)
+                self._mark(one.did)
             case _:
                 pass
 
@@ -111,21 +111,21 @@ class Checks:
         else:
             told.learn_status(one)
         if before != "active" and told.status == "active":
-            self._doubt(one.did)
+            self._mark(one.did)
 
-    def _doubt(self, did: str) -> None:
+    def _mark(self, did: str) -> None:
         versions = self.world.accounts[did].versions
-        self.told[did].doubted = versions[-1].rev if versions else ""
+        self.told[did].marked = versions[-1].rev if versions else ""
 
     def untold(self, did: str) -> None:
         """Forget what was said of a repo that is not tracked."""
-        self.told[did].signed = self.told[did].doubted = ""
+        self.told[did].signed = self.told[did].marked = ""
 
     def begun(self, version: Version) -> None:
-        """Take note of a download: a stale one may answer a doubt, and legally so."""
+        """Take note of a download: a stale one may answer a mark, and legally so."""
         told = self.told[version.did]
-        if version.rev < told.doubted:
-            told.doubted = ""
+        if version.rev < told.marked:
+            told.marked = ""
 
     def events(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -229,7 +229,7 @@ class Checks:
         if account.status == "active" and repo.account_active and not account.reborn:
             require(repo.active, "not active, and nothing due", repo)
             require((repo.rev or "") >= told.signed, "signed rev missed", repo, told)
-            require((repo.rev or "") >= told.doubted, "doubt forgotten", repo, told)
+            require((repo.rev or "") >= told.marked, "mark forgotten", repo, told)
 
     def at_rest(self, account: Account, repo: Repo, scope: Scope) -> None:
         """Check that the consumer ended where the world is."""

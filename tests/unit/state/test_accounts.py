@@ -40,7 +40,7 @@ def test_leaving_keeps_everything_as_it_is() -> None:
     assert accounts.with_status(known(), "active") == Transition(known())
 
 
-def test_returning_is_in_doubt() -> None:
+def test_returning_marks_for_resync() -> None:
     transition = accounts.with_status(known(status="suspended"), "active")
     assert (transition.repo.active, transition.repo.want) == (False, 1)
     assert transition.trigger is SyncReason.REACTIVATED

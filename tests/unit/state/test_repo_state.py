@@ -73,10 +73,10 @@ def test_a_first_commit_on_the_empty_tree_is_complete(since: str | None) -> None
 
 
 @pytest.mark.parametrize(
-    "doubt", [{"want": 1}, {"gap_rev": "6"}, {"proof_rev": "4"}], ids=["want", "gap", "proof"]
+    "known", [{"want": 1}, {"gap_rev": "6"}, {"proof_rev": "4"}], ids=["want", "gap", "proof"]
 )
-def test_it_is_not_when_anything_was_known_before(doubt: dict[str, object]) -> None:
-    before = replace(UNKNOWN, **doubt)  # type: ignore[arg-type]  # real fields
+def test_it_is_not_when_anything_was_known_before(known: dict[str, object]) -> None:
+    before = replace(UNKNOWN, **known)  # type: ignore[arg-type]  # real fields
     transition = repo_state.on_commit(before, genesis("5", create(WANTED, "x")))
     assert not transition.repo.active
     assert transition.trigger is SyncReason.FIRST_SIGHTING
