@@ -88,7 +88,7 @@ class Chunk:
     data: bytes
     commit: bytes
     scope: bytes
-    want: int
+    resync_generation: int
     after: str | None
     through: str | None
     last: bool
@@ -122,7 +122,7 @@ _KINDS: dict[str, type[Message]] = {
 }
 _NAMES = {shape: kind for kind, shape in _KINDS.items()}
 # Fields by the names that they travel under: their own, but for these.
-_SENT = {"epoch": "session"}
+_SENT = {"epoch": "session", "resync_generation": "want"}
 _FIELDS = {
     shape: {_SENT.get(field.name, field.name): field.name for field in fields(shape)}
     for shape in _KINDS.values()

@@ -74,7 +74,7 @@ class Attempts:
                     data=snapshot.data,
                     commit=snapshot.commit,
                     scope=self.scope.digest,
-                    want=claim.want,
+                    resync_generation=claim.resync_generation,
                     after=cut.after,
                     through=cut.through,
                     last=cut.last,

@@ -6,8 +6,8 @@ migration, so the account's host of today is asked first, and its answer counts 
 no newer frame has been seen.
 
 Not active: commits and facts are ignored, the rows stay.  Active again: the repo is
-desynchronized and ``want`` is bumped.  Deleted: the rows go, nothing at or below the newest
-rev known is ever believed again, and the next record belongs to a new incarnation.
+desynchronized and ``resync_generation`` is raised.  Deleted: the rows go, nothing at or
+below the newest rev known is ever believed again, and the next record belongs to a new incarnation.
 """
 
 from __future__ import annotations

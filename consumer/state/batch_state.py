@@ -225,7 +225,7 @@ class BatchState:
             return False
         if answer.status != accounts.DELETED or repo.status == accounts.DELETED:
             return False
-        thinned = replace(accounts.emptied(repo), want=repo.want + 1)
+        thinned = replace(accounts.emptied(repo), resync_generation=repo.resync_generation + 1)
         self._delete_records(replace(repo, rev=thinned.rev), learnt.origin)
         self._accept(Transition(thinned), learnt.origin)
         return True
@@ -328,7 +328,7 @@ class BatchState:
             return
         self.triggers[reason] += 1
         if self.policy.automatic:
-            self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.want)
+            self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.resync_generation)
 
     def _set_status(self, repo: Repo, status: str, epoch: int, origin: Origin) -> Rejection | None:
         """Take a status that is not ``deleted``; the first one of a repo is news as well."""

@@ -42,7 +42,7 @@ class SyncRequest:
 
     did: str
     reason: SyncReason
-    want: int
+    resync_generation: int
 
 
 @dataclass(frozen=True, slots=True)

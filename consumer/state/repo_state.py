@@ -13,8 +13,8 @@ Revisions kept, all of them signed but the hint:
 ``proof_rev``  the newest record proof: rows may be newer than ``rev``, up to here
 ``hint_rev``   what unverified input claims to exist; three attempts of a sync try to reach it
 
-``floor_rev`` ≤ ``rev`` always.  Triggers without a signed rev bump ``want`` instead, and a
-snapshot whose download began before the bump does not complete the repo.
+``floor_rev`` ≤ ``rev`` always.  Triggers without a signed rev raise ``resync_generation``
+instead, and a snapshot whose download began before that does not complete the repo.
 
 A repo whose account is active is active itself, or a sync of it is open: what desynchronizes
 it asks for one (``trigger``), and one that is refused is queued again by its own operation.
@@ -64,7 +64,7 @@ class Repo:
     hint_rev: str | None = None
     floor_rev: str | None = None
     proof_rev: str | None = None
-    want: int = 0
+    resync_generation: int = 0
     incarnation: int = 0
     complete: bool = False
     scope: bytes | None = None
@@ -165,7 +165,10 @@ def on_unverifiable(repo: Repo, rev: str | None, *, signed: bool, why: Rejection
 
 def mark_for_resync(repo: Repo, reason: SyncReason) -> Transition:
     """Desynchronize for a reason that carries no signed rev."""
-    return Transition(_desynchronized(replace(repo, want=repo.want + 1), reason), trigger=reason)
+    return Transition(
+        _desynchronized(replace(repo, resync_generation=repo.resync_generation + 1), reason),
+        trigger=reason,
+    )
 
 
 def on_lost(repo: Repo) -> Transition:
@@ -212,7 +215,7 @@ def on_last_chunk(repo: Repo, chunk: Chunk) -> Transition:
     )
     if not reaches(chunk.rev, repo.gap_rev):
         return _ignored(closed, Reason.SNAPSHOT_STALE)
-    if chunk.want != repo.want:
+    if chunk.resync_generation != repo.resync_generation:
         return _ignored(closed, Reason.SNAPSHOT_OUTDATED)
     if not reaches(chunk.rev, repo.hint_rev) and chunk.attempt < HINT_ATTEMPTS:
         return _ignored(closed, Reason.SNAPSHOT_STALE)
@@ -238,7 +241,7 @@ def _first_commit(repo: Repo, commit: VerifiedCommit) -> Transition:
 
 
 def _states_everything(repo: Repo, commit: VerifiedCommit) -> bool:
-    known_nothing = repo.want == 0 and repo.proof_rev is None
+    known_nothing = repo.resync_generation == 0 and repo.proof_rev is None
     return known_nothing and commit.prev_data == EMPTY_TREE and reaches(commit.rev, repo.gap_rev)
 
 

@@ -1,8 +1,8 @@
 """Repositories: the state of each, one row per DID.
 
 The row's dataclass belongs to the state machine (``worker.repo_state.Repo``); ``Repos`` maps
-its fields to columns by name, so that neither package knows the other's insides.  The one field
-named otherwise than its column is in ``_RENAMED``.
+its fields to columns by name, so that neither package knows the other's insides.  Fields
+named otherwise than their columns are in ``_RENAMED``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TEXTS = (
     " snapshot_operation snapshot_rev snapshot_through"
 )
 _BIGINTS = "lane status_session status_seq want incarnation snapshot_attempt"
-_RENAMED = {"status_epoch": "status_session"}
+_RENAMED = {"status_epoch": "status_session", "resync_generation": "want"}
 _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
     **dict.fromkeys(_TEXTS.split(), Texts),
     **dict.fromkeys(_BIGINTS.split(), Bigints),

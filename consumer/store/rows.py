@@ -132,8 +132,8 @@ class LeasedLookup:
 
 @dataclass(frozen=True, slots=True)
 class SyncWanted:
-    """An automatic sync to be queued: why, and the repo's ``want`` when it was noticed."""
+    """An automatic sync to be queued: why, and the repo's generation when it was noticed."""
 
     did: str
     reason: str
-    want: int
+    resync_generation: int

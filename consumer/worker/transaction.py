@@ -202,7 +202,9 @@ async def _write_operations(connection: Connection, lane: int, batch_state: Batc
     if batch_state.settled:
         await queue.settle(connection, list(batch_state.settled))
     if batch_state.syncs:
-        wanted = [SyncWanted(sync.did, sync.reason, sync.want) for sync in batch_state.syncs]
+        wanted = [
+            SyncWanted(sync.did, sync.reason, sync.resync_generation) for sync in batch_state.syncs
+        ]
         await queue.add(connection, lane, wanted)
     if ended and batch_state.policy.automatic:
         await queue.renew(connection, ended)

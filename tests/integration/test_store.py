@@ -156,7 +156,7 @@ class RepoRow:
     did: str
     lane: int
     sync_state: str
-    want: int = 0
+    resync_generation: int = 0
     complete: bool = False
     rev: str | None = None
     data: bytes | None = None
@@ -169,12 +169,12 @@ async def test_repos_round_trip(database: Database) -> None:
     bare = RepoRow(BOB, 3, "desynchronized")
     async with database.transaction() as connection:
         await table.write(connection, [full, bare])
-        await table.write(connection, [replace(full, want=8)])
+        await table.write(connection, [replace(full, resync_generation=8)])
         assert sorted(await table.read(connection, [ALICE, BOB, "did:plc:nobody"]), key=str) == [
-            replace(full, want=8),
+            replace(full, resync_generation=8),
             bare,
         ]
-        assert await table.page(connection, 3, "", 1) == [replace(full, want=8)]
+        assert await table.page(connection, 3, "", 1) == [replace(full, resync_generation=8)]
         assert await table.page(connection, 3, ALICE, 5) == [bare]
         assert await table.page(connection, 4, "", 5) == []
         assert await repos.known(connection, [BOB, "did:plc:nobody"]) == {BOB}

@@ -411,6 +411,6 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
     assert stage.repo.rev == before
     rows = await stage.world.rows("SELECT want FROM repos")
     ((want,),) = rows
-    await stage.tell(cut(stage.repo, stage.scope, await stage.begin(), want=want))
+    await stage.tell(cut(stage.repo, stage.scope, await stage.begin(), resync_generation=want))
     assert await stage.state() == ("active", None)
     await stage.agrees()

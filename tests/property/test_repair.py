@@ -50,7 +50,7 @@ def of_snapshot(records: dict[str, bytes], size: int, *, emit_all: bool) -> list
             data=b"root",
             commit=b"commit",
             scope=POLICY.digest,
-            want=0,
+            resync_generation=0,
             after=bounds[i],
             through=bounds[i + 1],
             last=i == len(groups) - 1,

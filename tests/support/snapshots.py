@@ -40,7 +40,7 @@ def cut(
                 "data": repo.data,
                 "commit": b"commit",
                 "scope": scope.digest,
-                "want": 0,
+                "resync_generation": 0,
                 "after": bounds[i],
                 "through": bounds[i + 1],
                 "last": i == len(groups) - 1,

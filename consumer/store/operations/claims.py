@@ -34,7 +34,7 @@ class Claim:
     lease: str
     operation: Operation
     lane: int
-    want: int
+    resync_generation: int
     floor: str | None
     rev: str | None
 
@@ -119,8 +119,8 @@ async def claim(
     lane = int(row.pop("lane"))
     operation = of_row(row)
     repo = await (await connection.execute(_REPO, [operation.did])).fetchone()
-    want, floor, rev = repo or (0, None, None)
-    return Claim(lease, operation, lane, want, floor, rev)
+    generation, floor, rev = repo or (0, None, None)
+    return Claim(lease, operation, lane, generation, floor, rev)
 
 
 async def next_due(connection: Connection) -> float | None:

@@ -17,7 +17,7 @@ from consumer.store.rows import SyncWanted
 # that an account whose repository breaks again and again costs ever less.
 _QUEUE = """
 INSERT INTO operations (id, type, did, lane, automatic, reason, want, run_after)
-SELECT new.id, 'didSync', new.did, %s, true, new.reason, new.want,
+SELECT new.id, 'didSync', new.did, %s, true, new.reason, new.resync_generation,
     CASE WHEN recent.syncs < 3 THEN now()
          ELSE now() + least(interval '10 seconds' * 2 ^ least(recent.syncs - 3, 30),
                             interval '1 hour')
@@ -44,7 +44,7 @@ WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
 _RENEW = """
 INSERT INTO operations
     (id, type, did, lane, automatic, reason, want, setbacks, run_after)
-SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.want,
+SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.resync_generation,
     least(last.setbacks, 30) + 1,
     now() + least(interval '1 minute' * 2 ^ least(last.setbacks, 30), interval '1 day')
         * (0.5 + random() / 2)
@@ -71,7 +71,7 @@ async def add(connection: Connection, lane: int, wanted: Sequence[SyncWanted]) -
             Texts([str(uuid4()) for _ in wanted]),
             Texts([sync.did for sync in wanted]),
             Texts([sync.reason for sync in wanted]),
-            Bigints([sync.want for sync in wanted]),
+            Bigints([sync.resync_generation for sync in wanted]),
         ],
     )
 

@@ -32,7 +32,7 @@ WHERE id = ANY(%s) AND status = 'running'
 """
 _REPAIR = """
 INSERT INTO operations (id, type, did, lane, automatic, reason, want, setbacks, run_after)
-SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.want,
+SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.resync_generation,
     coalesce(last.setbacks + 1, 0),
     CASE WHEN last.setbacks IS NULL THEN now()
          ELSE now() + least(interval '1 minute' * 2 ^ least(last.setbacks, 30), interval '1 day')

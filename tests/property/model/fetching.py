@@ -2,8 +2,8 @@
 
 An operation is queued, running (downloading, or injected and waiting for the worker), or
 over.  A download is a verified snapshot on its way: chunks in key order, bounded by
-(after, through], each with the attempt, and with scope and ``want`` as they were when it
-began.  One that was abandoned may go on injecting.
+(after, through], each with the attempt, and with scope and ``resync_generation`` as they were
+when it began.  One that was abandoned may go on injecting.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Operations:
 
 
 def chunks_of(
-    version: Version, op: Operation, scope: Scope, *, want: int, size: int
+    version: Version, op: Operation, scope: Scope, *, resync_generation: int, size: int
 ) -> list[Chunk]:
     """Cut a snapshot into chunks of at most ``size`` entries."""
     wanted = [path for path in sorted(version.records) if scope.wants(path)]
@@ -117,7 +117,7 @@ def chunks_of(
             data=version.data,
             commit=b"",
             scope=scope.digest,
-            want=want,
+            resync_generation=resync_generation,
             after=bounds[i],
             through=bounds[i + 1],
             last=i == len(groups) - 1,

@@ -15,18 +15,18 @@ FINDINGS = {
     "whole first commit sets no floor": (
         "write/0/0/6 write/0/0/6 write/4 deliver ask start/0/0/2 inject apply"
     ),
-    "whole first commit ignores want": "write/3/0/6 write/3/0/10 late_commit/3/0/1",
+    "whole first commit ignores generation": "write/3/0/6 write/3/0/10 late_commit/3/0/1",
     "whole first commit ignores proofs": "write/0/0/6 prove/0/1 apply write/0/0/6 write/4 deliver",
     "whole first commit ignores gaps": "write/3/0/6 write/3/0/9 late_commit/3/0/1",
     "unverifiable commit is no gap": "write/0/0/9 deliver start write/0/0/9",
     "unverifiable commit goes unnoticed": "write write/0/0/10",
-    "unverifiable commit bumps no want": "write/3 prove/3 apply start write/3/0/11",
-    "loss window bumps no want": "write/0/0/9 deliver start write break/0/0/1",
+    "unverifiable commit raises no generation": "write/3 prove/3 apply start write/3/0/11",
+    "loss window raises no generation": "write/0/0/9 deliver start write break/0/0/1",
     "loss window goes unnoticed": "write deliver break write/0/0/6",
     "scope change is no gap": "write write/4/8 deliver/0/0/1 scope start/0/0/1",
     "scope change goes unnoticed": "write deliver scope",
     "scope change is not noted": "write deliver scope",
-    "reactivation bumps no want": (
+    "reactivation raises no generation": (
         "write deliver break leave/0/0/1 write return/0/0/1 deliver start/0/0/1"
     ),
     "reactivation goes unnoticed": "write leave/0/0/1 write return/0/0/1",
@@ -55,7 +55,7 @@ FINDINGS = {
         "inject drop_chunk/0/0/1 apply/0/0/1"
     ),
     "gap is not checked": "write write/4/8 deliver/0/0/1 scope start/0/0/1",
-    "want is not checked": "write/3 prove/3 apply start write/3/0/11",
+    "generation is not checked": "write/3 prove/3 apply start write/3/0/11",
     "last chunk does not activate": "write/0/0/6",
     "refused snapshot is not fetched again": "write write deliver/0/0/1 scope start/0/0/1",
     "chunks state no absence": "write/3/4 write/3/5/6",

@@ -140,7 +140,7 @@ class Machine:
 
 
 def _wanted_again(repo: Repo) -> Repo:
-    return replace(repo, want=repo.want + 1)
+    return replace(repo, resync_generation=repo.resync_generation + 1)
 
 
 def _clear(rows: dict[str, Row], through: str) -> None:

@@ -7,7 +7,8 @@ Five clauses have no mutant here, because others cover them:
 - that a first chunk from the future sets ``gap_rev``: it sets ``floor_rev`` to the same rev;
 - that the attempt is compared: chunks of two attempts at one rev say the same;
 - that a first attempt does not complete below a hint: it only makes up for a host that is late;
-- that a scope change bumps ``want``: it is a gap already, and chunks name their scope.
+- that a scope change raises the resync generation: it is a gap already, and chunks
+  name their scope.
 """
 
 from __future__ import annotations
@@ -71,7 +72,12 @@ MUTANTS = (
     Mutant("first sighting is complete", repo_state, "_first_commit", active_at_once),
     Mutant("first sighting is no gap", repo_state, "_first_commit", keeping("gap_rev")),
     Mutant("whole first commit sets no floor", repo_state, "_first_commit", keeping("floor_rev")),
-    Mutant("whole first commit ignores want", repo_state, "_states_everything", blind_to(want=0)),
+    Mutant(
+        "whole first commit ignores generation",
+        repo_state,
+        "_states_everything",
+        blind_to(resync_generation=0),
+    ),
     Mutant(
         "whole first commit ignores proofs",
         repo_state,
@@ -89,13 +95,20 @@ MUTANTS = (
         "on_unverifiable",
         transitioning(still_active),
     ),
-    Mutant("unverifiable commit bumps no want", repo_state, "on_unverifiable", keeping("want")),
-    Mutant("loss window bumps no want", repo_state, "on_lost", keeping("want")),
+    Mutant(
+        "unverifiable commit raises no generation",
+        repo_state,
+        "on_unverifiable",
+        keeping("resync_generation"),
+    ),
+    Mutant("loss window raises no generation", repo_state, "on_lost", keeping("resync_generation")),
     Mutant("loss window goes unnoticed", repo_state, "on_lost", transitioning(still_active)),
     Mutant("scope change is no gap", repo_state, "on_scope", keeping("gap_rev")),
     Mutant("scope change goes unnoticed", repo_state, "on_scope", transitioning(still_active)),
     Mutant("scope change is not noted", repo_state, "on_scope", keeping("scope")),
-    Mutant("reactivation bumps no want", accounts, "with_status", keeping("want")),
+    Mutant(
+        "reactivation raises no generation", accounts, "with_status", keeping("resync_generation")
+    ),
     Mutant("reactivation goes unnoticed", accounts, "with_status", transitioning(still_active)),
     Mutant("nothing is queued", batch_state.BatchState, "_queue_sync", always(None)),
     # sync frames
@@ -137,7 +150,12 @@ MUTANTS = (
         agreeing("after", "snapshot_through"),
     ),
     Mutant("gap is not checked", repo_state, "on_last_chunk", blind_to(gap_rev=None)),
-    Mutant("want is not checked", repo_state, "on_last_chunk", agreeing("want", "want")),
+    Mutant(
+        "generation is not checked",
+        repo_state,
+        "on_last_chunk",
+        agreeing("resync_generation", "resync_generation"),
+    ),
     Mutant(
         "last chunk does not activate", repo_state, "on_last_chunk", keeping("sync_state", "reason")
     ),

@@ -231,8 +231,10 @@ class Stage:
         repo = self.machine.repos.get(op.did)
         self.machine.checks.begun(version)
         op.status, op.attempts = Status.RUNNING, op.attempts + 1
-        want = 0 if repo is None else repo.want
-        chunks = chunks_of(version, op, self.machine.scope, want=want, size=size)
+        resync_generation = 0 if repo is None else repo.resync_generation
+        chunks = chunks_of(
+            version, op, self.machine.scope, resync_generation=resync_generation, size=size
+        )
         self.downloads.append(Download(op, chunks))
 
     def _inject(self, _did: str, step: Step) -> None:

@@ -42,7 +42,7 @@ def test_leaving_keeps_everything_as_it_is() -> None:
 
 def test_returning_marks_for_resync() -> None:
     transition = accounts.with_status(known(status="suspended"), "active")
-    assert (transition.repo.active, transition.repo.want) == (False, 1)
+    assert (transition.repo.active, transition.repo.resync_generation) == (False, 1)
     assert transition.trigger is SyncReason.REACTIVATED
 
 

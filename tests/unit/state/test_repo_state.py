@@ -45,7 +45,7 @@ def test_revs_are_compared_as_marks() -> None:
 
 
 def test_the_next_commit_only_moves_the_head() -> None:
-    repo = known("5", pds="https://pds.test", want=4)
+    repo = known("5", pds="https://pds.test", resync_generation=4)
     transition = repo_state.on_commit(repo, following(repo, "6", create(WANTED, "x")))
     assert transition == Transition(replace(repo, rev="6", data=root("6")), applies=True)
 
@@ -73,7 +73,9 @@ def test_a_first_commit_on_the_empty_tree_is_complete(since: str | None) -> None
 
 
 @pytest.mark.parametrize(
-    "known", [{"want": 1}, {"gap_rev": "6"}, {"proof_rev": "4"}], ids=["want", "gap", "proof"]
+    "known",
+    [{"resync_generation": 1}, {"gap_rev": "6"}, {"proof_rev": "4"}],
+    ids=["resync_generation", "gap", "proof"],
 )
 def test_it_is_not_when_anything_was_known_before(known: dict[str, object]) -> None:
     before = replace(UNKNOWN, **known)  # type: ignore[arg-type]  # real fields
@@ -130,7 +132,11 @@ def test_another_root_at_the_same_rev_is_kept_as_evidence() -> None:
 
 def test_a_signed_rev_of_an_unverifiable_commit_is_a_gap() -> None:
     transition = repo_state.on_unverifiable(known("5"), "6", signed=True, why=WHY)
-    assert (transition.repo.rev, transition.repo.gap_rev, transition.repo.want) == ("5", "6", 0)
+    assert (transition.repo.rev, transition.repo.gap_rev, transition.repo.resync_generation) == (
+        "5",
+        "6",
+        0,
+    )
     assert (transition.applies, transition.trigger, transition.rejection) == (
         False,
         SyncReason.UNVERIFIABLE,
@@ -141,7 +147,11 @@ def test_a_signed_rev_of_an_unverifiable_commit_is_a_gap() -> None:
 @pytest.mark.parametrize("claimed", [None, "6"])
 def test_an_unsigned_one_bumps_want_and_hints_at_most(claimed: str | None) -> None:
     transition = repo_state.on_unverifiable(known("5"), claimed, signed=False, why=WHY)
-    assert (transition.repo.gap_rev, transition.repo.want, transition.repo.hint_rev) == (
+    assert (
+        transition.repo.gap_rev,
+        transition.repo.resync_generation,
+        transition.repo.hint_rev,
+    ) == (
         None,
         1,
         claimed,
@@ -157,7 +167,7 @@ def test_an_unverifiable_replay_is_a_replay(signed: bool) -> None:
 
 def test_a_loss_window_bumps_want() -> None:
     transition = repo_state.on_lost(known("5"))
-    assert (transition.repo.want, transition.repo.active) == (1, False)
+    assert (transition.repo.resync_generation, transition.repo.active) == (1, False)
     assert transition.trigger is SyncReason.LOSS_WINDOW
 
 
@@ -165,7 +175,13 @@ def test_another_scope_makes_everything_read_so_far_incomplete() -> None:
     transition = repo_state.on_scope(known("5"), b"other")
     expected = (b"other", "5", 1, False, False)
     repo = transition.repo
-    assert (repo.scope, repo.gap_rev, repo.want, repo.complete, repo.active) == expected
+    assert (
+        repo.scope,
+        repo.gap_rev,
+        repo.resync_generation,
+        repo.complete,
+        repo.active,
+    ) == expected
     assert transition.trigger is SyncReason.SCOPE_CHANGED
     assert repo_state.on_scope(repo, b"other") == Transition(repo)
 
@@ -270,10 +286,10 @@ def test_the_last_chunk_activates() -> None:
     ("marks", "reason"),
     [
         ({"gap_rev": "5"}, Reason.SNAPSHOT_STALE),
-        ({"want": 1}, Reason.SNAPSHOT_OUTDATED),
+        ({"resync_generation": 1}, Reason.SNAPSHOT_OUTDATED),
         ({"hint_rev": "5"}, Reason.SNAPSHOT_STALE),
     ],
-    ids=["gap", "want", "hint"],
+    ids=["gap", "resync_generation", "hint"],
 )
 def test_a_snapshot_that_cannot_have_seen_it_all_is_refused(
     marks: dict[str, object], reason: Reason

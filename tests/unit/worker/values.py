@@ -94,7 +94,7 @@ def chunk(rev: str, *paths: str, **fields: object) -> Chunk:
         data=root(rev),
         commit=b"commit",
         scope=POLICY.digest,
-        want=0,
+        resync_generation=0,
         after=None,
         through=None,
         last=True,
