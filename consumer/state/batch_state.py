@@ -137,7 +137,9 @@ class BatchState:
 
     def _commit(self, seen: CommitSeen) -> Rejection | None:
         commit = seen.verified
-        repo = self.repos.get(commit.did) or self._born(commit.did, (o.path for o in commit.ops))
+        repo = self.repos.get(commit.did) or self._new_if_tracked(
+            commit.did, (o.path for o in commit.ops)
+        )
         if repo is None:
             return _UNTRACKED
         transition = repo_state.on_commit(repo, commit)
@@ -149,7 +151,7 @@ class BatchState:
     def _unverifiable(
         self, seen: CommitUnverifiable | SyncUnverifiable, paths: Sequence[str]
     ) -> Rejection | None:
-        repo = self.repos.get(seen.did) or self._born(seen.did, paths)
+        repo = self.repos.get(seen.did) or self._new_if_tracked(seen.did, paths)
         if repo is None:
             return _UNTRACKED
         why = Rejection(seen.reason, seen.detail)
@@ -232,7 +234,7 @@ class BatchState:
 
     def _chunk(self, seen: ChunkSeen) -> Rejection | None:
         chunk, begin = seen.chunk, len(self.events)
-        repo = self.repos.get(chunk.did) or self._newborn(chunk.did)
+        repo = self.repos.get(chunk.did) or self._new_repo(chunk.did)
         transition = repo_state.on_chunk(repo, chunk, self.policy.digest)
         if transition.applies:
             said = facts.of_chunk(chunk, self._known_paths(chunk))
@@ -257,7 +259,7 @@ class BatchState:
         if known is None and proof.entry is None:  # nothing here, nothing there
             self.applied.append(applied(proof, None, ()))
             return None
-        repo = known or self._newborn(proof.did)
+        repo = known or self._new_repo(proof.did)
         transition = repo_state.on_proof(repo, proof, self._row(proof))
         if transition.applies:
             self._reconcile(transition.repo, (facts.of_proof(proof),), seen.origin)
@@ -273,15 +275,15 @@ class BatchState:
 
     # -- shared by all -----------------------------------------------------------------
 
-    def _newborn(self, did: str) -> Repo:
-        return self.policy.newborn(did, self._pds_of(did))
+    def _new_repo(self, did: str) -> Repo:
+        return self.policy.new_repo(did, self._pds_of(did))
 
-    def _born(self, did: str, paths: Iterable[str]) -> Repo | None:
-        return self._newborn(did) if self.policy.tracks(did, paths) else None
+    def _new_if_tracked(self, did: str, paths: Iterable[str]) -> Repo | None:
+        return self._new_repo(did) if self.policy.tracks(did, paths) else None
 
     def _known_or_announced(self, did: str) -> Repo | None:
         known = self.repos.get(did)
-        return self._newborn(did) if known is None and self.policy.tracks_all else known
+        return self._new_repo(did) if known is None and self.policy.tracks_all else known
 
     def _reconcile(
         self, repo: Repo, said: Iterable[Statement], origin: Origin, again: str | None = None
@@ -311,8 +313,8 @@ class BatchState:
             self._dirty_repos.add(repo.did)
             if before is None or before.sync_state != repo.sync_state:
                 self._announce(repo, origin)
-        born_behind = before is None and not repo.active
-        trigger = transition.trigger or (SyncReason.FIRST_SIGHTING if born_behind else None)
+        new_and_behind = before is None and not repo.active
+        trigger = transition.trigger or (SyncReason.FIRST_SIGHTING if new_and_behind else None)
         if trigger is not None:
             self._queue_sync(repo, trigger)
         return transition.rejection

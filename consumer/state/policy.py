@@ -42,6 +42,6 @@ class Policy:
         """Whether frames that touch no path make a repo known too."""
         return self.scope.repos is Repos.ALL
 
-    def newborn(self, did: str, pds: str | None) -> Repo:
+    def new_repo(self, did: str, pds: str | None) -> Repo:
         """Return the state of a repo of which nothing is known."""
         return Repo(did, self.lane, scope=self.digest, pds=pds)
