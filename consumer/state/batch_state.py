@@ -216,7 +216,7 @@ class BatchState:
             self._delete_account(repo, answer.epoch, learnt.origin)
         return None
 
-    def thin_out(self, learnt: AccountLearnt) -> bool:
+    def delete_batch(self, learnt: AccountLearnt) -> bool:
         """Delete the records at hand of an account that ``learnt`` is going to delete.
 
         Returns whether it is.  For accounts with more records than one batch can take.  Should
@@ -227,9 +227,9 @@ class BatchState:
             return False
         if answer.status != accounts.DELETED or repo.status == accounts.DELETED:
             return False
-        thinned = replace(accounts.emptied(repo), resync_generation=repo.resync_generation + 1)
-        self._delete_records(replace(repo, rev=thinned.rev), learnt.origin)
-        self._accept(Transition(thinned), learnt.origin)
+        emptied = replace(accounts.emptied(repo), resync_generation=repo.resync_generation + 1)
+        self._delete_records(replace(repo, rev=emptied.rev), learnt.origin)
+        self._accept(Transition(emptied), learnt.origin)
         return True
 
     def _chunk(self, seen: ChunkSeen) -> Rejection | None:

@@ -81,7 +81,7 @@ class BatchLoop:
         plan = self._plan()
         await self._fill(plan, took)
         watch.lap(BatchStep.VERIFY)
-        await self.transactions.thin_out(planned.input for planned in plan.inputs)
+        await self.transactions.delete_in_batches(planned.input for planned in plan.inputs)
         outcome = await self.transactions.commit(plan, watch)
         watch.stop()
         report.planned(plan, took)

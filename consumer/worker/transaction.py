@@ -79,7 +79,7 @@ class BatchTransactions:
         await self._lane.hand_over(transaction)
         return BatchResult(batch_state, [why for _, why in refused])
 
-    async def thin_out(self, inputs: Iterable[Input]) -> None:
+    async def delete_in_batches(self, inputs: Iterable[Input]) -> None:
         """Delete most records of the accounts that ``inputs`` delete, where those are many.
 
         A portion in each transaction, without moving the position: after a crash the rest goes
@@ -99,7 +99,7 @@ class BatchTransactions:
                 return False
             repos = {repo.did: repo for repo in await _repos.read(connection, [learnt.did])}
             batch_state = BatchState(repos, _by_did(found), self._policy)
-            if not batch_state.thin_out(learnt):
+            if not batch_state.delete_batch(learnt):
                 return False
             await _write_decisions(transaction, batch_state, self.lane.lane)
         await self._lane.hand_over(transaction)
@@ -139,7 +139,7 @@ class BatchTransactions:
         """Load what the inputs touch.
 
         A chunk has 1,000 records at most and speaks of about as many rows, an account that is
-        deleted has few left (``thin_out``), and a batch takes few of either.
+        deleted has few left (``delete_in_batches``), and a batch takes few of either.
         """
         wanted = needs(inputs, self._policy.scope)
         repos = {repo.did: repo for repo in await _repos.read(connection, list(wanted.dids))}

@@ -350,10 +350,10 @@ async def test_refreshes(stage: Stage) -> None:
 async def test_a_large_account_is_deleted_in_portions_across_a_restart(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    portions, thin_out = [], BatchTransactions._thin_out
+    portions, delete_batch = [], BatchTransactions._thin_out
 
     async def interrupted(transactions: BatchTransactions, learnt: AccountLearnt) -> bool:
-        more = await thin_out(transactions, learnt)
+        more = await delete_batch(transactions, learnt)
         portions.append(more)
         if len(portions) == 2:
             raise Transient("as if PostgreSQL had gone away")
@@ -381,11 +381,11 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
 async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thin_out = BatchTransactions._thin_out
+    delete_batch = BatchTransactions._thin_out
     interruptions: list[int] = []
 
     async def interrupted(transactions: BatchTransactions, learnt: AccountLearnt) -> bool:
-        more = await thin_out(transactions, learnt)
+        more = await delete_batch(transactions, learnt)
         if more and not interruptions:
             stage.network.seq += 1
             back = account_frame(stage.network.seq, stage.did, active=True)
@@ -400,10 +400,10 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
     await stage.world.publish([gone])
 
-    async def thinned() -> bool:
+    async def emptied() -> bool:
         return bool(interruptions) and (await stage.state())[0] == "desynchronized"
 
-    await eventually(thinned, what="records go, and the account returns", deadline=60)
+    await eventually(emptied, what="records go, and the account returns", deadline=60)
     await stage.world.settled(20.0)
     assert (await stage.world.repos())[stage.did] == ("active", "desynchronized", "account_deleted")
     assert len((await stage.world.stored()).get(stage.did, {})) < len(stage.repo.records)
