@@ -61,7 +61,7 @@ class Origin:
 class RecordEvent:
     """A record was created, updated or deleted; ``cid`` and ``prev`` are binary CIDs.
 
-    ``again`` names the attempt of a sync that publishes a record which did not change, for
+    ``republished_by`` names the attempt of a sync that publishes a record which did not change, for
     consumers that lost their index: an update whose ``prev`` is its own ``cid``.
     """
 
@@ -75,7 +75,7 @@ class RecordEvent:
     cid: bytes | None
     prev: bytes | None
     record: bytes | None  # DAG-CBOR; None for deletes
-    again: str | None = None
+    republished_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ def _encode_record(event: RecordEvent) -> Encoded:
     uri = f"at://{event.did}/{event.path}"
     collection, _, rkey = event.path.partition("/")
     stamp: tuple[str, ...] = (event.rev, event.path, event.action, (event.cid or b"").hex())
-    if event.again is not None:
-        stamp = (*stamp, event.again)
+    if event.republished_by is not None:
+        stamp = (*stamp, event.republished_by)
     envelope = _opening(event, "record", stamp)
     envelope |= {
         "uri": uri,

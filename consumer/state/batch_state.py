@@ -238,8 +238,8 @@ class BatchState:
         transition = repo_state.on_chunk(repo, chunk, self.policy.digest)
         if transition.applies:
             said = facts.of_chunk(chunk, self._known_paths(chunk))
-            again = f"{chunk.operation}/{chunk.attempt}" if chunk.emit_all else None
-            self._reconcile(transition.repo, said, seen.origin, again)
+            attempt = f"{chunk.operation}/{chunk.attempt}" if chunk.emit_all else None
+            self._reconcile(transition.repo, said, seen.origin, attempt)
             if chunk.last:
                 transition = repo_state.on_last_chunk(transition.repo, chunk)
         changes = self.events[begin:]
@@ -286,9 +286,9 @@ class BatchState:
         return self._new_repo(did) if known is None and self.policy.tracks_all else known
 
     def _reconcile(
-        self, repo: Repo, said: Iterable[Statement], origin: Origin, again: str | None = None
+        self, repo: Repo, said: Iterable[Statement], origin: Origin, attempt: str | None = None
     ) -> None:
-        """Apply statements; with ``again``, publish also the records that did not change.
+        """Apply statements; with ``attempt``, publish also the records that did not change.
 
         A record that is newer than the statement, and another, is not: its bytes are not here.
         """
@@ -301,9 +301,9 @@ class BatchState:
                 self._dirty_rows.add((repo.did, one.path))
             if change is not None:
                 self.events.append(event_building.record_event(origin, repo, one, change))
-            elif again is not None and row is not None and row.cid == one.cid is not None:
+            elif attempt is not None and row is not None and row.cid == one.cid is not None:
                 rev = max(row.rev, one.rev)
-                self.events.append(event_building.once_more(origin, repo, one, rev, again))
+                self.events.append(event_building.republish_event(origin, repo, one, rev, attempt))
 
     def _accept(self, transition: Transition, origin: Origin) -> Rejection | None:
         """Keep the repo of ``transition``, announce its sync state, queue the sync it asks for."""

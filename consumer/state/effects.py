@@ -103,7 +103,9 @@ def applied(
     new_cid: bytes | None = None,
 ) -> AppliedOperation:
     """Return what ``message`` did for its operation by making ``changes``."""
-    made = Counter(c.action for c in changes if isinstance(c, RecordEvent) and c.again is None)
+    made = Counter(
+        c.action for c in changes if isinstance(c, RecordEvent) and c.republished_by is None
+    )
     return AppliedOperation(
         operation=message.operation,
         did=message.did,

@@ -26,7 +26,9 @@ def record_event(origin: Origin, repo: Repo, said: Statement, change: Change) ->
     )
 
 
-def once_more(origin: Origin, repo: Repo, said: Statement, rev: str, again: str) -> RecordEvent:
+def republish_event(
+    origin: Origin, repo: Repo, said: Statement, rev: str, attempt: str
+) -> RecordEvent:
     """Return the event of a record that holds at ``rev`` what it held: see ``RecordEvent``."""
     return RecordEvent(
         origin,
@@ -39,7 +41,7 @@ def once_more(origin: Origin, repo: Repo, said: Statement, rev: str, again: str)
         said.cid,
         said.cid,
         said.record,
-        again,
+        attempt,
     )
 
 

@@ -104,12 +104,12 @@ def test_a_sync_makes_the_index_the_repository_by_exactly_the_difference(
     assert (repo.sync_state, repo.rev, repo.complete) == (SyncState.ACTIVE, "6", True)
 
     changed = {p for p in before.keys() | theirs.keys() if before.get(p) != after.get(p)}
-    changes = [event for event in told if event.again is None]
+    changes = [event for event in told if event.republished_by is None]
     assert [event.path for event in changes] == sorted(changed), "once each, in key order"
     for event in changes:
         assert (event.cid, event.prev) == (after.get(event.path), before.get(event.path))
         assert event.action is _action(event)
-    again = {event.path: event.cid for event in told if event.again is not None}
+    again = {event.path: event.cid for event in told if event.republished_by is not None}
     assert again == ({p: c for p, c in theirs.items() if p not in changed} if emit_all else {})
     assert [one.outcome for one in done][-1] is Outcome.COMPLETED
     assert sum(one.created + one.updated + one.deleted for one in done) == len(changes)

@@ -214,8 +214,13 @@ def test_the_id_of_a_record_event_depends_on_what_it_says(change: dict[str, Any]
 
 
 def test_a_record_published_again_has_another_id_each_time() -> None:
-    first = replace(UPDATE, prev=CID, again="op-1/1")
-    events = [UPDATE, first, replace(first, again="op-1/2"), replace(first, again="op-2/1")]
+    first = replace(UPDATE, prev=CID, republished_by="op-1/1")
+    events = [
+        UPDATE,
+        first,
+        replace(first, republished_by="op-1/2"),
+        replace(first, republished_by="op-2/1"),
+    ]
     assert len({decoded(event)["id"] for event in events}) == 4
     assert decoded(first).keys() == decoded(UPDATE).keys()
 

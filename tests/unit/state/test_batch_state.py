@@ -511,5 +511,5 @@ def test_what_is_published_again_names_the_attempt() -> None:
         batch = batch_state(known("5"), {WANTED: Row(cid(WANTED), "3")})
         whole = chunk("7", WANTED, emit_all=True, operation=operation, attempt=attempt)
         batch.apply(chunked(whole))
-        again += [e.again for e in batch.events if isinstance(e, RecordEvent)]
+        again += [e.republished_by for e in batch.events if isinstance(e, RecordEvent)]
     assert again == ["a/1", "a/2", "b/1"]
