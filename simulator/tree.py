@@ -83,21 +83,21 @@ def _tag(cid: bytes) -> cbor2.CBORTag:
 
 
 class Node:
-    """An immutable node; ``kids`` has one place more than ``keys``, each a node or None."""
+    """An immutable node; ``children`` has one place more than ``keys``, each a node or None."""
 
-    __slots__ = ("block", "cid", "keys", "kids", "level", "values")
+    __slots__ = ("block", "children", "cid", "keys", "level", "values")
 
     def __init__(
         self,
         level: int,
         keys: tuple[str, ...],
         values: tuple[bytes, ...],
-        kids: tuple[Node | None, ...],
+        children: tuple[Node | None, ...],
     ) -> None:
         self.level = level
         self.keys = keys
         self.values = values
-        self.kids = kids
+        self.children = children
         self.block = b""
         self.cid = b""
 
@@ -109,7 +109,7 @@ class Node:
         return self.cid
 
     def _encoded(self) -> dict[str, Any]:
-        links = [kid.seal() if kid else None for kid in self.kids]
+        links = [child.seal() if child else None for child in self.children]
         entries, previous = [], ""
         for key, value, link in zip(self.keys, self.values, links[1:], strict=True):
             shared = shared_prefix(previous, key)
@@ -132,7 +132,7 @@ def remove(root: Node, key: str) -> Node:
     """Return the tree without ``key``; raise ``KeyError`` if it is not there."""
     node = _remove(root, key)
     while node is not None and not node.keys:
-        node = node.kids[0]
+        node = node.children[0]
     return node or EMPTY
 
 
@@ -143,7 +143,7 @@ def get(root: Node, key: str) -> bytes | None:
         at = bisect_left(node.keys, key)
         if at < len(node.keys) and node.keys[at] == key:
             return node.values[at]
-        node = node.kids[at]
+        node = node.children[at]
     return None
 
 
@@ -151,8 +151,8 @@ def nodes(root: Node | None) -> Iterator[Node]:
     """Yield every node of the tree, parents first."""
     if root is not None:
         yield root
-        for kid in root.kids:
-            yield from nodes(kid)
+        for child in root.children:
+            yield from nodes(child)
 
 
 def proof(root: Node, key: str) -> Iterator[Node]:
@@ -160,9 +160,9 @@ def proof(root: Node, key: str) -> Iterator[Node]:
     yield root
     at = bisect_left(root.keys, key)
     found = at < len(root.keys) and root.keys[at] == key
-    for kid in root.kids[at : at + 2] if found else root.kids[at : at + 1]:
-        if kid is not None:
-            yield from proof(kid, key)
+    for child in root.children[at : at + 2] if found else root.children[at : at + 1]:
+        if child is not None:
+            yield from proof(child, key)
 
 
 def _single(level: int, key: str, value: bytes) -> Node:
@@ -176,67 +176,67 @@ def _lift(node: Node, level: int) -> Node:
 
 
 def _put(node: Node, key: str, value: bytes) -> Node:
-    keys, values, kids = node.keys, node.values, node.kids
+    keys, values, children = node.keys, node.values, node.children
     at = bisect_left(keys, key)
     if at < len(keys) and keys[at] == key:
-        return Node(node.level, keys, (*values[:at], value, *values[at + 1 :]), kids)
-    kid = kids[at]
+        return Node(node.level, keys, (*values[:at], value, *values[at + 1 :]), children)
+    child = children[at]
     if node.level == layer(key):
-        halves = _split(kid, key)
+        halves = _split(child, key)
         return Node(
             node.level,
             (*keys[:at], key, *keys[at:]),
             (*values[:at], value, *values[at:]),
-            (*kids[:at], *halves, *kids[at + 1 :]),
+            (*children[:at], *halves, *children[at + 1 :]),
         )
-    if kid is None:
-        kid = _lift(_single(layer(key), key, value), node.level - 1)
+    if child is None:
+        child = _lift(_single(layer(key), key, value), node.level - 1)
     else:
-        kid = _put(kid, key, value)
-    return Node(node.level, keys, values, (*kids[:at], kid, *kids[at + 1 :]))
+        child = _put(child, key, value)
+    return Node(node.level, keys, values, (*children[:at], child, *children[at + 1 :]))
 
 
 def _remove(node: Node | None, key: str) -> Node | None:
     if node is None:
         raise KeyError(key)
-    keys, values, kids = node.keys, node.values, node.kids
+    keys, values, children = node.keys, node.values, node.children
     at = bisect_left(keys, key)
     if at < len(keys) and keys[at] == key:
-        merged = _merge(kids[at], kids[at + 1])
+        merged = _merge(children[at], children[at + 1])
         return _some(
             node.level,
             keys[:at] + keys[at + 1 :],
             values[:at] + values[at + 1 :],
-            (*kids[:at], merged, *kids[at + 2 :]),
+            (*children[:at], merged, *children[at + 2 :]),
         )
-    kid = _remove(kids[at], key)
-    return _some(node.level, keys, values, (*kids[:at], kid, *kids[at + 1 :]))
+    child = _remove(children[at], key)
+    return _some(node.level, keys, values, (*children[:at], child, *children[at + 1 :]))
 
 
 def _some(
-    level: int, keys: tuple[str, ...], values: tuple[bytes, ...], kids: tuple[Node | None, ...]
+    level: int, keys: tuple[str, ...], values: tuple[bytes, ...], children: tuple[Node | None, ...]
 ) -> Node | None:
-    return Node(level, keys, values, kids) if keys or kids[0] else None
+    return Node(level, keys, values, children) if keys or children[0] else None
 
 
 def _split(node: Node | None, key: str) -> tuple[Node | None, Node | None]:
     if node is None:
         return None, None
     at = bisect_left(node.keys, key)
-    left, right = _split(node.kids[at], key)
+    left, right = _split(node.children[at], key)
     return (
-        _some(node.level, node.keys[:at], node.values[:at], (*node.kids[:at], left)),
-        _some(node.level, node.keys[at:], node.values[at:], (right, *node.kids[at + 1 :])),
+        _some(node.level, node.keys[:at], node.values[:at], (*node.children[:at], left)),
+        _some(node.level, node.keys[at:], node.values[at:], (right, *node.children[at + 1 :])),
     )
 
 
 def _merge(left: Node | None, right: Node | None) -> Node | None:
     if left is None or right is None:
         return left or right
-    middle = _merge(left.kids[-1], right.kids[0])
+    middle = _merge(left.children[-1], right.children[0])
     return Node(
         left.level,
         left.keys + right.keys,
         left.values + right.values,
-        (*left.kids[:-1], middle, *right.kids[1:]),
+        (*left.children[:-1], middle, *right.children[1:]),
     )

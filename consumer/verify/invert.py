@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn
 import libipld
 
 from consumer.errors import Reason, Refused
-from consumer.verify.mst import EMPTY_TREE, Kid, Node, layer
+from consumer.verify.mst import EMPTY_TREE, Child, Node, layer
 from procedures.syntax import DAG_CBOR_PREFIX
 
 
@@ -60,11 +60,11 @@ def _mismatch(path: bytes, problem: str) -> NoReturn:
     raise Refused(Reason.OPS_MISMATCH, f"{path.decode()} {problem}")
 
 
-def _opened(kid: Kid, path: bytes) -> Node | None:
+def _opened(child: Child, path: bytes) -> Node | None:
     """Return the subtree that is about to be changed for the sake of ``path``."""
-    if isinstance(kid, bytes):
+    if isinstance(child, bytes):
         _missing(path)
-    return kid
+    return child
 
 
 def _place(node: Node, path: bytes) -> tuple[int, bool]:
@@ -76,7 +76,7 @@ def _place(node: Node, path: bytes) -> tuple[int, bool]:
 def _found(root: Node, change: Change) -> tuple[list[tuple[Node, int]], Node, int]:
     """Return the way to the key of ``change``, whose value must be its ``cid``.
 
-    The way is the nodes above, each with the place of the next among its kids; all are marked
+    The way is the nodes above, each with the place of the next among its children; all are marked
     as changed.
     """
     way: list[tuple[Node, int]] = []
@@ -87,10 +87,10 @@ def _found(root: Node, change: Change) -> tuple[list[tuple[Node, int]], Node, in
         if there:
             break
         way.append((node, at))
-        kid = _opened(node.kids[at], change.path)
-        if kid is None:
+        child = _opened(node.children[at], change.path)
+        if child is None:
             _mismatch(change.path, "is not in the tree")
-        node = kid
+        node = child
     if node.entries[at]["v"] != change.cid:
         _mismatch(change.path, "has another value in the tree")
     return way, node, at
@@ -104,25 +104,25 @@ def _replace(root: Node, change: Change) -> None:
 def _take_away(root: Node, change: Change) -> None:
     way, node, at = _found(root, change)
     del node.keys[at], node.entries[at]
-    node.kids[at : at + 2] = [_merged(node.kids[at], node.kids[at + 1], change.path)]
+    node.children[at : at + 2] = [_merged(node.children[at], node.children[at + 1], change.path)]
     _compress(node, at)
-    while way and not node.keys and node.kids[0] is None:
+    while way and not node.keys and node.children[0] is None:
         node, at = way.pop()
-        node.kids[at] = None
+        node.children[at] = None
 
 
-def _merged(left: Kid, right: Kid, path: bytes) -> Kid:
+def _merged(left: Child, right: Child, path: bytes) -> Child:
     """Return the subtree with the keys of both, between which ``path`` was."""
     if left is None or right is None:
         return left or right
     left, right = _opened(left, path), _opened(right, path)
     assert left is not None and right is not None  # noqa: S101, PT018 - told to the type checker
-    middle = _merged(left.kids[-1], right.kids[0], path)
+    middle = _merged(left.children[-1], right.children[0], path)
     at = len(left.keys)
     left.cid = None
     left.keys += right.keys
     left.entries += right.entries
-    left.kids[-1:] = [middle, *right.kids[1:]]
+    left.children[-1:] = [middle, *right.children[1:]]
     _compress(left, at)
     return left
 
@@ -137,35 +137,37 @@ def _put_back(root: Node, path: bytes, value: bytes) -> Node:
         at, there = _place(node, path)
         if there:
             _mismatch(path, "is still in the tree")
-        kid = _opened(node.kids[at], path)
+        child = _opened(node.children[at], path)
         if node.level == level:
             break
-        if kid is None:
-            node.kids[at] = _lifted(_leaf(path, value, level), node.level - 1)
+        if child is None:
+            node.children[at] = _lifted(_leaf(path, value, level), node.level - 1)
             return root
-        node = kid
+        node = child
     node.keys.insert(at, path)
     node.entries.insert(at, {"v": value})
-    node.kids[at : at + 1] = _split(kid, path)
+    node.children[at : at + 1] = _split(child, path)
     _compress(node, at)
     _compress(node, at + 1)
     return root
 
 
-def _split(node: Node | None, path: bytes) -> tuple[Kid, Kid]:
+def _split(node: Node | None, path: bytes) -> tuple[Child, Child]:
     """Return the subtrees left and right of ``path``, which is of a higher layer than ``node``."""
     if node is None:
         return None, None
     at = bisect_left(node.keys, path)
-    left, right = _split(_opened(node.kids[at], path), path)
-    after = Node(None, node.level, node.keys[at:], node.entries[at:], [right, *node.kids[at + 1 :]])
+    left, right = _split(_opened(node.children[at], path), path)
+    after = Node(
+        None, node.level, node.keys[at:], node.entries[at:], [right, *node.children[at + 1 :]]
+    )
     _compress(after, 0)
-    before = Node(None, node.level, node.keys[:at], node.entries[:at], [*node.kids[:at], left])
+    before = Node(None, node.level, node.keys[:at], node.entries[:at], [*node.children[:at], left])
     return _unless_empty(before), _unless_empty(after)
 
 
 def _unless_empty(node: Node) -> Node | None:
-    return node if node.keys or node.kids[0] is not None else None
+    return node if node.keys or node.children[0] is not None else None
 
 
 def _leaf(path: bytes, value: bytes, level: int) -> Node:
@@ -197,9 +199,9 @@ def _shared_prefix(left: bytes, right: bytes) -> int:
 
 
 def _seal_root(root: Node) -> bytes:
-    node: Kid = root
+    node: Child = root
     while isinstance(node, Node) and not node.keys:
-        node = node.kids[0]
+        node = node.children[0]
     if isinstance(node, bytes):  # whether it is a root, its keys would tell
         raise Refused(Reason.TREE_PARTIAL, "the node that becomes the root is missing")
     return EMPTY_TREE if node is None else _seal(node)
@@ -208,7 +210,7 @@ def _seal_root(root: Node) -> bytes:
 def _seal(node: Node) -> bytes:
     """Return the CID of a node, encoding it again, and those below it, where they changed."""
     if node.cid is None:
-        links = [_seal(kid) if isinstance(kid, Node) else kid for kid in node.kids]
+        links = [_seal(child) if isinstance(child, Node) else child for child in node.children]
         for entry, link in zip(node.entries, links[1:], strict=True):
             entry["t"] = link
         # CIDs are bytes that libipld recognises; keys start with a character that no CID has.

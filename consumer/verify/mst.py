@@ -39,13 +39,13 @@ _HASH_BITS = 256
 
 
 class Node:
-    """A node; ``keys``, ``entries`` and ``kids`` are parallel, but ``kids`` has one place more.
+    """A node of a tree; ``children`` has one place more than ``keys`` and ``entries``.
 
-    ``entries`` are the node's own, as decoded. A kid is a ``Node``, the CID of a subtree without
+    ``entries`` are the node's own, as decoded. A child is a ``Node``, the CID of a subtree without
     a block, or None for no subtree. ``cid`` is None while the node is being changed.
     """
 
-    __slots__ = ("cid", "entries", "keys", "kids", "level")
+    __slots__ = ("children", "cid", "entries", "keys", "level")
 
     def __init__(
         self,
@@ -53,16 +53,16 @@ class Node:
         level: int,
         keys: list[bytes],
         entries: list[dict[str, Any]],
-        kids: list[Kid],
+        children: list[Child],
     ) -> None:
         self.cid = cid
         self.level = level
         self.keys = keys
         self.entries = entries
-        self.kids = kids
+        self.children = children
 
 
-Kid = Node | bytes | None
+Child = Node | bytes | None
 
 
 def layer(key: bytes) -> int:
@@ -104,7 +104,7 @@ class _Loader:
             _invalid(cid, f"height {level}, at most {MAX_HEIGHT}")
         return self._node(cid, level, parts, b"", None)
 
-    def _kid(self, cid: bytes, level: int, low: bytes, high: bytes | None) -> Node:
+    def _child(self, cid: bytes, level: int, low: bytes, high: bytes | None) -> Node:
         parts = self._read(cid)
         _, keys, links = parts
         if not keys:
@@ -128,14 +128,14 @@ class _Loader:
                 _invalid(cid, f"key {key!r} is not of layer {level}")
         if level == 0 and any(links):
             _invalid(cid, "subtree below layer 0")
-        kids: list[Kid] = [*links]
+        children: list[Child] = [*links]
         blocks = self.blocks
         for at, link in enumerate(links):
             if link in blocks and link is not None:
                 before = keys[at - 1] if at else low
                 after = keys[at] if at < len(keys) else high
-                kids[at] = self._kid(link, level - 1, before, after)
-        return Node(cid, level, keys, entries, kids)
+                children[at] = self._child(link, level - 1, before, after)
+        return Node(cid, level, keys, entries, children)
 
 
 _Parts = tuple[list[dict[str, Any]], list[bytes], list[bytes | None]]

@@ -53,9 +53,9 @@ def _find(node: Node, key: bytes) -> bytes | None:
         at = bisect_left(node.keys, key)
         if at < len(node.keys) and node.keys[at] == key:
             return bytes(node.entries[at]["v"])
-        kid = node.kids[at]
-        if kid is None:
+        child = node.children[at]
+        if child is None:
             return None
-        if not isinstance(kid, Node):
-            raise Refused(Reason.TREE_PARTIAL, f"no block for the node {cid_text(kid)}")
-        node = kid
+        if not isinstance(child, Node):
+            raise Refused(Reason.TREE_PARTIAL, f"no block for the node {cid_text(child)}")
+        node = child

@@ -263,7 +263,7 @@ class _Open:
 
     keys: list[bytes]
     values: list[bytes]
-    kids: list[bytes | None]
+    children: list[bytes | None]
     level: int
     low: bytes
     high: bytes
@@ -286,12 +286,12 @@ def _walk(
         node = stack[-1]
         if not node.gone_down:
             node.gone_down = True
-            kid = node.kids[node.at]
-            if kid is not None:
+            child = node.children[node.at]
+            if child is not None:
                 low = node.keys[node.at - 1] if node.at else node.low
                 high = node.keys[node.at] if node.at < len(node.keys) else node.high
                 if enter(low, high):
-                    stack.append(_node(kid, blocks, node.level - 1, low, high))
+                    stack.append(_node(child, blocks, node.level - 1, low, high))
                     continue
         if node.at == len(node.keys):
             stack.pop()

@@ -148,9 +148,9 @@ def _keys(node: Node | bytes | None) -> list[str]:
     assert not isinstance(node, bytes)
     if node is None:
         return []
-    found = _keys(node.kids[0])
-    for key, kid in zip(node.keys, node.kids[1:], strict=True):
-        found += [key.decode(), *_keys(kid)]
+    found = _keys(node.children[0])
+    for key, child in zip(node.keys, node.children[1:], strict=True):
+        found += [key.decode(), *_keys(child)]
     return found
 
 

@@ -48,8 +48,8 @@ def content(node: Node | bytes | None) -> Iterator[tuple[bytes, bytes]]:
     assert not isinstance(node, bytes)
     if node is None:
         return
-    for at, kid in enumerate(node.kids):
-        yield from content(kid)
+    for at, child in enumerate(node.children):
+        yield from content(child)
         if at < len(node.keys):
             yield node.keys[at], node.entries[at]["v"]
 

@@ -69,7 +69,7 @@ def test_layers_are_those_of_the_definition() -> None:
 def test_the_empty_tree() -> None:
     assert tree.cid_of(node()) == EMPTY_TREE
     root = load(EMPTY_TREE, blocks_of(node()))
-    assert (root.keys, root.kids) == ([], [None])
+    assert (root.keys, root.children) == ([], [None])
 
 
 def test_a_tree_of_three_levels_with_an_intermediate() -> None:
@@ -78,10 +78,10 @@ def test_a_tree_of_three_levels_with_an_intermediate() -> None:
     root = node(entry(TOP), left=tree.cid_of(middle))
     loaded = load(tree.cid_of(root), blocks_of(root, middle, leaf))
     assert (loaded.level, loaded.keys) == (2, [TOP])
-    (between, nothing) = loaded.kids
+    (between, nothing) = loaded.children
     assert isinstance(between, Node)
     assert (between.level, between.keys, nothing) == (1, [], None)
-    (below,) = between.kids
+    (below,) = between.children
     assert isinstance(below, Node)
     assert (below.level, below.keys) == (0, [LOW, LOW_2])
 
@@ -89,7 +89,7 @@ def test_a_tree_of_three_levels_with_an_intermediate() -> None:
 def test_what_is_missing_stays_a_cid() -> None:
     missing = tree.cid_of(b"missing")
     root = node(entry(HIGH), left=missing)
-    assert load(tree.cid_of(root), blocks_of(root)).kids == [missing, None]
+    assert load(tree.cid_of(root), blocks_of(root)).children == [missing, None]
     with pytest.raises(Refused) as caught:
         load(missing, blocks_of(root))
     assert caught.value.reason is Reason.TREE_PARTIAL
@@ -171,7 +171,7 @@ def test_a_value_that_is_bytes_not_a_cid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kid", "text"),
+    ("child", "text"),
     [
         (node(), "empty"),
         (node(entry(HIGH)), "bounds"),
@@ -182,15 +182,15 @@ def test_a_value_that_is_bytes_not_a_cid() -> None:
         (libipld.encode_dag_cbor({"$type": "a.b.c"}), "form"),
     ],
 )
-def test_kids_of_the_wrong_form(kid: bytes, text: str) -> None:
-    root = node(entry(HIGH), left=tree.cid_of(kid))
-    assert text in problem(root, kid)
+def test_kids_of_the_wrong_form(child: bytes, text: str) -> None:
+    root = node(entry(HIGH), left=tree.cid_of(child))
+    assert text in problem(root, child)
 
 
 def test_keys_left_of_where_they_should_be() -> None:
-    kid = node(entry(LOW))
-    root = node(entry(HIGH, link=tree.cid_of(kid)))
-    assert "bounds" in problem(root, kid)
+    child = node(entry(LOW))
+    root = node(entry(HIGH, link=tree.cid_of(child)))
+    assert "bounds" in problem(root, child)
 
 
 def test_a_node_stands_in_one_place() -> None:
