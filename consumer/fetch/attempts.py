@@ -63,9 +63,11 @@ class Attempts:
             note(Phase.INJECTING, _INJECTING, snapshot.records)
             async with self.database.transaction() as connection:
                 rows = await records.count(connection, did, _ROWS)
-                marks = await records.marks(connection, did, _ROWS) if rows == _ROWS else []
+                boundaries = (
+                    await records.boundaries(connection, did, _ROWS) if rows == _ROWS else []
+                )
             offset = 0
-            async for cut in found.cuts(marks):
+            async for content in found.chunks(boundaries):
                 chunk = Chunk(
                     did=did,
                     operation=operation.id,
@@ -75,11 +77,11 @@ class Attempts:
                     commit=snapshot.commit,
                     scope=self.scope.digest,
                     resync_generation=claim.resync_generation,
-                    after=cut.after,
-                    through=cut.through,
-                    last=cut.last,
-                    intervals=cut.intervals,
-                    entries=cut.entries,
+                    after=content.after,
+                    through=content.through,
+                    last=content.last,
+                    intervals=content.intervals,
+                    entries=content.entries,
                     emit_all=operation.emit is Emit.ALL,
                 )
                 offset = await self.injector.put(chunk, rows=rows)

@@ -29,7 +29,7 @@ from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
-from consumer.verify.snapshot import Cut, Snapshot, SnapshotLimits
+from consumer.verify.snapshot import ChunkContent, Snapshot, SnapshotLimits
 from procedures.failures import Failure
 
 _OK = 200
@@ -66,16 +66,16 @@ class _Thread:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A verified snapshot; ``cuts`` may be asked for once."""
+    """A verified snapshot; ``chunks`` may be asked for once."""
 
     snapshot: Snapshot
     _thread: _Thread
 
-    async def cuts(self, marks: Sequence[str]) -> AsyncIterator[Cut]:
-        """Yield the wanted records, in key order; ``marks`` end a cut."""
-        cuts = self.snapshot.cuts(self._thread.alive, marks)
-        while (cut := await self._thread.run(lambda: next(cuts, None))) is not None:
-            yield cut
+    async def chunks(self, boundaries: Sequence[str]) -> AsyncIterator[ChunkContent]:
+        """Yield the wanted records, in key order; ``boundaries`` end a chunk."""
+        chunks = self.snapshot.chunks(self._thread.alive, boundaries)
+        while (chunk := await self._thread.run(lambda: next(chunks, None))) is not None:
+            yield chunk
 
 
 class RepoSource:

@@ -29,7 +29,7 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS r
 """
-_MARKS = """
+_BOUNDARIES = """
 SELECT path FROM (
     SELECT path, row_number() OVER (ORDER BY path) AS number FROM records WHERE did = %s
 ) AS numbered
@@ -94,9 +94,9 @@ async def count(connection: Connection, did: str, most: int) -> int:
     return int(row[0]) if row else 0
 
 
-async def marks(connection: Connection, did: str, every: int) -> list[str]:
+async def boundaries(connection: Connection, did: str, every: int) -> list[str]:
     """Return each path of ``did`` that is so many behind the last one, in order."""
-    rows = await (await connection.execute(_MARKS, [did, every])).fetchall()
+    rows = await (await connection.execute(_BOUNDARIES, [did, every])).fetchall()
     return [path for (path,) in rows]
 
 

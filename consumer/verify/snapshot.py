@@ -1,4 +1,4 @@
-"""Verify a whole repository, as ``com.atproto.sync.getRepo`` answers it, and cut chunks.  Pure.
+"""Verify a whole repository, as ``com.atproto.sync.getRepo`` answers it; make chunks.  Pure.
 
 A ``BlockSource`` holds the repository; only the blocks that are looked at are in memory.
 ``Snapshot.open`` proves all of it: every block's hash, the commit's signature, and a complete
@@ -29,7 +29,7 @@ from consumer.verify.signed import Signed, check_rev, check_signature, read_sign
 from consumer.verify.stream import Location
 from procedures.syntax import cid_text, is_path
 
-MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one cut; a single record may be larger
+MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one chunk; a single record may be larger
 
 _PORTION = 2_000  # keys between two signs of life
 _LOOKED_UP = 500  # CIDs at once
@@ -73,10 +73,10 @@ class SnapshotLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ChunkContent:
     """Consecutive wanted records: of the keys in (``after``, ``through``] there are no others.
 
-    ``after`` is None at the first cut, ``through`` at the last.  There may be none at all.
+    ``after`` is None at the first chunk, ``through`` at the last.  There may be none at all.
     """
 
     after: str | None
@@ -143,23 +143,23 @@ class Snapshot:
         """Release the blocks."""
         self._blocks.close()
 
-    def cuts(self, alive: Alive, marks: Iterable[str] = ()) -> Iterator[Cut]:
-        """Yield the wanted records in key order; at least one cut.
+    def chunks(self, alive: Alive, boundaries: Iterable[str] = ()) -> Iterator[ChunkContent]:
+        """Yield the wanted records in key order; at least one chunk.
 
-        A cut ends at each of ``marks`` (in key order), so that it covers no more of what its
+        A chunk ends at each of ``boundaries`` (in key order), so that it covers no more of what its
         reader has than lies between two of them, however much of that is gone here.
         """
-        open_cut = _OpenCut(self._intervals)
-        left = deque(marks)
+        open_chunk = _OpenChunk(self._intervals)
+        left = deque(boundaries)
         for path, cid, record in self._wanted(alive):
             while left and left[0] < path:
-                yield open_cut.ended(left.popleft())
-            if open_cut.is_full(len(record)):
-                yield open_cut.ended(open_cut.entries[-1].path)
-            open_cut.add(Entry(path, cid, record))
+                yield open_chunk.ended(left.popleft())
+            if open_chunk.is_full(len(record)):
+                yield open_chunk.ended(open_chunk.entries[-1].path)
+            open_chunk.add(Entry(path, cid, record))
         while left:
-            yield open_cut.ended(left.popleft())
-        yield open_cut.ended(None)
+            yield open_chunk.ended(left.popleft())
+        yield open_chunk.ended(None)
 
     def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes]]:
         """Yield path, CID and DAG-CBOR of the wanted records."""
@@ -180,8 +180,8 @@ class Snapshot:
 
 
 @dataclass(slots=True)
-class _OpenCut:
-    """The cut that records are added to."""
+class _OpenChunk:
+    """The chunk that records are added to."""
 
     intervals: Sequence[Interval]
     after: str | None = None
@@ -198,12 +198,12 @@ class _OpenCut:
         self.entries.append(entry)
         self.size += len(entry.record)
 
-    def ended(self, through: str | None) -> Cut:
-        """Return the cut that ends at ``through``, and begin the next one there."""
+    def ended(self, through: str | None) -> ChunkContent:
+        """Return the chunk that ends at ``through``, and begin the next one there."""
         covered = clipped(self.intervals, self.after, through)
-        cut = Cut(self.after, through, covered, tuple(self.entries))
+        chunk = ChunkContent(self.after, through, covered, tuple(self.entries))
         self.after, self.entries, self.size = through, [], 0
-        return cut
+        return chunk
 
 
 def _bounds(intervals: Sequence[Interval]) -> list[tuple[bytes, bytes]]:

@@ -128,7 +128,9 @@ def _snapshot(data: bytes) -> list[str]:
             alive=lambda: None,
         )
         try:
-            return [entry.path for cut in snapshot.cuts(lambda: None) for entry in cut.entries]
+            return [
+                entry.path for chunk in snapshot.chunks(lambda: None) for entry in chunk.entries
+            ]
         finally:
             snapshot.close()
 

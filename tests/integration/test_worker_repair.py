@@ -26,7 +26,7 @@ from simulator.frames import account_frame, commit_frame
 from simulator.network import Network
 from simulator.repo import Repo, Write
 from tests.support.eventually import eventually
-from tests.support.snapshots import cut, prove
+from tests.support.snapshots import chunks_of, prove
 from tests.support.worker import World
 
 pytestmark = pytest.mark.services
@@ -132,7 +132,7 @@ async def test_a_sync_makes_exactly_the_difference(stage: Stage) -> None:
     await stage.execute("INSERT INTO records VALUES (%s, %s, %s, %s)", stage.did, extra, other, "2")
     sync = await stage.begin()
     await stage.execute("UPDATE operations SET total_records = %s", RECORDS)
-    first, *others = cut(stage.repo, stage.scope, sync)
+    first, *others = chunks_of(stage.repo, stage.scope, sync)
     await stage.tell([first])
     running = (await stage.operations())[sync]
     assert (running.status, running.records_processed, running.progress) == ("running", 10, 66)
@@ -156,10 +156,10 @@ async def test_a_snapshot_taken_again_changes_nothing(stage: Stage, world: World
     await stage.write(create("a"), heard=False)
     await stage.write(create("b"))
     sync = await stage.begin()
-    await stage.tell(cut(stage.repo, stage.scope, sync))
+    await stage.tell(chunks_of(stage.repo, stage.scope, sync))
     await stage.agrees()
     events, done = await world.events(), (await stage.operations())[sync]
-    await stage.tell(cut(stage.repo, stage.scope, sync))
+    await stage.tell(chunks_of(stage.repo, stage.scope, sync))
     assert await world.events() == events
     again = (await stage.operations())[sync]
     assert (again.status, again.created, again.completed_at) == (
@@ -192,7 +192,7 @@ async def test_a_batch_that_breaks_is_done_once(
     await stage.write(create("b"))
     sync = await stage.begin()
     monkeypatch.setattr(sessions, "_commit", unreliable)
-    await stage.tell(cut(stage.repo, stage.scope, sync))
+    await stage.tell(chunks_of(stage.repo, stage.scope, sync))
     assert broken == 1
     await stage.agrees()
     done = (await stage.operations())[sync]
@@ -205,7 +205,7 @@ async def test_live_commits_between_the_chunks_win(stage: Stage) -> None:
     await stage.write(create("b"))
     assert await stage.state() == ("desynchronized", "broken_chain")
     sync = await stage.begin()
-    first, *others, last = cut(stage.repo, stage.scope, sync)
+    first, *others, last = chunks_of(stage.repo, stage.scope, sync)
     await stage.tell([first])
     await stage.write(
         Write("update", paths[1], {"name": "newer"}),
@@ -227,12 +227,12 @@ async def test_chunks_of_an_attempt_that_was_given_up_do_no_harm(stage: Stage) -
     await stage.write(create("a"), heard=False)
     await stage.write(create("b"))
     sync = await stage.begin()
-    early = cut(stage.repo, stage.scope, sync)
+    early = chunks_of(stage.repo, stage.scope, sync)
     await stage.tell(early[:2])
     await stage.write(Write("delete", sorted(stage.repo.records)[3]), heard=False)
     await stage.write(create("c"))
     await stage.execute("UPDATE operations SET attempts = 2 WHERE id = %s", sync)
-    late = cut(stage.repo, stage.scope, sync, 2)
+    late = chunks_of(stage.repo, stage.scope, sync, 2)
     await stage.tell([late[0], early[2], *late[1:-1], early[3]])
     assert (await stage.operations())[sync].status == "running"
     await stage.tell(late[-1:])
@@ -243,7 +243,7 @@ async def test_chunks_of_an_attempt_that_was_given_up_do_no_harm(stage: Stage) -
 
 
 async def test_a_snapshot_from_before_what_is_missing_is_fetched_again(stage: Stage) -> None:
-    old = cut(stage.repo, stage.scope, await stage.begin(automatic=True))
+    old = chunks_of(stage.repo, stage.scope, await stage.begin(automatic=True))
     [sync] = await stage.operations()
     await stage.write(create("a"), heard=False)
     await stage.write(create("b"))
@@ -263,7 +263,7 @@ async def test_a_snapshot_from_before_what_is_missing_is_fetched_again(stage: St
     await stage.execute(
         "UPDATE operations SET status = 'running', attempts = 2 WHERE id = %s", sync
     )
-    await stage.tell(cut(stage.repo, stage.scope, sync, 2))
+    await stage.tell(chunks_of(stage.repo, stage.scope, sync, 2))
     await stage.agrees()
     after = await stage.operations()
     assert {after[sync].status, after["asked"].status} == {"completed"}
@@ -280,7 +280,7 @@ async def test_a_sync_of_an_inactive_account_fails_and_changes_nothing(stage: St
     )
     await stage.world.settled(20.0)
     sync = await stage.begin()
-    await stage.tell(cut(stage.repo, stage.scope, sync))
+    await stage.tell(chunks_of(stage.repo, stage.scope, sync))
     done = (await stage.operations())[sync]
     assert (done.status, done.failure) == ("failed", "AccountInactive")
     assert await stage.changes() == []
@@ -288,13 +288,13 @@ async def test_a_sync_of_an_inactive_account_fails_and_changes_nothing(stage: St
 
 async def test_everything_is_published_again_on_request(stage: Stage) -> None:
     sync = await stage.begin()
-    await stage.tell(cut(stage.repo, stage.scope, sync, emit_all=True))
+    await stage.tell(chunks_of(stage.repo, stage.scope, sync, emit_all=True))
     told = await stage.changes()
     assert {f"{e['collection']}/{e['rkey']}": e["cid"] for e in told} == stage.truth()
     assert {e["action"] for e in told} == {Action.UPDATE}
     assert all(e["prev"] == e["cid"] and e["record"] for e in told)
     again = await stage.begin()
-    await stage.tell(cut(stage.repo, stage.scope, again, emit_all=True))
+    await stage.tell(chunks_of(stage.repo, stage.scope, again, emit_all=True))
     assert len(await stage.changes()) == 2 * RECORDS
     await stage.agrees()
     done = (await stage.operations())[sync]
@@ -309,7 +309,7 @@ async def test_an_unknown_repository_becomes_known_by_its_snapshot(world: World)
     stage = Stage(world, network, repo)
     async with world.fetching(), world.owning(stage.did):
         sync = await stage.begin()
-        await stage.tell(cut(repo, stage.scope, sync, size=7))
+        await stage.tell(chunks_of(repo, stage.scope, sync, size=7))
         assert await stage.state() == ("active", None)
         assert (await stage.operations())[sync].created == RECORDS
         assert await stage.queued() == []
@@ -411,6 +411,8 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
     assert stage.repo.rev == before
     rows = await stage.world.rows("SELECT want FROM repos")
     ((want,),) = rows
-    await stage.tell(cut(stage.repo, stage.scope, await stage.begin(), resync_generation=want))
+    await stage.tell(
+        chunks_of(stage.repo, stage.scope, await stage.begin(), resync_generation=want)
+    )
     assert await stage.state() == ("active", None)
     await stage.agrees()

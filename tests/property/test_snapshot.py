@@ -17,7 +17,7 @@ from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
-from consumer.verify.snapshot import Cut, Snapshot, SnapshotLimits
+from consumer.verify.snapshot import ChunkContent, Snapshot, SnapshotLimits
 from simulator import tree
 from simulator.account import Account
 from simulator.repo import START, Repo, Write, car, sign_commit
@@ -73,9 +73,9 @@ def refusal(folder: Path, data: bytes, account: Account = ALICE, did: str | None
     return caught.value.reason
 
 
-def cuts(snapshot: Snapshot, marks: Iterable[str] = ()) -> list[Cut]:
+def chunks(snapshot: Snapshot, boundaries: Iterable[str] = ()) -> list[ChunkContent]:
     try:
-        return list(snapshot.cuts(lambda: None, marks))
+        return list(snapshot.chunks(lambda: None, boundaries))
     finally:
         snapshot.close()
 
@@ -98,20 +98,20 @@ def test_the_wanted_records_are_exactly_those_of_the_repository(
     snapshot = opened(tmp_path_factory.mktemp("spool"), repo.whole())
     wanted = sorted(path for path in paths if SCOPE.wants(path))
     assert (snapshot.rev, snapshot.data, snapshot.records) == (repo.rev, repo.data, len(wanted))
-    found = [(e.path, e.record, e.cid) for cut in cuts(snapshot) for e in cut.entries]
+    found = [(e.path, e.record, e.cid) for chunk in chunks(snapshot) for e in chunk.entries]
     assert found == [(path, *repo.records[path]) for path in wanted]
 
 
-def test_cuts_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> None:
+def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> None:
     repo = repo_of(some_paths(8_000))
-    found = cuts(opened(tmp_path, repo.whole()))
+    found = chunks(opened(tmp_path, repo.whole()))
     assert len(found) > 2
     assert (found[0].after, found[-1].through) == (None, None)
-    assert [cut.last for cut in found] == [*[False] * (len(found) - 1), True]
+    assert [chunk.last for chunk in found] == [*[False] * (len(found) - 1), True]
     for left, right in itertools.pairwise(found):
         assert left.through == right.after == left.entries[-1].path
     for path in repo.records:
-        inside = [cut for cut in found if any(path in interval for interval in cut.intervals)]
+        inside = [chunk for chunk in found if any(path in interval for interval in chunk.intervals)]
         assert len(inside) == (1 if SCOPE.wants(path) else 0)
         if inside:
             assert path in {entry.path for entry in inside[0].entries}
@@ -128,16 +128,16 @@ def test_a_cut_covers_no_more_of_what_is_known_than_lies_between_two_marks(
 ) -> None:
     repo = repo_of([f"pub.chive.eprint.vote/k{n:02}" for n in sorted(kept)])
     paths = [f"pub.chive.eprint.vote/k{n:02}" for n in sorted(known)]
-    marks = paths[every - 1 :: every]
-    found = cuts(opened(tmp_path_factory.mktemp("spool"), repo.whole()), marks)
-    assert [entry.path for cut in found for entry in cut.entries] == sorted(repo.records)
-    for cut in found:
-        covered = [path for path in paths if any(path in one for one in cut.intervals)]
+    boundaries = paths[every - 1 :: every]
+    found = chunks(opened(tmp_path_factory.mktemp("spool"), repo.whole()), boundaries)
+    assert [entry.path for chunk in found for entry in chunk.entries] == sorted(repo.records)
+    for chunk in found:
+        covered = [path for path in paths if any(path in one for one in chunk.intervals)]
         assert len(covered) <= every
-        assert all(any(entry.path in one for one in cut.intervals) for entry in cut.entries)
+        assert all(any(entry.path in one for one in chunk.intervals) for entry in chunk.entries)
     for left, right in itertools.pairwise(found):
         assert left.through == right.after
-    assert [cut.last for cut in found] == [*[False] * (len(found) - 1), True]
+    assert [chunk.last for chunk in found] == [*[False] * (len(found) - 1), True]
 
 
 def test_a_cut_is_bounded_in_bytes(tmp_path: Path) -> None:
@@ -146,12 +146,17 @@ def test_a_cut_is_bounded_in_bytes(tmp_path: Path) -> None:
     repo.commit(
         [Write("create", f"pub.chive.eprint.vote/k{n}", large | {"n": n}) for n in range(4)]
     )
-    assert [len(cut.entries) for cut in cuts(opened(tmp_path, repo.whole()))] == [1, 1, 1, 1]
+    assert [len(chunk.entries) for chunk in chunks(opened(tmp_path, repo.whole()))] == [1, 1, 1, 1]
 
 
 def test_an_empty_repository(tmp_path: Path) -> None:
-    (cut,) = cuts(opened(tmp_path, repo_of([]).whole()))
-    assert (cut.after, cut.through, cut.entries, cut.intervals) == (None, None, (), SCOPE.intervals)
+    (chunk,) = chunks(opened(tmp_path, repo_of([]).whole()))
+    assert (chunk.after, chunk.through, chunk.entries, chunk.intervals) == (
+        None,
+        None,
+        (),
+        SCOPE.intervals,
+    )
 
 
 def test_blocks_that_nothing_links_to_are_tolerated(tmp_path: Path) -> None:
@@ -159,7 +164,7 @@ def test_blocks_that_nothing_links_to_are_tolerated(tmp_path: Path) -> None:
     blocks = repo.everything()
     stray = b"\xa0"
     snapshot = opened(tmp_path, car(next(iter(blocks)), blocks | {cid_of(stray): stray}))
-    assert sum(len(cut.entries) for cut in cuts(snapshot)) == snapshot.records > 0
+    assert sum(len(chunk.entries) for chunk in chunks(snapshot)) == snapshot.records > 0
 
 
 def test_blocks_and_records_are_bounded_in_number(
@@ -253,7 +258,7 @@ def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
             now=NOW,
             alive=lambda: None,
         )
-        for _ in snapshot.cuts(lambda: None):
+        for _ in snapshot.chunks(lambda: None):
             pass
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -1,4 +1,4 @@
-"""Chunks and proofs of a simulated repository, as the fetcher cuts them."""
+"""Chunks and proofs of a simulated repository, as the fetcher makes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clipped(scope: Scope, after: str | None, through: str | None) -> Iterator[In
             yield Interval(lower, upper)
 
 
-def cut(
+def chunks_of(
     repo: Repo, scope: Scope, operation: str, attempt: int = 1, *, size: int = 10, **fields: Any
 ) -> list[Chunk]:
     """Return the snapshot of ``repo`` as it is, ``size`` records in a chunk."""
