@@ -27,7 +27,7 @@ class SyncReason(StrEnum):
     ACCOUNT_DELETED = "account_deleted"
 
 
-class Outcome(StrEnum):
+class OperationEffect(StrEnum):
     """What a chunk or proof did for its operation."""
 
     ADVANCED = "advanced"  # applied; more chunks to come
@@ -67,7 +67,7 @@ class AppliedOperation:
     operation: str
     did: str
     attempt: int
-    outcome: Outcome
+    effect: OperationEffect
     reason: Reason | None = None
     created: int = 0
     updated: int = 0
@@ -110,7 +110,7 @@ def applied(
         operation=message.operation,
         did=message.did,
         attempt=message.attempt,
-        outcome=_outcome(message, rejection),
+        effect=_effect(message, rejection),
         reason=rejection.reason if rejection else None,
         created=made[Action.CREATE],
         updated=made[Action.UPDATE],
@@ -121,10 +121,10 @@ def applied(
     )
 
 
-def _outcome(message: Chunk | Proof, rejection: Rejection | None) -> Outcome:
+def _effect(message: Chunk | Proof, rejection: Rejection | None) -> OperationEffect:
     if isinstance(message, Chunk) and not message.last:
-        return Outcome.ADVANCED
+        return OperationEffect.ADVANCED
     if rejection is None:
-        return Outcome.COMPLETED
+        return OperationEffect.COMPLETED
     hopeless = rejection.reason in {Reason.ACCOUNT_INACTIVE, Reason.UNTRACKED}
-    return Outcome.FAILED if hopeless else Outcome.AGAIN
+    return OperationEffect.FAILED if hopeless else OperationEffect.AGAIN

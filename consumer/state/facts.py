@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ClaimedChange:
     """What an op calls its own change.
 
     Nobody signs the ops of a commit, nor ``prevData``: with both, whoever passes a commit on can
@@ -55,7 +55,7 @@ class Statement:
     cid: bytes | None
     record: bytes | None
     single: bool
-    claim: Claim | None = None
+    claimed: ClaimedChange | None = None
 
 
 def of_commit(commit: VerifiedCommit, wants: Wants) -> Iterator[Statement]:
@@ -64,7 +64,7 @@ def of_commit(commit: VerifiedCommit, wants: Wants) -> Iterator[Statement]:
 
 
 def _of_op(rev: str, op: VerifiedOp) -> Statement:
-    return Statement(op.path, rev, op.cid, op.record, True, Claim(op.action, op.prev))
+    return Statement(op.path, rev, op.cid, op.record, True, ClaimedChange(op.action, op.prev))
 
 
 def of_proof(proof: Proof) -> Statement:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from consumer.errors import Reason
-from consumer.state.effects import AppliedOperation, Outcome
+from consumer.state.effects import AppliedOperation, OperationEffect
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.operations import Operation, Phase, Status, Type
@@ -72,7 +72,7 @@ def concluded(
     own = [one for one in done if running and one.attempt == operation.attempts]
     if own:
         after = _progressed(after, sum(one.entries for one in own))
-    last = next((one for one in own if one.outcome is not Outcome.ADVANCED), None)
+    last = next((one for one in own if one.effect is not OperationEffect.ADVANCED), None)
     if last is not None:
         after = _ended(after, last, active=active, now=now, jitter=jitter)
     return replace(after, version=operation.version + 1)
@@ -91,12 +91,12 @@ def _progressed(operation: Operation, entries: int) -> Operation:
 def _ended(
     operation: Operation, last: AppliedOperation, *, active: bool, now: float, jitter: float
 ) -> Operation:
-    if last.outcome is Outcome.COMPLETED:
+    if last.effect is OperationEffect.COMPLETED:
         new_cid = None if last.new_cid is None else cid_text(last.new_cid)
         return transitions.complete(operation, now, new_cid=new_cid)
     reason = last.reason or Reason.SNAPSHOT_STALE
     failure, error = _WHY[reason]
-    if last.outcome is Outcome.FAILED:
+    if last.effect is OperationEffect.FAILED:
         return transitions.fail(operation, now, failure, error)
     if operation.automatic and active:
         return transitions.cancel(operation, now, _MOOT)

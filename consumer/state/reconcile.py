@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consumer.state.facts import Claim, Row, Statement
+from consumer.state.facts import ClaimedChange, Row, Statement
 from consumer.verify.verified import Action
 
 
@@ -30,17 +30,17 @@ class Change:
     prev: bytes | None
 
 
-Outcome = tuple[Row | None, Change | None]
+Reconciled = tuple[Row | None, Change | None]
 
 
-def reconcile(row: Row | None, said: Statement, *, complete: bool) -> Outcome:
+def reconcile(row: Row | None, said: Statement, *, complete: bool) -> Reconciled:
     """Return the row after ``said``, and the change it makes.
 
     ``complete`` tells whether the repo ever had a complete snapshot.  The very same ``row``
     object comes back when there is nothing to write.
     """
     if row is None:
-        return _unknown(said, None if complete else said.claim)
+        return _unknown(said, None if complete else said.claimed)
     if row.rev > said.rev:
         return row, None
     if row.cid == said.cid:
@@ -49,10 +49,10 @@ def reconcile(row: Row | None, said: Statement, *, complete: bool) -> Outcome:
     return Row(said.cid, said.rev), Change(_action(row, said), row.cid)
 
 
-def _unknown(said: Statement, claim: Claim | None) -> Outcome:
+def _unknown(said: Statement, claimed: ClaimedChange | None) -> Reconciled:
     row = Row(said.cid, said.rev) if said.cid is not None or said.single else None
-    if claim is not None:
-        return row, Change(claim.action, claim.prev)
+    if claimed is not None:
+        return row, Change(claimed.action, claimed.prev)
     return row, None if said.cid is None else Change(Action.CREATE, None)
 
 

@@ -12,7 +12,7 @@ from consumer.errors import Reason
 from consumer.events.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.metrics import BatchStep, Stage
 from consumer.state.batch_state import BatchState
-from consumer.state.effects import Outcome, Rejection, SyncReason
+from consumer.state.effects import OperationEffect, Rejection, SyncReason
 from consumer.state.inputs import CommitSeen
 from consumer.worker.batch_reader import Batch
 from consumer.worker.plan import Plan
@@ -70,7 +70,7 @@ def decided(plan: Plan, batch_state: BatchState, rejections: list[Rejection]) ->
     for reason, count in refused.items():
         metrics.REFUSED.labels(reason, Stage.WORKER).inc(count)
     for one in batch_state.applied:
-        if one.hint_missed and one.outcome is Outcome.COMPLETED:
+        if one.hint_missed and one.effect is OperationEffect.COMPLETED:
             _log.warning("announced_commit_never_seen", did=one.did, operation=one.operation)
     for trigger, count in batch_state.triggers.items():
         metrics.DESYNCHRONIZED.labels(trigger).inc(count)

@@ -14,7 +14,7 @@ from consumer.backfill import Chunk, Entry
 from consumer.events.envelope import Origin, RecordEvent, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import BatchState
-from consumer.state.effects import Outcome
+from consumer.state.effects import OperationEffect
 from consumer.state.facts import Row
 from consumer.state.inputs import ChunkSeen, needs
 from consumer.state.policy import Policy
@@ -111,7 +111,7 @@ def test_a_sync_makes_the_index_the_repository_by_exactly_the_difference(
         assert event.action is _action(event)
     again = {event.path: event.cid for event in told if event.republished_by is not None}
     assert again == ({p: c for p, c in theirs.items() if p not in changed} if emit_all else {})
-    assert [one.outcome for one in done][-1] is Outcome.COMPLETED
+    assert [one.effect for one in done][-1] is OperationEffect.COMPLETED
     assert sum(one.created + one.updated + one.deleted for one in done) == len(changes)
 
 

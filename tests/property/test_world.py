@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Fatal, Reason
-from consumer.state.effects import Outcome, SyncReason
+from consumer.state.effects import OperationEffect, SyncReason
 from tests.property.model.checks import Violation
 from tests.property.model.scripts import (
     CHOICES,
@@ -40,7 +40,7 @@ STEPS = st.builds(Step, st.sampled_from(Act), NUMBERS, NUMBERS, NUMBERS)
 
 # Each of these happens in the default run, or it shows too little.
 EXPECTED = {
-    *Outcome,
+    *OperationEffect,
     *set(SyncReason) - {SyncReason.ACCOUNT_DELETED},
     Reason.REPLAY,
     Reason.ACCOUNT_INACTIVE,

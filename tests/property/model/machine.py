@@ -10,7 +10,7 @@ from consumer.backfill import AccountAnswer, LookupKind
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import BatchState, Rows
-from consumer.state.effects import AppliedOperation, Outcome
+from consumer.state.effects import AppliedOperation, OperationEffect
 from consumer.state.facts import Row
 from consumer.state.inputs import (
     AccountLearnt,
@@ -127,15 +127,15 @@ class Machine:
             if lookup.kind is LookupKind.ACCOUNT:
                 self.lookups[lookup.did] = (lookup.epoch, lookup.seq)
         self.seen.update(batch.triggers)
-        self.seen.update(applied.outcome for applied in batch.applied)
+        self.seen.update(applied.effect for applied in batch.applied)
 
     def _finish(self, applied: AppliedOperation) -> None:
         op = self.operations.named(applied.operation)
         if op is None or op.status is not Status.RUNNING or applied.attempt != op.attempts:
             return
-        if applied.outcome is Outcome.AGAIN:
+        if applied.effect is OperationEffect.AGAIN:
             self.operations.queue_again(op, needed=not self.repos[op.did].active)
-        elif applied.outcome is not Outcome.ADVANCED:
+        elif applied.effect is not OperationEffect.ADVANCED:
             op.status = Status.OVER
 
 

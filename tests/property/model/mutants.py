@@ -159,7 +159,7 @@ MUTANTS = (
     Mutant(
         "last chunk does not activate", repo_state, "on_last_chunk", keeping("sync_state", "reason")
     ),
-    Mutant("refused snapshot is not fetched again", effects, "_outcome", unrefused),
+    Mutant("refused snapshot is not fetched again", effects, "_effect", unrefused),
     Mutant("chunks state no absence", facts, "of_chunk", nothing_absent),
     Mutant(
         "chunks state absence everywhere", batch_state.BatchState, "_known_paths", absent_everywhere

@@ -13,7 +13,7 @@ from consumer.state.effects import (
     AppliedOperation,
     Cleared,
     Lookup,
-    Outcome,
+    OperationEffect,
     SyncReason,
     SyncRequest,
 )
@@ -369,7 +369,7 @@ def test_a_snapshot_repairs_what_its_intervals_cover() -> None:
     assert kinds(batch.events)[-1] == "SyncEvent"
     assert batch.settled == {DID}
     assert batch.applied == [
-        AppliedOperation("op", DID, 1, Outcome.COMPLETED, created=1, deleted=1, entries=1)
+        AppliedOperation("op", DID, 1, OperationEffect.COMPLETED, created=1, deleted=1, entries=1)
     ]
     # The tombstone of WANTED guards nothing any more.
     assert batch.cleared == [Cleared(DID, "7")]
@@ -387,7 +387,10 @@ def test_a_snapshot_in_pieces_completes_with_the_last() -> None:
     assert not batch.repos[DID].active
     batch.apply(chunked(chunk("7", OTHER, after=WANTED, intervals=upper)))
     assert batch.repos[DID].active
-    assert [one.outcome for one in batch.applied] == [Outcome.ADVANCED, Outcome.COMPLETED]
+    assert [one.effect for one in batch.applied] == [
+        OperationEffect.ADVANCED,
+        OperationEffect.COMPLETED,
+    ]
 
 
 def test_a_trigger_of_the_batch_is_moot_once_the_repo_is_active() -> None:
@@ -403,7 +406,7 @@ def test_a_trigger_of_the_batch_is_moot_once_the_repo_is_active() -> None:
 def test_a_snapshot_below_the_gap_is_fetched_again() -> None:
     batch = desynchronized()
     assert reason(batch, chunked(chunk("4", WANTED))) is Reason.SNAPSHOT_STALE
-    assert batch.applied[0].outcome is Outcome.AGAIN
+    assert batch.applied[0].effect is OperationEffect.AGAIN
     assert batch.applied[0].reason is Reason.SNAPSHOT_STALE
     assert batch.syncs == [], "its own operation is queued again"
 
@@ -414,7 +417,7 @@ def test_a_missed_hint_is_reported_by_the_third_attempt() -> None:
         assert reason(batch, chunked(chunk("7", attempt=attempt))) is Reason.SNAPSHOT_STALE
     assert not batch.repos[DID].active
     assert batch.apply(chunked(chunk("7", attempt=3))) is None
-    assert [one.outcome for one in batch.applied] == ["again", "again", "completed"]
+    assert [one.effect for one in batch.applied] == ["again", "again", "completed"]
     assert all(one.hint_missed for one in batch.applied)
     assert batch.repos[DID].hint_rev is None
 
@@ -422,7 +425,7 @@ def test_a_missed_hint_is_reported_by_the_third_attempt() -> None:
 def test_a_snapshot_of_an_inactive_account_fails() -> None:
     batch = desynchronized(status="suspended")
     assert reason(batch, chunked(chunk("7"))) is Reason.ACCOUNT_INACTIVE
-    assert batch.applied[0].outcome is Outcome.FAILED
+    assert batch.applied[0].effect is OperationEffect.FAILED
     assert (batch.events, batch.syncs) == ([], [])
 
 
@@ -439,7 +442,7 @@ def test_a_proof_of_absence_deletes_one_record() -> None:
     assert [e.action for e in batch.events if isinstance(e, RecordEvent)] == ["delete"]
     assert batch.dirty_rows() == [(DID, WANTED, Row(None, "6"))]
     assert batch.applied == [
-        AppliedOperation("op", DID, 1, Outcome.COMPLETED, deleted=1, entries=1)
+        AppliedOperation("op", DID, 1, OperationEffect.COMPLETED, deleted=1, entries=1)
     ]
 
 
@@ -454,14 +457,14 @@ def test_a_proof_of_something_unwanted_fails() -> None:
     batch = batch_state(known("5"))
     assert reason(batch, proven(proof("6", UNWANTED, "x"))) is Reason.UNTRACKED
     assert batch.dirty_repos() == []
-    assert [one.outcome for one in batch.applied] == [Outcome.FAILED]
+    assert [one.effect for one in batch.applied] == [OperationEffect.FAILED]
 
 
 def test_a_proof_that_an_unknown_repo_lacks_a_record_leaves_it_unknown() -> None:
     batch = batch_state()
     assert batch.apply(proven(proof("6", WANTED, None))) is None
     assert (batch.dirty_repos(), batch.dirty_rows(), batch.events) == ([], [], [])
-    assert [one.outcome for one in batch.applied] == [Outcome.COMPLETED]
+    assert [one.effect for one in batch.applied] == [OperationEffect.COMPLETED]
 
 
 def test_a_refresh_tells_what_the_index_holds_then() -> None:
@@ -470,14 +473,16 @@ def test_a_refresh_tells_what_the_index_holds_then() -> None:
     batch.apply(proven(proof("6", OTHER, "new")))
     batch.apply(proven(proof("6", WANTED, None)))
     assert [one.new_cid for one in batch.applied] == [cid("y"), cid("new"), None]
-    assert {one.outcome for one in batch.applied} == {Outcome.COMPLETED}
+    assert {one.effect for one in batch.applied} == {OperationEffect.COMPLETED}
 
 
 def test_a_refresh_that_is_older_than_the_index_is_tried_again() -> None:
     batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("new"), "7")})
     batch.apply(proven(proof("6", OTHER, "old")))
     batch.apply(proven(proof("0", WANTED, "y")))
-    assert [(one.new_cid, one.outcome) for one in batch.applied] == [(None, Outcome.AGAIN)] * 2
+    assert [(one.new_cid, one.effect) for one in batch.applied] == [
+        (None, OperationEffect.AGAIN)
+    ] * 2
     assert not batch.events
 
 

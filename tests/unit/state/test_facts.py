@@ -2,7 +2,7 @@
 
 from consumer.backfill import Proof
 from consumer.state import facts
-from consumer.state.facts import Claim, Statement
+from consumer.state.facts import ClaimedChange, Statement
 from consumer.verify.verified import Action
 from tests.unit.worker.values import (
     OTHER,
@@ -21,8 +21,8 @@ from tests.unit.worker.values import (
 def test_a_commit_states_its_wanted_ops_and_their_claims() -> None:
     commit = genesis("2", create(WANTED, "x"), create(UNWANTED, "y"), delete(OTHER, "z"))
     assert list(facts.of_commit(commit, SCOPE.wants)) == [
-        Statement(WANTED, "2", cid("x"), b"x", True, Claim(Action.CREATE, None)),
-        Statement(OTHER, "2", None, None, True, Claim(Action.DELETE, cid("z"))),
+        Statement(WANTED, "2", cid("x"), b"x", True, ClaimedChange(Action.CREATE, None)),
+        Statement(OTHER, "2", None, None, True, ClaimedChange(Action.DELETE, cid("z"))),
     ]
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from consumer.state.facts import Claim, Row, Statement
+from consumer.state.facts import ClaimedChange, Row, Statement
 from consumer.state.reconcile import Change, reconcile
 from consumer.verify.verified import Action
 
@@ -12,9 +12,9 @@ X, Y = b"x", b"y"
 
 
 def said(
-    rev: str, cid: bytes | None, *, single: bool = True, claim: Claim | None = None
+    rev: str, cid: bytes | None, *, single: bool = True, claimed: ClaimedChange | None = None
 ) -> Statement:
-    return Statement("a/1", rev, cid, cid, single, claim)
+    return Statement("a/1", rev, cid, cid, single, claimed)
 
 
 @pytest.mark.parametrize(
@@ -55,26 +55,26 @@ def test_nothing_to_write_gives_the_same_row_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cid", "claim"),
+    ("cid", "claimed"),
     [
-        (X, Claim(Action.CREATE, None)),
-        (X, Claim(Action.UPDATE, Y)),
-        (None, Claim(Action.DELETE, Y)),
+        (X, ClaimedChange(Action.CREATE, None)),
+        (X, ClaimedChange(Action.UPDATE, Y)),
+        (None, ClaimedChange(Action.DELETE, Y)),
     ],
 )
 def test_before_a_complete_snapshot_an_unknown_path_takes_the_word_of_the_op(
-    cid: bytes | None, claim: Claim
+    cid: bytes | None, claimed: ClaimedChange
 ) -> None:
-    statement = said("2", cid, claim=claim)
-    assert reconcile(None, statement, complete=False)[1] == Change(claim.action, claim.prev)
+    statement = said("2", cid, claimed=claimed)
+    assert reconcile(None, statement, complete=False)[1] == Change(claimed.action, claimed.prev)
     known = reconcile(Row(b"z", "1"), statement, complete=False)[1]
     assert known is not None
     assert known.prev == b"z"
 
 
 def test_after_a_complete_snapshot_the_word_of_the_op_does_not_count() -> None:
-    unknown_update = said("2", X, claim=Claim(Action.UPDATE, Y))
-    unknown_delete = said("2", None, claim=Claim(Action.DELETE, Y))
+    unknown_update = said("2", X, claimed=ClaimedChange(Action.UPDATE, Y))
+    unknown_delete = said("2", None, claimed=ClaimedChange(Action.DELETE, Y))
     assert reconcile(None, unknown_update, complete=True)[1] == Change(Action.CREATE, None)
     assert reconcile(None, unknown_delete, complete=True) == (Row(None, "2"), None)
 
