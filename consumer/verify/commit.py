@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from consumer.errors import Reason, Refused
 from consumer.verify.car import Car, parse_car
 from consumer.verify.frames import CommitFrame, RawOp, SyncFrame
-from consumer.verify.invert import Change, invert
+from consumer.verify.invert import TreeOp, invert
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import load
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
@@ -136,7 +136,7 @@ def _verified(frame: CommitFrame, car: Car, data: bytes) -> VerifiedCommit:
     car.check_hashes()
     tree = load(data, car.blocks)
     ops = tuple([_verified_op(op, car.blocks) for op in frame.ops])
-    root = invert(tree, [Change(op.path.encode(), op.cid, op.prev) for op in frame.ops])
+    root = invert(tree, [TreeOp(op.path.encode(), op.cid, op.prev) for op in frame.ops])
     expected = EMPTY_TREE if frame.prev_data is None else frame.prev_data
     if root != expected:
         detail = f"the ops lead back to {cid_text(root)}, not to {cid_text(expected)}"

@@ -23,7 +23,7 @@ from consumer.verify.mst import EMPTY_TREE, Child, Node, layer
 from procedures.syntax import DAG_CBOR_PREFIX
 
 
-class Change(NamedTuple):
+class TreeOp(NamedTuple):
     """An operation: ``path`` had the value ``prev`` before the commit, and has ``cid`` after."""
 
     path: bytes
@@ -31,7 +31,7 @@ class Change(NamedTuple):
     prev: bytes | None
 
 
-def invert(root: Node, changes: Iterable[Change]) -> bytes:
+def invert(root: Node, changes: Iterable[TreeOp]) -> bytes:
     """Return the root before ``changes``, which name each path once, were made to the tree.
 
     The tree is used up.  Raises ``Refused`` with ``OPS_MISMATCH`` if it is not as the changes
@@ -73,7 +73,7 @@ def _place(node: Node, path: bytes) -> tuple[int, bool]:
     return at, at < len(node.keys) and node.keys[at] == path
 
 
-def _found(root: Node, change: Change) -> tuple[list[tuple[Node, int]], Node, int]:
+def _found(root: Node, change: TreeOp) -> tuple[list[tuple[Node, int]], Node, int]:
     """Return the way to the key of ``change``, whose value must be its ``cid``.
 
     The way is the nodes above, each with the place of the next among its children; all are marked
@@ -96,12 +96,12 @@ def _found(root: Node, change: Change) -> tuple[list[tuple[Node, int]], Node, in
     return way, node, at
 
 
-def _replace(root: Node, change: Change) -> None:
+def _replace(root: Node, change: TreeOp) -> None:
     _, node, at = _found(root, change)
     node.entries[at]["v"] = change.prev
 
 
-def _take_away(root: Node, change: Change) -> None:
+def _take_away(root: Node, change: TreeOp) -> None:
     way, node, at = _found(root, change)
     del node.keys[at], node.entries[at]
     node.children[at : at + 2] = [_merged(node.children[at], node.children[at + 1], change.path)]

@@ -15,7 +15,7 @@ import pytest
 
 from consumer.embedded.jars import cache_home
 from consumer.errors import Refused
-from consumer.verify.invert import Change, invert
+from consumer.verify.invert import TreeOp, invert
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import EMPTY_TREE, load
 from consumer.verify.proof import verify_proof
@@ -76,7 +76,7 @@ async def peer() -> AsyncIterator[Peer]:
             await process.wait()
 
 
-def edits(count: int) -> list[tuple[str, Change]]:
+def edits(count: int) -> list[tuple[str, TreeOp]]:
     """Return random changes of a tree that is empty at first, and stays below 600 keys."""
     chance = random.Random(17)
     held: dict[str, bytes] = {}
@@ -86,14 +86,14 @@ def edits(count: int) -> list[tuple[str, Change]]:
         choice = chance.random()
         if held and choice < (0.3 if len(held) < 600 else 0.8):
             path = chance.choice(sorted(held))
-            found.append(("delete", Change(path.encode(), None, held.pop(path))))
+            found.append(("delete", TreeOp(path.encode(), None, held.pop(path))))
         elif held and choice < 0.5:
             path = chance.choice(sorted(held))
-            found.append(("update", Change(path.encode(), new, held[path])))
+            found.append(("update", TreeOp(path.encode(), new, held[path])))
             held[path] = new
         else:
             path = f"{chance.choice(COLLECTIONS)}/{chance.getrandbits(40):010x}"
-            found.append(("add", Change(path.encode(), new, None)))
+            found.append(("add", TreeOp(path.encode(), new, None)))
             held[path] = new
     return found
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Reason, Refused
-from consumer.verify.invert import Change, invert
+from consumer.verify.invert import TreeOp, invert
 from consumer.verify.mst import Node, load
 from procedures.syntax import cid_text, parse_cid
 from simulator import tree
@@ -28,9 +28,9 @@ PATHS = st.integers(0, 400).map(lambda number: f"com.example.{number % 3}/{numbe
 WORLDS = st.dictionaries(PATHS, st.integers(0, 5).map(value), max_size=60)
 
 
-def changes_between(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Change]:
+def changes_between(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[TreeOp]:
     return [
-        Change(path.encode(), after.get(path), before.get(path))
+        TreeOp(path.encode(), after.get(path), before.get(path))
         for path in before.keys() | after.keys()
         if after.get(path) != before.get(path)
     ]
@@ -54,7 +54,7 @@ def content(node: Node | bytes | None) -> Iterator[tuple[bytes, bytes]]:
             yield node.keys[at], node.entries[at]["v"]
 
 
-def proofs(root: tree.Node, changes: list[Change]) -> dict[bytes, bytes]:
+def proofs(root: tree.Node, changes: list[TreeOp]) -> dict[bytes, bytes]:
     """Return the nodes that a commit of these changes carries, and the root."""
     nodes = [root, *(node for c in changes for node in tree.proof(root, c.path.decode()))]
     return {node.cid: node.block for node in nodes}
@@ -115,7 +115,7 @@ def test_a_lie_about_the_tree_is_seen(
 ) -> None:
     root, blocks = tree.plain(after)
     truth = [c for c in changes_between(before, after) if c.path != lie.encode()]
-    liar = Change(lie.encode(), claimed, None if claimed else value(78))
+    liar = TreeOp(lie.encode(), claimed, None if claimed else value(78))
     if after.get(lie) == claimed:
         assert invert(load(root, blocks), [*truth, liar]) != tree.plain(before)[0]
         return
@@ -153,7 +153,7 @@ def test_absence_needs_every_node_on_the_way(number: int) -> None:
     rng = random.Random(number)
     world = {f"a.b.c/{rng.getrandbits(40):x}": value(1) for _ in range(100)}
     root = incremental(world)
-    changes = [Change(f"a.b.c/{rng.getrandbits(40):x}".encode(), None, value(2))]
+    changes = [TreeOp(f"a.b.c/{rng.getrandbits(40):x}".encode(), None, value(2))]
     proof = proofs(root, changes)
     for gone in proof.keys() - {root.cid}:
         rest = {cid: block for cid, block in proof.items() if cid != gone}
@@ -172,8 +172,8 @@ def test_commit_proof_vectors() -> None:
         after = (set(fixture["keys"]) | set(fixture["adds"])) - set(fixture["dels"])
         root, blocks = tree.plain(dict.fromkeys(after, leaf))
         proof = {cid: blocks[cid] for cid in map(parse_cid, fixture["blocksInProof"])}
-        changes = [Change(path.encode(), leaf, None) for path in fixture["adds"]]
-        changes += [Change(path.encode(), None, leaf) for path in fixture["dels"]]
+        changes = [TreeOp(path.encode(), leaf, None) for path in fixture["adds"]]
+        changes += [TreeOp(path.encode(), None, leaf) for path in fixture["dels"]]
         before = invert(load(root, proof), changes)
         assert cid_text(before) == fixture["rootBeforeCommit"], fixture["comment"]
         assert cid_text(root) == fixture["rootAfterCommit"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from consumer.errors import Reason, Refused
 from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
-from consumer.verify.invert import Change, invert
+from consumer.verify.invert import TreeOp, invert
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import load, parse_node
 from consumer.verify.snapshot import Snapshot, SnapshotLimits
@@ -139,7 +139,7 @@ def test_changes_of_tall_trees_are_inverted(before: World, after: World) -> None
     expected, _ = tree.plain(before)
     root, blocks = tree.plain(after)
     changes = [
-        Change(path.encode(), after.get(path), before.get(path))
+        TreeOp(path.encode(), after.get(path), before.get(path))
         for path in before.keys() | after.keys()
         if after.get(path) != before.get(path)
     ]
@@ -187,7 +187,7 @@ def test_keys_of_1024_bytes() -> None:
     longest = "a.b.c/" + "k" * (MAX_PATH - 6)
     world = {f"a.b.c/{'k' * (MAX_PATH - 10)}{number:04d}": VALUE for number in range(300)}
     root, blocks = tree.plain({longest: VALUE, **world})
-    changes = [Change(path.encode(), VALUE, None) for path in [longest, *list(world)[::7]]]
+    changes = [TreeOp(path.encode(), VALUE, None) for path in [longest, *list(world)[::7]]]
     expected, _ = tree.plain({path: VALUE for path in list(world) if path not in list(world)[::7]})
     assert invert(load(root, blocks), changes) == expected
     with pytest.raises(Refused) as caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.errors import Reason, Refused
-from consumer.verify.invert import Change, _shared_prefix, invert
+from consumer.verify.invert import TreeOp, _shared_prefix, invert
 from consumer.verify.mst import EMPTY_TREE, load
 from simulator import tree
 from tests.vectors import entries, needs_vectors
@@ -15,7 +15,7 @@ WORLD = {f"a.b.c/{number}": A for number in range(40)}
 ROOT, BLOCKS = tree.plain(WORLD)
 
 
-def undo(*changes: Change) -> bytes:
+def undo(*changes: TreeOp) -> bytes:
     return invert(load(ROOT, BLOCKS), changes)
 
 
@@ -27,32 +27,32 @@ def test_nothing_to_undo() -> None:
 @pytest.mark.parametrize("path", WORLD)
 def test_one_change_of_each_kind(path: str) -> None:
     rest = {other: cid for other, cid in WORLD.items() if other != path}
-    assert undo(Change(path.encode(), A, None)) == tree.plain(rest)[0]
-    assert undo(Change(path.encode(), A, B)) == tree.plain(WORLD | {path: B})[0]
+    assert undo(TreeOp(path.encode(), A, None)) == tree.plain(rest)[0]
+    assert undo(TreeOp(path.encode(), A, B)) == tree.plain(WORLD | {path: B})[0]
     new = path + "x"
-    assert undo(Change(new.encode(), None, B)) == tree.plain(WORLD | {new: B})[0]
+    assert undo(TreeOp(new.encode(), None, B)) == tree.plain(WORLD | {new: B})[0]
 
 
 def test_everything_was_created() -> None:
-    assert undo(*(Change(path.encode(), A, None) for path in WORLD)) == EMPTY_TREE
+    assert undo(*(TreeOp(path.encode(), A, None) for path in WORLD)) == EMPTY_TREE
 
 
 def test_everything_was_deleted() -> None:
-    changes = [Change(path.encode(), None, A) for path in WORLD]
+    changes = [TreeOp(path.encode(), None, A) for path in WORLD]
     assert invert(load(EMPTY_TREE, tree.plain({})[1]), changes) == ROOT
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (Change(b"a.b.c/none", B, None), "a.b.c/none is not in the tree"),
-        (Change(b"a.b.c/none", B, A), "a.b.c/none is not in the tree"),
-        (Change(b"a.b.c/7", None, A), "a.b.c/7 is still in the tree"),
-        (Change(b"a.b.c/7", B, None), "a.b.c/7 has another value in the tree"),
-        (Change(b"a.b.c/7", B, A), "a.b.c/7 has another value in the tree"),
+        (TreeOp(b"a.b.c/none", B, None), "a.b.c/none is not in the tree"),
+        (TreeOp(b"a.b.c/none", B, A), "a.b.c/none is not in the tree"),
+        (TreeOp(b"a.b.c/7", None, A), "a.b.c/7 is still in the tree"),
+        (TreeOp(b"a.b.c/7", B, None), "a.b.c/7 has another value in the tree"),
+        (TreeOp(b"a.b.c/7", B, A), "a.b.c/7 has another value in the tree"),
     ],
 )
-def test_the_tree_is_not_as_claimed(change: Change, text: str) -> None:
+def test_the_tree_is_not_as_claimed(change: TreeOp, text: str) -> None:
     with pytest.raises(Refused) as caught:
         undo(change)
     assert caught.value.reason is Reason.OPS_MISMATCH
@@ -63,7 +63,7 @@ def test_the_tree_is_not_as_claimed(change: Change, text: str) -> None:
 def test_no_key_that_is_there_can_be_put_back(path: str) -> None:
     """Whatever layer it is on: the search must meet it before or while splitting."""
     with pytest.raises(Refused) as caught:
-        undo(Change(path.encode(), None, B))
+        undo(TreeOp(path.encode(), None, B))
     assert caught.value.reason is Reason.OPS_MISMATCH
 
 
@@ -80,7 +80,7 @@ def test_a_missing_node_is_not_in_the_way_of_what_is_emptied(turned: bool) -> No
     root, blocks = tree.plain(before | {middle: A, emptied: A})
     missing = next(cid for cid, block in blocks.items() if kept.encode() in block)
     del blocks[missing]
-    changes = [Change(path.encode(), A, None) for path in (middle, emptied)]
+    changes = [TreeOp(path.encode(), A, None) for path in (middle, emptied)]
     found = invert(load(root, blocks), changes[::-1] if turned else changes)
     assert found == tree.plain(before)[0]
 
