@@ -1,15 +1,23 @@
-"""Whether Kafka, Postgres and the relay can be reached, each asked as it will be used."""
+"""``consumer check``: the effective settings; whether Kafka, Postgres and the relay answer.
+
+Each is asked in the way in which it will be used.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import click
 import tomli_w
+import uvloop
 
+from consumer.cli.options import briefly, with_settings
+from consumer.cli.output import FAILED, print_json
 from consumer.config.settings import Settings
 from consumer.config.sources import dump
 from consumer.embedded import running
@@ -24,20 +32,37 @@ from consumer.tail.subscription import subscribe
 _SECONDS = 15.0
 
 
+@click.command("check")
+@with_settings
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of TOML.")
+def check_command(settings: Settings, *, as_json: bool) -> None:
+    """Show the effective settings; ask whether all can be reached.
+
+    Secrets are masked.
+    """
+    answers = uvloop.run(check(briefly(settings)))
+    if as_json:
+        print_json(to_json(settings, answers))
+    else:
+        click.echo(to_toml(settings, answers))
+    if any(answer.ok is False for answer in answers.values()):
+        sys.exit(FAILED)
+
+
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """``ok`` is None when there was nobody to ask."""
+class CheckResult:
+    """Whether a server answered; ``ok`` is None when none was asked, ``seconds`` how long it took."""
 
     ok: bool | None
     detail: str
     seconds: float = 0.0
 
 
-async def check(settings: Settings) -> dict[str, Answer]:
+async def check(settings: Settings) -> dict[str, CheckResult]:
     """Ask all three at once."""
     asked = {"relay": _ask(lambda: _relay(settings))}
     if is_embedded(settings) and (found := running(settings.data_dir)) is None:
-        idle = Answer(None, f"embedded, not running; 'run' starts it in {settings.data_dir}")
+        idle = CheckResult(None, f"embedded, not running; 'run' starts it in {settings.data_dir}")
         servers = {"kafka": idle, "postgres": idle}
     else:
         servers = {}
@@ -51,7 +76,7 @@ async def check(settings: Settings) -> dict[str, Answer]:
     return servers | dict(zip(asked, answers, strict=True))
 
 
-async def _ask(question: Callable[[], Awaitable[str]]) -> Answer:
+async def _ask(question: Callable[[], Awaitable[str]]) -> CheckResult:
     began = time.monotonic()
     try:
         async with asyncio.timeout(_SECONDS):
@@ -60,7 +85,7 @@ async def _ask(question: Callable[[], Awaitable[str]]) -> Answer:
         ok, detail = False, f"no answer in {_SECONDS:g} s"
     except ChiveError as error:
         ok, detail = False, str(error)
-    return Answer(ok, escape(detail), round(time.monotonic() - began, 3))
+    return CheckResult(ok, escape(detail), round(time.monotonic() - began, 3))
 
 
 async def _kafka(settings: Settings) -> str:
@@ -86,14 +111,14 @@ async def _relay(settings: Settings) -> str:
     return relay.url
 
 
-def as_toml(settings: Settings, answers: Mapping[str, Answer]) -> str:
+def to_toml(settings: Settings, answers: Mapping[str, CheckResult]) -> str:
     """Return the effective settings as TOML, and the answers as comments in front."""
     words = {True: "ok", False: "FAILED", None: "-"}
     lines = [f"# {name:<9}{words[a.ok]:<7}{a.detail}" for name, a in sorted(answers.items())]
     return "\n".join([*lines, "", tomli_w.dumps(_without_none(dump(settings)))])
 
 
-def as_json(settings: Settings, answers: Mapping[str, Answer]) -> dict[str, Any]:
+def to_json(settings: Settings, answers: Mapping[str, CheckResult]) -> dict[str, Any]:
     """Return the same as plain values."""
     return {
         "ok": all(answer.ok is not False for answer in answers.values()),

@@ -1,4 +1,4 @@
-"""Reading ``chive.events`` for people: filters, readable lines, and the reader behind both.
+"""``consumer events``: reading ``chive.events`` for people.
 
 What is shown was written by strangers: lines are free of control characters.  Tombstones are
 passed over (the delete event before one says the same).  Only committed events are seen.
@@ -6,21 +6,71 @@ passed over (the delete event before one says the same).  Only committed events 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import orjson
 
+from consumer import metrics
+from consumer.cli.options import briefly, validated, with_settings
+from consumer.config.settings import Settings
+from consumer.config.types import did, pattern
 from consumer.errors import Fatal
 from consumer.kafka.client import Client, deadline
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
-from consumer.runtime.logs import escape
+from consumer.runtime import lifecycle
+from consumer.runtime.logs import escape, escape_json
+from consumer.runtime.services import attached, kafka_of
+from consumer.runtime.tasks import unless_stopped
 from consumer.scope import Scope
 
 _WAIT_SECONDS = 0.5
 _SHORT = 8
+
+
+@click.command("events")
+@with_settings
+@click.option("--follow", "-f", "follows", is_flag=True, help="Wait for more, until Ctrl-C.")
+@click.option("--from-start", is_flag=True, help="With --follow: first everything that is kept.")
+@click.option("--did", "dids", multiple=True, callback=validated(did), help="Only this repo.")
+@click.option(
+    "--collection",
+    "collections",
+    multiple=True,
+    callback=validated(pattern),
+    help="Only records of this collection, or pattern such as 'pub.chive.*'.",
+)
+@click.option("--type", "types", type=click.Choice(metrics.EVENT_TYPES), multiple=True)
+@click.option("--json", "as_json", is_flag=True, help="The events as published, one a line.")
+def events_command(
+    settings: Settings,
+    *,
+    dids: tuple[str, ...],
+    collections: tuple[str, ...],
+    types: tuple[str, ...],
+    follows: bool,
+    from_start: bool,
+    as_json: bool,
+) -> None:
+    """Show the events that are kept, or those to come."""
+    settings = attached(briefly(settings))
+    wanted = Filter.of(dids, collections, types)
+    client, topics = kafka_of(settings)
+
+    async def show() -> None:
+        found = events(client, topics, wanted, from_start=from_start or not follows, follow=follows)
+        async with aclosing(found):
+            async for event, value in found:
+                text = escape_json(value.decode()) if as_json else line(event)
+                sys.stdout.write(f"{text}\n")
+                sys.stdout.flush()
+
+    lifecycle.run(lambda stop: unless_stopped(stop, show()))
 
 
 @dataclass(frozen=True, slots=True)

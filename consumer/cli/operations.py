@@ -1,72 +1,181 @@
-"""``consumer sync | refresh | cancel | operations``: commands as anybody may send them."""
+"""``consumer sync | refresh | cancel | operations``: commands, and what became of them."""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from typing import NoReturn
 
+import click
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumer.errors import Fatal, Transient
-from consumer.kafka.client import Client
-from consumer.kafka.topics import Topic, Topics
-from consumer.kafka.transaction import OutRecord
-from consumer.kafka.writer import Writer
-from consumer.runtime.logs import escape
-from consumer.runtime.services import Services
+from consumer.cli.options import ANSWER_SECONDS, briefly, validated, with_settings
+from consumer.cli.output import FAILED, INTERRUPTED, fail, print_json
+from consumer.config import types
+from consumer.config.settings import Settings
+from consumer.control.topic import ControlTopic
+from consumer.errors import Fatal
+from consumer.runtime import lifecycle
+from consumer.runtime.logs import escape, escape_json
+from consumer.runtime.services import Services, attached, read_only
+from consumer.runtime.tasks import wait_for_stop
 from consumer.store.operations.history import Changes, History
-from procedures import messages
-from procedures.client import Query, Unavailable, follow
-from procedures.messages import Command
-from procedures.operations import Operation, Status
+from procedures.client import Query, Unavailable, follow, new_id
+from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri
+from procedures.operations import Operation, Status, encode
 
-COMPLETED, FAILED, CANCELLED = 0, 1, 3  # exit codes
-_CODES = {Status.COMPLETED: COMPLETED, Status.FAILED: FAILED, Status.CANCELLED: CANCELLED}
+_COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
+_CODES = {Status.COMPLETED: _COMPLETED, Status.FAILED: FAILED, Status.CANCELLED: _CANCELLED}
 
 
-class ControlTopic:
-    """Where commands go.  Open with ``opened``; it connects when it is first used."""
+def _waiting(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--json", "as_json", is_flag=True, help="The operation as JSON.")(
+        command
+    )
+    return click.option("--no-wait", is_flag=True, help="Print the id and leave it to itself.")(
+        command
+    )
 
-    def __init__(self, client: Client, topics: Topics) -> None:
-        self._client = client
-        self._name = topics.name(Topic.CONTROL)
-        self._writer: Writer | None = None
-        self._opening = asyncio.Lock()
 
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls, client: Client, topics: Topics) -> AsyncIterator[ControlTopic]:
-        """Give the topic for the length of the block."""
-        topic = cls(client, topics)
-        try:
-            yield topic
-        finally:
-            await topic._drop(topic._writer)
+def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: bool) -> NoReturn:
+    """Send a command, wait for its operation's end, and exit with what that was."""
+    settings = attached(briefly(settings))
 
-    async def send(self, command: Command) -> None:
-        """Return after the broker's acknowledgement; raise ``Unavailable``."""
-        record = OutRecord(self._name, 0, messages.key(command), messages.encode(command))
-        writer = None
-        try:
-            async with self._opening:
-                if self._writer is None:
-                    self._writer = await Writer.open(self._client)
-                writer = self._writer
-            await writer.write(record)
-        except Transient as error:
-            await self._drop(writer)  # what it was given may still arrive, by nobody's doing
-            raise Unavailable(str(error)) from error
+    async def send_and_wait() -> Operation | None:
+        async with read_only(settings) as found:
+            await send(found, command)
+            if no_wait:
+                return None
+            return await watched(found, command.id, Console(stderr=True))
 
-    async def _drop(self, writer: Writer | None) -> None:
-        if writer is not None:
-            if self._writer is writer:
-                self._writer = None
-            await writer.close()
+    try:
+        operation = uvloop.run(send_and_wait())
+    except KeyboardInterrupt:
+        fail([f"operation {command.id} goes on; see 'consumer operations'"], INTERRUPTED)
+    if operation is None:
+        if as_json:
+            print_json({"id": command.id})
+        else:
+            click.echo(command.id)
+        sys.exit(0)
+    print_operations([operation], as_json=as_json)
+    sys.exit(exit_code(operation))
+
+
+def print_operations(found: list[Operation], *, as_json: bool) -> None:
+    for operation in found:
+        if as_json:
+            click.echo(escape_json(encode(operation).decode()))
+        else:
+            click.echo(summary(operation))
+
+
+@click.command("sync")
+@with_settings
+@click.argument("did", callback=validated(types.did))
+@click.option("--emit-all", is_flag=True, help="Publish every record, also the unchanged ones.")
+@_waiting
+def sync_command(
+    settings: Settings, *, did: str, emit_all: bool, no_wait: bool, as_json: bool
+) -> None:
+    """Make the index of DID equal to its repository.
+
+    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    """
+    command = DidSync(
+        id=new_id(),
+        did=did,
+        emit=Emit.ALL if emit_all else Emit.CHANGES,
+        requested_by=requester(),
+        requested_at=time.time(),
+    )
+    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+
+
+def _record_uri(text: str) -> str:
+    if not is_record_uri(text):
+        raise ValueError(f"'{text}' is not at://DID/collection/rkey")
+    return text
+
+
+@click.command("refresh")
+@with_settings
+@click.argument("uri", metavar="AT-URI", callback=validated(_record_uri))
+@_waiting
+def refresh_command(settings: Settings, *, uri: str, no_wait: bool, as_json: bool) -> None:
+    """Fetch one record again, and take over what its repository says.
+
+    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    """
+    command = RecordRefresh(
+        id=new_id(), uri=uri, requested_by=requester(), requested_at=time.time()
+    )
+    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+
+
+@click.command("cancel")
+@with_settings
+@click.argument("operation_id", metavar="ID")
+def cancel_command(settings: Settings, *, operation_id: str) -> None:
+    """Stop an operation; what was injected already still applies."""
+    settings = attached(briefly(settings))
+    command = Cancel(
+        id=new_id(),
+        operation_id=operation_id,
+        requested_by=requester(),
+        requested_at=time.time(),
+    )
+
+    async def stop() -> Operation | None:
+        async with read_only(settings) as found:
+            await send(found, command)
+            return await cancelled(found, operation_id, ANSWER_SECONDS)
+
+    operation = uvloop.run(stop())
+    if operation is None or operation.status is not Status.CANCELLED:
+        known = "there is none" if operation is None else f"it is {operation.status}"
+        fail([f"operation {operation_id} was not cancelled: {known}"], FAILED)
+    click.echo(summary(operation))
+
+
+@click.command("operations")
+@with_settings
+@click.option("--did", callback=validated(types.did), help="Only of this repo.")
+@click.option("--status", "statuses", type=click.Choice([s.value for s in Status]), multiple=True)
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One operation a line, as published.")
+def operations_command(
+    settings: Settings,
+    *,
+    did: str | None,
+    statuses: tuple[str, ...],
+    limit: int,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """List operations, the newest first."""
+    settings = attached(briefly(settings))
+    query = Query(frozenset(map(Status, statuses)) or frozenset(Status), did, limit)
+
+    async def show(stop: asyncio.Event) -> None:
+        async with read_only(settings) as found:
+            while True:
+                shown = await listed(found, query)
+                if watch:
+                    click.clear()
+                print_operations(shown, as_json=as_json)
+                if not watch or await wait_for_stop(stop, 1.0):
+                    return
+
+    lifecycle.run(show)
 
 
 def requester() -> str:

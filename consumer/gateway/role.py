@@ -9,8 +9,8 @@ import structlog
 from starlette.routing import BaseRoute
 
 from consumer import metrics
-from consumer.cli.operations import ControlTopic
 from consumer.config.settings import GatewaySettings, HttpSettings, Settings
+from consumer.control.topic import ControlTopic
 from consumer.errors import Fatal
 from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts
 from consumer.fetch.http import HttpClient, host_of

@@ -76,8 +76,8 @@ async def test_neither_settings_nor_failures_show_a_secret(
 ) -> None:
     answers = await check.check(settings)
     assert [answers[name].ok for name in ("kafka", "postgres", "relay")] == [False] * 3
-    assert_hidden(check.as_toml(settings, answers))
-    assert_hidden(json.dumps(check.as_json(settings, answers)))
+    assert_hidden(check.to_toml(settings, answers))
+    assert_hidden(json.dumps(check.to_json(settings, answers)))
     assert_hidden(repr(settings))
     assert_hidden(log.getvalue())
 

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from consumer.cli import main
+from consumer.cli.operations import print_operations
+from consumer.cli.output import print_json
 from consumer.errors import Transient
 from procedures import operations
 from procedures.operations import Status, Type
@@ -56,7 +58,7 @@ def test_what_strangers_wrote_into_an_operation_is_one_harmless_line(
 ) -> None:
     queued = operations.queued("id", Type.DID_SYNC, "did:plc:x", 1.0, reason=HOSTILE)
     failed = replace(queued, status=Status.FAILED, error=HOSTILE, did=HOSTILE, uri=HOSTILE)
-    main._print_operations([queued, failed], as_json=as_json)
+    print_operations([queued, failed], as_json=as_json)
     text = capsys.readouterr().out
     assert is_harmless(text)
     assert len(text.split("\n")) == 3
@@ -65,7 +67,7 @@ def test_what_strangers_wrote_into_an_operation_is_one_harmless_line(
 
 
 def test_values_in_json_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
-    main._print_json({"byStatus": {HOSTILE: 1}})
+    print_json({"byStatus": {HOSTILE: 1}})
     text = capsys.readouterr().out
     assert is_harmless(text)
     assert orjson.loads(text) == {"byStatus": {HOSTILE: 1}}
@@ -79,7 +81,7 @@ def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, as_json: boo
         yield event, orjson.dumps(event)
 
     monkeypatch.setattr("consumer.cli.events.events", events)
-    monkeypatch.setattr(main, "_briefly", lambda settings: settings)
+    monkeypatch.setattr("consumer.cli.events.briefly", lambda settings: settings)
     monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", "postgresql://127.0.0.1:1/db")
     result = CliRunner().invoke(main.cli, ["events", *(["--json"] if as_json else [])])
@@ -91,7 +93,7 @@ def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, as_json: boo
 
 
 def test_errors_are_harmless_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_, main._errors_as_lines():
+    with pytest.raises(SystemExit) as exit_, main.errors_as_lines():
         raise Transient(HOSTILE.replace("\n", ""))
     assert exit_.value.code == 1
     (line, rest) = capsys.readouterr().err.split("\n")

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from consumer.cli.status import Waiting, render, report
+from consumer.cli.report import Waiting, render, report
 from consumer.kafka.topics import Topic
 from consumer.store.rows import RELEASED, Lane
 from consumer.store.status import Cursor, Status
