@@ -23,7 +23,7 @@ from consumer.config.sources import dump
 from consumer.embedded import running
 from consumer.errors import ChiveError, Transient
 from consumer.kafka.client import Client
-from consumer.runtime.logs import escape
+from consumer.printable import escape
 from consumer.runtime.services import at, is_embedded
 from consumer.store.database import Database
 from consumer.tail.outcomes import classify
@@ -51,7 +51,7 @@ def check_command(settings: Settings, *, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """Whether a server answered; ``ok`` is None when none was asked, ``seconds`` how long it took."""
+    """Whether a server answered (None: it was not asked), and after how many seconds."""
 
     ok: bool | None
     detail: str

@@ -23,8 +23,8 @@ from consumer.errors import Fatal
 from consumer.kafka.client import Client, deadline
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
+from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
-from consumer.runtime.logs import escape, escape_json
 from consumer.runtime.services import attached, kafka_of
 from consumer.runtime.tasks import unless_stopped
 from consumer.scope import Scope

@@ -22,8 +22,8 @@ from consumer.config import types
 from consumer.config.settings import Settings
 from consumer.control.topic import ControlTopic
 from consumer.errors import Fatal
+from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
-from consumer.runtime.logs import escape, escape_json
 from consumer.runtime.services import Services, attached, read_only
 from consumer.runtime.tasks import wait_for_stop
 from consumer.store.operations.history import Changes, History

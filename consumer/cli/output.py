@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 import orjson
 
-from consumer.runtime.logs import escape, escape_json
+from consumer.printable import escape, escape_json
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 

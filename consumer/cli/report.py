@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.kafka.topics import Topic
-from consumer.runtime.logs import escape
+from consumer.printable import escape
 from consumer.store import status as store
 from consumer.store.rows import RELEASED, Lane
 

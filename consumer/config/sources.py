@@ -33,7 +33,7 @@ from pydantic_settings import (
 
 from consumer.config.settings import Section, Settings
 from consumer.errors import Fatal
-from consumer.runtime.logs import escape
+from consumer.printable import escape
 
 PREFIX = "CHIVE_"
 CONFIG_VARIABLE = "CHIVE_CONFIG"

@@ -8,7 +8,7 @@ from consumer.errors import ChiveError, Reason, Refused
 from consumer.fetch.hosts import HostUnavailable
 from consumer.fetch.http import HostError, HostErrorKind
 from consumer.fetch.identity import Inconclusive
-from consumer.runtime.logs import MAX_TEXT, escape
+from consumer.printable import MAX_TEXT, escape
 from procedures.failures import Failure
 
 _BY_REASON = {

@@ -38,7 +38,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from consumer import metrics
 from consumer.config.settings import HttpSettings
 from consumer.errors import ChiveError, Fatal, Transient
-from consumer.runtime.logs import escape
+from consumer.printable import escape
 
 Check = Callable[[], Awaitable[None]]
 

@@ -22,37 +22,13 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from consumer.config.settings import LogSettings
+from consumer.printable import MAX_TEXT, escape
 
-MAX_TEXT = 2_000
 _MAX_REMEMBERED = 1_000
 _MULTILINE = frozenset({"exception", "stack"})
 
 # Libraries that say at INFO what is of no use to an operator, and at DEBUG every frame.
 _QUIET = ("aiokafka", "kafka", "httpx", "httpcore", "websockets", "uvicorn", "asyncio", "psycopg")
-
-
-def escape(text: str, *, keep: str = "") -> str:
-    """Return ``text`` with every unprintable character but those in ``keep`` as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def escape_json(text: str) -> str:
-    """Return the JSON ``text`` with the same meaning and nothing unprintable but line breaks.
-
-    JSON itself only forbids the oldest control characters inside strings.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else _in_json(c) for c in text)
-
-
-def _in_json(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def _harmless(value: object) -> object:

@@ -13,6 +13,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from consumer.config.settings import LogSettings
+from consumer.printable import MAX_TEXT, escape_json
 from consumer.runtime import logs
 
 
@@ -50,12 +51,12 @@ def test_control_characters_never_reach_the_stream(form: str) -> None:
 def test_json_keeps_its_meaning_without_its_control_characters() -> None:
     value = {"k\x7f": [HOSTILE[:-1], "\U000e0041", "é\u2028", '\\"', "\0"], "n": 1}
     for option in (None, orjson.OPT_INDENT_2):
-        text = logs.escape_json(orjson.dumps(value, option=option).decode())
+        text = escape_json(orjson.dumps(value, option=option).decode())
         assert text.replace("\n", "").isprintable()
         assert json.loads(text) == orjson.loads(text) == value
     plain = '{"a":"é \U0001f600"}'
-    assert logs.escape_json(plain) == plain
-    assert logs.escape_json("\ud800") == r"\ud800"
+    assert escape_json(plain) == plain
+    assert escape_json("\ud800") == r"\ud800"
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -165,7 +166,7 @@ def test_a_stream_that_fails_is_no_failure_of_ours() -> None:
 def test_long_texts_are_cut() -> None:
     stream = configured("json")
     structlog.get_logger().info("x", detail="y" * 100_000)
-    assert len(stream.getvalue()) < logs.MAX_TEXT + 300
+    assert len(stream.getvalue()) < MAX_TEXT + 300
 
 
 def test_an_outage_is_said_at_once_then_rarely_then_its_end() -> None:
