@@ -18,7 +18,7 @@ from consumer.errors import Fatal
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes import marker
-from consumer.runtime.services import Services, at, opened
+from consumer.services import Services, at, opened
 from consumer.store import identities
 from consumer.store.rows import Identity
 from consumer.tail.cursor import Cursor

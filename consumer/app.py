@@ -29,9 +29,9 @@ from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
-from consumer.runtime.services import Services, opened, stack_of
 from consumer.runtime.tasks import first_of
 from consumer.scope import Scope
+from consumer.services import Services, opened, stack_of
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.tailer import Store, Tailer

@@ -22,7 +22,7 @@ from consumer.config.settings import Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.jars import cache_home, kafka_jars
 from consumer.errors import ChiveError, Fatal
-from consumer.runtime.services import at
+from consumer.services import at
 from demo.compare import Comparison
 from demo.consumer_process import ConsumerProcess
 from demo.feed import Feed

@@ -24,7 +24,7 @@ from consumer.embedded import running
 from consumer.errors import ChiveError, Transient
 from consumer.kafka.client import Client
 from consumer.printable import escape
-from consumer.runtime.services import at, is_embedded
+from consumer.services import at, is_embedded
 from consumer.store.database import Database
 from consumer.tail.outcomes import classify
 from consumer.tail.subscription import subscribe

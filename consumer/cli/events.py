@@ -25,9 +25,9 @@ from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
-from consumer.runtime.services import attached, kafka_of
 from consumer.runtime.tasks import unless_stopped
 from consumer.scope import Scope
+from consumer.services import attached, kafka_of
 
 _WAIT_SECONDS = 0.5
 _SHORT = 8

@@ -24,8 +24,8 @@ from consumer.control.topic import ControlTopic
 from consumer.errors import Fatal
 from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
-from consumer.runtime.services import Services, attached, read_only
 from consumer.runtime.tasks import wait_for_stop
+from consumer.services import Services, attached, read_only
 from consumer.store.operations.history import Changes, History
 from procedures.client import Query, Unavailable, follow, new_id
 from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri

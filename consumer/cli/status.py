@@ -18,7 +18,7 @@ from consumer.cli.report import Report, Waiting, render, report
 from consumer.config.settings import Settings
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic
-from consumer.runtime.services import Services, attached, read_only
+from consumer.services import Services, attached, read_only
 from consumer.store import status as store
 from consumer.store.rows import Lane
 

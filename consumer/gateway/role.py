@@ -18,7 +18,7 @@ from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
 from consumer.runtime import health
 from consumer.runtime.lifecycle import persistently
-from consumer.runtime.services import Services
+from consumer.services import Services
 from consumer.store.operations.history import Changes, History
 from procedures.auth import ServiceAuth
 from procedures.calls import Calls

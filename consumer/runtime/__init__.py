@@ -1,1 +1,1 @@
-"""A process: signals, supervised roots, services, child processes, health, logs."""
+"""A process: signals, supervised roots, child processes, health, logs, waiting."""

@@ -11,7 +11,7 @@ from consumer.app import Plan
 from consumer.config.settings import HttpSettings, RelaySettings, Settings
 from consumer.config.sources import load
 from consumer.errors import Fatal
-from consumer.runtime.services import at
+from consumer.services import at
 
 
 def plan(tmp_path: Path, **sections: object) -> Plan:
