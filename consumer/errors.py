@@ -84,7 +84,15 @@ class Refused(ChiveError):
 
 
 class Transient(ChiveError):
-    """Kafka, Postgres, a relay, a PDS or the PLC directory is away: wait and try again."""
+    """Kafka, Postgres, a relay, a PDS or the PLC directory is away: wait and try again.
+
+    ``service`` names what is away (``kafka``, ``postgres``, …), so that everything that waits
+    for it shares one line in the log.
+    """
+
+    def __init__(self, text: str = "", service: str | None = None) -> None:
+        super().__init__(text)
+        self.service = service
 
 
 class Fatal(ChiveError):

@@ -22,6 +22,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consumer.config.settings import KafkaSettings
 from consumer.errors import Fatal, Transient
+from consumer.metrics import Service
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 # What one partition contributes to one produce request, before compression.
@@ -75,11 +76,13 @@ def translated(doing: str) -> Iterator[None]:
     except asyncio.CancelledError as error:
         if _cancelled():
             raise
-        raise Transient(f"Kafka's client gave up while {doing}") from error
+        raise Transient(f"Kafka's client gave up while {doing}", Service.KAFKA) from error
     except _FATAL as error:
         raise Fatal(f"Kafka refuses while {doing}: {_described(error)}") from error
     except (errors.KafkaError, errors.IllegalOperation, OSError) as error:
-        raise Transient(f"Kafka is away while {doing}: {_described(error)}") from error
+        raise Transient(
+            f"Kafka is away while {doing}: {_described(error)}", Service.KAFKA
+        ) from error
 
 
 @asynccontextmanager
@@ -90,7 +93,9 @@ async def deadline(seconds: float, doing: str) -> AsyncIterator[None]:
             with translated(doing):
                 yield
     except TimeoutError as error:
-        raise Transient(f"Kafka did not answer in {seconds:g} s while {doing}") from error
+        raise Transient(
+            f"Kafka did not answer in {seconds:g} s while {doing}", Service.KAFKA
+        ) from error
 
 
 class Client:

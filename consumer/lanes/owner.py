@@ -107,11 +107,11 @@ class Owner:
         self._topics = topics
         self._database = database
         self._session = session
-        self._outage = Outage(_log, f"services_of_lane_{number}")
+        self._outage = Outage(_log, "services")
 
     def well(self) -> None:
         """Note that the services are there."""
-        self._outage.over()
+        self._outage.over(lane=self.number)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Own the lane again and again until told to stop.  Raises ``Fatal``."""
@@ -126,7 +126,7 @@ class Owner:
                 metrics.CLAIMS.labels(metrics.Claim.LOST).inc()
                 token = uuid4()
             except Transient as trouble:
-                self._outage.again(trouble)
+                self._outage.again(trouble, lane=self.number)
             else:
                 return
             if time.monotonic() - began > _HEALTHY_SECONDS:
@@ -180,7 +180,7 @@ class Owner:
             except Transient as trouble:
                 if time.monotonic() - began > _HEALTHY_SECONDS:
                     backoff.reset()
-                self._outage.again(trouble)
+                self._outage.again(trouble, lane=self.number)
                 await wait_for_stop(stop, backoff.pause())
             unclean_takeover = False
 

@@ -125,21 +125,24 @@ def _end_in_any_case(code: int) -> None:
 
 async def persistently(name: str, attempt: Root, stop: asyncio.Event) -> None:
     """Run ``attempt`` until it returns or is told to stop, again after every ``Transient``."""
-    outage, backoff = Outage(_log, f"services_of_{name}"), Backoff()
-    loop = asyncio.get_running_loop()
+    outage, backoff = Outage(_log, "services"), Backoff()
+
+    def healthy() -> None:
+        outage.over(root=name)
+        backoff.reset()
+
     while not stop.is_set():
-        began = loop.time()
+        timer = asyncio.get_running_loop().call_later(_HEALTHY_SECONDS, healthy)
         try:
             await attempt(stop)
-        except Transient as trouble:
-            if loop.time() - began > _HEALTHY_SECONDS:
-                backoff.reset()
-                outage.over()
-            outage.again(trouble)
+        except Transient as away:
+            outage.again(away, root=name)
             metrics.ROOT_RESTARTS.labels(name).inc()
-            await wait_for_stop(stop, backoff.pause())
         else:
             return
+        finally:
+            timer.cancel()
+        await wait_for_stop(stop, backoff.pause())
 
 
 async def _root(name: str, root: Root, stop: asyncio.Event) -> None:

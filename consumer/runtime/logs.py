@@ -13,15 +13,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
+from enum import Enum
 from typing import Any, TextIO, cast
+from weakref import WeakSet
 
 import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from consumer.config.settings import LogSettings
+from consumer.errors import Transient
 from consumer.printable import MAX_TEXT, escape
 
 _MAX_REMEMBERED = 1_000
@@ -32,6 +36,9 @@ _QUIET = ("aiokafka", "kafka", "httpx", "httpcore", "websockets", "uvicorn", "as
 
 
 def _harmless(value: object) -> object:
+    """Return ``value`` as plain data: enums as their values, texts cut and escaped."""
+    if isinstance(value, Enum):
+        value = value.value
     match value:
         case str():
             cut = value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}… ({len(value)} chars)"
@@ -124,7 +131,7 @@ class _Calm(logging.Filter):
     warnings here: it tries again, and what it cannot cure is raised and judged by us.
     """
 
-    def __init__(self, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, every: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._every = every
         self._clock = clock
@@ -168,10 +175,25 @@ def _route_libraries(
         library.setLevel(logging.INFO if level == logging.DEBUG else max(level, logging.WARNING))
 
 
-class Outage:
-    """Says calmly that something is away: at once, then rarely, and once when it is back.
+class _Absence:
+    """One thing that is away, and everything in this process that waits for it."""
 
-    One per thing that can be away.  ``clock`` returns seconds and only moves forward.
+    def __init__(self) -> None:
+        self.waiting: WeakSet[Outage] = WeakSet()
+        self.began = 0.0
+        self.said = 0.0
+        self.attempts = 0
+
+
+_absences: defaultdict[str, _Absence] = defaultdict(_Absence)  # by what is away
+
+
+class Outage:
+    """Says calmly that something is away: at once, then once a minute, and once when it is back.
+
+    One for each place that waits.  Places that wait for the same thing share their lines: what
+    is away is the ``service`` that a ``Transient`` names, else ``what``.  It is back when no
+    place waits for it any more.  ``clock`` returns seconds and only moves forward.
     """
 
     def __init__(
@@ -179,39 +201,39 @@ class Outage:
         log: FilteringBoundLogger,
         what: str,
         *,
-        every: float = 300.0,
+        every: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
         self._what = what
         self._every = every
         self._clock = clock
-        self._began: float | None = None
-        self._said = 0.0
-        self.attempts = 0
+        self._causes: set[str] = set()
 
     def again(self, error: object, **fields: object) -> None:
-        """Note one more failed attempt; log it if it is the first, or the last word is old."""
-        now = self._clock()
-        self.attempts += 1
-        if self._began is None:
-            self._began = now
-        elif now - self._said < self._every:
+        """Note a failed attempt; log it if it is the first, or the last line is old."""
+        what = (isinstance(error, Transient) and error.service) or self._what
+        now, absence = self._clock(), _absences[what]
+        first = not absence.waiting
+        if first:
+            absence.began, absence.attempts = now, 0
+        absence.waiting.add(self)
+        absence.attempts += 1
+        self._causes.add(what)
+        if not first and now - absence.said < self._every:
             return
-        self._said = now
-        away = round(now - self._began)
+        absence.said = now
+        away = round(now - absence.began)
         self._log.warning(
-            f"{self._what}_unreachable",
-            error=str(error),
-            attempts=self.attempts,
-            away=away,
-            **fields,
+            f"{what}_unreachable", error=str(error), attempts=absence.attempts, away=away, **fields
         )
 
     def over(self, **fields: object) -> None:
-        """Note that it answers; log it if it was away."""
-        if self._began is None:
-            return
-        away = round(self._clock() - self._began)
-        self._log.info(f"{self._what}_back", attempts=self.attempts, away=away, **fields)
-        self._began, self.attempts = None, 0
+        """Note that all is well here; log what is back, if nothing else waits for it."""
+        for what in sorted(self._causes):
+            absence = _absences[what]
+            absence.waiting.discard(self)
+            if not absence.waiting:
+                away = round(self._clock() - absence.began)
+                self._log.info(f"{what}_back", attempts=absence.attempts, away=away, **fields)
+        self._causes.clear()

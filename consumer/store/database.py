@@ -26,6 +26,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal
+from consumer.metrics import Service
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.schema import migrate, migrations, schema_of
 
@@ -207,4 +208,6 @@ async def _commit(connection: Connection, bound: float) -> None:
         raise translate_commit(error) from error
     except TimeoutError as error:
         await connection.close()
-        raise CommitUnknown("PostgreSQL: COMMIT was not answered in time") from error
+        raise CommitUnknown(
+            "PostgreSQL: COMMIT was not answered in time", Service.POSTGRES
+        ) from error

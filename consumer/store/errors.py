@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import psycopg
 
 from consumer.errors import Fatal, Transient
+from consumer.metrics import Service
 
 # Connections, rollbacks, resources, locks, operator intervention, system errors.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
@@ -34,14 +35,16 @@ def translate(error: psycopg.Error) -> Transient | Fatal:
         waits = state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES
     else:
         waits = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return Transient(text) if waits else Fatal(text)
+    return Transient(text, Service.POSTGRES) if waits else Fatal(text)
 
 
 def translate_commit(error: psycopg.Error) -> Transient | Fatal:
     """Return the project's error for a psycopg error raised by COMMIT itself."""
     if error.sqlstate is not None and error.sqlstate[:2] in _ROLLED_BACK_CLASSES:
         return translate(error)
-    return CommitUnknown(f"PostgreSQL: COMMIT: {type(error).__name__}: {_said(error)}")
+    return CommitUnknown(
+        f"PostgreSQL: COMMIT: {type(error).__name__}: {_said(error)}", Service.POSTGRES
+    )
 
 
 def _said(error: psycopg.Error) -> str:
@@ -57,4 +60,4 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         raise translate(error) from error
     except TimeoutError as error:
-        raise Transient("PostgreSQL: no answer in time") from error
+        raise Transient("PostgreSQL: no answer in time", Service.POSTGRES) from error

@@ -9,6 +9,7 @@ from consumer.errors import Refused, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
+from consumer.metrics import Service
 from consumer.tail.relevance import Relevance
 from consumer.verify.frames import peek
 
@@ -51,4 +52,4 @@ async def _read_to(
         if records:
             progress = clock()
         elif clock() - progress > reader.timeout:
-            raise Transient("Kafka does not give what chive.firehose holds")
+            raise Transient("Kafka does not give what chive.firehose holds", Service.KAFKA)

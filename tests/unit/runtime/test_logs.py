@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from enum import Enum, StrEnum
 
 import orjson
 import pytest
@@ -13,6 +14,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from consumer.config.settings import LogSettings
+from consumer.errors import Transient
 from consumer.printable import MAX_TEXT, escape_json
 from consumer.runtime import logs
 
@@ -185,3 +187,82 @@ def test_an_outage_is_said_at_once_then_rarely_then_its_end() -> None:
         ("relay_back", 120),
     ]
     assert entries[-1]["attempts"] == 13
+
+
+def test_places_that_wait_for_the_same_thing_share_their_lines() -> None:
+    now = [0.0]
+    log = structlog.get_logger()
+    with capture_logs() as entries:
+        one, other = (logs.Outage(log, "services", clock=lambda: now[0]) for _ in range(2))
+        for second in range(0, 70, 10):
+            now[0] = second
+            one.again(Transient("Kafka is away", "kafka"), root="tailer")
+            other.again(Transient("no answer", "kafka"), lane=3)
+        one.over()
+        other.again(Transient("no answer", "kafka"), lane=3)
+        other.over(lane=3)
+    assert [(e["event"], e["away"]) for e in entries] == [
+        ("kafka_unreachable", 0),
+        ("kafka_unreachable", 60),
+        ("kafka_back", 60),
+    ]
+    assert entries[0]["root"] == "tailer"
+    assert entries[-1] == {
+        "event": "kafka_back",
+        "log_level": "info",
+        "attempts": 15,
+        "away": 60,
+        "lane": 3,
+    }
+
+
+def test_different_things_that_are_away_have_lines_of_their_own() -> None:
+    with capture_logs() as entries:
+        outage = logs.Outage(structlog.get_logger(), "services")
+        outage.again(Transient("away", "kafka"))
+        outage.again(Transient("away", "postgres"))
+        outage.again("something else")
+        outage.over()
+    assert [entry["event"] for entry in entries] == [
+        "kafka_unreachable",
+        "postgres_unreachable",
+        "services_unreachable",
+        "kafka_back",
+        "postgres_back",
+        "services_back",
+    ]
+
+
+def test_an_outage_that_is_given_up_ends_in_silence() -> None:
+    log = structlog.get_logger()
+    with capture_logs() as entries:
+        given_up = logs.Outage(log, "given_up")
+        given_up.again("away")
+        del given_up
+        outage = logs.Outage(log, "given_up")
+        outage.again("away")
+        outage.over()
+    assert [(entry["event"], entry["attempts"]) for entry in entries] == [
+        ("given_up_unreachable", 1),
+        ("given_up_unreachable", 1),
+        ("given_up_back", 1),
+    ]
+
+
+class Colour(Enum):
+    RED = 1
+
+
+class Shade(StrEnum):
+    DARK = "dark"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_enums_are_logged_as_their_values(form: str) -> None:
+    stream = configured(form)
+    shades = [Shade.DARK]
+    structlog.get_logger().info("painted", colour=Colour.RED, shades=shades, by={"x": Shade.DARK})
+    text = stream.getvalue()
+    assert "dark" in text
+    assert "Shade" not in text
+    assert "Colour" not in text
