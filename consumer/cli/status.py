@@ -71,7 +71,9 @@ async def _waiting(services: Services, known: list[Lane]) -> dict[tuple[Topic, i
     }
 
 
-async def _look(reader: PartitionReader, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, Waiting]:
+async def _look(
+    reader: PartitionReader, positions: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, Waiting]:
     """Look for the first message at each position; markers of transactions are none."""
     bounds = await reader.bounds()
     open_ = set()
