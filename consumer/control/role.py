@@ -1,8 +1,9 @@
-"""The controller role: of all processes, the one that holds ``chive.control`` works.
+"""The controller role: of all processes that have it, one is the leader and works.
 
-It owns the lane behind the workers' (number n): commands are read from ``chive.control`` at
-the lane's position, carried out in its transactions, and what they change is published on
-``chive.operations`` by the lane's publisher.
+The leader is the process to which Kafka's group assigns ``chive.control``.  It owns a lane of its
+own, numbered after those of the workers: it reads commands from the lane's position on and
+carries them out in the lane's transactions.  The lane's publisher puts the operations that
+change on ``chive.operations``.
 """
 
 from __future__ import annotations
@@ -18,25 +19,23 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.reader import OffsetExpired, PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
-from consumer.lanes.owner import Owner
-from consumer.lanes.publisher import Publisher
-from consumer.lanes.transaction import LaneTransactions
-from consumer.runtime.tasks import Stopped, unless_stopped
+from consumer.lanes.owner import OwnedLane, Owner
+from consumer.runtime.tasks import Stopped, cancel, first_of, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
-from consumer.store.rows import Lane
 
 _GROUP = "controller"
 _BATCH = 200  # commands in one transaction
-_WAIT = 0.25  # seconds for a command; then operations that changed are published
+_WAIT = 0.25  # seconds to wait for a command before operations that changed are published
 _SWEEP_EVERY = 5.0
 _STOP_SECONDS = 11.0
+_CANCEL_SECONDS = 6.0  # the owner waits up to 4 s for its own tasks
 
 _log = structlog.get_logger()
 
 
 class Controller:
-    """The role; any number of processes may have it, one at a time works."""
+    """The role.  ``forget_after``: seconds for which an operation that has ended is kept."""
 
     def __init__(
         self,
@@ -54,66 +53,67 @@ class Controller:
         self._forget_after = forget_after
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work whenever it is our turn, until told to stop.  Raises ``Fatal``."""
+        """Work whenever this process is the leader, until told to stop.  Raises ``Fatal``."""
         topic = self._topics.name(Topic.CONTROL)
         async with await Membership.open(self._client, topic, _GROUP) as membership:
             with suppress(Stopped):
                 while not stop.is_set():
-                    await unless_stopped(stop, membership.until(lambda mine: 0 in mine))
-                    await self._on_duty(membership, stop)
+                    await unless_stopped(stop, membership.until(_is_leader))
+                    await self._lead(membership, stop)
 
-    async def _on_duty(self, membership: Membership, stop: asyncio.Event) -> None:
-        """Own the lane until told to stop, or until the group has given it to somebody else."""
+    async def _lead(self, membership: Membership, stop: asyncio.Event) -> None:
+        """Own the lane until told to stop, or until leadership is lost; raise what breaks."""
         over = asyncio.Event()
-        lane = self._topics.partitions
-        owner = Owner(lane, self._client, self._topics, self._database, self._session)
-        self._owner = owner
+        number = self._topics.partitions
+        owner = Owner(number, self._client, self._topics, self._database, self._work)
         working = asyncio.create_task(owner.run(over), name="controller")
-        relieved = asyncio.create_task(membership.until(lambda mine: 0 not in mine))
-        told = asyncio.create_task(stop.wait())
+        lost_leadership = asyncio.create_task(membership.until(lambda mine: not _is_leader(mine)))
+        tasks = (working, lost_leadership)
         try:
-            await asyncio.wait([working, relieved, told], return_when=asyncio.FIRST_COMPLETED)
+            ended = asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(ended, stop.wait())
             over.set()
             await asyncio.wait([working], timeout=_STOP_SECONDS)
         finally:
-            for task in (working, relieved, told):
-                task.cancel()
-            await asyncio.wait([working, relieved, told])
-        for task in (working, relieved):
-            if not task.cancelled():
+            await cancel(tasks, _CANCEL_SECONDS)
+        for task in tasks:
+            if task.done() and not task.cancelled():
                 task.result()
 
-    async def _session(
-        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
-    ) -> None:
-        del unclean_takeover  # a command that kills us would be ours to mend
-        place = TopicPartition(self._topics.name(Topic.CONTROL), 0)
-        transactions = CommandTransactions(
-            LaneTransactions(self._database, lane, self._topics.prefix, publisher.hand_over),
-            self._topics,
-            self._scope,
-        )
-        reader = await PartitionReader.open(self._client, {place: lane.control_offset})
-        async with reader:
-            self._owner.well()
-            try:
-                await self._rounds(transactions, reader, place, stop)
-            except OffsetExpired as lost:
-                _log.warning("commands_have_expired", error=str(lost))
-                await transactions.skip_to(lost.earliest)
+    async def _work(self, lane: OwnedLane) -> None:
+        """Carry out commands from the position in Postgres on; see ``consumer.lanes.owner.Work``.
 
-    async def _rounds(
+        After an unclean takeover nothing is different: a command that kills the controller
+        would be a bug to correct.
+        """
+        commands = TopicPartition(self._topics.name(Topic.CONTROL), 0)
+        offset = lane.transactions.row.control_offset
+        transactions = CommandTransactions(lane.transactions, self._topics, self._scope)
+        async with await PartitionReader.open(self._client, {commands: offset}) as reader:
+            lane.mark_healthy()
+            try:
+                await self._carry_out(transactions, reader, commands, lane.stop)
+            except OffsetExpired as expired:
+                _log.warning("commands_expired", error=str(expired))
+                await transactions.skip_to(expired.earliest)
+
+    async def _carry_out(
         self,
         transactions: CommandTransactions,
         reader: PartitionReader,
-        place: TopicPartition,
+        commands: TopicPartition,
         stop: asyncio.Event,
     ) -> None:
         swept = 0.0
         while not stop.is_set():
-            records = await reader.fetch(place, wait=_WAIT, limit=_BATCH)
+            records = await reader.fetch(commands, wait=_WAIT, limit=_BATCH)
             while await transactions.commit(records):
-                records = await reader.fetch(place, wait=0, limit=_BATCH)
+                records = await reader.fetch(commands, wait=0, limit=_BATCH)
             if time.monotonic() - swept >= _SWEEP_EVERY:
                 swept = time.monotonic()
                 await transactions.sweep(self._forget_after)
+
+
+def _is_leader(assigned: frozenset[int]) -> bool:
+    """Tell whether this process is the leader: the topic has one partition."""
+    return 0 in assigned

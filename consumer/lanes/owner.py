@@ -1,20 +1,22 @@
-"""Owning a lane: claim, work and publish, resume after trouble, release.
+"""Owning a lane: claim it, publish and work on it, resume after trouble, release it.
 
-Kafka's group says which lanes are ours to claim; that alone gives no right to write.  The claim
-is a compare-and-set of the lane's token, and each later transaction repeats it.
+Kafka's group says which lanes this process should own; that alone gives no right to write.  The
+claim is a compare-and-set of the lane's token, and every later transaction repeats it.
 
-``Transient`` ends a session: what was remembered is dropped, and another session begins from
-what Postgres holds.  ``LaneLost`` ends the ownership: as long as Kafka's group says that the
-lane is ours, it is claimed again, with another token.  ``Fatal`` is for the process to die of.
+Calls go one way: a role makes an ``Owner`` with the work to do, the owner calls the work with an
+``OwnedLane``, and the work uses that.
+
+``Transient`` ends one attempt at the work: the next attempt begins from what Postgres holds.
+``LaneLost`` ends the ownership: while the lane is assigned to this process, it is claimed again
+with another token.  ``Fatal`` ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -25,31 +27,35 @@ from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.lanes.errors import LaneLost
 from consumer.lanes.publisher import Publisher
+from consumer.lanes.transaction import LaneTransactions
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
-from consumer.runtime.tasks import wait_for_stop
+from consumer.runtime.tasks import cancel, first_of, joined, wait_for_stop
 from consumer.store import lanes
 from consumer.store.database import Database
 from consumer.store.rows import RELEASED, Lane
 
-_DRAIN_SECONDS = 4.0  # for the round under way, and then for the publisher, when told to stop
-_HEALTHY_SECONDS = 30.0
+_DRAIN_SECONDS = 4.0  # for the batch under way, and then for the publisher, after a stop
+_HEALTHY_SECONDS = 30.0  # an attempt that took longer did not fail at its start
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedLane:
-    """A lane that is ours; ``unclean_takeover``: its last owner did not release it, so it died."""
+    """The row of a lane right after its claim.
 
-    lane: Lane
+    ``unclean_takeover``: the last owner did not release the lane, so it died.
+    """
+
+    row: Lane
     unclean_takeover: bool
 
 
 async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
-    """Own lane ``number`` with ``token``, which nobody else has; the same token may claim again.
+    """Own lane ``number`` with ``token``, which must be unique; the same token may claim again.
 
-    Raises ``LaneLost`` when somebody else was quicker, and ``Transient``.
+    Raises ``LaneLost`` when another process was quicker, and ``Transient``.
     """
     async with database.transaction() as connection:
         await lanes.create(connection, number)
@@ -60,145 +66,149 @@ async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
             return ClaimedLane(seen, unclean_takeover=False)
         mine = await lanes.claim(connection, number, seen.token, token)
         if mine is None:
-            raise LaneLost(f"lane {number} was claimed by somebody else")
+            raise LaneLost(f"another process has claimed lane {number}")
         return ClaimedLane(mine, unclean_takeover=seen.token != RELEASED)
 
 
-async def resume(database: Database, held: Lane) -> Lane:
-    """Return the lane as it is in Postgres, after trouble.
+async def resume(database: Database, row: Lane) -> Lane:
+    """Return the lane's row as it is in Postgres now.
 
-    Raises ``LaneLost`` when it is not ours any more, and ``Transient``.
+    Raises ``LaneLost`` when the lane has another owner, and ``Transient``.
     """
     async with database.transaction() as connection:
-        lane = await lanes.read(connection, held.lane)
-        if lane is None or lane.token != held.token:
-            raise LaneLost(f"lane {held.lane} has another owner")
-        return lane
+        current = await lanes.read(connection, row.lane)
+        if current is None or current.token != row.token:
+            raise LaneLost(f"lane {row.lane} has another owner")
+        return current
 
 
-async def release(database: Database, lane: Lane) -> None:
-    """Give the lane up in good order."""
+async def release(database: Database, row: Lane) -> None:
+    """Give the lane up in good order; nothing happens if it has another owner.
+
+    Raises ``Transient``.
+    """
     async with database.transaction() as connection:
-        await lanes.release(connection, lane)
+        await lanes.release(connection, row)
 
 
-class Session(Protocol):
-    """Works on a lane from what Postgres holds, until told to stop or something breaks.
+@dataclass(frozen=True, slots=True)
+class OwnedLane:
+    """What the work on a lane gets from the lane's owner.
 
-    ``unclean_takeover``: the last owner died.  Raises ``LaneLost``, ``Transient`` or ``Fatal``.
+    ``unclean_takeover``: the last owner died, and this is the first attempt since.
     """
 
-    def __call__(
-        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
-    ) -> Awaitable[None]: ...
+    transactions: LaneTransactions
+    unclean_takeover: bool
+    stop: asyncio.Event
+    outage: Outage
+
+    def mark_healthy(self) -> None:
+        """Note that the services answer: the work has all it needs from them."""
+        self.outage.over(lane=self.transactions.row.lane)
+
+
+Work = Callable[[OwnedLane], Awaitable[None]]
+"""Works on a lane from what Postgres holds, until its stop is set or something breaks.
+
+Raises ``LaneLost``, ``Transient`` or ``Fatal``; returns to be called again.
+"""
 
 
 class Owner:
-    """The life of lane ``number`` in this process, for as long as it is assigned to us.
-
-    Once a session has what it needs from the services, it calls ``well``.
-    """
+    """Owns lane ``number`` in this process while Kafka's group assigns it, and runs ``work``."""
 
     def __init__(
-        self, number: int, client: Client, topics: Topics, database: Database, session: Session
+        self, number: int, client: Client, topics: Topics, database: Database, work: Work
     ) -> None:
-        self.number = number
+        self._number = number
         self._client = client
         self._topics = topics
         self._database = database
-        self._session = session
+        self._work = work
         self._outage = Outage(_log, "services")
 
-    def well(self) -> None:
-        """Note that the services are there."""
-        self._outage.over(lane=self.number)
-
     async def run(self, stop: asyncio.Event) -> None:
-        """Own the lane again and again until told to stop.  Raises ``Fatal``."""
+        """Claim the lane, and again after each loss, until told to stop.  Raises ``Fatal``."""
         token, backoff = uuid4(), Backoff()
         while not stop.is_set():
             began = time.monotonic()
             try:
-                held = await claim(self._database, self.number, token)
-                await self._own(held, stop)
+                claimed = await claim(self._database, self._number, token)
+                await self._own(claimed, stop)
             except LaneLost as lost:
-                _log.info("lane_lost", lane=self.number, because=str(lost))
+                _log.info("lane_lost", lane=self._number, because=str(lost))
                 metrics.CLAIMS.labels(metrics.Claim.LOST).inc()
                 token = uuid4()
             except Transient as trouble:
-                self._outage.again(trouble, lane=self.number)
+                self._outage.again(trouble, lane=self._number)
             else:
                 return
             if time.monotonic() - began > _HEALTHY_SECONDS:
                 backoff.reset()
             await wait_for_stop(stop, backoff.pause())
 
-    async def _own(self, held: ClaimedLane, stop: asyncio.Event) -> None:
-        _log.info("lane_claimed", lane=self.number, unclean_takeover=held.unclean_takeover)
+    async def _own(self, claimed: ClaimedLane, stop: asyncio.Event) -> None:
+        """Publish and work until told to stop, then release the lane; raise what breaks."""
+        _log.info("lane_claimed", lane=self._number, unclean_takeover=claimed.unclean_takeover)
         metrics.CLAIMS.labels(metrics.Claim.CLAIMED).inc()
-        publisher = Publisher(held.lane, self._client, self._topics, self._database)
-        finished = asyncio.Event()
+        publisher = Publisher(claimed.row, self._client, self._topics, self._database)
+        work_ended = asyncio.Event()
         metrics.LANES_OWNED.inc()
-        publishing = asyncio.create_task(publisher.run(finished), name=f"publish-{self.number}")
-        working = asyncio.create_task(self._work(held, publisher, stop), name=f"work-{self.number}")
+        publishing = asyncio.create_task(publisher.run(work_ended), name=f"publish-{self._number}")
+        working = asyncio.create_task(
+            self._attempts(claimed, publisher, stop), name=f"work-{self._number}"
+        )
         try:
-            await self._until_over(working, publishing, stop)
-            finished.set()
+            await self._until_stopped(working, publishing, stop)
+            work_ended.set()
             await asyncio.wait([publishing], timeout=_DRAIN_SECONDS)
-            await _release(self._database, held.lane)
+            await _release(self._database, claimed.row)
         finally:
             metrics.LANES_OWNED.dec()
-            await _cancelled(working, publishing)
+            await cancel([working, publishing], _DRAIN_SECONDS)
 
-    async def _until_over(
+    async def _until_stopped(
         self, working: asyncio.Task[None], publishing: asyncio.Task[None], stop: asyncio.Event
     ) -> None:
-        """Wait until told to stop, and then for the round under way; raise what broke."""
-        told = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait([working, publishing, told], return_when=asyncio.FIRST_COMPLETED)
-            if not publishing.done():
-                await asyncio.wait([working], timeout=_DRAIN_SECONDS)
-        finally:
-            told.cancel()
+        """Wait until told to stop, and then for the batch under way; raise what breaks."""
+        await first_of(*map(joined, (publishing, working)), stop.wait())
+        if not publishing.done():
+            await asyncio.wait([working], timeout=_DRAIN_SECONDS)
         if publishing.done():
             publishing.result()
-            raise LaneLost(f"lane {self.number} is published by somebody else")
+            raise LaneLost(f"the publisher of lane {self._number} has found another owner")
         if working.done():
             working.result()
 
-    async def _work(self, held: ClaimedLane, publisher: Publisher, stop: asyncio.Event) -> None:
-        """Run sessions until told to stop.  Raises ``LaneLost`` and ``Fatal``."""
-        unclean_takeover, backoff = held.unclean_takeover, Backoff()
+    async def _attempts(
+        self, claimed: ClaimedLane, publisher: Publisher, stop: asyncio.Event
+    ) -> None:
+        """Work, and again after trouble, until told to stop.  Raises ``LaneLost``, ``Fatal``."""
+        unclean_takeover, backoff = claimed.unclean_takeover, Backoff()
         while not stop.is_set():
             began = time.monotonic()
             try:
-                lane = await resume(self._database, held.lane)
-                await self._session(lane, publisher, stop, unclean_takeover=unclean_takeover)
+                row = await resume(self._database, claimed.row)
+                transactions = LaneTransactions(
+                    self._database, row, self._topics.prefix, publisher.hand_over
+                )
+                await self._work(OwnedLane(transactions, unclean_takeover, stop, self._outage))
             except LaneLost:
                 raise
             except Transient as trouble:
                 if time.monotonic() - began > _HEALTHY_SECONDS:
                     backoff.reset()
-                self._outage.again(trouble, lane=self.number)
+                self._outage.again(trouble, lane=self._number)
                 await wait_for_stop(stop, backoff.pause())
             unclean_takeover = False
 
 
-async def _release(database: Database, lane: Lane) -> None:
-    """Give the lane up; if that fails, the next owner is merely more careful than it need be."""
+async def _release(database: Database, row: Lane) -> None:
+    """Give the lane up; if that fails, the next owner takes it over as after a crash."""
     try:
-        await release(database, lane)
+        await release(database, row)
     except Transient as trouble:
-        _log.warning("lane_not_released", lane=lane.lane, error=str(trouble))
+        _log.warning("lane_not_released", lane=row.lane, error=str(trouble))
     else:
         metrics.CLAIMS.labels(metrics.Claim.RELEASED).inc()
-
-
-async def _cancelled(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks, timeout=_DRAIN_SECONDS)
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()  # raised already, or of no interest after the first

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from consumer.runtime.tasks import until
 from consumer.store.rows import OutRow
 
 _ROW_BYTES = 256  # what a row costs beside its key and value
@@ -69,12 +70,7 @@ class OutboxQueue:
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
         """Wait until rows are here, for at most ``seconds`` or until told to stop."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._arrived, stop)]
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await until(self._arrived, stop, seconds)
 
     def release(self) -> None:
         """Drop everything and let whoever waits go."""

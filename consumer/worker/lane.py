@@ -1,23 +1,21 @@
-"""The sessions of one lane of the worker, and what they are made of."""
+"""The worker on one lane: the parts that a batch needs, put together for as long as it is owned."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from consumer import metrics
 from consumer.config.settings import Settings
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
-from consumer.lanes.owner import Owner
-from consumer.lanes.publisher import Publisher
-from consumer.lanes.transaction import LaneTransactions
+from consumer.lanes.owner import OwnedLane, Owner
 from consumer.scope import Scope
 from consumer.state.policy import Policy
 from consumer.store import parked
 from consumer.store.database import Database
-from consumer.store.rows import Lane
 from consumer.worker.batch_loop import BatchLoop
 from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache
@@ -38,47 +36,40 @@ class Resources:
     scope: Scope
 
 
-class LaneLoop:
-    """Lane ``number``, for as long as it is assigned to this process."""
+async def run_lane(number: int, resources: Resources, stop: asyncio.Event) -> None:
+    """Own lane ``number`` and process its topics until told to stop.  Raises ``Fatal``."""
+    work = partial(_work, resources)
+    owner = Owner(number, resources.client, resources.topics, resources.database, work)
+    try:
+        await owner.run(stop)
+    finally:
+        metrics.WORKER_LAG.drop(number)
+        metrics.PARKED_FRAMES.remove(number)
 
-    def __init__(self, number: int, resources: Resources) -> None:
-        self.number = number
-        self._of = resources
-        policy = Policy(number, resources.scope)
-        settings = resources.settings
-        self._rules = Rules.of(policy, settings.limits, settings.identity.refresh_interval)
-        of = resources
-        self._owner = Owner(number, of.client, of.topics, of.database, self._session)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Own the lane again and again until told to stop.  Raises ``Fatal``."""
-        try:
-            await self._owner.run(stop)
-        finally:
-            metrics.WORKER_LAG.drop(self.number)
-            metrics.PARKED_FRAMES.remove(self.number)
-
-    async def _session(
-        self, lane: Lane, publisher: Publisher, stop: asyncio.Event, *, unclean_takeover: bool
-    ) -> None:
-        of, span = self._of, self._of.settings.worker.batch_frames
-        async with of.database.transaction() as connection:
-            cache = LaneCache(await parked.read(connection, lane.lane))
-        firehose = TopicPartition(of.topics.name(Topic.FIREHOSE), lane.lane)
-        backfill = TopicPartition(of.topics.name(Topic.BACKFILL), lane.lane)
-        positions = {firehose: lane.firehose_offset, backfill: lane.backfill_offset}
-        async with await PartitionReader.open(of.client, positions) as reader:
-            self._owner.well()
-            buffer = RecordBuffer(reader, firehose, backfill)
-            loop = BatchLoop(
-                transactions=BatchTransactions(
-                    LaneTransactions(of.database, lane, of.topics.prefix, publisher.hand_over),
-                    self._rules.policy,
-                ),
-                reader=BatchReader(buffer, of.database, cache, of.settings.worker),
-                cache=cache,
-                rules=self._rules,
-                database=of.database,
-                guard=PoisonGuard(lane.stalls, unclean_takeover=unclean_takeover, span=span),
-            )
-            await loop.run(stop)
+async def _work(resources: Resources, lane: OwnedLane) -> None:
+    """Run batches from the positions in Postgres on; see ``consumer.lanes.owner.Work``."""
+    settings, topics, database = resources.settings, resources.topics, resources.database
+    row = lane.transactions.row
+    async with database.transaction() as connection:
+        cache = LaneCache(await parked.read(connection, row.lane))
+    firehose = TopicPartition(topics.name(Topic.FIREHOSE), row.lane)
+    backfill = TopicPartition(topics.name(Topic.BACKFILL), row.lane)
+    positions = {firehose: row.firehose_offset, backfill: row.backfill_offset}
+    policy = Policy(row.lane, resources.scope)
+    async with await PartitionReader.open(resources.client, positions) as reader:
+        lane.mark_healthy()
+        buffer = RecordBuffer(reader, firehose, backfill)
+        loop = BatchLoop(
+            transactions=BatchTransactions(lane.transactions, policy),
+            reader=BatchReader(buffer, database, cache, settings.worker),
+            cache=cache,
+            rules=Rules.of(policy, settings.limits, settings.identity.refresh_interval),
+            database=database,
+            guard=PoisonGuard(
+                row.stalls,
+                unclean_takeover=lane.unclean_takeover,
+                span=settings.worker.batch_frames,
+            ),
+        )
+        await loop.run(lane.stop)

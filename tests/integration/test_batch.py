@@ -81,8 +81,8 @@ async def bench(database: Database, author: Author) -> Bench:
     async def hand_over(rows: Sequence[OutRow]) -> None:
         handed.extend(rows)
 
-    held = await lanes.claim(database, LANE, uuid4())
-    lane = LaneTransactions(database, held.lane, "test.", hand_over)
+    claimed = await lanes.claim(database, LANE, uuid4())
+    lane = LaneTransactions(database, claimed.row, "test.", hand_over)
     rules = Rules.of(policy, LimitSettings(), 60.0)
     return Bench(database, lane, BatchTransactions(lane, policy), cache, rules, handed)
 

@@ -26,33 +26,33 @@ async def owned(database: Database) -> Lane | None:
 
 async def test_a_fresh_lane_is_claimed_at_its_beginning(database: Database) -> None:
     token = uuid4()
-    held = await lanes.claim(database, LANE, token)
-    assert held == lanes.ClaimedLane(Lane(LANE, token), unclean_takeover=False)
-    assert await owned(database) == held.lane
+    claimed = await lanes.claim(database, LANE, token)
+    assert claimed == lanes.ClaimedLane(Lane(LANE, token), unclean_takeover=False)
+    assert await owned(database) == claimed.row
 
 
 async def test_claiming_with_the_same_token_changes_nothing(database: Database) -> None:
     """So that a claim whose COMMIT was not answered can be made again."""
     token = uuid4()
-    held = await lanes.claim(database, LANE, token)
-    assert await lanes.claim(database, LANE, token) == held
+    claimed = await lanes.claim(database, LANE, token)
+    assert await lanes.claim(database, LANE, token) == claimed
 
 
 async def test_the_next_owner_knows_whether_the_last_one_left_in_order(database: Database) -> None:
     first = await lanes.claim(database, LANE, uuid4())
     second = await lanes.claim(database, LANE, uuid4())
     assert second.unclean_takeover
-    await lanes.release(database, first.lane)
-    assert await owned(database) == second.lane, "who has lost a lane cannot release it"
-    await lanes.release(database, second.lane)
+    await lanes.release(database, first.row)
+    assert await owned(database) == second.row, "a lost lane cannot be released"
+    await lanes.release(database, second.row)
     third = await lanes.claim(database, LANE, uuid4())
     assert not third.unclean_takeover
 
 
 async def test_who_has_lost_a_lane_cannot_go_on(database: Database) -> None:
-    first = (await lanes.claim(database, LANE, uuid4())).lane
+    first = (await lanes.claim(database, LANE, uuid4())).row
     assert await lanes.resume(database, first) == first
-    second = (await lanes.claim(database, LANE, uuid4())).lane
+    second = (await lanes.claim(database, LANE, uuid4())).row
     with pytest.raises(LaneLost):
         await lanes.resume(database, first)
     async with database.transaction() as connection:
@@ -76,7 +76,7 @@ async def test_of_those_who_saw_the_same_token_one_wins(database: Database) -> N
 
 async def test_an_owner_with_an_outdated_position_cannot_write(database: Database) -> None:
     """A delayed transaction of our own has moved the lane: what we believe is too old."""
-    believed = (await lanes.claim(database, LANE, uuid4())).lane
+    believed = (await lanes.claim(database, LANE, uuid4())).row
     moved = replace(believed, firehose_offset=10, last_seq=10, last_out_seq=4)
     async with database.transaction() as connection:
         assert await store.advance(connection, believed, moved)

@@ -23,7 +23,7 @@ from consumer.store.errors import CommitUnknown
 from consumer.worker import intake
 from consumer.worker.incoming import IncomingFrame
 from consumer.worker.intake import AccountFrames
-from consumer.worker.lane import LaneLoop
+from consumer.worker.lane import run_lane
 from consumer.worker.role import Worker
 from procedures.syntax import cid_text
 from simulator.network import Mix, Network
@@ -255,10 +255,10 @@ async def test_a_frame_that_kills_its_worker_is_tried_alone_and_buried(
     monkeypatch.setattr(intake, "read", deadly)
     await world.publish(frames)
     deaths = 0
-    loop = LaneLoop(world.topics.partition_of(did), world.resources())
+    lane, resources = world.topics.partition_of(did), world.resources()
     stop = asyncio.Event()
     while not await world.is_consumed():
-        task = asyncio.ensure_future(loop.run(stop))
+        task = asyncio.ensure_future(run_lane(lane, resources, stop))
         await eventually(lambda: task.done() or world.is_consumed())  # noqa: B023
         if task.done():
             with pytest.raises(_Killed):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from consumer.scope import Scope
 from consumer.store import lookups, outbox
 from consumer.store.database import Database
 from consumer.verify.frames import peek
-from consumer.worker.lane import LaneLoop, Resources
+from consumer.worker.lane import Resources, run_lane
 from consumer.worker.role import Worker
 from procedures.syntax import cid_text
 from tests.support.dead_letters import validate
@@ -172,8 +173,8 @@ class World:
     @asynccontextmanager
     async def owning(self, did: str, settings: Settings | None = None) -> AsyncIterator[None]:
         """Run the lane of ``did`` alone during the block, without a group."""
-        loop = LaneLoop(self.topics.partition_of(did), self.resources(settings))
-        async with running(loop.run):
+        lane = partial(run_lane, self.topics.partition_of(did), self.resources(settings))
+        async with running(lane):
             yield
 
     async def settled(self, deadline: float = 90.0) -> None:
