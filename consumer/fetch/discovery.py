@@ -26,6 +26,7 @@ from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Inconclusive
 from consumer.fetch.listing import Listings, NotSupported, Page
 from consumer.kafka.topics import Topics
+from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import wait_for_stop
 from consumer.scope import EVERYTHING, History, Repos, Scope
 from consumer.store import discoveries
@@ -91,6 +92,7 @@ class Discovery:
         self._database = database
         self._owner = f"discovery-{uuid4()}"
         self._warned = False
+        self._outage = Outage(_log, "listings")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Search until told to stop.  Raises ``Transient`` when Postgres is away."""
@@ -113,10 +115,11 @@ class Discovery:
             return await discoveries.lease(connection, self._owner, _LEASE_SECONDS)
 
     async def _search(self, search: Search, stop: asyncio.Event) -> None:
-        _log.info("discovery_goes_on", listing=search.listing, operation=search.operation)
+        _log.debug("listing_resumed", listing=search.listing, operation=search.operation)
         try:
             await self._through(search, stop)
         except NotSupported as absent:
+            self._outage.over(relay=self._pages.origin)
             # Once is enough: a relay lists every collection or none.
             say = _log.info if self._warned else _log.warning
             self._warned = True
@@ -133,6 +136,7 @@ class Discovery:
                 )
         except (HostUnavailable, Inconclusive, Refused) as error:
             delay = backoff(search.attempts, _LONGEST_PAUSE)
+            self._outage.again(error, relay=self._pages.origin, listing=search.listing)
             if isinstance(error, HostUnavailable):
                 delay = error.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
             await self._give_back(search, delay, printable(error))
@@ -150,6 +154,7 @@ class Discovery:
                 await self._give_back(search, 0.0, "the fetcher stopped")
                 return
             page = await self._pages.page(collection, cursor)
+            self._outage.over(relay=self._pages.origin)
             seen += page.named
             if page.cursor is not None and page.cursor == cursor:
                 raise Inconclusive(f"the listing stands still at cursor {cursor[:100]!r}")

@@ -26,6 +26,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from consumer.config.settings import LogSettings
 from consumer.errors import Transient
+from consumer.metrics import Service
 from consumer.printable import MAX_TEXT, escape
 
 _MAX_REMEMBERED = 1_000
@@ -124,11 +125,17 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     _route_libraries(shared, renderer, stream, level)
 
 
-class _Calm(logging.Filter):
-    """Lets the same message of a library through once in a while, with the count of the rest.
+# Libraries that report a service which we wait for ourselves.
+_REPORTERS = {"aiokafka": Service.KAFKA, "psycopg": Service.POSTGRES}
 
-    A driver that reconnects many times a second says so each time.  Errors of aiokafka are
-    warnings here: it tries again, and what it cannot cure is raised and judged by us.
+
+class _Calm(logging.Filter):
+    """Lets a library speak once a minute, with the count of what it said meanwhile.
+
+    A driver that reconnects many times a second says so each time, in several ways: it gets one
+    line for all of them, and none while an ``Outage`` tells of its service.  Other libraries get
+    one for each message.  Errors of aiokafka are warnings here: it tries again, and what it
+    cannot cure is raised and judged by us.
     """
 
     def __init__(self, every: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -138,12 +145,17 @@ class _Calm(logging.Filter):
         self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        key, now = (record.name, str(record.msg)), self._clock()
+        library = record.name.partition(".")[0]
+        service = _REPORTERS.get(library)
+        if service is not None and _absences[service].waiting:
+            return False
+        key = (record.name, str(record.msg)) if service is None else (library, "")
+        now = self._clock()
         said, more = self._said.get(key, (-self._every, 0))
         if now - said < self._every:
             self._said[key] = (said, more + 1)
             return False
-        if record.levelno == logging.ERROR and record.name.startswith("aiokafka"):
+        if record.levelno == logging.ERROR and library == "aiokafka":
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         if len(self._said) >= _MAX_REMEMBERED:
             self._said.clear()

@@ -136,7 +136,29 @@ def test_a_library_that_repeats_itself_is_calmed() -> None:
         "no node 30 (2 more like this)",
         "no node 60 (2 more like this)",
     ]
-    assert calm.filter(logging.LogRecord("aiokafka", 40, "", 0, "something else", (), None))
+    assert calm.filter(logging.LogRecord("asyncio", 40, "", 0, "something else", (), None))
+    assert calm.filter(logging.LogRecord("asyncio", 40, "", 0, "another thing", (), None))
+
+
+def test_a_driver_has_one_line_for_all_that_it_says_of_an_outage() -> None:
+    now = [0.0]
+    calm = logs._Calm(every=60.0, clock=lambda: now[0])
+
+    def passes(name: str, text: str) -> bool:
+        return calm.filter(logging.LogRecord(name, 30, "", 0, text, (), None))
+
+    assert passes("aiokafka", "cannot connect")
+    assert not passes("aiokafka", "cannot update metadata")
+    assert not passes("aiokafka.consumer.fetcher", "failed fetch")
+    assert passes("psycopg.pool", "cannot connect")
+    now[0] = 60.0
+    outage = logs.Outage(structlog.get_logger(), "services")
+    with capture_logs():
+        outage.again(Transient("away", "kafka"))
+        assert not passes("aiokafka", "cannot connect")
+        assert passes("psycopg.pool", "cannot connect")
+        outage.over()
+    assert passes("aiokafka", "cannot connect")
 
 
 def test_errors_of_the_kafka_driver_are_warnings() -> None:
