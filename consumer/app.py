@@ -34,7 +34,7 @@ from consumer.scope import Scope
 from consumer.services import Services, opened, stack_of
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
-from consumer.tail.tailer import Store, Tailer
+from consumer.tail.tailer import RelayState, Store, Tailer
 from consumer.worker.lane import Resources
 from consumer.worker.role import Worker
 
@@ -142,12 +142,19 @@ def _tailer(services: Services) -> Tailer:
             time = None if unix is None else datetime.fromtimestamp(unix, UTC)
             await status.mirror_cursor(connection, relay, cursor.seq, time, cursor.epoch)
 
+    async def report(relay: str, state: RelayState) -> None:
+        async with database.transaction() as connection:
+            since = datetime.fromtimestamp(state.since, UTC)
+            await status.note_connection(
+                connection, relay, since, connected=state.connected, reason=state.reason
+            )
+
     return Tailer(
         settings.relay,
         _scope(settings),
         services.client,
         services.topics,
-        Store(tracked, joined, consumed, mirror),
+        Store(tracked, joined, consumed, mirror, report),
         frame_limit=settings.limits.frame,
     )
 

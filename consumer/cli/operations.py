@@ -229,9 +229,7 @@ def summary(operation: Operation) -> str:
     counts = (
         f"{operation.created} created, {operation.updated} updated, {operation.deleted} deleted"
     )
-    why = (
-        "" if operation.error is None else f": {operation.failure or ''} {escape(operation.error)}"
-    )
+    why = ": ".join(filter(None, [operation.failure, escape(operation.error or "")]))
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(operation.requested_at))
     stage = "/".join(filter(None, [operation.status, operation.phase]))
     end = f": {why}" if why else ""

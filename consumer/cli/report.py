@@ -1,12 +1,14 @@
 """The status report: tables and waiting messages combined, and shown to people.
 
-A lane's lag is the age of the oldest message that waits in it, 0 when none waits.
+A lane's lag is the age of the oldest message that waits in it.  If none waits it is 0 while the
+tailer is connected to the relay, and unknown (null) while it is not: what would be late is then
+still with the relay.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -32,6 +34,7 @@ class Waiting:
 
 
 NOTHING = Waiting()
+_REPORT_SECONDS = 60.0  # the tailer reports at least twice in that time
 
 
 def report(
@@ -40,7 +43,10 @@ def report(
     now: float,
 ) -> Report:
     """Combine what the tables say with what waits in Kafka."""
-    lanes_ = [_lane(lane, found, waiting, now) for lane in found.lanes]
+    relay = _relay(found.relays, now)
+    connected = relay is not None and relay["connected"]
+    lanes_ = [_lane(lane, found, waiting, now, connected=connected) for lane in found.lanes]
+    lags = [lane["lagSeconds"] for lane in lanes_ if lane["lagSeconds"] is not None]
     states: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
@@ -50,8 +56,9 @@ def report(
         if state != "active":
             reasons[reason or "unknown"] += count
     return {
+        "relay": relay,
         "cursors": [_cursor(cursor, now) for cursor in found.cursors],
-        "lagSeconds": max((lane["lagSeconds"] for lane in lanes_), default=0.0),
+        "lagSeconds": max(lags, default=0.0 if connected else None),
         "repos": {
             "total": sum(found.repos.values()),
             "byState": dict(states),
@@ -64,6 +71,25 @@ def report(
         "operations": dict(found.operations),
         "outbox": sum(found.outbox.values()),
         "lanes": lanes_,
+    }
+
+
+def _relay(relays: Sequence[store.RelayConnection], now: float) -> Report | None:
+    """Return the state of the connection that was reported last; None: none ever was."""
+    if not relays:
+        return None
+    newest = max(relays, key=lambda each: each.updated_at)
+    silent = now - newest.updated_at.timestamp()
+    connected, since, reason = newest.connected, newest.since, newest.reason
+    if silent > _REPORT_SECONDS:
+        connected, since = False, newest.updated_at
+        reason = f"no tailer has reported for {silent:,.0f} s; is the role tailer running?"
+    return {
+        "url": newest.relay,
+        "connected": connected,
+        "since": _iso(since),
+        "seconds": _age(since, now),
+        "reason": None if connected else reason,
     }
 
 
@@ -83,9 +109,14 @@ def _lane(
     found: store.Status,
     waiting: Mapping[tuple[Topic, int], Waiting],
     now: float,
+    *,
+    connected: bool,
 ) -> Report:
     live = waiting.get((Topic.FIREHOSE, lane.lane), NOTHING)
     backfill = waiting.get((Topic.BACKFILL, lane.lane), NOTHING)
+    lag = 0.0 if connected else None
+    if live.since is not None:
+        lag = round(max(0.0, now - live.since), 3)
     return {
         "lane": lane.lane,
         "owned": lane.token != RELEASED,
@@ -93,7 +124,7 @@ def _lane(
         "firehoseWaiting": live.offsets,
         "backfillOffset": lane.backfill_offset,
         "backfillWaiting": backfill.offsets,
-        "lagSeconds": 0.0 if live.since is None else round(max(0.0, now - live.since), 3),
+        "lagSeconds": lag,
         "lastSeq": lane.last_seq,
         "outbox": found.outbox.get(lane.lane, 0),
         "stalls": lane.stalls,
@@ -120,12 +151,22 @@ def _plain(text: str) -> Text:
     return Text(escape(text))
 
 
+def _connection(relay: Report | None) -> str:
+    if relay is None:
+        return "not connected: no tailer has reported yet; is the role tailer running?"
+    since = f"since {relay['since'][:19].replace('T', ' ')} UTC ({relay['seconds']:,.0f} s)"
+    if relay["connected"]:
+        return f"connected to {relay['url']} {since}"
+    return f"NOT CONNECTED to {relay['url']} {since}: {relay['reason']}"
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items())) or "none"
 
 
 def _summary(seen: Report) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("relay", _plain(_connection(seen["relay"])))
     for cursor in seen["cursors"]:
         age = cursor["ageSeconds"]
         position = f"seq {cursor['seq']} of epoch {cursor['session']}"
@@ -135,7 +176,8 @@ def _summary(seen: Report) -> Table:
     if not seen["cursors"]:
         table.add_row("cursor", "none yet")
     repos = seen["repos"]
-    table.add_row("lag", f"{seen['lagSeconds']:,.1f} s")
+    lag = seen["lagSeconds"]
+    table.add_row("lag", "unknown: not connected" if lag is None else f"{lag:,.1f} s")
     table.add_row("repos", f"{repos['total']:,}: {_counts(repos['byState'])}")
     if repos["desynchronizedBy"]:
         table.add_row("", f"desynchronized: {_counts(repos['desynchronizedBy'])}")
@@ -160,7 +202,7 @@ def _lanes(rows: list[Report]) -> Table:
             f"{row['firehoseWaiting']:,}",
             f"{row['backfillOffset']:,}",
             f"{row['backfillWaiting']:,}",
-            f"{row['lagSeconds']:,.1f}",
+            "-" if row["lagSeconds"] is None else f"{row['lagSeconds']:,.1f}",
             f"{row['outbox']:,}",
         )
     return table

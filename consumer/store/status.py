@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from consumer.store import lanes, outbox
@@ -23,6 +23,20 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayConnection:
+    """What the tailer last said of its connection to a relay.
+
+    ``reason``: why it is not connected.  The tailer updates it at least twice a minute.
+    """
+
+    relay: str
+    connected: bool
+    since: datetime
+    reason: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Counts and positions; ``repos`` by (status, sync state, reason), ``outbox`` by lane."""
 
@@ -34,8 +48,13 @@ class Status:
     lookups: int
     operations: dict[str, int]
     outbox: dict[int, int]
+    relays: list[RelayConnection] = field(default_factory=list)
 
 
+_RELAYS = """
+SELECT relay, connected, since, reason, updated_at FROM relay_connections
+ORDER BY updated_at DESC
+"""
 _CURSORS = "SELECT relay, seq, time, session, updated_at FROM cursors ORDER BY updated_at DESC"
 _REPOS = "SELECT status, sync_state, reason, count(*) FROM repos GROUP BY 1, 2, 3"
 _RECORDS = "SELECT count(*) FROM records WHERE cid IS NOT NULL"
@@ -48,10 +67,18 @@ ON CONFLICT (relay) DO UPDATE SET
     seq = EXCLUDED.seq, time = EXCLUDED.time, session = EXCLUDED.session, updated_at = now()
 """
 
+_CONNECTION = """
+INSERT INTO relay_connections (relay, connected, since, reason) VALUES (%s, %s, %s, %s)
+ON CONFLICT (relay) DO UPDATE SET
+    connected = EXCLUDED.connected, since = EXCLUDED.since, reason = EXCLUDED.reason,
+    updated_at = now()
+"""
+
 
 async def read(connection: Connection) -> Status:
     """Return the state of the deployment."""
     cursors = await (await connection.execute(_CURSORS)).fetchall()
+    relays = await (await connection.execute(_RELAYS)).fetchall()
     repos = await (await connection.execute(_REPOS)).fetchall()
     return Status(
         cursors=[Cursor(*row) for row in cursors],
@@ -62,6 +89,7 @@ async def read(connection: Connection) -> Status:
         lookups=await _count(connection, _LOOKUPS),
         operations=await read_operations.by_status(connection),
         outbox=await outbox.depth(connection),
+        relays=[RelayConnection(*row) for row in relays],
     )
 
 
@@ -70,6 +98,13 @@ async def mirror_cursor(
 ) -> None:
     """Note a relay's cursor for people; the truth is ``chive.cursor``."""
     await connection.execute(_MIRROR, [relay, seq, time, epoch])
+
+
+async def note_connection(
+    connection: Connection, relay: str, since: datetime, *, connected: bool, reason: str
+) -> None:
+    """Note whether the tailer is connected to a relay, since when, and why not."""
+    await connection.execute(_CONNECTION, [relay, connected, since, reason])
 
 
 async def _count(connection: Connection, query: str) -> int:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import anyio
 import structlog
 from websockets.exceptions import WebSocketException
 
@@ -50,6 +51,7 @@ from consumer.tail.tracked import track_unread
 ROLE = "tailer"
 _PATIENCE = 1.0  # seconds without a message after which the relay has nothing more for us
 _MIRROR_EVERY = 1.0
+_REPORT_EVERY = 20.0  # seconds; readers take a report of a minute ago for none
 _JOIN_EVERY = 2.0
 _JOIN_OVERLAP = 180.0  # longer than any transaction that may show a repository late
 _ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Garbage)
@@ -59,19 +61,30 @@ _clock = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
+class RelayState:
+    """Whether the tailer is connected, since when (Unix seconds), and if not, why."""
+
+    connected: bool
+    since: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """What the tailer needs from Postgres, as functions that raise ``Transient``.
 
     ``tracked``: the DIDs of all repositories that the workers know.  ``joined``: those that
     they have come to know in the last so many seconds, at least.  ``consumed``: by partition
     of ``chive.firehose``, the offset that its worker reads next.  ``mirror``: keep the cursor
-    of a relay for people to see; best effort.
+    of a relay for people to see; best effort.  ``report``: keep the state of the connection to a
+    relay likewise.
     """
 
     tracked: Callable[[], Awaitable[set[str]]]
     joined: Callable[[float], Awaitable[set[str]]]
     consumed: Callable[[], Awaitable[Mapping[int, int]]]
     mirror: Callable[[str, Cursor], Awaitable[None]]
+    report: Callable[[str, RelayState], Awaitable[None]]
 
 
 class Tailer:
@@ -98,6 +111,7 @@ class Tailer:
         self._relay_outage = Outage(_log, "relay")
         self._kafka_outage = Outage(_log, "kafka")
         self._backoff = Backoff()
+        self._state = RelayState(connected=False, since=time.time(), reason="not tried yet")
         self._newest: Cursor | None = None
         self._moved = asyncio.Event()
 
@@ -213,19 +227,23 @@ class Tailer:
         except _ABOUT_RELAY as error:
             outcome = classify(error)
             self._relay_outage.again(outcome.detail, cause=outcome.cause)
+            self._changed(connected=False, reason=outcome.detail)
             return outcome
         self._relay_outage.over()
         _log.info("connected", relay=self._url, cursor=position.ask)
         position.connected(time.time())
         metrics.TAIL_CONNECTED.set(1)
+        self._changed(connected=True)
         pipeline.woken = connection.wake
         try:
             await self._drink(connection, collector, pipeline)
         except _ABOUT_RELAY as error:
             outcome = classify(error)
             _log.info("disconnected", cause=outcome.cause, detail=outcome.detail)
+            self._changed(connected=False, reason=outcome.detail)
             return outcome
-        except Transient:
+        except Transient as error:
+            self._changed(connected=False, reason=str(error))
             metrics.RECONNECTS.labels(ReconnectCause.KAFKA).inc()
             raise
         finally:
@@ -262,14 +280,29 @@ class Tailer:
         self._newest = cursor
         self._moved.set()
 
+    def _changed(self, *, connected: bool, reason: str = "") -> None:
+        """Note the state of the connection; ``since`` is the time of the last change."""
+        since = time.time() if connected != self._state.connected else self._state.since
+        self._state = RelayState(connected, since, reason)
+        self._moved.set()
+
     async def _mirror(self) -> NoReturn:
-        """Keep the newest cursor in Postgres; if that is away, the next one will do."""
+        """Keep the newest cursor and the connection's state in Postgres, best effort."""
+        mirrored: Cursor | None = None
+        reported: RelayState | None = None
+        report_at = 0.0
         while True:
-            await self._moved.wait()
+            with anyio.move_on_after(_REPORT_EVERY):
+                await self._moved.wait()
             self._moved.clear()
-            if self._newest is not None:
-                with suppress(Transient):
-                    await self._store.mirror(self._url, self._newest)
+            state, newest = self._state, self._newest
+            with suppress(Transient):
+                if state != reported or _clock() >= report_at:
+                    await self._store.report(self._url, state)
+                    reported, report_at = state, _clock() + _REPORT_EVERY
+                if newest is not None and newest != mirrored:
+                    await self._store.mirror(self._url, newest)
+                    mirrored = newest
             await asyncio.sleep(_MIRROR_EVERY)
 
     def _new_epoch(self, cause: EpochCause, position: Position) -> None:

@@ -26,7 +26,7 @@ from consumer.tail import tailer as module
 from consumer.tail.collector import MAX_BYTES
 from consumer.tail.cursor import HOUR, Cursor
 from consumer.tail.subscription import HIGH_WATER
-from consumer.tail.tailer import Store, Tailer
+from consumer.tail.tailer import RelayState, Store, Tailer
 from simulator.frames import error_frame, frame, info_frame
 from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
@@ -53,13 +53,14 @@ class World:
     joined: set[str] = field(default_factory=set)
     consumed: dict[int, int] = field(default_factory=dict)
     mirrored: list[Cursor] = field(default_factory=list)
+    states: list[RelayState] = field(default_factory=list)
     store_away: bool = False
 
     def tailer(self, client: Client | None = None, **relay: Any) -> Tailer:
         """Return a tailer that reconnects without a pause."""
         settings = RelaySettings(**{"url": self.relay.url, "silence": SILENCE, **relay})
         scope = Scope(("pub.chive.*",))
-        store = Store(self._tracked, self._joined, self._consumed, self._mirror)
+        store = Store(self._tracked, self._joined, self._consumed, self._mirror, self._report)
         tailer = Tailer(
             settings, scope, client or self.client, self.topics, store, frame_limit=LIMIT
         )
@@ -85,6 +86,10 @@ class World:
         if self.store_away:
             raise Transient("Postgres is away")
         self.mirrored.append(cursor)
+
+    async def _report(self, relay: str, state: RelayState) -> None:
+        assert relay == self.relay.url
+        self.states.append(state)
 
     async def cursors(self) -> dict[str, Cursor]:
         """Return the newest cursors that are committed."""

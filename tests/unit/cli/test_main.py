@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from consumer.cli import main
-from consumer.cli.operations import print_operations
+from consumer.cli.operations import print_operations, summary
 from consumer.cli.output import print_json
 from consumer.errors import Transient
 from procedures import operations
+from procedures.failures import Failure
 from procedures.operations import Status, Type
 
 
@@ -119,3 +120,21 @@ def test_a_mistake_in_settings_is_exit_2(
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: CHIVE_HTTP__PORT: ")
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "end"),
+    [
+        (None, None, "0 created, 0 updated, 0 deleted"),
+        (Failure.HOST_ERROR, "no route", "0 deleted: host_error: no route"),
+        (None, "no route", "0 deleted: no route"),
+        (Failure.HOST_ERROR, None, "0 deleted: host_error"),
+    ],
+)
+def test_a_line_about_an_operation_ends_with_what_went_wrong(
+    failure: Failure | None, error: str | None, end: str
+) -> None:
+    queued = operations.queued("id", Type.DID_SYNC, "did:plc:x", 1.0)
+    line = summary(replace(queued, failure=failure, error=error))
+    assert line.endswith(end)
+    assert ": :" not in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from consumer.cli.report import Waiting, render, report
 from consumer.kafka.topics import Topic
 from consumer.store.rows import RELEASED, Lane
-from consumer.store.status import Cursor, Status
+from consumer.store.status import Cursor, RelayConnection, Status
 
 NOW = 1_800_000_000.0
 
@@ -21,6 +22,11 @@ NOW = 1_800_000_000.0
 def moment(ago: float) -> datetime:
     return datetime.fromtimestamp(NOW - ago, UTC)
 
+
+URL = "wss://relay.example"
+CONNECTED = RelayConnection(URL, True, moment(3600), "", moment(1))
+AWAY = RelayConnection(URL, False, moment(90), "[Errno 111] Connection refused", moment(1))
+OLD = RelayConnection(URL, True, moment(7200), "", moment(300))
 
 FOUND = Status(
     cursors=[Cursor("wss://relay.example", 31527015322, moment(2.5), 3, moment(1))],
@@ -39,6 +45,7 @@ FOUND = Status(
     lookups=1,
     operations={"queued": 9},
     outbox={1: 5},
+    relays=[CONNECTED],
 )
 EMPTY = Status([], [], {}, 0, 0, 0, {}, {})
 WAITING = {(Topic.FIREHOSE, 1): Waiting(12, NOW - 30)}
@@ -56,6 +63,7 @@ def test_report() -> None:
     }
     assert [lane["owned"] for lane in seen["lanes"]] == [True, False]
     assert [lane["firehoseWaiting"] for lane in seen["lanes"]] == [0, 12]
+    assert [lane["lagSeconds"] for lane in seen["lanes"]] == [0.0, 30.0]
     assert [lane["outbox"] for lane in seen["lanes"]] == [0, 5]
     assert seen["outbox"] == 5
     assert orjson.loads(orjson.dumps(seen)) == seen
@@ -63,7 +71,8 @@ def test_report() -> None:
 
 def test_report_of_nothing() -> None:
     seen = report(EMPTY, {}, NOW)
-    assert seen["lagSeconds"] == 0.0
+    assert seen["lagSeconds"] is None
+    assert report(replace(EMPTY, relays=[CONNECTED]), {}, NOW)["lagSeconds"] == 0.0
     assert seen["repos"]["total"] == 0
     assert "none yet" in shown(seen)
 
@@ -90,3 +99,48 @@ def test_a_status_that_a_stranger_chose_is_escaped(hostile: str) -> None:
     assert text.replace("\n", "").isprintable()
     assert len(text.splitlines()) == len(shown(report(EMPTY, {}, NOW)).splitlines()) + 1
     assert "[red]" in text
+
+
+def test_the_first_line_says_that_the_relay_is_connected_and_since_when() -> None:
+    seen = report(FOUND, WAITING, NOW)
+    since = moment(3600).isoformat()
+    assert seen["relay"] == {
+        "url": URL,
+        "connected": True,
+        "since": since,
+        "seconds": 3600.0,
+        "reason": None,
+    }
+    first = shown(seen).splitlines()[0].split()
+    assert first[:4] == ["relay", "connected", "to", URL]
+    assert " ".join(first[4:]) == f"since {since[:10]} {since[11:19]} UTC (3,600 s)"
+
+
+@pytest.mark.parametrize(
+    ("relays", "why"),
+    [
+        ([AWAY], "(90 s): [Errno 111] Connection refused"),
+        ([OLD], "(300 s): no tailer has reported for 300 s; is the role tailer running?"),
+        ([AWAY, OLD], "(90 s): [Errno 111] Connection refused"),
+        ([OLD, AWAY], "(90 s): [Errno 111] Connection refused"),
+        ([], "no tailer has reported yet; is the role tailer running?"),
+    ],
+)
+def test_what_is_not_connected_says_why_and_has_no_lag_of_zero(
+    relays: list[RelayConnection], why: str
+) -> None:
+    seen = report(replace(FOUND, relays=relays), {}, NOW)
+    assert seen["lagSeconds"] is None
+    assert [lane["lagSeconds"] for lane in seen["lanes"]] == [None, None]
+    lines = shown(seen).splitlines()
+    assert lines[0].split()[0] == "relay"
+    assert "not connected to" in lines[0].lower() or "not connected:" in lines[0]
+    assert lines[0].endswith(why)
+    assert not any(line.split()[:2] == ["lag", "0.0"] for line in lines)
+    assert " 0.0 " not in shown(seen)
+
+
+def test_waiting_messages_are_late_even_if_the_relay_is_away() -> None:
+    seen = report(replace(FOUND, relays=[AWAY]), WAITING, NOW)
+    assert seen["lagSeconds"] == 30.0
+    assert [lane["lagSeconds"] for lane in seen["lanes"]] == [None, 30.0]
