@@ -35,6 +35,7 @@ from consumer.services import Services, opened, stack_of
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.tailer import RelayState, Store, Tailer
+from consumer.version import commit, version
 from consumer.worker.lane import Resources
 from consumer.worker.role import Worker
 
@@ -85,8 +86,11 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
 
 def _introduce(plan: Plan) -> None:
     settings = plan.settings
+    metrics.BUILD.labels(version(), commit()).set(1)
     _log.info(
         "starting",
+        version=version(),
+        commit=commit(),
         pid=os.getpid(),
         roles=sorted(plan.roles),
         relay=settings.relay.url,
@@ -94,7 +98,9 @@ def _introduce(plan: Plan) -> None:
         collections=settings.scope.collections,
     )
     if settings.network.allow_loopback:
-        _log.warning("LOOPBACK_ALLOWED: requests may go to this machine; for development only")
+        _log.warning(
+            "loopback_allowed", meaning="requests may go to this machine; for development only"
+        )
 
 
 def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:

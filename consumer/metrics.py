@@ -177,7 +177,7 @@ _M = TypeVar("_M", Counter, Gauge, Histogram)
 
 
 def closed(metric: _M, *values: Iterable[str]) -> _M:
-    """Create the series of every combination of label values, in the order of the labels."""
+    """Create the series of all combinations of label values, in the order of the labels."""
     for combination in product(*values):
         metric.labels(*combination)
     return metric
@@ -252,137 +252,198 @@ class Ages(Collector):
 
 # --- process ---------------------------------------------------------------------------------
 
-ROOT_UP = _gauge("chive_root_up", "1 while the root task runs in this process", "root")
+BUILD = _gauge(
+    "chive_build_info",
+    "Always 1; the labels are version and commit of this process",
+    "version",
+    "commit",
+)
+ROOT_UP = _gauge(
+    "chive_root_up", "1 while this part (root task) of the process runs, else 0", "root"
+)
 ROOT_RESTARTS = _counter(
-    "chive_root_restarts_total", "Times a root began again because a service was away", root=ROOTS
+    "chive_root_restarts_total",
+    "Times a part of the process started again because a service was unreachable",
+    root=ROOTS,
 )
 LOOP_DELAY = _gauge(
-    "chive_event_loop_delay_seconds", "How late the last heartbeat of the event loop was"
+    "chive_event_loop_delay_seconds",
+    "Delay of the last heartbeat of the event loop in seconds; high: the process is overloaded",
 )
-WORKER_PROCESSES = _gauge("chive_worker_processes", "Worker processes alive under this parent")
+WORKER_PROCESSES = _gauge(
+    "chive_worker_processes", "Worker processes that run under this parent process"
+)
 WORKER_RESTARTS = _counter(
-    "chive_worker_restarts_total", "Worker processes started again after a signal"
+    "chive_worker_restarts_total", "Worker processes restarted after a signal killed them"
 )
 WAITS = _counter(
-    "chive_waits_total", "Attempts that found a service away and were waited out", service=Service
+    "chive_waits_total",
+    "Attempts that found a service unreachable and are repeated, by service",
+    service=Service,
 )
 
 # --- input refused, at any stage -------------------------------------------------------------
 
 REFUSED = _counter(
-    "chive_refused_total", "Input refused, by reason and stage", reason=Reason, stage=Stage
+    "chive_refused_total",
+    "Frames, messages and answers refused, by reason and by the role that refused",
+    reason=Reason,
+    stage=Stage,
 )
 
 # --- tailer ----------------------------------------------------------------------------------
 
 FRAMES = _counter(
     "chive_tail_frames_total",
-    "Frames received, by kind and what became of them",
+    "Frames received from the relay, by kind and outcome",
     kind=FrameKind,
     outcome=FrameOutcome,
 )
-TAIL_BYTES = _counter("chive_tail_received_bytes_total", "Bytes of frames received")
-TAIL_ACTIVE = _gauge("chive_tail_active", "1 while it is this process's turn to tail")
-TAIL_CONNECTED = _gauge("chive_tail_connected", "1 while the firehose is connected")
+TAIL_BYTES = _counter("chive_tail_received_bytes_total", "Bytes of frames received from the relay")
+TAIL_ACTIVE = _gauge(
+    "chive_tail_active",
+    "1 while this process is the tailer that reads the relay, 0 while it stands by",
+)
+TAIL_CONNECTED = _gauge(
+    "chive_tail_connected", "1 while this process is connected to the relay, else 0"
+)
 RECONNECTS = _counter(
-    "chive_tail_reconnects_total", "Firehose connections that ended, by cause", cause=ReconnectCause
+    "chive_tail_reconnects_total",
+    "Connections to the relay that ended or failed, by cause",
+    cause=ReconnectCause,
 )
 EPOCHS = _counter(
-    "chive_tail_sessions_total", "Breaks in the continuity of the firehose", cause=EpochCause
+    "chive_tail_sessions_total",
+    "New epochs: breaks in the continuity of the firehose, by cause",
+    cause=EpochCause,
 )
-CURSOR_SEQ = _gauge("chive_tail_cursor_seq", "Sequence number of the durable cursor")
+CURSOR_SEQ = _gauge(
+    "chive_tail_cursor_seq", "Sequence number of the cursor that is committed in Kafka"
+)
 CURSOR_AGE = Ages(
-    "chive_tail_cursor_age_seconds", "Age of the frame that the durable cursor points at"
+    "chive_tail_cursor_age_seconds", "Age in seconds of the frame at the committed cursor"
 )
 TAIL_LAG = Ages(
     "chive_tail_lag_seconds",
-    "Age of the newest durable frame while more may wait; 0 when caught up",
+    "Age in seconds of the newest committed frame while more may wait; 0 when caught up",
 )
 TAIL_BATCH_FRAMES = _histogram(
-    "chive_tail_batch_frames", "Frames forwarded in one transaction", _COUNTS
+    "chive_tail_batch_frames", "Frames forwarded in one Kafka transaction of the tailer", _COUNTS
 )
 TAIL_COMMIT_SECONDS = _histogram(
-    "chive_tail_commit_seconds", "Time of one tailer transaction", _SECONDS
+    "chive_tail_commit_seconds",
+    "Duration in seconds of one Kafka transaction of the tailer",
+    _SECONDS,
 )
-TAIL_QUEUED_BYTES = _gauge("chive_tail_queued_bytes", "Bytes received and not yet in a transaction")
-TRACKED = _gauge("chive_tail_tracked_repos", "DIDs in the tailer's tracked set")
+TAIL_QUEUED_BYTES = _gauge(
+    "chive_tail_queued_bytes", "Bytes of frames received and not yet in a Kafka transaction"
+)
+TRACKED = _gauge("chive_tail_tracked_repos", "Repositories (DIDs) whose frames the tailer forwards")
 
 # --- gateway ---------------------------------------------------------------------------------
 
 OTHER_METHOD = "unknown"
 CALLS = _counter(
     "chive_gateway_calls_total",
-    "XRPC calls, by method and class of status",
+    "XRPC calls answered, by method and class of HTTP status",
     method=(*METHODS, OTHER_METHOD),
     status=("2xx", "3xx", "4xx", "5xx"),
 )
 CALL_SECONDS = _histogram(
-    "chive_gateway_call_seconds", "Time of one call", _SECONDS, method=(*METHODS, OTHER_METHOD)
+    "chive_gateway_call_seconds",
+    "Duration in seconds of one XRPC call, by method",
+    _SECONDS,
+    method=(*METHODS, OTHER_METHOD),
 )
 
 # --- controller ------------------------------------------------------------------------------
 
 COMMANDS_REFUSED = _counter(
-    "chive_control_refused_total", "Messages that were no command", reason=RefusalReason
+    "chive_control_refused_total",
+    "Messages on the control topic that are not valid commands, by reason",
+    reason=RefusalReason,
 )
-SWEPT = _counter("chive_control_swept_total", "What sweeps put right", kind=Sweep)
+SWEPT = _counter(
+    "chive_control_swept_total",
+    "Operations and repositories that the controller's sweeps corrected, by kind",
+    kind=Sweep,
+)
 
 # --- worker ----------------------------------------------------------------------------------
 
-LANES_OWNED = _gauge("chive_worker_lanes", "Lanes owned by this process")
-CLAIMS = _counter("chive_worker_claims_total", "Changes in lane ownership", outcome=Claim)
+LANES_OWNED = _gauge("chive_worker_lanes", "Lanes that this process owns")
+CLAIMS = _counter(
+    "chive_worker_claims_total",
+    "Changes of lane ownership in this process, by outcome",
+    outcome=Claim,
+)
 WORKER_LAG = Ages(
     "chive_worker_lag_seconds",
-    "Age of the newest applied frame while more wait in the lane; 0 when caught up",
+    "Age in seconds of the newest applied frame while more wait in the lane; 0 when caught up",
     "lane",
 )
 WORKER_INPUTS = _counter(
-    "chive_worker_inputs_total", "Messages taken from each topic", topic=("firehose", "backfill")
+    "chive_worker_inputs_total",
+    "Messages that the worker read, by topic",
+    topic=("firehose", "backfill"),
 )
 BATCH_INPUTS = _histogram("chive_worker_batch_inputs", "Messages in one worker batch", _COUNTS)
 BATCH_BYTES = _histogram(
-    "chive_worker_batch_bytes", "Bytes of messages in one worker batch", _SIZES
+    "chive_worker_batch_bytes", "Bytes of the messages in one worker batch", _SIZES
 )
 BATCH_SECONDS = _histogram(
-    "chive_worker_batch_seconds", "Time of a worker batch, by step", _SECONDS, step=BatchStep
+    "chive_worker_batch_seconds",
+    "Duration in seconds of one worker batch, by step",
+    _SECONDS,
+    step=BatchStep,
 )
 COMMITS_VERIFIED = _counter(
-    "chive_worker_commits_verified_total", "Commits that passed every check"
+    "chive_worker_commits_verified_total", "Commits that passed all verification"
 )
 EVENTS = _counter(
     "chive_events_total",
-    "Events decided, by type and source",
+    "Events written to the outbox, by type and source",
     type=EVENT_TYPES,
     source=EVENT_SOURCES,
 )
 DESYNCHRONIZED = _counter(
     "chive_worker_desynchronized_total",
-    "Repos found to need a sync, by reason (closed in worker.report)",
+    "Repositories marked as desynchronized, by reason",
     reason=(),
 )
-PARKED = _counter("chive_worker_parked_total", "Frames parked for a missing key")
-UNPARKED = _counter("chive_worker_unparked_total", "Parked frames taken up again")
-PARKED_FRAMES = _gauge("chive_worker_parked_frames", "Frames parked at present", "lane")
-STALLS = _counter("chive_worker_stalls_total", "Batches that a lane had to try again after a crash")
+PARKED = _counter(
+    "chive_worker_parked_total", "Frames parked because the account's signing key is not known yet"
+)
+UNPARKED = _counter("chive_worker_unparked_total", "Parked frames processed again")
+PARKED_FRAMES = _gauge("chive_worker_parked_frames", "Frames that are parked now, by lane", "lane")
+STALLS = _counter("chive_worker_stalls_total", "Batches that a lane repeated after a crash")
 
 # --- publisher -------------------------------------------------------------------------------
 
-OUTBOX_DEPTH = _gauge("chive_outbox_depth", "Rows decided and not yet published", "lane")
+OUTBOX_DEPTH = _gauge(
+    "chive_outbox_depth", "Outbox rows not yet published to Kafka, by lane", "lane"
+)
 OUTBOX_AGE = Ages(
-    "chive_outbox_age_seconds", "Age of the oldest row not yet published; 0 when empty", "lane"
+    "chive_outbox_age_seconds",
+    "Age in seconds of the oldest outbox row not yet published, by lane; 0 when empty",
+    "lane",
 )
 PUBLISHED = _counter(
     "chive_published_total",
-    "Records published, by topic",
+    "Records published to Kafka, by topic",
     topic=("events", "operations", "dead-letter"),
 )
 PUBLISH_RECORDS = _histogram(
-    "chive_publish_records", "Records in one publisher transaction", _COUNTS
+    "chive_publish_records", "Records in one Kafka transaction of the publisher", _COUNTS
 )
-PUBLISH_SECONDS = _histogram("chive_publish_seconds", "Time of one publisher transaction", _SECONDS)
+PUBLISH_SECONDS = _histogram(
+    "chive_publish_seconds",
+    "Duration in seconds of one Kafka transaction of the publisher",
+    _SECONDS,
+)
 TRANSACTIONS = _counter(
     "chive_transactions_total",
-    "Kafka transactions, by who made them and how they ended",
+    "Kafka transactions, by role and outcome",
     role=("tailer", "publisher"),
     outcome=TransactionOutcome,
 )
@@ -391,33 +452,42 @@ TRANSACTIONS = _counter(
 
 LOOKUPS = _counter(
     "chive_fetch_lookups_total",
-    "Attempts at identity lookups and account checks",
+    "Attempts at identity lookups and account checks, by kind and outcome",
     kind=LookupKind,
     outcome=LookupOutcome,
 )
 LOOKUP_SECONDS = _histogram(
-    "chive_fetch_lookup_seconds", "Time of one lookup", _SECONDS, kind=LookupKind
+    "chive_fetch_lookup_seconds",
+    "Duration in seconds of one lookup, by kind",
+    _SECONDS,
+    kind=LookupKind,
 )
 INJECTED = "injected"
 ATTEMPTS = _counter(
     "chive_fetch_attempts_total",
-    "Attempts at operations, by type and how they ended",
+    "Attempts at syncs and refreshes that ended, by type and outcome",
     type=(Type.DID_SYNC, Type.RECORD_REFRESH),
     outcome=(INJECTED, *Failure),
 )
 ATTEMPTS_RUNNING = closed(
-    _gauge("chive_fetch_attempts_running", "Attempts at operations under way", "type"),
+    _gauge(
+        "chive_fetch_attempts_running",
+        "Attempts at syncs and refreshes that run now, by type",
+        "type",
+    ),
     (Type.DID_SYNC, Type.RECORD_REFRESH),
 )
 PHASE_SECONDS = _histogram(
     "chive_fetch_phase_seconds",
-    "Time of one phase of an attempt",
+    "Duration in seconds of one phase of an attempt, by type and phase",
     _SECONDS,
     type=(Type.DID_SYNC, Type.RECORD_REFRESH),
     phase=(Phase.RESOLVING, Phase.DOWNLOADING, Phase.VERIFYING, Phase.INJECTING),
 )
-DOWNLOADED_BYTES = _counter("chive_fetch_downloaded_bytes_total", "Repositories downloaded")
-INJECTED_BYTES = _counter(
-    "chive_fetch_injected_bytes_total", "Chunks and proofs written to chive.backfill"
+DOWNLOADED_BYTES = _counter(
+    "chive_fetch_downloaded_bytes_total", "Bytes of repositories downloaded"
 )
-LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Lookups under way")
+INJECTED_BYTES = _counter(
+    "chive_fetch_injected_bytes_total", "Bytes of chunks and proofs written to the backfill topic"
+)
+LOOKUPS_RUNNING = _gauge("chive_fetch_lookups_running", "Lookups that run now")

@@ -20,9 +20,24 @@ from consumer.cli.run import run_command
 from consumer.cli.status import status_command
 from consumer.config.sources import BadSettings
 from consumer.errors import ChiveError
+from consumer.version import commit, version
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"chive-firehose {version()} (commit {commit()})")
+        context.exit()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and the commit and exit.",
+)
 def cli() -> None:
     """Turn the AT Protocol firehose into verified record changes in Kafka."""
 

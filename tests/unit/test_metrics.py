@@ -51,9 +51,9 @@ CLOSED: dict[str, set[str]] = {
     "topic": {"firehose", "backfill", "events", "operations", "dead-letter"},
     "role": {"tailer", "publisher"},
 }
-# Numbers of lanes and names of roots: the code's own (tests have roots with other names), there
-# while they run.
-OURS = {"lane", "root"}
+# Numbers of lanes, names of roots (tests have roots with other names), version and commit: the
+# code's own, there while they run.
+OURS = {"lane", "root", "version", "commit"}
 CATALOGUE = {
     name: metric
     for name, metric in vars(metrics).items()
@@ -112,3 +112,10 @@ def test_an_age_grows_until_it_is_settled(monkeypatch: pytest.MonkeyPatch) -> No
         assert age.read(150.0) == {"2": 0.0}
     finally:
         metrics.REGISTRY.unregister(age)
+
+
+def test_help_texts_name_their_unit() -> None:
+    for family in metrics.REGISTRY.collect():
+        for unit in ("seconds", "bytes"):
+            if family.name.startswith("chive_") and unit in family.name.split("_"):
+                assert unit in family.documentation.lower(), family.name

@@ -126,9 +126,9 @@ def test_a_mistake_in_settings_is_exit_2(
     ("failure", "error", "end"),
     [
         (None, None, "0 created, 0 updated, 0 deleted"),
-        (Failure.HOST_ERROR, "no route", "0 deleted: host_error: no route"),
+        (Failure.HOST_ERROR, "no route", "0 deleted: HostError: no route"),
         (None, "no route", "0 deleted: no route"),
-        (Failure.HOST_ERROR, None, "0 deleted: host_error"),
+        (Failure.HOST_ERROR, None, "0 deleted: HostError"),
     ],
 )
 def test_a_line_about_an_operation_ends_with_what_went_wrong(
