@@ -1,9 +1,9 @@
 """The account status machine.  Pure.
 
-``status`` follows ``#account``, ordered by (epoch, seq) and never backwards.  What
-a frame says takes effect at once, but for ``deleted``: an old host says so after a
-migration, so the account's host of today is asked first, and its answer counts only while
-no newer frame has been seen.
+``status`` follows ``#account`` frames in the order of (epoch, seq), never backwards.  A frame
+takes effect at once, except ``deleted``: an old host says so after a migration.  So the fetcher
+asks the account's current host, and the answer counts only while no newer frame has come.
+Source: https://atproto.com/specs/account.
 
 Not active: commits and facts are ignored, the rows stay.  Active again: the repo is
 desynchronized and ``resync_generation`` is raised.  Deleted: the rows go, nothing at or
@@ -25,7 +25,7 @@ from consumer.state.repo_state import (
 )
 
 DELETED = "deleted"
-UNEXPLAINED = "inactive"  # not active, and the host does not say why
+UNEXPLAINED = "inactive"  # not active, and the frame has no status
 
 
 def stated_status(*, active: bool, status: str | None) -> str:
@@ -53,11 +53,9 @@ def with_status(repo: Repo, status: str) -> Transition:
     if status == repo.status:
         return Transition(repo)
     changed = replace(repo, status=status)
-    return (
-        mark_for_resync(changed, SyncReason.REACTIVATED)
-        if changed.account_active
-        else Transition(changed)
-    )
+    if changed.account_active:
+        return mark_for_resync(changed, SyncReason.REACTIVATED)
+    return Transition(changed)
 
 
 def newest_rev(repo: Repo) -> str | None:
@@ -68,7 +66,7 @@ def newest_rev(repo: Repo) -> str | None:
 def emptied(repo: Repo) -> Repo:
     """Return ``repo`` without its records: the start of another incarnation.
 
-    Its rev is the newest known, its root unknown: whatever comes next breaks the chain.
+    Its rev is the newest known, its root unknown: the next commit breaks the chain.
     """
     last = newest_rev(repo)
     return replace(

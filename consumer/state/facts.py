@@ -1,15 +1,15 @@
 """Facts: what a verified source says about single paths of one repository.  Pure.
 
-A fact is "in this repo, at ``rev``, the keys in this interval are exactly these" (DESIGN
-§3).  Spread over the paths concerned it is a stream of statements: *at ``rev`` the record
-at ``path`` was ``cid``*, or *was absent*.
+A fact says: in this repo, at ``rev``, the keys in this interval are exactly these.  Spread over
+the paths concerned it is a stream of statements: at ``rev`` the record at ``path`` was ``cid``,
+or was absent.  ``docs/decisions/0001-facts.md`` has the reasons.
 
 - A commit states one path per op.
 - A proof states one path.
 - A chunk states every entry it carries, and the absence of every other known path within
-  its intervals: it is merged with the rows there, so that nothing else needs to be kept.
+  its intervals.
 
-Statements only ever speak of wanted paths; the caller passes what "wanted" means today.
+Statements are about wanted paths only; the caller says which paths are wanted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedChange:
-    """What an op calls its own change.
+    """The change that an op claims to be: its action, and the CID that it replaces.
 
-    Nobody signs the ops of a commit, nor ``prevData``: with both, whoever passes a commit on can
-    say of a path that is not known what he likes about its past.
+    The signature of a commit covers neither its ops nor ``prevData``.  A relay can change both
+    together, and so claim anything about the past of a path that is not known here.
     """
 
     action: Action
@@ -47,7 +47,7 @@ class ClaimedChange:
 class Statement:
     """At ``rev``, ``path`` held ``cid`` (whose DAG-CBOR is ``record``), or nothing.
 
-    ``single`` tells a path spoken of by name (op, proof) from one that a chunk covers.
+    ``single``: an op or a proof names the path; else a chunk covers it.
     """
 
     path: str

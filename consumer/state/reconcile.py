@@ -5,13 +5,13 @@ what is known afterwards and which change, if any, became visible.  It is idempo
 gives the same end state in any order of its inputs.
 
 - Equal revs apply; a newer row stays as it is.
-- A path said to be gone keeps a tombstone, so that an older snapshot cannot bring it back;
-  one spoken of by name leaves a tombstone even if it was unknown.
-- A statement by name that repeats what the row holds still moves the row's rev; an
-  unchanged entry of a chunk writes nothing (its rev is guarded by the floor).
-- Action and prev come from the row.  Only when the path is unknown and the repo never had
-  a complete snapshot do they come from the signed op, so that the delete of something
-  older than our knowledge is still an event.
+- An absent path keeps a tombstone, so that an older snapshot cannot bring the record back.  A
+  statement by name leaves a tombstone even if the path was unknown.
+- A statement by name that repeats what the row holds moves the row's rev.  An unchanged entry
+  of a chunk writes nothing: the floor guards its rev.
+- Action and prev come from the row.  Only if the path is unknown and the repo never had a
+  complete snapshot do they come from the op's claim, so that the delete of a record from before
+  our time is an event too.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class Change:
 
 
 Reconciled = tuple[Row | None, Change | None]
+"""The row afterwards, and the change that became visible."""
 
 
 def reconcile(row: Row | None, said: Statement, *, complete: bool) -> Reconciled:
     """Return the row after ``said``, and the change it makes.
 
-    ``complete`` tells whether the repo ever had a complete snapshot.  The very same ``row``
-    object comes back when there is nothing to write.
+    ``complete``: the repo once had a complete snapshot.  If there is nothing to write, the same
+    ``row`` object is returned.
     """
     if row is None:
         return _unknown(said, None if complete else said.claimed)

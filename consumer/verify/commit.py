@@ -3,7 +3,7 @@
 Specifications: https://atproto.com/specs/sync#commit-validation and /specs/repository.  In
 order: cheap fields, sizes, signature, block hashes and tree shape, ops against the tree,
 inversion of the ops to ``prevData``.  Whether the commit follows the last one is decided later,
-from the state of the repo (``worker/repo_state.py``).
+from the state of the repo (``consumer/state/repo_state.py``).
 
 What fails before the signature is ``Refused``; what fails after it is ``Unverifiable``, which
 carries the signed revision.  Faults of the op list are cheap to see and yet told only after the

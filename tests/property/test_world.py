@@ -1,4 +1,4 @@
-"""The rules of DESIGN §3, §6 and §7 against a model of the world.
+"""The rules of ``consumer/state`` against a model of the world.
 
 Rows, the fold of events and the world agree; every event was true at its rev; revs never
 fall; ids never repeat; whatever must be noticed is followed by a sync, and nothing else is

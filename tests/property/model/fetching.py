@@ -1,4 +1,4 @@
-"""Operations, downloads and proofs, as the fetcher runs them (DESIGN §8).
+"""Operations, downloads and proofs, as the fetcher runs them.
 
 An operation is queued, running (downloading, or injected and waiting for the worker), or
 over.  A download is a verified snapshot on its way: chunks in key order, bounded by

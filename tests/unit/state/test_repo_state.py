@@ -52,7 +52,7 @@ def test_the_next_commit_only_moves_the_head() -> None:
 
 def test_a_moved_repo_is_a_copy_in_every_other_field() -> None:
     repo = Repo(*range(len(fields(Repo))))
-    assert repo_state._moved(repo, "9", b"r") == replace(repo, rev="9", data=b"r")
+    assert repo_state.moved_to(repo, "9", b"r") == replace(repo, rev="9", data=b"r")
 
 
 @pytest.mark.parametrize("since", [None, "4"])
