@@ -185,6 +185,7 @@ def _controller(services: Services) -> Controller:
         services.database,
         _scope(settings),
         forget_after=settings.operations.history,
+        retries=settings.retries.policy(),
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from procedures.failures import PERMANENT, Failure
 from procedures.operations import Operation, Phase, Status, Type
-from procedures.retries import RetryRule, delay, rule_of
+from procedures.retries import RetryPolicy
 
 _PHASES = tuple(Phase)
 _FIRST = {
@@ -139,22 +139,23 @@ def try_again(
     failure: Failure,
     error: str,
     *,
-    jitter: float,
+    policy: RetryPolicy,
+    chance: float,
     retry_after: float | None = None,
-    rule: RetryRule | None = None,
 ) -> Operation:
-    """Decide after a failed attempt: requeue with a delay, or fail for good.
+    """Decide after a failed attempt: requeue with a wait, or fail for good.
 
-    ``jitter`` is a random number in [0, 1); ``retry_after`` the seconds that the host asked
-    for; ``rule`` by default that of the operation's kind.  Permanent failures fail at once,
-    others when the operation has been tried for longer than the rule allows.
+    ``chance`` is a random number in [0, 1); ``retry_after`` the seconds that the host asked
+    for.  Permanent failures fail at once, others when the operation would be tried for longer
+    than ``policy.give_up_after``.  Raises ``IllegalTransition`` unless the operation is running.
     """
-    rule = rule or rule_of(automatic=operation.automatic)
+    _need(operation, "try again", Status.RUNNING)
     if failure in PERMANENT:
         return fail(operation, now, failure, error)
-    wait = delay(rule, operation.attempts, jitter, retry_after)
+    automatic = operation.automatic
+    wait = policy.attempt_wait(operation.attempts, chance, retry_after, automatic=automatic)
     since = operation.requested_at if operation.started_at is None else operation.started_at
-    if now + wait - since > rule.give_up_after:
+    if now + wait - since > policy.give_up_after:
         return fail(
             operation, now, failure, f"given up after {operation.attempts} attempts: {error}"
         )

@@ -21,6 +21,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
 
 _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

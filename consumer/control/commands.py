@@ -11,6 +11,7 @@ from procedures.admission import Admitted, Repeated, admit, stop
 from procedures.failures import Failure
 from procedures.messages import Cancel, Command, RecordRefresh, Refusal
 from procedures.operations import Operation, Type
+from procedures.retries import RetryPolicy
 
 # Running refreshes are indexed by their URI, and PostgreSQL's index rows end at 2,704 bytes.
 # With any path, that leaves room for DIDs far longer than those that can be resolved.
@@ -18,11 +19,19 @@ _MAX_URI = 2_560
 
 
 async def carry_out(
-    connection: Connection, command: Command, topics: Topics, scope: Scope, now: float
+    connection: Connection,
+    command: Command,
+    topics: Topics,
+    scope: Scope,
+    retries: RetryPolicy,
+    now: float,
 ) -> Refusal | None:
-    """Make ``command`` a row, or change the rows it is about; return why not, if so."""
+    """Make ``command`` a row, or change the rows it is about; return why not, if so.
+
+    ``now`` is Unix seconds.
+    """
     if isinstance(command, Cancel):
-        return await _cancel(connection, command, now)
+        return await _cancel(connection, command, retries, now)
     known = await read.read(connection, command.id)
     outcome = admit(command, known, await read.open_of(connection, command.did), now)
     match outcome:
@@ -32,7 +41,7 @@ async def carry_out(
             return None
         case Admitted(operation=operation, leader=leader):
             if leader is not None:
-                await write.change(connection, leader)
+                await write.save(connection, [leader])
             operation = _within(operation, command, scope, now)
             await write.insert(connection, operation, topics.partition_of(command.did))
     return None
@@ -53,15 +62,15 @@ def _within(operation: Operation, command: Command, scope: Scope, now: float) ->
     return transitions.fail(operation, now, Failure.OUT_OF_SCOPE, error)
 
 
-async def _cancel(connection: Connection, command: Cancel, now: float) -> Refusal | None:
+async def _cancel(
+    connection: Connection, command: Cancel, retries: RetryPolicy, now: float
+) -> Refusal | None:
     target = await read.read(connection, command.operation_id)
-    waiting = await read.followers(connection, command.operation_id)
+    waiting = await read.coalesced_with(connection, command.operation_id)
     outcome = stop(command, target, waiting, now)
     if isinstance(outcome, Refusal):
         return outcome
-    # The heirs first: whoever still follows the cancelled one ends with it.
-    for operation in reversed(outcome.changed):
-        await write.change(connection, operation)
+    await write.save(connection, outcome.changed)
     if outcome.changed and target is not None and target.type is Type.DID_SYNC and target.did:
-        await queue.renew(connection, [target.did])
+        await queue.renew(connection, [target.did], retries.renewal)
     return None

@@ -23,6 +23,7 @@ from consumer.lanes.owner import OwnedLane, Owner
 from consumer.runtime.tasks import Stopped, cancel, first_of, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
+from procedures.retries import RetryPolicy
 
 _GROUP = "controller"
 _BATCH = 200  # commands in one transaction
@@ -45,12 +46,14 @@ class Controller:
         scope: Scope,
         *,
         forget_after: float,
+        retries: RetryPolicy,
     ) -> None:
         self._client = client
         self._topics = topics
         self._database = database
         self._scope = scope
         self._forget_after = forget_after
+        self._retries = retries
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work whenever this process is the leader, until told to stop.  Raises ``Fatal``."""
@@ -88,7 +91,9 @@ class Controller:
         """
         commands = TopicPartition(self._topics.name(Topic.CONTROL), 0)
         offset = lane.transactions.row.control_offset
-        transactions = CommandTransactions(lane.transactions, self._topics, self._scope)
+        transactions = CommandTransactions(
+            lane.transactions, self._topics, self._scope, self._retries
+        )
         async with await PartitionReader.open(self._client, {commands: offset}) as reader:
             lane.mark_healthy()
             try:

@@ -17,11 +17,12 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.scope import History, Scope
 from consumer.store.database import Connection
-from consumer.store.operations import read, sweeps
+from consumer.store.operations import read, sweeps, write
 from procedures import messages
 from procedures import operations as procedure
 from procedures.messages import Refusal
 from procedures.operations import answered_through
+from procedures.retries import RetryPolicy
 
 _PUBLISHED = 500  # operations in one transaction
 
@@ -29,10 +30,13 @@ _PUBLISHED = 500  # operations in one transaction
 class CommandTransactions:
     """Every transaction of the controller on its lane."""
 
-    def __init__(self, lane: LaneTransactions, topics: Topics, scope: Scope) -> None:
+    def __init__(
+        self, lane: LaneTransactions, topics: Topics, scope: Scope, retries: RetryPolicy
+    ) -> None:
         self._lane = lane
         self._topics = topics
         self._scope = scope
+        self._retries = retries
 
     async def commit(self, records: Sequence[Record]) -> bool:
         """Carry out the commands in ``records``, and publish operations that have changed.
@@ -64,7 +68,9 @@ class CommandTransactions:
                 metrics.Sweep.PASSED: await sweeps.requeue_passed(connection),
             }
             if self._scope.history is History.FULL:
-                counts[metrics.Sweep.REPAIRED] = await sweeps.repair(connection)
+                counts[metrics.Sweep.REPAIRED] = await sweeps.repair(
+                    connection, self._retries.renewal
+                )
             forgotten = await sweeps.forget(connection, forget_after)
             counts[metrics.Sweep.FORGOTTEN] = len(forgotten)
             for identifier in forgotten:
@@ -82,12 +88,14 @@ class CommandTransactions:
         command = messages.decode(record.value, record.offset, record.timestamp)
         if isinstance(command, Refusal):
             return command
-        return await carry_out(connection, command, self._topics, self._scope, time.time())
+        return await carry_out(
+            connection, command, self._topics, self._scope, self._retries, time.time()
+        )
 
 
 async def _publish(transaction: LaneTransaction) -> None:
     """Add the operations that have changed to the outbox."""
-    changed = await read.take_unpublished(transaction.connection, _PUBLISHED)
+    changed = await write.take_unpublished(transaction.connection, _PUBLISHED)
     followed = [one.same_as for one in changed if one.same_as and not one.ended]
     primaries = await read.read_all(transaction.connection, followed) if followed else {}
     for one in changed:

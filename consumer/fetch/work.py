@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -91,6 +92,7 @@ class Work:
         self._directory = directory
         self._source = RepoSource(http, hosts, settings.limits, settings.fetch)
         self._cap = settings.fetch.injected_bytes
+        self._retries = settings.retries.policy()
         self._places = {
             Type.RECORD_REFRESH: settings.fetch.refreshes,
             Type.DID_SYNC: settings.fetch.syncs,
@@ -200,11 +202,12 @@ class Work:
         operation, failure, detail = claim.operation, failed.failure, failed.detail
         async with self._database.transaction() as connection:
             if isinstance(failed, NotAttempted):
-                await claims.put_off(
-                    connection, claim.lease, failure, detail, failed.seconds, failed.host
-                )
+                seconds = self._retries.deferred(failed.seconds, random.random())  # noqa: S311
+                await claims.put_off(connection, claim.lease, failure, detail, seconds, failed.host)
                 return
-            await claims.failed(connection, claim.lease, failure, detail, failed.retry_after)
+            await claims.failed(
+                connection, claim.lease, failure, detail, failed.retry_after, self._retries
+            )
         metrics.ATTEMPTS.labels(operation.type, failure).inc()
         _log.info(
             "attempt_failed",

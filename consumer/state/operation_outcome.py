@@ -8,7 +8,7 @@ Fetched again, the operation itself is queued, so that a repo that is behind has
 
 - the host served something older than what is known: with a delay, as after any failure;
 - something came in between (a cause for another sync, another snapshot, another scope): at
-  once in the first ``AT_ONCE`` attempts, with a delay from then on;
+  once in the first attempts (``RetryPolicy.at_once``), with a wait from then on;
 - but an automatic one of a repo that is right meanwhile is moot.
 """
 
@@ -22,9 +22,8 @@ from consumer.state.effects import AppliedOperation, OperationEffect
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.operations import Operation, Phase, Status, Type
+from procedures.retries import RetryPolicy
 from procedures.syntax import cid_text
-
-AT_ONCE = 3
 
 _FETCHED = 50  # percent: a sync that is fetched and verified is half done
 _WHOLE = 100
@@ -54,11 +53,13 @@ def concluded(
     *,
     active: bool,
     now: float,
-    jitter: float,
+    retries: RetryPolicy,
+    chance: float,
 ) -> Operation:
     """Return the operation after ``done``, what its messages in one batch did, in order.
 
-    ``active``: the repo is, after the batch.  ``jitter`` is a random number in [0, 1).
+    ``active``: the repo is, after the batch.  ``now`` is Unix seconds, ``chance`` a random
+    number in [0, 1).
     """
     if operation.attempts == 0:
         return operation  # never begun: these are not its messages
@@ -74,7 +75,7 @@ def concluded(
         after = _progressed(after, sum(one.entries for one in own))
     last = next((one for one in own if one.effect is not OperationEffect.ADVANCED), None)
     if last is not None:
-        after = _ended(after, last, active=active, now=now, jitter=jitter)
+        after = _ended(after, last, active=active, now=now, retries=retries, chance=chance)
     return replace(after, version=operation.version + 1)
 
 
@@ -89,7 +90,13 @@ def _progressed(operation: Operation, entries: int) -> Operation:
 
 
 def _ended(
-    operation: Operation, last: AppliedOperation, *, active: bool, now: float, jitter: float
+    operation: Operation,
+    last: AppliedOperation,
+    *,
+    active: bool,
+    now: float,
+    retries: RetryPolicy,
+    chance: float,
 ) -> Operation:
     if last.effect is OperationEffect.COMPLETED:
         new_cid = None if last.new_cid is None else cid_text(last.new_cid)
@@ -100,7 +107,7 @@ def _ended(
         return transitions.fail(operation, now, failure, error)
     if operation.automatic and active:
         return transitions.cancel(operation, now, _MOOT)
-    if reason in _CAME_BETWEEN and operation.attempts <= AT_ONCE:
+    if reason in _CAME_BETWEEN and operation.attempts <= retries.at_once:
         return transitions.requeue(operation, now, error=error)
     error = _HINT if last.hint_missed else error
-    return transitions.try_again(operation, now, failure, error, jitter=jitter)
+    return transitions.try_again(operation, now, failure, error, policy=retries, chance=chance)

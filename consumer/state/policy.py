@@ -8,14 +8,17 @@ from functools import cached_property
 
 from consumer.scope import History, Repos, Scope
 from consumer.state.repo_state import Repo
+from procedures import retries
+from procedures.retries import RetryPolicy
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The scope, as seen from ``lane``."""
+    """The scope as seen from ``lane``, and when operations are tried again."""
 
     lane: int
     scope: Scope
+    retries: RetryPolicy = retries.DEFAULT
 
     @cached_property
     def digest(self) -> bytes:

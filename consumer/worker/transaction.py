@@ -199,15 +199,16 @@ async def _write_batch_state(connection: Connection, batch_state: BatchState) ->
 async def _write_operations(connection: Connection, lane: int, batch_state: BatchState) -> None:
     """Conclude operations, drop what is moot, queue what is needed: in this order."""
     ended = await _conclude(connection, batch_state) if batch_state.applied else []
+    retries = batch_state.policy.retries
     if batch_state.settled:
-        await queue.settle(connection, list(batch_state.settled))
+        await write.settle(connection, list(batch_state.settled))
     if batch_state.syncs:
         wanted = [
             SyncWanted(sync.did, sync.reason, sync.resync_generation) for sync in batch_state.syncs
         ]
-        await queue.add(connection, lane, wanted)
+        await queue.add(connection, lane, wanted, retries.throttle)
     if ended and batch_state.policy.automatic:
-        await queue.renew(connection, ended)
+        await queue.renew(connection, ended, retries.renewal)
 
 
 async def _conclude(connection: Connection, batch_state: BatchState) -> list[str]:
@@ -223,15 +224,12 @@ async def _conclude(connection: Connection, batch_state: BatchState) -> list[str
             done[one.id],
             active=one.did in active,
             now=time.time(),
-            jitter=random.random(),  # noqa: S311 - it spreads retries
+            retries=batch_state.policy.retries,
+            chance=random.random(),  # noqa: S311 - it spreads retries
         )
         for one in before
     ]
-    heirs = [one.id for one in after if one.automatic and one.status is Status.QUEUED]
-    if heirs:
-        await write.replace_queued(connection, heirs)
-    if after:
-        await write.save(connection, after)
+    await write.save(connection, after)
     vain = {Status.FAILED, Status.CANCELLED}
     return [one.did for one in after if one.did is not None and one.status in vain]
 

@@ -20,6 +20,7 @@ from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
 from consumer.scope import Scope
 from consumer.store.database import Database
+from procedures.retries import RetryPolicy
 from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -47,7 +48,12 @@ class World:
 
     def controller(self) -> Controller:
         return Controller(
-            self.client, self.topics, self.database, Scope(("pub.chive.*",)), forget_after=60.0
+            self.client,
+            self.topics,
+            self.database,
+            Scope(("pub.chive.*",)),
+            forget_after=60.0,
+            retries=RetryPolicy(),
         )
 
     @asynccontextmanager

@@ -23,6 +23,7 @@ from consumer.store.operations import claims, queue
 from consumer.store.rows import SyncWanted
 from procedures.failures import Failure
 from procedures.operations import Type
+from procedures.retries import RetryPolicy
 from simulator.account import Account
 from simulator.repo import Repo, Write, car
 from simulator.tree import cid_of
@@ -85,7 +86,7 @@ class Stage:
         did = repo.account.did
         async with self.world.database.transaction() as connection:
             lane = self.world.topics.partition_of(did)
-            await queue.add(connection, lane, [SyncWanted(did, "gap", 0)])
+            await queue.add(connection, lane, [SyncWanted(did, "gap", 0)], RetryPolicy().throttle)
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """Return all operations by their ids, as JSON would have them."""
@@ -134,7 +135,14 @@ def truth(repo: Repo) -> set[str]:
 async def stage(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     monkeypatch.setattr(role, "_SWEEP_EVERY", 0.5)
     scope = world.resources().scope
-    control = Controller(world.client, world.topics, world.database, scope, forget_after=3600.0)
+    control = Controller(
+        world.client,
+        world.topics,
+        world.database,
+        scope,
+        forget_after=3600.0,
+        retries=RetryPolicy(),
+    )
     async with (
         web() as plc,
         pds(plc) as host,

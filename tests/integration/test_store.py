@@ -26,7 +26,7 @@ from consumer.store import (
 )
 from consumer.store.database import Database
 from consumer.store.errors import CommitUnknown
-from consumer.store.operations import queue, read
+from consumer.store.operations import queue, read, write
 from consumer.store.rows import (
     Identity,
     LookupRequest,
@@ -36,11 +36,13 @@ from consumer.store.rows import (
     Record,
     SyncWanted,
 )
+from procedures.retries import RetryPolicy
 from tests.support.deployment import Deployment
 
 pytestmark = pytest.mark.services
 
 ALICE, BOB = "did:plc:alice", "did:plc:bob"
+THROTTLE = RetryPolicy().throttle
 
 
 # -- sessions, migrations, deployment ---------------------------------------------------------
@@ -341,27 +343,30 @@ async def test_an_earlier_wish_brings_a_delayed_question_forward(database: Datab
 
 async def test_one_automatic_sync_of_a_did_is_queued_at_a_time(database: Database) -> None:
     async with database.transaction() as connection:
-        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)], THROTTLE)
         await queue.add(
-            connection, 4, [SyncWanted(ALICE, "loss_window", 2), SyncWanted(BOB, "loss_window", 1)]
+            connection,
+            4,
+            [SyncWanted(ALICE, "loss_window", 2), SyncWanted(BOB, "loss_window", 1)],
+            THROTTLE,
         )
-        found = await read.take_unpublished(connection, 10)
+        found = await write.take_unpublished(connection, 10)
         assert sorted((o.did, o.reason, o.status, o.version) for o in found) == [
             (ALICE, "broken_chain", "queued", 1),
             (BOB, "loss_window", "queued", 1),
         ]
-        assert await read.take_unpublished(connection, 10) == []
+        assert await write.take_unpublished(connection, 10) == []
 
 
 async def test_a_settled_sync_is_published_once_more(database: Database) -> None:
     async with database.transaction() as connection:
-        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
-        await read.take_unpublished(connection, 10)
-        await queue.settle(connection, [ALICE, BOB])
-        [cancelled] = await read.take_unpublished(connection, 10)
+        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)], THROTTLE)
+        await write.take_unpublished(connection, 10)
+        await write.settle(connection, [ALICE, BOB])
+        [cancelled] = await write.take_unpublished(connection, 10)
         assert (cancelled.status, cancelled.version) == ("cancelled", 2)
         assert await read.by_status(connection) == {"cancelled": 1}
-        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)])
+        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)], THROTTLE)
         assert await read.by_status(connection) == {"cancelled": 1, "queued": 1}
 
 

@@ -1,7 +1,7 @@
-"""Operations: queued by the worker in the transaction that notices the need.
+"""Automatic syncs: queued where the need is noticed, and again after one ended in vain.
 
-At most one automatic sync of a DID is queued; asking again changes nothing.  Every change of
-a row raises ``version``; the controller publishes rows whose newest version is not out.
+At most one automatic sync of a DID is queued at a time; asking again changes nothing.  How long
+a new one waits is decided by the rules of ``procedures.retries``: SQL gets their ``steps``.
 """
 
 from __future__ import annotations
@@ -9,85 +9,96 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
-from consumer.store.arrays import Bigints, Texts
+from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
 from consumer.store.rows import SyncWanted
+from procedures.retries import Backoff, Throttle
 
-# Three an hour of a DID are due at once; beyond them the wait doubles from 10 s to an hour, so
-# that an account whose repository breaks again and again costs ever less.
-_QUEUE = """
+_ADD = """
 INSERT INTO operations (id, type, did, lane, automatic, reason, want, run_after)
-SELECT new.id, 'didSync', new.did, %s, true, new.reason, new.resync_generation,
-    CASE WHEN recent.syncs < 3 THEN now()
-         ELSE now() + least(interval '10 seconds' * 2 ^ least(recent.syncs - 3, 30),
-                            interval '1 hour')
-    END
-FROM unnest(%s, %s, %s, %s) AS new (id, did, reason, want) CROSS JOIN LATERAL (
+SELECT new.id, 'didSync', new.did, %(lane)s, true, new.reason, new.want,
+    now() + make_interval(
+        secs => (%(waits)s::float8[])[least(recent.syncs + 1, cardinality(%(waits)s::float8[]))]
+    )
+FROM unnest(%(ids)s, %(dids)s, %(reasons)s, %(wants)s) AS new (id, did, reason, want)
+CROSS JOIN LATERAL (
     SELECT count(*) AS syncs FROM operations AS o
     WHERE o.did = new.did AND o.type = 'didSync' AND o.automatic
-        AND o.requested_at > now() - interval '1 hour'
+        AND o.requested_at > now() - make_interval(secs => %(window)s)
 ) AS recent
 ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
-_SETTLE = """
-UPDATE operations SET
-    status = 'cancelled',
-    error = 'the repository became active without it',
-    completed_at = now(),
-    version = version + 1
-WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
-    AND NOT EXISTS (
-        SELECT FROM operations AS f WHERE f.same_as = operations.id AND f.status = 'queued'
-    )
-"""
-# The last sync of a repo that still needs one has ended in vain: another, later each time.
-_RENEW = """
-INSERT INTO operations
-    (id, type, did, lane, automatic, reason, want, setbacks, run_after)
-SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.resync_generation,
-    least(last.setbacks, 30) + 1,
-    now() + least(interval '1 minute' * 2 ^ least(last.setbacks, 30), interval '1 day')
-        * (0.5 + random() / 2)
-FROM repos AS r JOIN LATERAL (
-    SELECT setbacks FROM operations AS o
-    WHERE o.did = r.did AND o.type = 'didSync' AND o.status IN ('failed', 'cancelled')
-    ORDER BY completed_at DESC LIMIT 1
-) AS last ON true
-WHERE r.did = ANY(%s) AND r.sync_state <> 'active' AND r.status = 'active'
-    AND NOT EXISTS (
+
+# A repo that needs a sync and has none open, and how often its syncs ended in vain before.
+_NEEDY = """
+    r.sync_state <> 'active' AND r.status = 'active' AND NOT EXISTS (
         SELECT FROM operations AS o WHERE o.did = r.did AND o.type = 'didSync'
             AND o.status IN ('queued', 'running')
     )
-ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
+_LAST_VAIN = """
+    SELECT setbacks FROM operations AS o
+    WHERE o.did = r.did AND o.type = 'didSync' AND o.status IN ('failed', 'cancelled')
+    ORDER BY completed_at DESC LIMIT 1
+"""
+_INSERT_RENEWED = """
+INSERT INTO operations (id, type, did, lane, automatic, reason, want, setbacks, run_after)
+SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.want,
+    CASE WHEN last.setbacks IS NULL THEN 0 ELSE least(last.setbacks, 30) + 1 END,
+    CASE WHEN last.setbacks IS NULL THEN now() ELSE now() + make_interval(secs =>
+        (%(waits)s::float8[])[least(last.setbacks + 1, cardinality(%(waits)s::float8[]))]
+            * (1 - %(jitter)s + %(jitter)s * random()))
+    END
+"""
+_ONE_QUEUED = (
+    "ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING"
+)
+_RENEW = f"""
+{_INSERT_RENEWED}
+FROM repos AS r JOIN LATERAL ({_LAST_VAIN}) AS last ON true
+WHERE r.did = ANY(%(dids)s) AND {_NEEDY}
+{_ONE_QUEUED}
+"""
+_REPAIR = f"""
+{_INSERT_RENEWED}
+FROM (SELECT did, lane, reason, want FROM repos AS r WHERE {_NEEDY} LIMIT %(limit)s) AS r
+LEFT JOIN LATERAL ({_LAST_VAIN}) AS last ON true
+{_ONE_QUEUED}
+"""  # noqa: S608 - our own SQL
 
 
-async def add(connection: Connection, lane: int, wanted: Sequence[SyncWanted]) -> None:
-    """Queue automatic syncs, throttled per DID; a DID occurs at most once."""
-    await connection.execute(
-        _QUEUE,
-        [
-            lane,
-            Texts([str(uuid4()) for _ in wanted]),
-            Texts([sync.did for sync in wanted]),
-            Texts([sync.reason for sync in wanted]),
-            Bigints([sync.resync_generation for sync in wanted]),
-        ],
-    )
+async def add(
+    connection: Connection, lane: int, wanted: Sequence[SyncWanted], throttle: Throttle
+) -> None:
+    """Queue automatic syncs, throttled per DID; a DID occurs at most once in ``wanted``."""
+    parameters = {
+        "lane": lane,
+        "ids": Texts([str(uuid4()) for _ in wanted]),
+        "dids": Texts([sync.did for sync in wanted]),
+        "reasons": Texts([sync.reason for sync in wanted]),
+        "wants": Bigints([sync.resync_generation for sync in wanted]),
+        "waits": Doubles(throttle.steps),
+        "window": throttle.window,
+    }
+    await connection.execute(_ADD, parameters)
 
 
-async def settle(connection: Connection, dids: Sequence[str]) -> None:
-    """Cancel the automatic syncs that are still queued for ``dids``: they are moot.
+async def renew(connection: Connection, dids: Sequence[str], backoff: Backoff) -> None:
+    """Queue another automatic sync of each of ``dids`` whose last one failed or was cancelled.
 
-    One that somebody's operation follows stays: it is what somebody asked for.
+    What ends a sync so calls it in the same transaction (invariant 8).  It does nothing where
+    the repo is active or has a sync open.
     """
-    await connection.execute(_SETTLE, [Texts(dids)])
+    await connection.execute(_RENEW, _waits(backoff) | {"dids": Texts(dids)})
 
 
-async def renew(connection: Connection, dids: Sequence[str]) -> None:
-    """Queue later automatic syncs of ``dids`` whose sync has failed or was cancelled.
+async def repair(connection: Connection, backoff: Backoff, limit: int) -> int:
+    """Queue a sync for up to ``limit`` repos that need one and have none; return how many.
 
-    Whoever ends a sync so calls it in the same transaction (invariant 8); it does nothing where
-    the repo is active, or something is open.  The wait doubles from a minute to a day.
+    At once where none has ended in vain, else after the wait of ``renew``.
     """
-    await connection.execute(_RENEW, [Texts(dids)])
+    return (await connection.execute(_REPAIR, _waits(backoff) | {"limit": limit})).rowcount
+
+
+def _waits(backoff: Backoff) -> dict[str, object]:
+    return {"waits": Doubles(backoff.steps), "jitter": backoff.jitter}

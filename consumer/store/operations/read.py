@@ -1,4 +1,4 @@
-"""Operations as the controller makes and changes them, in the transaction of the command."""
+"""Operations as they are: by id, by DID, those that wait for a primary, and their counts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,16 @@ _OPEN = f"""
 SELECT {COLUMNS} FROM operations WHERE did = %s AND status IN ('queued', 'running')
 ORDER BY requested_at, id FOR UPDATE
 """  # noqa: S608
-_FOLLOWERS = f"""
+_COALESCED = f"""
 SELECT {COLUMNS} FROM operations WHERE same_as = %s AND status = 'queued'
 ORDER BY requested_at, id FOR UPDATE
 """  # noqa: S608
 _READ_ALL = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s)"  # noqa: S608
-_PUBLISH = f"""
-WITH chosen AS (
-    SELECT id FROM operations WHERE published_version < version
-    ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
-)
-UPDATE operations SET published_version = version FROM chosen
-WHERE operations.id = chosen.id
-RETURNING {COLUMNS}
-"""  # noqa: S608 - our own columns
 _BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
 
 
 async def read(connection: Connection, identifier: str) -> Operation | None:
-    """Return one operation, which nobody else changes until COMMIT."""
+    """Return one operation, locked until COMMIT; None if there is none."""
     found = await _rows(connection, _READ, [identifier])
     return found[0] if found else None
 
@@ -44,25 +35,15 @@ async def open_of(connection: Connection, did: str) -> list[Operation]:
     return await _rows(connection, _OPEN, [did])
 
 
-async def followers(connection: Connection, identifier: str) -> list[Operation]:
-    """Return the open operations that ``identifier`` does the work of, oldest first, locked."""
-    return await _rows(connection, _FOLLOWERS, [identifier])
+async def coalesced_with(connection: Connection, identifier: str) -> list[Operation]:
+    """Return the queued operations that ``identifier`` does the work of, oldest first, locked."""
+    return await _rows(connection, _COALESCED, [identifier])
 
 
 async def read_all(connection: Connection, identifiers: list[str]) -> dict[str, Operation]:
     """Return operations by their ids."""
     found = await _rows(connection, _READ_ALL, [Texts(identifiers)])
     return {operation.id: operation for operation in found}
-
-
-async def take_unpublished(connection: Connection, limit: int) -> list[Operation]:
-    """Return operations whose newest version is not out, and note that it is.
-
-    The caller writes them to the outbox in the same transaction.
-    """
-    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-        await cursor.execute(_PUBLISH, [limit])
-        return [of_row(row) for row in await cursor.fetchall()]
 
 
 async def by_status(connection: Connection) -> dict[str, int]:

@@ -8,21 +8,26 @@ from procedures.failures import Failure
 from procedures.messages import Emit
 from procedures.operations import Operation, Phase, Status, Type
 
-# What ``of_row`` makes an Operation of, in a SELECT or RETURNING without another table that has
-# columns of these names.
+# What ``of_row`` makes an Operation of, in a SELECT or RETURNING from ``operations``.
 COLUMNS = """
-    operations.id, type, status, did, uri, phase, reason, progress, records_processed,
-    total_records, created, updated, deleted, attempts, requested_by, error, failure, new_cid,
-    version, automatic, emit_all, same_as,
-    extract(epoch FROM requested_at)::float8 AS requested_at,
-    extract(epoch FROM started_at)::float8 AS started_at,
-    extract(epoch FROM completed_at)::float8 AS completed_at,
-    extract(epoch FROM run_after)::float8 AS run_after
+    operations.id, operations.type, operations.status, operations.did, operations.uri,
+    operations.phase, operations.reason, operations.progress, operations.records_processed,
+    operations.total_records, operations.created, operations.updated, operations.deleted,
+    operations.attempts, operations.requested_by, operations.error, operations.failure,
+    operations.new_cid, operations.version, operations.automatic, operations.emit_all,
+    operations.same_as,
+    extract(epoch FROM operations.requested_at)::float8 AS requested_at,
+    extract(epoch FROM operations.started_at)::float8 AS started_at,
+    extract(epoch FROM operations.completed_at)::float8 AS completed_at,
+    extract(epoch FROM operations.run_after)::float8 AS run_after
 """
 
 
 def of_row(row: dict[str, Any]) -> Operation:
-    """Return the operation in a row of ``COLUMNS``."""
+    """Return the operation in a row of ``COLUMNS``.
+
+    Raises ``ValueError`` for a type, status, phase or failure that is not known.
+    """
     return Operation(
         **row
         | {

@@ -1,17 +1,20 @@
-"""Sweeps: what nobody else notices is put right (invariant 8), a bounded portion at a time.
+"""Sweeps: what nothing else notices is put right (invariant 8), a bounded portion at a time.
 
-- An operation whose fetcher died comes back when its lease has expired.
+- An operation whose fetcher died is queued again when its lease has expired.
 - One that is injected, and whose last chunk the lane has passed without completing it, is
   fetched again: the message was refused, or lost with the topic.
 - A repo that is desynchronized, and has no sync open, gets one.
-- What ended long ago is forgotten.
+- What ended long ago is deleted.
 """
 
 from __future__ import annotations
 
-from consumer.store.arrays import Texts
+import time
+
 from consumer.store.database import Connection
-from consumer.store.operations import write
+from consumer.store.operations import queue, write
+from procedures import transitions
+from procedures.retries import Backoff
 
 _LIMIT = 500
 
@@ -23,33 +26,6 @@ _PASSED = """
 SELECT o.id FROM operations AS o JOIN lanes AS l ON l.lane = o.lane
 WHERE o.status = 'running' AND o.phase = 'injected' AND l.backfill_offset >= o.injected_offset
 ORDER BY o.id LIMIT %s FOR UPDATE OF o SKIP LOCKED
-"""
-_AUTOMATIC = "SELECT id FROM operations WHERE id = ANY(%s) AND automatic AND type = 'didSync'"
-_REQUEUE = """
-UPDATE operations SET status = 'queued', phase = NULL, run_after = now(), error = %s,
-    lease_owner = NULL, lease_until = NULL, injected_offset = NULL, version = version + 1
-WHERE id = ANY(%s) AND status = 'running'
-"""
-_REPAIR = """
-INSERT INTO operations (id, type, did, lane, automatic, reason, want, setbacks, run_after)
-SELECT gen_random_uuid()::text, 'didSync', r.did, r.lane, true, r.reason, r.resync_generation,
-    coalesce(last.setbacks + 1, 0),
-    CASE WHEN last.setbacks IS NULL THEN now()
-         ELSE now() + least(interval '1 minute' * 2 ^ least(last.setbacks, 30), interval '1 day')
-     END
-FROM (
-    SELECT did, lane, reason, want FROM repos AS one
-    WHERE one.sync_state <> 'active' AND one.status = 'active' AND NOT EXISTS (
-        SELECT FROM operations AS o WHERE o.did = one.did AND o.type = 'didSync'
-            AND o.status IN ('queued', 'running')
-    )
-    LIMIT %s
-) AS r LEFT JOIN LATERAL (
-    SELECT setbacks FROM operations AS o
-    WHERE o.did = r.did AND o.type = 'didSync' AND o.status IN ('failed', 'cancelled')
-    ORDER BY completed_at DESC LIMIT 1
-) AS last ON true
-ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
 _FORGET = """
 DELETE FROM operations WHERE id IN (
@@ -70,9 +46,9 @@ async def requeue_passed(connection: Connection) -> int:
     return await _requeue(connection, _PASSED, "what was injected did not complete it")
 
 
-async def repair(connection: Connection) -> int:
+async def repair(connection: Connection, backoff: Backoff) -> int:
     """Queue a sync for desynchronized repos that have none; return how many."""
-    return (await connection.execute(_REPAIR, [_LIMIT])).rowcount
+    return await queue.repair(connection, backoff, _LIMIT)
 
 
 async def forget(connection: Connection, seconds: float) -> list[str]:
@@ -85,6 +61,9 @@ async def _requeue(connection: Connection, chosen: str, error: str) -> int:
     ids = [found for (found,) in await (await connection.execute(chosen, [_LIMIT])).fetchall()]
     if not ids:
         return 0
-    automatic = await (await connection.execute(_AUTOMATIC, [Texts(ids)])).fetchall()
-    await write.replace_queued(connection, [found for (found,) in automatic])
-    return (await connection.execute(_REQUEUE, [error, Texts(ids)])).rowcount
+    now = time.time()
+    after = [
+        transitions.requeue(one, now, error=error) for one in await write.lock(connection, ids)
+    ]
+    await write.save(connection, after)
+    return len(after)

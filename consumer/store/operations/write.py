@@ -1,28 +1,50 @@
-"""Operations as workers and fetchers leave them: counted, ended or queued again.
+"""The only writer of operations' statuses.
 
-``lock`` them, decide, ``save`` them, in one transaction, the worker's in that which applies
-their messages: the lock takes the place of a ``WHERE status = …``, and whoever changes one of
-them meanwhile sees the outcome first.
+``lock`` operations, decide with ``procedures.transitions``, ``save`` them, in one transaction:
+the lock takes the place of a ``WHERE status = …``, and whatever else changes one of them sees
+the outcome first.
+
+Two statements change many rows in SQL, without a decision per row: ``settle`` and the way that
+``save`` makes for an automatic sync that is queued again.  The trigger of migration 2 ends
+coalesced operations with their primary.  A test holds the three to the pure transitions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
-from consumer.store.arrays import Bigints, Doubles, Texts
+from consumer.store.arrays import Bigints, Booleans, Doubles, Texts
 from consumer.store.database import Connection
 from consumer.store.operations.rows import COLUMNS, of_row
 from procedures.messages import Emit
-from procedures.operations import Operation
+from procedures.operations import Operation, Status, Type
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The name of a lease, and the seconds that it lasts from now."""
+
+    name: str
+    seconds: float
+
 
 _LOCK = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608 - our own columns
+_LOCK_LEASED = f"""
+SELECT {COLUMNS} FROM operations WHERE lease_owner = ANY(%s) AND status = 'running'
+ORDER BY id FOR UPDATE
+"""  # noqa: S608
+# A lease ends with the attempt, or when everything is injected: the worker does the rest.
 _SAVE = """
 UPDATE operations SET
     status = new.status,
     phase = new.phase,
+    error = new.error,
+    failure = new.failure,
+    new_cid = new.new_cid,
+    same_as = new.same_as,
     progress = new.progress,
     records_processed = new.records_processed,
     total_records = new.total_records,
@@ -30,43 +52,62 @@ UPDATE operations SET
     updated = new.updated,
     deleted = new.deleted,
     attempts = new.attempts,
-    started_at = CASE WHEN new.attempts > 0 THEN started_at END,
-    error = new.error,
-    failure = new.failure,
-    new_cid = new.new_cid,
+    version = new.version,
     run_after = to_timestamp(new.run_after),
+    started_at = to_timestamp(new.started_at),
     completed_at = to_timestamp(new.completed_at),
-    lease_owner = CASE WHEN new.status = 'running' THEN lease_owner END,
-    lease_until = CASE WHEN new.status = 'running' THEN lease_until END,
-    injected_offset = CASE WHEN new.status <> 'queued' THEN injected_offset END,
-    version = new.version
-FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS new (
-    id, status, phase, error, failure, new_cid,
-    progress, records_processed, total_records, created, updated, deleted, attempts, version,
-    run_after, completed_at
+    automatic = new.automatic,
+    lease_owner = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
+        THEN coalesce(%(lease)s, lease_owner) END,
+    lease_until = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
+        THEN coalesce(now() + make_interval(secs => %(seconds)s), lease_until) END,
+    injected_offset = CASE WHEN new.status <> 'queued'
+        THEN coalesce(%(injected)s, injected_offset) END
+FROM unnest(
+    %(id)s, %(status)s, %(phase)s, %(error)s, %(failure)s, %(new_cid)s, %(same_as)s,
+    %(progress)s, %(records_processed)s, %(total_records)s, %(created)s, %(updated)s,
+    %(deleted)s, %(attempts)s, %(version)s, %(run_after)s, %(started_at)s, %(completed_at)s,
+    %(automatic)s
+) AS new (
+    id, status, phase, error, failure, new_cid, same_as,
+    progress, records_processed, total_records, created, updated,
+    deleted, attempts, version, run_after, started_at, completed_at,
+    automatic
 )
 WHERE operations.id = new.id
 """
 # Before an automatic sync is queued again, the one that is queued for its DID gives way to it:
 # there can be only one, and the older one knows how often it was tried.
-_MOVE_FOLLOWERS = """
-UPDATE operations SET same_as = heir.id, version = operations.version + 1
-FROM operations AS waiting JOIN operations AS heir ON heir.did = waiting.did
+_MOVE_COALESCED = """
+UPDATE operations SET same_as = chosen.id, version = operations.version + 1
+FROM operations AS waiting JOIN operations AS chosen ON chosen.did = waiting.did
 WHERE operations.same_as = waiting.id AND operations.status = 'queued'
-    AND heir.id = ANY(%s) AND waiting.id <> heir.id
+    AND chosen.id = ANY(%s) AND waiting.id <> chosen.id
     AND waiting.automatic AND waiting.type = 'didSync' AND waiting.status = 'queued'
 """
 _GIVE_WAY = """
 UPDATE operations SET
     status = 'cancelled',
-    error = 'operation ' || heir.id || ' does the same',
+    error = 'operation ' || chosen.id || ' does the same',
+    failure = NULL,
     completed_at = now(),
     version = operations.version + 1
-FROM operations AS heir
-WHERE heir.id = ANY(%s) AND operations.did = heir.did AND operations.id <> heir.id
+FROM operations AS chosen
+WHERE chosen.id = ANY(%s) AND operations.did = chosen.did AND operations.id <> chosen.id
     AND operations.automatic AND operations.type = 'didSync' AND operations.status = 'queued'
 """
-
+_SETTLE = """
+UPDATE operations SET
+    status = 'cancelled',
+    error = 'the repository became active without it',
+    failure = NULL,
+    completed_at = now(),
+    version = version + 1
+WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
+    AND NOT EXISTS (
+        SELECT FROM operations AS f WHERE f.same_as = operations.id AND f.status = 'queued'
+    )
+"""
 # ``want`` is read again when the download begins: a snapshot that was asked for before the
 # repo was marked for resync again must not complete it.  So asking for one need not raise it.
 _INSERT = """
@@ -80,16 +121,17 @@ INSERT INTO operations (
     coalesce((SELECT want FROM repos WHERE did = %(did)s), 0)
 )
 """
-_CHANGE = """
-UPDATE operations SET status = %(status)s, automatic = %(automatic)s, same_as = %(same_as)s,
-    run_after = to_timestamp(%(run_after)s), error = %(error)s, failure = %(failure)s,
-    completed_at = to_timestamp(%(completed_at)s), version = %(version)s,
-    lease_owner = CASE WHEN %(status)s = 'running' THEN lease_owner END,
-    lease_until = CASE WHEN %(status)s = 'running' THEN lease_until END
-WHERE id = %(id)s
-"""
+_TAKE_UNPUBLISHED = f"""
+WITH chosen AS (
+    SELECT id FROM operations WHERE published_version < version
+    ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+)
+UPDATE operations SET published_version = version FROM chosen
+WHERE operations.id = chosen.id
+RETURNING {COLUMNS}
+"""  # noqa: S608
 
-_TEXTS = ("id", "status", "phase", "error", "failure", "new_cid")
+_TEXTS = ("id", "status", "phase", "error", "failure", "new_cid", "same_as")
 _NUMBERS = (
     "progress",
     "records_processed",
@@ -100,49 +142,84 @@ _NUMBERS = (
     "attempts",
     "version",
 )
-_TIMES = ("run_after", "completed_at")
+_TIMES = ("run_after", "started_at", "completed_at")
+_INSERTED = (
+    *("id", "type", "did", "uri", "status", "automatic", "same_as", "run_after", "requested_by"),
+    *("requested_at", "error", "failure", "completed_at", "version"),
+)
 
 
 async def lock(connection: Connection, ids: Sequence[str]) -> list[Operation]:
-    """Return the operations among ``ids``, which nobody else changes until COMMIT."""
-    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-        await cursor.execute(_LOCK, [Texts(ids)])
-        return [of_row(row) for row in await cursor.fetchall()]
+    """Return the operations among ``ids`` in the order of their ids, locked until COMMIT."""
+    return await _locked(connection, _LOCK, ids)
 
 
-async def save(connection: Connection, changed: Sequence[Operation]) -> None:
-    """Write what applying their messages changed of locked operations."""
-    columns = [
-        *(Texts([getattr(one, name) for one in changed]) for name in _TEXTS),
-        *(Bigints([getattr(one, name) for one in changed]) for name in _NUMBERS),
-        *(Doubles([getattr(one, name) for one in changed]) for name in _TIMES),
-    ]
-    await connection.execute(_SAVE, columns)
+async def lock_leased(connection: Connection, leases: Sequence[str]) -> list[Operation]:
+    """Return the running operations that ``leases`` still hold, locked until COMMIT."""
+    return await _locked(connection, _LOCK_LEASED, leases)
 
 
-async def replace_queued(connection: Connection, heirs: Sequence[str]) -> None:
-    """End the automatic syncs that are queued for the DIDs of ``heirs``, running automatic ones.
+async def save(
+    connection: Connection,
+    changed: Sequence[Operation],
+    *,
+    lease: Lease | None = None,
+    injected_offset: int | None = None,
+) -> None:
+    """Write locked operations as the pure transitions have left them.
 
-    The caller queues each heir again; whoever followed what ends here follows the heir.
+    ``lease``: what an attempt that begins is held by.  ``injected_offset``: the offset of
+    ``chive.backfill`` behind the last chunk of what was injected.  An automatic sync that is
+    queued again replaces the one that is queued for its DID.
     """
-    await connection.execute(_MOVE_FOLLOWERS, [Texts(heirs)])
-    await connection.execute(_GIVE_WAY, [Texts(heirs)])
+    if not changed:
+        return
+    queued_again = [
+        one.id
+        for one in changed
+        if one.automatic and one.status is Status.QUEUED and one.type is Type.DID_SYNC
+    ]
+    if queued_again:
+        await connection.execute(_MOVE_COALESCED, [Texts(queued_again)])
+        await connection.execute(_GIVE_WAY, [Texts(queued_again)])
+    parameters: dict[str, object] = {
+        "lease": None if lease is None else lease.name,
+        "seconds": None if lease is None else lease.seconds,
+        "injected": injected_offset,
+        "automatic": Booleans([one.automatic for one in changed]),
+    }
+    parameters |= {name: Texts([getattr(one, name) for one in changed]) for name in _TEXTS}
+    parameters |= {name: Bigints([getattr(one, name) for one in changed]) for name in _NUMBERS}
+    parameters |= {name: Doubles([getattr(one, name) for one in changed]) for name in _TIMES}
+    await connection.execute(_SAVE, parameters)
+
+
+async def settle(connection: Connection, dids: Sequence[str]) -> None:
+    """Cancel the automatic syncs that are still queued for ``dids``: they are moot.
+
+    One that another operation is coalesced with stays: somebody asked for that one.
+    """
+    await connection.execute(_SETTLE, [Texts(dids)])
 
 
 async def insert(connection: Connection, operation: Operation, lane: int) -> None:
-    """Add a new operation; ``lane`` is that of its DID."""
-    await connection.execute(_INSERT, _values(operation) | {"lane": lane})
+    """Add an operation that has not begun; ``lane`` is that of its DID."""
+    values = {name: getattr(operation, name) for name in _INSERTED}
+    parameters = values | {"emit_all": operation.emit is Emit.ALL, "lane": lane}
+    await connection.execute(_INSERT, parameters)
 
 
-async def change(connection: Connection, operation: Operation) -> None:
-    """Write what a command has changed of a locked operation."""
-    await connection.execute(_CHANGE, _values(operation))
+async def take_unpublished(connection: Connection, limit: int) -> list[Operation]:
+    """Return operations whose newest version is not published, and note that it is.
+
+    The caller writes them to the outbox in the same transaction.
+    """
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(_TAKE_UNPUBLISHED, [limit])
+        return [of_row(row) for row in await cursor.fetchall()]
 
 
-def _values(operation: Operation) -> dict[str, Any]:
-    names = (
-        "id type did uri status automatic same_as run_after requested_by requested_at error"
-        " failure completed_at version"
-    )
-    values = {name: getattr(operation, name) for name in names.split()}
-    return values | {"emit_all": operation.emit is Emit.ALL}
+async def _locked(connection: Connection, sql: str, names: Sequence[str]) -> list[Operation]:
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(sql, [Texts(names)])
+        return [of_row(row) for row in await cursor.fetchall()]

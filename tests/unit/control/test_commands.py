@@ -14,6 +14,7 @@ from consumer.store.operations import read, write
 from procedures.failures import Failure
 from procedures.messages import RecordRefresh, is_record_uri
 from procedures.operations import Operation, Status
+from procedures.retries import RetryPolicy
 
 PATH = "pub.chive.eprint.submission/" + "r" * 512
 
@@ -53,6 +54,9 @@ async def test_a_refresh_that_the_tables_cannot_index_fails_at_once(
     assert is_record_uri(uri)
     refresh = RecordRefresh(id="one", uri=uri, requested_at=0.0)
     nowhere, scope = cast("Connection", None), Scope(("pub.chive.*",))
-    assert await commands.carry_out(nowhere, refresh, Topics("t.", 4), scope, 1.0) is None
+    assert (
+        await commands.carry_out(nowhere, refresh, Topics("t.", 4), scope, RetryPolicy(), 1.0)
+        is None
+    )
     assert [(one.status, one.failure) for one in inserted] == [(status, failure)]
     assert inserted[0].status is Status.FAILED or len(uri) < 2_704

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from procedures import transitions
 from procedures.failures import PERMANENT, Failure
 from procedures.operations import Operation, Phase, Status, Type, queued
+from procedures.retries import RetryPolicy
 from procedures.transitions import IllegalTransition
 from tests.unit.procedures.strategies import DID, MOMENTS
 from tests.unit.procedures.strategies import operations as any_operation
 
 NOW = 4_000_000_001.0
+POLICY = RetryPolicy()
 _FAILURES = st.sampled_from(Failure)
 
 Step = Callable[[Operation], Operation]
@@ -140,7 +142,7 @@ def test_permanent_failures_fail_at_once_and_others_wait(
     failure: Failure, jitter: float, automatic: bool
 ) -> None:
     running = replace(_running(), automatic=automatic)
-    after = transitions.try_again(running, 1_001.0, failure, "why", jitter=jitter)
+    after = transitions.try_again(running, 1_001.0, failure, "why", policy=POLICY, chance=jitter)
     assert (after.error, after.failure) == ("why", failure)
     if failure in PERMANENT:
         assert after.status == Status.FAILED
@@ -152,7 +154,7 @@ def test_permanent_failures_fail_at_once_and_others_wait(
 
 def test_the_host_is_not_asked_before_it_said() -> None:
     after = transitions.try_again(
-        _running(), 1_001.0, Failure.RATE_LIMITED, "429", jitter=0, retry_after=900
+        _running(), 1_001.0, Failure.RATE_LIMITED, "429", policy=POLICY, chance=0, retry_after=900
     )
     assert after.run_after == 1_901.0
 
@@ -160,7 +162,12 @@ def test_the_host_is_not_asked_before_it_said() -> None:
 @given(MOMENTS)
 def test_it_is_given_up_after_a_day(later: float) -> None:
     after = transitions.try_again(
-        _running(), 1_000.0 + 24 * 3600 + later, Failure.HOST_TIMEOUT, "slow", jitter=0
+        _running(),
+        1_000.0 + 24 * 3600 + later,
+        Failure.HOST_TIMEOUT,
+        "slow",
+        policy=POLICY,
+        chance=0,
     )
     assert after.status == Status.FAILED
     assert after.error == "given up after 1 attempts: slow"

@@ -7,13 +7,15 @@ import pytest
 
 from consumer.errors import Reason
 from consumer.state.effects import AppliedOperation, OperationEffect
-from consumer.state.operation_outcome import AT_ONCE, concluded
+from consumer.state.operation_outcome import concluded
 from procedures import operations
 from procedures.failures import Failure
 from procedures.operations import Operation, Phase, Status, Type
+from procedures.retries import RetryPolicy
 from procedures.syntax import DAG_CBOR_PREFIX, cid_text
 
 NOW = 1_000.0
+RETRIES = RetryPolicy()
 DID = "did:plc:x"
 CID = DAG_CBOR_PREFIX + bytes(32)
 
@@ -38,7 +40,7 @@ def went(effect: OperationEffect, reason: Reason | None = None, **fields: Any) -
 
 
 def end(operation: Operation, *done: AppliedOperation, active: bool = False) -> Operation:
-    return concluded(operation, done, active=active, now=NOW, jitter=0.0)
+    return concluded(operation, done, active=active, now=NOW, retries=RETRIES, chance=0.0)
 
 
 def test_chunks_are_counted_and_move_the_progress() -> None:
@@ -121,7 +123,7 @@ def test_a_missed_hint_is_said() -> None:
 def test_what_came_in_between_is_made_up_for_at_once_but_not_for_ever(reason: Reason) -> None:
     after = end(running(), went(OperationEffect.AGAIN, reason))
     assert (after.status, after.failure, after.run_after) == ("queued", None, NOW)
-    late = AT_ONCE + 1
+    late = RETRIES.at_once + 1
     after = end(running(attempts=late), went(OperationEffect.AGAIN, reason, attempt=late))
     assert (after.status, after.run_after) == ("queued", NOW + 4.0)
 
