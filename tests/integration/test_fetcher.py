@@ -15,8 +15,8 @@ import pytest
 from consumer import backfill, metrics
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message
 from consumer.config.settings import IdentitySettings, NetworkSettings
-from consumer.fetch import loop
-from consumer.fetch.loop import Fetcher
+from consumer.fetch import lookups as loop
+from consumer.fetch.lookups import Fetcher
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics

@@ -28,7 +28,7 @@ from consumer.fetch.failed import printable
 from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts, HostUnavailable, backoff
 from consumer.fetch.http import HostError, HttpClient, host_of
 from consumer.fetch.identity import Directory, Inconclusive
-from consumer.fetch.work import Work
+from consumer.fetch.operations import Work
 from consumer.kafka.client import Client
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
