@@ -23,7 +23,7 @@ from consumer.config.sources import CONFIG_VARIABLE, variable
 from consumer.control.role import Controller
 from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
-from consumer.fetch.lookups import Fetcher
+from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses

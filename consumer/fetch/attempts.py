@@ -26,8 +26,8 @@ _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
 _ROWS = 1_000  # of what is known of a repository, below one chunk
 
-Note = Callable[[Phase, int, int | None], None]
-"""Told the phase, the progress in percent, and the number of records once it is known."""
+Report = Callable[[Phase, int, int | None], None]
+"""Takes the phase, the progress in percent, and the number of records once it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +40,28 @@ class Attempts:
     database: Database
     scope: Scope
 
-    async def sync(self, claim: Claim, note: Note) -> int:
+    async def sync(self, claim: Claim, report: Report) -> int:
         """Inject the repository of the claim's DID; return the offset behind the last chunk.
 
-        Raises ``FetchFailed``, and ``Transient`` when Kafka or Postgres is away.
+        ``report`` is called with the progress.  Raises ``FetchFailed``, and ``Transient`` when
+        Kafka or Postgres is away.
         """
         operation, did = claim.operation, claim.operation.did or ""
         document = await self._document(did)
-        note(Phase.DOWNLOADING, _DOWNLOADING, None)
+        report(Phase.DOWNLOADING, _DOWNLOADING, None)
 
         def downloaded(size: int) -> None:
-            note(Phase.DOWNLOADING, min(_VERIFYING, _DOWNLOADING + size // _MEBIBYTE), None)
+            report(Phase.DOWNLOADING, min(_VERIFYING, _DOWNLOADING + size // _MEBIBYTE), None)
 
         def verifying() -> None:
-            note(Phase.VERIFYING, _VERIFYING, None)
+            report(Phase.VERIFYING, _VERIFYING, None)
 
         async with self.source.snapshot(
             did, document, self.scope.intervals, progress=downloaded, verifying=verifying
         ) as found:
             snapshot = found.snapshot
             _check_age(snapshot.rev, claim)
-            note(Phase.INJECTING, _INJECTING, snapshot.records)
+            report(Phase.INJECTING, _INJECTING, snapshot.records)
             async with self.database.transaction() as connection:
                 rows = await records.count(connection, did, _ROWS)
                 boundaries = (
@@ -87,12 +88,16 @@ class Attempts:
                 offset = await self.injector.put(chunk, rows=rows)
         return offset
 
-    async def refresh(self, claim: Claim, note: Note) -> int:
-        """Inject what the repository has at the claim's URI; return the offset behind it."""
+    async def refresh(self, claim: Claim, report: Report) -> int:
+        """Inject what the repository has at the claim's URI; return the offset behind it.
+
+        ``report`` is called with the progress.  Raises ``FetchFailed``, and ``Transient`` when
+        Kafka or Postgres is away.
+        """
         operation, did = claim.operation, claim.operation.did or ""
         path = (operation.uri or "").removeprefix(f"at://{did}/")
         document = await self._document(did)
-        note(Phase.DOWNLOADING, _DOWNLOADING, None)
+        report(Phase.DOWNLOADING, _DOWNLOADING, None)
         proven = await self.source.proof(did, document, path)
         entry = None
         if proven.cid is not None and proven.record is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -15,8 +15,9 @@ import pytest
 from consumer import backfill, metrics
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message
 from consumer.config.settings import IdentitySettings, NetworkSettings
-from consumer.fetch import lookups as loop
-from consumer.fetch.lookups import Fetcher
+from consumer.fetch import lookups as pool
+from consumer.fetch.leasing import LeasingLoop
+from consumer.fetch.role import Fetcher
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
@@ -145,7 +146,7 @@ async def test_a_lookup_wakes_the_fetcher(world: World) -> None:
         began = time.monotonic()
         await world.request(identity(ALICE))
         await eventually(world.none_open, what="the second lookup closed", deadline=90)
-        assert time.monotonic() - began < loop._LOOK_SECONDS / 2  # so it did not wait for a look
+        assert time.monotonic() - began < pool.RULES.poll / 2  # so it did not wait for a look
 
 
 async def test_a_did_without_a_document_is_answered_too(world: World) -> None:
@@ -260,8 +261,8 @@ async def test_no_transaction_is_open_while_the_network_is_slow(world: World) ->
 async def test_hosts_that_say_nothing_hold_up_no_lookup_to_the_directory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_AT_ONCE", 3)
-    monkeypatch.setattr(loop, "_AT_HOSTS", 2)
+    monkeypatch.setattr(pool, "_SLOTS", 3)
+    monkeypatch.setattr(pool, "_HOST_SLOTS", 2)
     go_on = asyncio.Event()
 
     async def slow(writer: asyncio.StreamWriter) -> None:
@@ -282,7 +283,7 @@ async def test_hosts_that_say_nothing_hold_up_no_lookup_to_the_directory(
         return ALICE not in [did for did, *_ in await world.open_lookups()]
 
     async with running(world.fetcher(timeout=120.0)):
-        await eventually(two_are_asked, what="both places of hosts taken", deadline=90)
+        await eventually(two_are_asked, what="both slots for hosts taken", deadline=90)
         await world.request(identity(ALICE))
         await eventually(alice_is_answered, what="the directory answered", deadline=90)
         assert len(world.pds.requests) == 2
@@ -311,7 +312,7 @@ async def test_a_lookup_asked_again_meanwhile_is_answered_again(world: World) ->
 async def test_stopping_gives_back_what_is_not_answered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "RULES", replace(pool.RULES, drain=0.1))
     asked = asyncio.Event()
 
     async def hanging(_writer: asyncio.StreamWriter) -> None:
@@ -329,21 +330,21 @@ async def test_stopping_gives_back_what_is_not_answered(
 async def test_a_fetcher_that_died_is_replaced_when_its_lease_ends(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(pool, "_LEASE_SECONDS", 2.0)
     asked = asyncio.Event()
 
     async def hanging(_writer: asyncio.StreamWriter) -> None:
         asked.set()
         await asyncio.sleep(3600)
 
-    async def dies(desk: loop.Desk) -> None:
-        for task in list(desk._open):
+    async def dies(loop: LeasingLoop[Any], helpers: Sequence[asyncio.Task[None]]) -> None:
+        for task in [*loop._running, *helpers]:
             task.cancel()
 
     world.plc.replies[f"/{ALICE}"] = hanging
     await world.request(identity(ALICE))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Desk, "_close", dies)
+        patch.setattr(LeasingLoop, "_close", dies)
         task = asyncio.create_task(world.fetcher().run(asyncio.Event()))
         await asyncio.wait_for(asked.wait(), 90)
         task.cancel()

@@ -15,7 +15,7 @@ from consumer.config.settings import FetchSettings, IdentitySettings, LimitSetti
 from consumer.control import role
 from consumer.control.role import Controller
 from consumer.fetch import attempts
-from consumer.fetch.lookups import Fetcher
+from consumer.fetch.role import Fetcher
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer

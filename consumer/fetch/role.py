@@ -1,0 +1,89 @@
+"""The fetcher as a role: wires lookups and operations to HTTP, Kafka and Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from consumer.config.settings import Settings
+from consumer.fetch import lookups, operations
+from consumer.fetch.account import Accounts
+from consumer.fetch.answers import Answers
+from consumer.fetch.attempts import Attempts
+from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts
+from consumer.fetch.http import HttpClient, host_of
+from consumer.fetch.identity import Directory
+from consumer.fetch.inject import Injector
+from consumer.fetch.leasing import LeasingLoop
+from consumer.fetch.lookups import LookupPool
+from consumer.fetch.operations import OperationPool
+from consumer.fetch.repos import RepoSource
+from consumer.kafka.client import Client
+from consumer.kafka.topics import Topics
+from consumer.kafka.writer import Writer
+from consumer.runtime.lifecycle import persistently
+from consumer.runtime.logs import Outage
+from consumer.scope import Scope
+from consumer.store.database import Database
+from procedures.operations import Type
+
+_log = structlog.get_logger()
+
+
+class Fetcher:
+    """The role; any number of fetchers may run."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Client,
+        topics: Topics,
+        database: Database,
+        scope: Scope,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._topics = topics
+        self._database = database
+        self._scope = scope
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Answer lookups and carry out operations until told to stop.
+
+        Waits for services that are away.  Raises ``Fatal``.
+        """
+        settings = self._settings
+        loopback = settings.network.allow_loopback
+        policy = HostPolicy(settings.network.requests_per_host)
+        hosts = Hosts(policy, {host_of(settings.identity.plc_url): DIRECTORY_POLICY})
+        async with HttpClient(allow_loopback=loopback) as http:
+            directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
+            accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
+            answers, outage = Answers(directory, accounts), Outage(_log, "plc_directory")
+            source = RepoSource(http, hosts, settings.limits, settings.fetch)
+            look_up = partial(self._look_up, answers, outage)
+            operate = partial(self._operate, hosts, directory, source)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(persistently("lookups", look_up, stop))
+                    group.create_task(persistently("operations", operate, stop))
+            except BaseExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+
+    async def _look_up(self, answers: Answers, outage: Outage, stop: asyncio.Event) -> None:
+        async with await Writer.open(self._client) as writer:
+            pool = LookupPool(writer, self._topics, self._database, answers, outage)
+            await LeasingLoop(self._database, pool, lookups.RULES).run(stop)
+
+    async def _operate(
+        self, hosts: Hosts, directory: Directory, source: RepoSource, stop: asyncio.Event
+    ) -> None:
+        settings, database = self._settings.fetch, self._database
+        slots = {Type.RECORD_REFRESH: settings.refreshes, Type.DID_SYNC: settings.syncs}
+        async with await Writer.open(self._client) as writer:
+            injector = Injector(writer, self._topics, database, settings.injected_bytes)
+            attempts = Attempts(directory, source, injector, database, self._scope)
+            pool = OperationPool(attempts, database, hosts, slots, self._settings.retries.policy())
+            await LeasingLoop(database, pool, operations.RULES, pool.extend).run(stop)
