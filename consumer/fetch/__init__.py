@@ -1,1 +1,1 @@
-"""Guarded requests to PLC, PDS and did:web hosts, and the loop that claims them."""
+"""The fetcher: guarded requests to the PLC directory, PDSes, did:web hosts and the relay."""

@@ -1,8 +1,9 @@
-"""Asking an account's PDS of today what has become of the account.
+"""The status of an account, as its current PDS states it.
 
-An old host says "deleted" after a migration, so the DID document says whom to ask.  Deleted is
-what only these say: the account's own PDS, by status or by not knowing the repository, and the
-PLC directory, by the tombstone of the DID.  Everything else leaves the question open.
+Lexicon: com.atproto.sync.getRepoStatus.  An old host states "deleted" after a migration, so the
+DID document decides which host to call.  Only two sources can state that an account is deleted:
+its own PDS, by status or by not having the repository, and the PLC directory, by a tombstone of
+the DID.  Everything else is inconclusive.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ACTIVE, DELETED, UNEXPLAINED = "active", "deleted", "inactive"
 
 _LIMIT = 64 * 1024
 _STATUS = re.compile(r"[a-z][a-zA-Z-]{0,63}")
-# What com.atproto.sync.* answer instead of a status, by the name of the error.
+# Errors of com.atproto.sync.* that stand for a status.
 _ERRORS = {
     "RepoNotFound": DELETED,
     "RepoTakendown": "takendown",
@@ -30,7 +31,7 @@ _ERRORS = {
 
 
 class Accounts:
-    """The accounts of all PDSes."""
+    """The accounts of all PDSes; ``seconds`` bound one request."""
 
     def __init__(
         self, directory: Directory, http: HttpClient, hosts: Hosts, *, seconds: float
@@ -41,9 +42,10 @@ class Accounts:
         self._seconds = seconds
 
     async def status(self, did: str) -> str:
-        """Return ``active``, or one of the lexicon's statuses, or another that the PDS says.
+        """Return ``active``, a status of the lexicon, or another that the PDS states.
 
-        Raises ``HostUnavailable``, ``Inconclusive`` or ``Refused`` when it is not known now.
+        ``inactive`` stands for an inactive account without a usable status.  Raises
+        ``HostUnavailable``, ``Inconclusive`` or ``Refused`` when the status is not known now.
         """
         try:
             document = await self._directory.document(did)
@@ -53,17 +55,20 @@ class Accounts:
             raise Inconclusive(f"the document of {did} names no PDS")
         url = f"{document.pds}/xrpc/com.atproto.sync.getRepoStatus?{urlencode({'did': did})}"
         async with self._hosts.slot(host_of(url)):
-            answer = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
-        return status_of(did, answer)
+            response = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
+        return status_of(did, response)
 
 
-def status_of(did: str, answer: HttpResponse) -> str:
-    """Return the status that an answer of ``getRepoStatus`` states; raise ``Inconclusive``."""
+def status_of(did: str, response: HttpResponse) -> str:
+    """Return the status that a response of ``getRepoStatus`` states for ``did``.
+
+    Raises ``Inconclusive`` if it states none.
+    """
     try:
-        stated = orjson.loads(answer.body)
+        stated = orjson.loads(response.body)
     except orjson.JSONDecodeError:
         stated = None
-    match answer.status, stated:
+    match response.status, stated:
         case 200, {"did": str(about), "active": True} if about == did:
             return ACTIVE
         case 200, {"did": str(about), "active": False} if about == did:
@@ -72,4 +77,4 @@ def status_of(did: str, answer: HttpResponse) -> str:
             return str(status) if named else UNEXPLAINED
         case 400 | 404, {"error": str(error)} if error in _ERRORS:
             return _ERRORS[error]
-    raise Inconclusive(f"status {answer.status} without a meaning for {did}: {answer.body[:100]!r}")
+    raise Inconclusive(f"status {response.status} states nothing of {did}: {response.body[:100]!r}")

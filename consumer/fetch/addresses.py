@@ -2,7 +2,7 @@
 
 Public means: unicast, allocated, and routed on the internet at large (the registries
 https://www.iana.org/assignments/iana-ipv4-special-registry and its sibling for IPv6).  An IPv6
-address that carries an IPv4 address is judged by that one, since somebody may translate it.
+address that carries an IPv4 address is judged by the IPv4 address: a gateway may translate it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ Address = IPv4Address | IPv6Address
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # NAT64: how an IPv6-only network sees the rest
-# Inside 2000::/3, and nothing that a host on the internet has: documentation, 6to4, Teredo.
+# Inside 2000::/3, but not for hosts on the internet: documentation, 6to4, Teredo.
 _UNUSED = tuple(
     map(IPv6Network, ("3fff::/20", "2001:db8::/32", "2002::/16", "2001::/23", "5f00::/16"))
 )
-# Globally reachable in the registry, and yet no host: what answers there is next to us (PCP and
-# TURN anycast), or was a relay of 6to4.
+# Globally reachable by the registry, but no hosts: anycast of the local network (PCP, TURN), and
+# relays of 6to4.
 _UNUSED_IPV4 = tuple(map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24")))
 
 
 def parse(text: str) -> Address | None:
-    """Return the address that ``text`` is, as the resolver writes it; None if it is none."""
+    """Return the address that the resolver wrote as ``text``; None if it is none."""
     try:
         return ip_address(text)
     except ValueError:
@@ -31,7 +31,7 @@ def parse(text: str) -> Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether ``address`` belongs to a host on the internet."""
+    """Tell whether ``address`` is that of a host on the internet."""
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return False

@@ -1,4 +1,4 @@
-"""One question, answered: what goes to ``chive.backfill`` for a row of ``lookups``."""
+"""Answers to lookups: what goes to ``chive.backfill`` for a row of ``lookups``."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from consumer.fetch.identity import Directory, Inconclusive
 from consumer.metrics import Stage
 from consumer.store.rows import LeasedLookup
 
-_SECONDS = 45.0  # for a whole answer, waiting for a host's turn included
-_PAUSE = 1.0  # when that was not enough
+_SECONDS = 45.0  # for a whole answer, the wait for a slot of the host included
+_PAUSE = 1.0  # before another attempt when they were not enough
 
 LookupAnswer = IdentityAnswer | AccountAnswer
 
 
 class Answers:
-    """Answers of both kinds."""
+    """Answers both kinds of lookups: identities and accounts."""
 
     def __init__(self, directory: Directory, accounts: Accounts) -> None:
         self._directory = directory
         self._accounts = accounts
 
-    async def to(self, question: LeasedLookup) -> LookupAnswer:
-        """Return the answer; raise ``HostUnavailable`` or ``Inconclusive`` if there is none."""
+    async def to(self, lookup: LeasedLookup) -> LookupAnswer:
+        """Return the answer to ``lookup``, within 45 seconds.
+
+        Raises ``HostUnavailable`` when a host cannot be called now, and ``Inconclusive`` when
+        its answer states nothing.
+        """
         try:
             async with asyncio.timeout(_SECONDS):
-                if question.kind == LookupKind.IDENTITY:
-                    return await self._identity(question.did)
-                return await self._account(question)
+                if lookup.kind == LookupKind.IDENTITY:
+                    return await self._identity(lookup.did)
+                return await self._account(lookup)
         except TimeoutError as error:
             raise HostBusy("too many lookups wait for the same host", _PAUSE) from error
 
     async def _identity(self, did: str) -> IdentityAnswer:
-        # Before the request: frames that arrive while it is under way may need a newer answer.
+        # Before the request: frames that arrive during it may need a newer answer.
         fetched_at = time.time()
         try:
             document = await self._directory.document(did)
@@ -47,10 +51,10 @@ class Answers:
             return IdentityAnswer(did, fetched_at, error=str(refused))
         return IdentityAnswer(did, fetched_at, document.signing_key, document.pds, document.handle)
 
-    async def _account(self, question: LeasedLookup) -> AccountAnswer:
+    async def _account(self, lookup: LeasedLookup) -> AccountAnswer:
         try:
-            status = await self._accounts.status(question.did)
+            status = await self._accounts.status(lookup.did)
         except Refused as refused:
             metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
             raise Inconclusive(str(refused)) from refused
-        return AccountAnswer(question.did, question.epoch, question.seq, status)
+        return AccountAnswer(lookup.did, lookup.epoch, lookup.seq, status)

@@ -1,4 +1,4 @@
-"""One attempt at an operation: fetch, verify, inject."""
+"""One attempt at an operation: fetch, verify, inject into ``chive.backfill``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from procedures.failures import Failure
 from procedures.messages import Emit
 from procedures.operations import Phase
 
-# How far an operation is when a phase begins, in percent; applying is the second half.
+# Progress in percent at which a phase begins; the worker's part is the rest.
 _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
-_ROWS = 1_000  # of what is known of a repository, below one chunk
+_ROWS = 1_000  # known records of a repository that one chunk may cover
 
 Report = Callable[[Phase, int, int | None], None]
 """Takes the phase, the progress in percent, and the number of records once it is known."""
@@ -32,7 +32,7 @@ Report = Callable[[Phase, int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """What every attempt of the process shares."""
+    """Makes the attempts of the process."""
 
     directory: Directory
     source: RepoSource
@@ -115,10 +115,10 @@ class Attempts:
 def _check_age(rev: str, claim: Claim) -> None:
     """Refuse a snapshot that the worker would refuse, before anything is injected.
 
-    With ``emit: all`` also one that lacks what we know: what is newer here cannot be published
-    again, for only its CID is kept.
+    With ``emit: all``, refuse one that is older than the known rev, too: the newer records cannot
+    be published again, because only their CIDs are stored.  Raises ``FetchFailed``.
     """
     known = claim.rev if claim.operation.emit is Emit.ALL else claim.floor
     if known is not None and rev < known:
-        detail = f"the host gave the repository as of {rev}, {known} is known already"
+        detail = f"the host sent the repository at rev {rev}, but rev {known} is already known"
         raise FetchFailed(Failure.OLDER_THAN_KNOWN, detail)

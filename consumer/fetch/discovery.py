@@ -1,11 +1,11 @@
-"""Finding the repositories that already hold wanted records, and those that we are behind.
+"""Discovery: finds repositories that already hold wanted records, and those that are behind.
 
-On the first start, and whenever a collection is added, the relay's listings are gone through
-page by page, with a durable cursor: each repository that nobody knows gets an automatic sync.
-With ``history = full`` all repositories are swept now and then: one that the relay has a newer
-revision of has lost its last commit on the way to us, which nothing else would show.
+On the first start, and when a collection is added, the relay's listings are read page by page,
+with a durable cursor: each unknown repository gets an automatic sync.  With ``history = full``
+all repositories are swept regularly: if the relay lists a newer rev, the last commit was lost on
+its way here, which nothing else would show.
 
-What people ask for goes first (it always does), and a page waits while many syncs are queued.
+Operations that a person requested go first, and a page waits while many syncs are queued.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from consumer.store.discoveries import SWEEP, Found, Search
 from procedures.failures import Failure
 from procedures.syntax import tid_time
 
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 _PAGE_SECONDS = 30.0
 _LEASE_SECONDS = 120.0  # longer than a page may take
 _DAY = 86_400.0
 _LONGEST_PAUSE = 3_600.0
-_SETTLED = 600.0  # seconds after which a revision should have come by the firehose
+_SETTLED = 600.0  # seconds after which a rev should have arrived by the firehose
 _QUEUED = "discovered"
 _BEHIND = "listed_newer"
 
@@ -48,9 +48,9 @@ _log = structlog.get_logger()
 
 
 def listings(scope: Scope, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the listings that lead to the repositories of ``scope``.
+    """Return the listings that name the repositories of ``scope``.
 
-    A listing is of one collection: a wildcard stands for those among ``known`` that it covers.
+    A listing is of one collection: a wildcard stands for the ``known`` collections it covers.
     """
     if scope.repos is Repos.ALL or EVERYTHING in scope.collections:
         return (EVERYTHING,)
@@ -64,7 +64,7 @@ def listings(scope: Scope, known: Sequence[str]) -> tuple[str, ...]:
 async def discover(
     settings: Settings, scope: Scope, topics: Topics, database: Database, stop: asyncio.Event
 ) -> None:
-    """Search until told to stop.  Raises ``Transient`` when Postgres is away."""
+    """Search until ``stop`` is set.  Raises ``Transient`` when Postgres is away."""
     if scope.history is not History.FULL:
         await stop.wait()
         return
@@ -75,7 +75,7 @@ async def discover(
 
 
 class Discovery:
-    """Goes through listings, one at a time; any number of processes may."""
+    """Reads listings, one at a time; any number of processes may run it."""
 
     def __init__(
         self,
@@ -95,11 +95,11 @@ class Discovery:
         self._outage = Outage(_log, "listings")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Search until told to stop.  Raises ``Transient`` when Postgres is away."""
+        """Search until ``stop`` is set.  Raises ``Transient`` when Postgres is away."""
         while not stop.is_set():
             search = await self._next()
             if search is None:
-                await wait_for_stop(stop, _LOOK_SECONDS)
+                await wait_for_stop(stop, _POLL_SECONDS)
             else:
                 await self._search(search, stop)
 
@@ -120,15 +120,15 @@ class Discovery:
             await self._through(search, stop)
         except NotSupported as absent:
             self._outage.over(relay=self._pages.origin)
-            # Once is enough: a relay lists every collection or none.
+            # Warn once: a relay lists every collection or none.
             say = _log.info if self._warned else _log.warning
             self._warned = True
             say(
-                "discovery_not_supported",
+                "discovery_unsupported",
                 listing=search.listing,
                 relay=self._pages.origin,
                 error=str(absent),
-                meaning="repositories that write nothing new are not found by themselves",
+                meaning="repositories that write nothing new are not found",
             )
             async with self._database.transaction() as connection:
                 await discoveries.fail(
@@ -142,12 +142,12 @@ class Discovery:
             await self._give_back(search, delay, printable(error))
 
     async def _through(self, search: Search, stop: asyncio.Event) -> None:
-        """Take page after page; return at the end, or when told to stop."""
+        """Read page after page; return at the end, or when ``stop`` is set."""
         collection = EVERYTHING if search.listing == SWEEP else search.listing
         cursor, seen = search.cursor, search.seen
         while True:
-            while await self._crowded():
-                if await wait_for_stop(stop, _LOOK_SECONDS):
+            while await self._queue_full():
+                if await wait_for_stop(stop, _POLL_SECONDS):
                     break
                 await self._keep(search, cursor, seen)
             if stop.is_set():
@@ -157,7 +157,7 @@ class Discovery:
             self._outage.over(relay=self._pages.origin)
             seen += page.named
             if page.cursor is not None and page.cursor == cursor:
-                raise Inconclusive(f"the listing stands still at cursor {cursor[:100]!r}")
+                raise Inconclusive(f"the listing repeats the cursor {cursor[:100]!r}")
             async with self._database.transaction() as connection:
                 queued = await self._queue(connection, search, page)
                 if page.cursor is None:
@@ -167,10 +167,10 @@ class Discovery:
                 elif not await discoveries.move(
                     connection, self._owner, search, page.cursor, seen, _LEASE_SECONDS
                 ):
-                    return  # cancelled, or somebody else's by now
+                    return  # cancelled, or leased by another process
             cursor = page.cursor
             if queued or cursor is None:
-                _log.info("discovered", listing=search.listing, seen=seen, queued=queued)
+                _log.info("repos_discovered", listing=search.listing, seen=seen, queued=queued)
             if cursor is None:
                 return
 
@@ -190,13 +190,13 @@ class Discovery:
         lane_of = self._topics.partition_of
         return [Found(did, lane_of(did), rev) for did, rev in dict(named).items()]
 
-    async def _crowded(self) -> bool:
+    async def _queue_full(self) -> bool:
         most = self._settings.queued
         async with self._database.transaction() as connection:
             return await discoveries.waiting(connection, most) >= most
 
     async def _keep(self, search: Search, cursor: str | None, seen: int) -> None:
-        """Extend the lease while nothing moves."""
+        """Extend the lease while the page waits."""
         if cursor is not None:
             async with self._database.transaction() as connection:
                 await discoveries.move(

@@ -1,4 +1,4 @@
-"""DID documents: where they are, and what an atproto service reads in them.  Pure.
+"""DID documents: their URLs, and the fields that atproto uses.  Pure.
 
 Specifications: https://atproto.com/specs/did for the two methods and the fields,
 https://web.plc.directory/spec/v0.1/did-plc, https://w3c-ccg.github.io/did-method-web/.
@@ -23,17 +23,21 @@ from procedures.syntax import is_handle
 
 _PLC = re.compile(r"did:plc:[a-z2-7]{24}")
 _LOCALHOST = re.compile(r"localhost(?:%3[Aa]([0-9]{1,5}))?")
-# What names a host in tables, in metrics and in each event of its accounts: short, and in ASCII.
+# A host's name is stored, and goes into each event of its accounts: short ASCII.
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
 _SHOWN = 200
-# A document may be large, and decoding a key in base58 takes the square of its length.
+# Decoding base58 takes quadratic time, and a document may be large.
 _MAX_KEY = 256
-_MAX_KEYS = 16  # of one name: there should be one
+_MAX_KEYS = 16  # named #atproto; there should be one
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """``signing_key`` is a ``did:key``, ``pds`` an origin, ``handle`` unverified."""
+    """What atproto reads in a DID document.
+
+    ``signing_key`` is a ``did:key``, ``pds`` an origin (``https://host[:port]``), ``handle`` is
+    not verified.
+    """
 
     signing_key: str
     pds: str | None
@@ -46,9 +50,10 @@ def is_plc(did: str) -> bool:
 
 
 def url_of(did: str, plc_url: str, *, allow_loopback: bool) -> str:
-    """Return where the document of ``did`` is; raise ``Refused(DID_UNSUPPORTED)`` if nowhere.
+    """Return the URL of the document of ``did``.
 
-    Of did:web, atproto knows whole domains only, and ports only for localhost in development.
+    atproto allows did:web for whole domains only, and a port only for localhost in development.
+    Raises ``Refused(DID_UNSUPPORTED)`` for every other DID.
     """
     method, _, name = did.removeprefix("did:").partition(":")
     if is_plc(did):
@@ -58,21 +63,26 @@ def url_of(did: str, plc_url: str, *, allow_loopback: bool) -> str:
     local = _LOCALHOST.fullmatch(name) if method == "web" and allow_loopback else None
     if local is not None:
         return f"http://localhost:{local[1] or 80}/.well-known/did.json"
-    raise Refused(Reason.DID_UNSUPPORTED, f"no way to resolve {did[:_SHOWN]}")
+    raise Refused(
+        Reason.DID_UNSUPPORTED,
+        f"only did:plc and did:web of a whole domain are resolved, not {did[:_SHOWN]}",
+    )
 
 
 def parse(did: str, body: bytes, *, allow_loopback: bool) -> Document:
-    """Return what the document ``body`` says about ``did``.
+    """Return what the document in ``body`` states about ``did``.
 
-    Raises ``Refused(DID_INVALID)`` if it is not that DID's document, or has not exactly one
-    key ``#atproto`` that can verify signatures.
+    Raises ``Refused(DID_INVALID)`` if it is not that DID's document, or does not have exactly
+    one usable key ``#atproto``.
     """
     document = _document(body)
     if document.id != did:
-        raise _invalid(f"the document of {did} calls itself {document.id[:_SHOWN]}")
+        raise _invalid(f"the document of {did} has the id {document.id[:_SHOWN]}")
     keys = set(_signing_keys(document))
     if len(keys) != 1:
-        raise _invalid(f"the document of {did} has {len(keys)} keys #atproto that can be used")
+        raise _invalid(
+            f"the document of {did} has {len(keys)} keys #atproto that can be used, not 1"
+        )
     handle = document.get_handle()
     return Document(
         signing_key=keys.pop(),
@@ -89,7 +99,7 @@ def _document(body: bytes) -> DidDocument:
     try:
         value = orjson.loads(body)
         if not isinstance(value, dict):
-            raise _invalid("a DID document that is not an object")
+            raise _invalid("the DID document is not an object")
         return DidDocument.from_dict(value)
     except (orjson.JSONDecodeError, ValidationError) as error:
         raise _invalid(f"not a DID document: {str(error)[:_SHOWN]}") from error
@@ -109,7 +119,7 @@ def _signing_keys(document: DidDocument) -> Iterator[str]:
             if did_key is not None:
                 yield SigningKey.from_did_key(did_key).did_key
         except (ValueError, AtProtocolError, Refused):
-            continue  # a key that cannot be used is as good as none
+            continue  # not usable
 
 
 def _pds(document: DidDocument, *, allow_loopback: bool) -> str | None:
@@ -121,8 +131,8 @@ def _pds(document: DidDocument, *, allow_loopback: bool) -> str | None:
 
 
 def _origin(endpoint: object, *, allow_loopback: bool) -> str | None:
-    """Return the origin that ``endpoint`` is, None if it is anything else."""
-    if not isinstance(endpoint, str):  # what nests a thousand deep cannot even be shown
+    """Return ``endpoint`` as an origin, None if it is anything else."""
+    if not isinstance(endpoint, str):  # never shown: it may be nested deeply
         return None
     try:
         parts = urlsplit(endpoint)

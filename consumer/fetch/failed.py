@@ -1,4 +1,4 @@
-"""Why an attempt of an operation came to nothing, in the words of ``procedures.failures``."""
+"""Failed attempts: errors of fetching and verifying, as ``procedures.failures`` names them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BY_KIND = {
     HostErrorKind.BROKEN: Failure.HOST_ERROR,
     HostErrorKind.CUT_SHORT: Failure.REPO_TRUNCATED,
 }
-# What com.atproto.sync.getRepo and getRecord say, by the name of the error.
+# Errors of com.atproto.sync.getRepo and getRecord.
 BY_ERROR = {
     "RepoNotFound": Failure.REPO_NOT_FOUND,
     "RepoTakendown": Failure.REPO_TAKENDOWN,
@@ -38,15 +38,15 @@ BY_ERROR = {
 }
 
 
-def printable(trouble: object) -> str:
-    """Return what ``trouble`` says, as tables and topics can hold it: hosts have a part in it."""
-    return escape(str(trouble)[:MAX_TEXT])
+def printable(error: object) -> str:
+    """Return the text of ``error``, cut and escaped: parts of it were written by a host."""
+    return escape(str(error)[:MAX_TEXT])
 
 
 class FetchFailed(ChiveError):
-    """An attempt failed; ``retry_after`` are the seconds that the host asked for.
+    """An attempt failed; ``retry_after`` are seconds before which it makes no sense to retry.
 
-    ``detail`` is printable and not long, whatever the host has said.
+    ``detail`` is printable and has at most 2,000 characters, whatever the host has sent.
     """
 
     def __init__(self, failure: Failure, detail: str, retry_after: float | None = None) -> None:
@@ -57,7 +57,7 @@ class FetchFailed(ChiveError):
 
 
 class NotAttempted(FetchFailed):
-    """Nothing was tried: the host rests, or is busy with others, for ``seconds``."""
+    """Nothing was sent: ``host`` is unavailable for ``seconds``."""
 
     def __init__(self, failure: Failure, unavailable: HostUnavailable) -> None:
         super().__init__(failure, str(unavailable))
@@ -66,7 +66,10 @@ class NotAttempted(FetchFailed):
 
 
 def of_fetching(error: Exception) -> FetchFailed:
-    """Return what an error of a request or of verification means for the operation."""
+    """Return the failure that an error of a request or of verification stands for.
+
+    Raises ``error`` itself if it is none of these: Kafka or Postgres is away, or the code is wrong.
+    """
     match error:
         case FetchFailed():
             return error
@@ -74,13 +77,13 @@ def of_fetching(error: Exception) -> FetchFailed:
             return FetchFailed(_BY_REASON.get(error.reason, Failure.REPO_INVALID), str(error))
         case HostUnavailable():
             return _of_unavailable(error)
-        case OSError() | sqlite3.Error():  # our own disk is full, say: no fault of the host
+        case OSError() | sqlite3.Error():  # a local one, such as a full disk
             return FetchFailed(Failure.INTERNAL, f"{type(error).__name__}: {error}")
     raise error
 
 
 def of_resolving(error: Refused | HostUnavailable | Inconclusive) -> FetchFailed:
-    """Return what an error of resolving the DID means for the operation."""
+    """Return the failure that an error of resolving the DID stands for."""
     match error:
         case Refused():
             return of_fetching(error)
@@ -93,7 +96,7 @@ def of_resolving(error: Refused | HostUnavailable | Inconclusive) -> FetchFailed
 
 
 def _of_unavailable(unavailable: HostUnavailable) -> FetchFailed:
-    trouble = unavailable.__cause__
-    if isinstance(trouble, HostError):
-        return FetchFailed(_BY_KIND[trouble.kind], str(unavailable), unavailable.seconds)
+    error = unavailable.__cause__
+    if isinstance(error, HostError):
+        return FetchFailed(_BY_KIND[error.kind], str(unavailable), unavailable.seconds)
     return NotAttempted(Failure.HOST_ERROR, unavailable)

@@ -1,7 +1,7 @@
-"""The guard below every outgoing connection: it resolves, judges and dials in one step.
+"""The guard below every outgoing connection: it resolves, checks and dials in one step.
 
-The judged address is the dialled address: nothing is resolved twice, so a name cannot change
-its mind in between.  TLS above it still checks the certificate against the name.
+The checked address is the dialled address: nothing is resolved twice, so DNS rebinding has no
+effect.  TLS above it still checks the certificate against the name.
 """
 
 from __future__ import annotations
@@ -23,30 +23,33 @@ from consumer.fetch.addresses import Address
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 Permit = Callable[[Address], bool]
 
-_MAX_ADDRESSES = 4  # of one name; the rest would only cost time
+_MAX_ADDRESSES = 4  # of one name that are dialled; more would only take time
 _CONNECT_SECONDS = 5.0  # for one address
 _RESOLVER_THREADS = 64
-_RESOLVED_AT_ONCE = 4  # names of one domain
+_DOMAIN_SLOTS = 4  # names of one domain that are resolved at once
 
 
 class Resolver:
     """The system's resolver, in threads of its own, of which no domain gets more than a few.
 
-    A name server that hangs keeps a thread for many seconds, whoever has given up meanwhile.
+    A name server that hangs keeps a thread for many seconds, even if the caller has given up.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, "resolver")
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, host: str, port: int) -> Sequence[Address]:
-        """Return the addresses of ``host`` in the system's order of preference."""
-        turn = self._turns.setdefault(_domain(host), asyncio.Semaphore(_RESOLVED_AT_ONCE))
-        await turn.acquire()
-        asked = asyncio.get_running_loop().run_in_executor(self._threads, _getaddrinfo, host, port)
-        asked.add_done_callback(partial(_ended, turn))
+        """Return the addresses of ``host`` in the system's order of preference.
+
+        Raises ``httpcore.ConnectError`` if the name cannot be resolved.
+        """
+        slots = self._slots.setdefault(_domain(host), asyncio.Semaphore(_DOMAIN_SLOTS))
+        await slots.acquire()
+        query = asyncio.get_running_loop().run_in_executor(self._threads, _getaddrinfo, host, port)
+        query.add_done_callback(partial(_ended, slots))
         try:
-            found = await asyncio.shield(asked)
+            found = await asyncio.shield(query)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"cannot resolve {host}: {error}") from error
         parsed = (addresses.parse(str(entry[4][0])) for entry in found)
@@ -57,14 +60,14 @@ class Resolver:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _ended(turn: asyncio.Semaphore, asked: asyncio.Future[Any]) -> None:
-    turn.release()
-    if not asked.cancelled():
-        asked.exception()  # told to who has asked, if he still waits
+def _ended(slots: asyncio.Semaphore, query: asyncio.Future[Any]) -> None:
+    slots.release()
+    if not query.cancelled():
+        query.exception()  # the caller has got it, if it still waits
 
 
 def _domain(host: str) -> str:
-    """Return the last two labels of ``host``, whose name servers are most often the same."""
+    """Return the last two labels of ``host``: such names mostly share their name servers."""
     return ".".join(host.rstrip(".").rsplit(".", 2)[-2:])
 
 
@@ -73,9 +76,9 @@ def _getaddrinfo(host: str, port: int) -> list[Any]:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the addresses that ``permit`` allows, and to nothing else.
+    """Connects to the addresses that ``permit`` allows, and to no others.
 
-    Local sockets stay what they are in the base class: not implemented.
+    Unix sockets are not implemented, as in the base class.
     """
 
     def __init__(self, resolve: Resolve, permit: Permit) -> None:
@@ -91,14 +94,16 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Dial the permitted addresses of ``host`` in turn.
+        """Dial the permitted addresses of ``host`` one after the other; ``timeout`` in seconds.
 
-        Raises ``Refused(FETCH_FORBIDDEN)`` when there are only others.
+        Raises ``Refused(FETCH_FORBIDDEN)`` when no address is permitted, and httpcore's
+        ``ConnectError`` or ``ConnectTimeout`` when none answers.
         """
         found = await self._resolve(host, port)
         permitted = [address for address in found if self._permit(address)]
         if found and not permitted:
-            detail = f"{host} is at {', '.join(map(str, found[:_MAX_ADDRESSES]))}"
+            shown = ", ".join(map(str, found[:_MAX_ADDRESSES]))
+            detail = f"{host} has no address that may be reached, only {shown}"
             raise Refused(Reason.FETCH_FORBIDDEN, detail)
         bound = min(timeout or _CONNECT_SECONDS, _CONNECT_SECONDS)
         failure: Exception = httpcore.ConnectError(f"{host} has no address")

@@ -1,12 +1,12 @@
 """Guarded HTTP requests to hosts that upstream has named.
 
-What a request may do: https, no credentials in the URL, public addresses judged when they are
+Rules of a request: https, no credentials in the URL, public addresses checked when they are
 dialled (``guard.py``), at most ``MAX_REDIRECTS`` redirects with the same rules for each, no
 compression, no cookies, no proxy from the environment, a limit on the body and one deadline
-for everything.  The development switch ``allow_loopback`` adds this machine, over http too
-(the composition root warns of it).
+for everything.  The development setting ``allow_loopback`` adds this machine, over http too
+(``app.py`` warns of it).
 
-Errors: ``Refused`` for what would break these rules however often it is tried;
+Errors: ``Refused`` for a request that breaks these rules however often it is tried;
 ``HostError`` for hosts that are away, slow, busy (429) or broken (5xx).  Whatever a host
 sends, nothing else is raised.
 """
@@ -50,17 +50,18 @@ _HEADERS = {
 }
 
 
-# What httpx and the modules below it raise for texts that are no URLs.
+# Raised by httpx and the modules below it for texts that are no URLs.
 _NO_URL = (httpx.InvalidURL, ValueError)
-# httpcore lets through what a TLS record raises that cannot be read.
+# httpcore does not translate the errors of a TLS record that cannot be read.
 _CUT = (httpx.TransportError, ssl.SSLError)
 _FAILED = (httpx.HTTPError, ssl.SSLError)
 
-Take = Callable[[httpx.Response], Awaitable["HttpResponse"]]
+Read = Callable[[httpx.Response], Awaitable["HttpResponse"]]
+"""Reads the body of an open response."""
 
 
 class HostErrorKind(StrEnum):
-    """What is the matter with a host."""
+    """How a host failed."""
 
     AWAY = "away"  # no connection, or it ended before an answer
     SLOW = "slow"
@@ -70,7 +71,7 @@ class HostErrorKind(StrEnum):
 
 
 class HostError(Transient):
-    """The host is in trouble; ``retry_after`` is its own wish, in seconds."""
+    """The host failed; ``retry_after`` are the seconds of its header, at most an hour."""
 
     def __init__(self, kind: HostErrorKind, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -80,7 +81,7 @@ class HostError(Transient):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole response; no status of 429 or from 500 on."""
+    """A whole response; its status is neither 429 nor 5xx: these are a ``HostError``."""
 
     status: int
     body: bytes
@@ -88,7 +89,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to the first byte of a body, between two parts of it, in all."""
+    """Of a download, in seconds: to the first byte, between two parts of the body, in all."""
 
     first_byte: float
     idle: float
@@ -110,7 +111,7 @@ class _Transport(httpx.AsyncHTTPTransport):
 
 
 class HttpClient:
-    """Guarded requests.  ``resolve`` is for tests; always close."""
+    """Makes guarded requests; close it after use.  ``resolve`` is for tests."""
 
     def __init__(self, *, allow_loopback: bool, resolve: Resolve | None = None) -> None:
         self._schemes = {"https", "http"} if allow_loopback else {"https"}
@@ -122,7 +123,7 @@ class HttpClient:
         if allow_loopback:
             mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback)
         self._client = httpx.AsyncClient(
-            transport=_Transport(tls, resolve, _nothing),
+            transport=_Transport(tls, resolve, _none),
             mounts=mounts,
             headers=_HEADERS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -147,7 +148,7 @@ class HttpClient:
         self._resolver.close()
 
     async def get(self, url: str, *, limit: int, seconds: float) -> HttpResponse:
-        """Return the answer of at most ``limit`` bytes, had within ``seconds``.
+        """Return the response, with a body of at most ``limit`` bytes, within ``seconds``.
 
         Raises ``Refused`` or ``HostError``.
         """
@@ -155,7 +156,7 @@ class HttpClient:
             async with asyncio.timeout(seconds):
                 return await self._follow(url, lambda response: _read(response, limit))
         except TimeoutError as error:
-            detail = f"no whole answer in {seconds:g} s from {url}"
+            detail = f"no complete response in {seconds:g} s from {url}"
             raise HostError(HostErrorKind.SLOW, detail) from error
         except _FAILED as error:
             raise _away(url, error) from error
@@ -169,12 +170,13 @@ class HttpClient:
         timeouts: Timeouts,
         progress: Callable[[int], None],
     ) -> HttpResponse:
-        """Write a body of status 200 to ``file``; return the answer, with no body then.
+        """Write a body of status 200 to ``file``; return the response, then without a body.
 
-        ``progress`` is told the bytes so far.  Raises ``Refused`` or ``HostError``.
+        ``limit`` is in bytes; ``progress`` is called with the bytes so far.  Raises ``Refused`` or
+        ``HostError``.
         """
 
-        async def take(response: httpx.Response) -> HttpResponse:
+        async def read(response: httpx.Response) -> HttpResponse:
             if response.status_code != _OK:
                 async with asyncio.timeout(timeouts.idle):  # an error is short
                     return await _read(response, _ERROR_BYTES)
@@ -198,34 +200,34 @@ class HttpClient:
 
         try:
             async with asyncio.timeout(timeouts.total):
-                return await self._follow(url, take, timeouts.first_byte)
+                return await self._follow(url, read, timeouts.first_byte)
         except TimeoutError as error:
-            detail = f"the body did not come in time from {url}"
+            detail = f"the body did not arrive in time from {url}"
             raise HostError(HostErrorKind.SLOW, detail) from error
         except _FAILED as error:
             raise _away(url, error) from error
 
-    async def _follow(self, url: str, take: Take, first_byte: float | None = None) -> HttpResponse:
+    async def _follow(self, url: str, read: Read, first_byte: float | None = None) -> HttpResponse:
         for _ in range(1 + MAX_REDIRECTS):
             async with asyncio.timeout(first_byte):
                 response = await self._sent(self._checked(url))
             try:
                 if not response.has_redirect_location:
-                    return await take(response)
+                    return await read(response)
                 url = _join(response)
             finally:
                 await response.aclose()
         raise Refused(Reason.FETCH_FORBIDDEN, f"more than {MAX_REDIRECTS} redirects, to {url}")
 
     async def _sent(self, url: httpx.URL) -> httpx.Response:
-        """Return the response, its body still to be read."""
+        """Return the response; its body is not read yet."""
         try:
             request = self._client.build_request("GET", url)
             return await self._client.send(request, stream=True)
         except _NO_URL as error:
-            # Of a redirect httpx makes the next request before anybody has looked at it.
+            # httpx builds the next request of a redirect before its URL can be checked.
             raise Refused(
-                Reason.FETCH_FORBIDDEN, f"no URL, or redirects to none: {str(url)[:100]!r}"
+                Reason.FETCH_FORBIDDEN, f"not a URL, or a redirect to none: {str(url)[:100]!r}"
             ) from error
 
     def _checked(self, url: str) -> httpx.URL:
@@ -235,29 +237,34 @@ class HttpClient:
         except _NO_URL as error:
             raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
         if parsed.scheme not in self._schemes or not parsed.host or parsed.userinfo:
-            raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL to be fetched: {url[:100]!r}")
+            raise Refused(
+                Reason.FETCH_FORBIDDEN,
+                f"scheme, host or credentials are not allowed: {url[:100]!r}",
+            )
         if len(url) > _MAX_URL or (parsed.port or 0) > _MAX_PORT:
-            raise Refused(Reason.FETCH_FORBIDDEN, f"beyond the limits of a URL: {url[:100]!r}")
+            raise Refused(
+                Reason.FETCH_FORBIDDEN, f"the URL or its port is too large: {url[:100]!r}"
+            )
         return parsed
 
 
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
-    """Return the context of every client: reading the certificates takes long."""
+    """Return the context that all clients share: reading the certificates is slow."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def host_of(url: str) -> str:
-    """Return the host and port that a URL names, by which its requests are counted.
+    """Return the host and port of ``url``: the name by which ``Hosts`` counts requests.
 
-    Raises ``Refused`` for what is no URL: hosts in it come from the network.
+    Raises ``Refused(FETCH_FORBIDDEN)`` if it is not a URL: it may come from the network.
     """
     try:
         parsed = httpx.URL(url)
         _ = parsed.host  # decodes international names
     except _NO_URL as error:
         raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
-    host = parsed.host.rstrip(".")  # with a dot at its end it is the same host
+    host = parsed.host.rstrip(".")  # the final dot makes no difference
     return f"{host}:{parsed.port}" if parsed.port else host
 
 
@@ -265,14 +272,14 @@ def _join(response: httpx.Response) -> str:
     try:
         return str(response.url.join(response.headers["location"]))
     except _NO_URL as error:
-        raise Refused(Reason.FETCH_FORBIDDEN, "a redirect to what is not a URL") from error
+        raise Refused(Reason.FETCH_FORBIDDEN, "redirect to something that is not a URL") from error
 
 
 def _away(url: str, error: Exception) -> HostError:
     return HostError(HostErrorKind.AWAY, f"{type(error).__name__} from {url}: {error}")
 
 
-def _nothing(_address: Address) -> bool:
+def _none(_address: Address) -> bool:
     return False
 
 
@@ -297,7 +304,7 @@ async def _read(response: httpx.Response, limit: int) -> HttpResponse:
 
 def _check_plain(response: httpx.Response) -> None:
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed, though not asked for: {response.url}")
+        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed without request: {response.url}")
 
 
 def retry_after(value: str | None, now: float) -> float | None:

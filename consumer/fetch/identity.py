@@ -1,4 +1,4 @@
-"""Resolving DIDs: which key signs for an account today, and which PDS holds it."""
+"""Resolving DIDs: the current signing key and PDS of an account."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _GONE = (404, 410)
 
 
 class Inconclusive(Transient):
-    """The host answers, but not in a way that settles the question of this account."""
+    """The host answered, but the answer states nothing about this account."""
 
 
 class Tombstoned(Refused):
-    """The PLC directory says that the DID was given up for good."""
+    """The PLC directory has a tombstone for the DID: it was given up for good."""
 
 
 class Directory:
-    """The documents of all DIDs, fetched anew for each question."""
+    """Resolves DIDs; nothing is cached."""
 
     def __init__(
         self, settings: IdentitySettings, http: HttpClient, hosts: Hosts, *, allow_loopback: bool
@@ -33,21 +33,21 @@ class Directory:
         self._allow_loopback = allow_loopback
 
     async def document(self, did: str) -> Document:
-        """Return what the document of ``did`` says today.
+        """Return the current document of ``did``.
 
-        Raises ``Refused`` when there is none, or none that can be used; ``HostUnavailable`` or
-        ``Inconclusive`` when nobody can tell at the moment.
+        Raises ``Refused`` when there is no usable document (``Tombstoned`` when the PLC directory
+        has a tombstone), ``HostUnavailable`` or ``Inconclusive`` when that is not known now.
         """
         url = documents.url_of(did, self._settings.plc_url, allow_loopback=self._allow_loopback)
         async with self._hosts.slot(host_of(url)):
-            answer = await self._get(did, url)
-        if answer.status in _GONE:
-            detail = f"status {answer.status} from {url}"
-            given_up = documents.is_plc(did) and answer.status != _GONE[0]
+            response = await self._get(did, url)
+        if response.status in _GONE:
+            detail = f"status {response.status} from {url}"
+            given_up = documents.is_plc(did) and response.status != _GONE[0]
             raise (Tombstoned if given_up else Refused)(Reason.DID_NOT_FOUND, detail)
-        if answer.status != _OK:
-            raise Inconclusive(f"status {answer.status} from {url}")
-        return documents.parse(did, answer.body, allow_loopback=self._allow_loopback)
+        if response.status != _OK:
+            raise Inconclusive(f"status {response.status} from {url}")
+        return documents.parse(did, response.body, allow_loopback=self._allow_loopback)
 
     async def _get(self, did: str, url: str) -> HttpResponse:
         settings = self._settings
@@ -57,7 +57,7 @@ class Directory:
             )
         except Refused as refused:
             if documents.is_plc(did):
-                # The directory cannot break our rules: something between us and it does.
-                detail = f"the PLC directory cannot be asked: {refused}"
+                # The directory breaks no rules: a proxy or a wrong plc_url does.
+                detail = f"the PLC directory cannot be reached: {refused}"
                 raise HostError(HostErrorKind.AWAY, detail) from refused
             raise

@@ -1,4 +1,4 @@
-"""Putting chunks and proofs on ``chive.backfill``, no faster than the lanes apply them."""
+"""Writing chunks and proofs to ``chive.backfill``, no faster than the lanes apply them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from consumer.kafka.writer import Writer
 from consumer.store.database import Database
 from consumer.store.operations import claims
 
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25  # between two looks at how far a lane is
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What is written to a lane and, as far as we know, not applied: offsets and sizes."""
+    """What was written to a lane and is not known to be applied: offsets and sizes in bytes."""
 
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
     size: int = 0
@@ -34,7 +34,7 @@ class _Lane:
 
 
 class Injector:
-    """One for all operations of the process; ``limit`` is in bytes, for each lane."""
+    """Shared by all operations of the process; ``limit``: bytes in each lane not applied yet."""
 
     def __init__(self, writer: Writer, topics: Topics, database: Database, limit: int) -> None:
         self._writer = writer
@@ -46,7 +46,8 @@ class Injector:
     async def put(self, message: Chunk | Proof, rows: int = 0) -> int:
         """Write ``message`` when there is room, and return the offset behind it.
 
-        ``rows``: how many known records it may speak of beside those in it.
+        ``rows``: how many known records it may cover beside those in it.  Raises ``Transient``
+        when Kafka or Postgres is away.
         """
         number, value = self._topics.partition_of(message.did), backfill.encode(message)
         lane = self._lanes[number]
@@ -60,9 +61,9 @@ class Injector:
         return offset + 1
 
     async def _room(self, number: int, lane: _Lane, size: int) -> None:
-        """Wait until ``size`` bytes more are within the limit, or nothing waits at all."""
+        """Wait until ``size`` more bytes are within the limit, or everything is applied."""
         while lane.waiting and lane.size + size > self._limit:
             async with self._database.transaction() as connection:
                 lane.applied(await claims.backfill_offset(connection, number))
             if lane.waiting and lane.size + size > self._limit:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)

@@ -1,7 +1,7 @@
 """Pages of a relay's listings of repositories.
 
-``com.atproto.sync.listReposByCollection`` names those that have a record in a collection,
-``com.atproto.sync.listRepos`` all of them, with their revisions.
+Lexicons: com.atproto.sync.listReposByCollection lists the repositories that have a record in a
+collection, com.atproto.sync.listRepos all of them, with their revs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from procedures.syntax import MAX_DID, is_did, is_tid
 _LIMIT = 2 * 1024 * 1024
 _MAX_CURSOR = 4_096
 _OK = 200
-# What hosts without the method say: not there, not for you, not implemented.
+# Statuses of hosts that do not have the method or do not permit it.
 _ABSENT = frozenset({401, 403, 404, 405, 501})
 
 
 class NotSupported(Exception):
-    """The relay has no such listing."""
+    """The relay does not have the listing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One active repository; ``rev`` None if the listing does not tell."""
+    """One active repository; ``rev`` is None if the listing does not state it."""
 
     did: str
     rev: str | None
@@ -39,7 +39,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``named`` counts the inactive ones too; ``cursor`` None: this was the last page."""
+    """``named`` counts inactive repositories, too; ``cursor`` is None on the last page."""
 
     repos: tuple[Listed, ...]
     named: int
@@ -47,7 +47,7 @@ class Page:
 
 
 class Listings:
-    """The listings of the relay at ``relay``, a websocket URL."""
+    """The listings of the relay at the websocket URL ``relay``; ``seconds`` bound a request."""
 
     def __init__(self, relay: str, http: HttpClient, hosts: Hosts, *, seconds: float) -> None:
         parts = urlsplit(relay)
@@ -57,17 +57,17 @@ class Listings:
         self._seconds = seconds
 
     async def page(self, collection: str, cursor: str | None) -> Page:
-        """Return the page at ``cursor`` of a collection's repositories, or of ``*``, of all.
+        """Return the page at ``cursor`` of a collection's repositories, or of all with ``*``.
 
         Raises ``NotSupported``, ``HostUnavailable``, ``Inconclusive`` or ``Refused``.
         """
         url = self.url(collection, cursor)
         async with self._hosts.slot(host_of(url)):
-            answer = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
-        return parse(answer, url)
+            response = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
+        return parse(response, url)
 
     def url(self, collection: str, cursor: str | None) -> str:
-        """Return where a page is."""
+        """Return the URL of a page."""
         whole = collection == EVERYTHING
         method = "listRepos" if whole else "listReposByCollection"
         named = {"limit": "1000"} if whole else {"collection": collection, "limit": "2000"}
@@ -75,15 +75,18 @@ class Listings:
         return f"{self.origin}/xrpc/com.atproto.sync.{method}?{query}"
 
 
-def parse(answer: HttpResponse, url: str) -> Page:
-    """Return the page in an answer.  Entries that make no sense are passed over."""
-    if answer.status in _ABSENT:
-        raise NotSupported(f"status {answer.status} from {url}")
+def parse(response: HttpResponse, url: str) -> Page:
+    """Return the page in ``response``; malformed entries are left out.
+
+    Raises ``NotSupported`` or ``Inconclusive``.
+    """
+    if response.status in _ABSENT:
+        raise NotSupported(f"status {response.status} from {url}")
     try:
-        body: Any = orjson.loads(answer.body)
+        body: Any = orjson.loads(response.body)
     except orjson.JSONDecodeError:
         body = None
-    match answer.status, body:
+    match response.status, body:
         case 200, {"repos": list(entries)}:
             return Page(
                 tuple(listed for entry in entries if (listed := _listed(entry)) is not None),
@@ -92,7 +95,7 @@ def parse(answer: HttpResponse, url: str) -> Page:
             )
         case 400, {"error": "MethodNotImplemented" | "XRPCNotSupported"}:
             raise NotSupported(f"{body['error']} from {url}")
-    raise Inconclusive(f"status {answer.status} without a page: {answer.body[:100]!r}")
+    raise Inconclusive(f"status {response.status} without a page: {response.body[:100]!r}")
 
 
 def _listed(entry: Any) -> Listed | None:
@@ -105,6 +108,6 @@ def _listed(entry: Any) -> Listed | None:
 
 
 def _cursor(value: Any) -> str | None:
-    """Return the cursor, if it is one that the tables can hold."""
+    """Return the cursor if Postgres can store it, else None."""
     usable = isinstance(value, str) and 0 < len(value) <= _MAX_CURSOR and "\0" not in value
     return value if usable else None

@@ -1,7 +1,8 @@
-"""Fetching a whole repository or one record from its PDS, verified to the end.
+"""Fetching a whole repository or one record from its PDS, and verifying it.
 
-``com.atproto.sync.getRepo`` is streamed to a file of a temporary directory, which goes with the
-block that asked for it; verification runs in a thread, and stops soon after its caller does.
+Lexicons: com.atproto.sync.getRepo and com.atproto.sync.getRecord.  A repository is streamed to a
+file in a temporary directory, which is removed at the end of the caller's block.  Verification
+runs in a thread, and stops soon after its caller is cancelled.
 """
 
 from __future__ import annotations
@@ -38,26 +39,26 @@ _PROOF_SECONDS = 20.0
 T = TypeVar("T")
 
 
-class _GivenUp(Exception):
-    """Whoever waited for the thread does not any more."""
+class _Cancelled(Exception):
+    """The task that waits for the thread was cancelled."""
 
 
 class _Thread:
-    """Runs functions in a thread; they learn by ``alive`` that their caller was cancelled."""
+    """Runs functions in a thread; ``alive`` ends them when their caller was cancelled."""
 
     def __init__(self) -> None:
-        self._over = threading.Event()
+        self._cancelled = threading.Event()
 
     def alive(self) -> None:
-        if self._over.is_set():
-            raise _GivenUp
+        if self._cancelled.is_set():
+            raise _Cancelled
 
     async def run(self, work: Callable[[], T]) -> T:
         task = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._over.set()
+            self._cancelled.set()
             await asyncio.wait([task])
             if not task.cancelled():
                 task.exception()
@@ -79,7 +80,7 @@ class Downloaded:
 
 
 class RepoSource:
-    """Repositories and records, from whatever PDS their DID documents name."""
+    """Fetches repositories and records from the PDS that the DID document names."""
 
     def __init__(
         self, http: HttpClient, hosts: Hosts, limits: LimitSettings, settings: FetchSettings
@@ -99,10 +100,10 @@ class RepoSource:
         progress: Callable[[int], None],
         verifying: Callable[[], None],
     ) -> AsyncIterator[Downloaded]:
-        """Give the verified repository of ``did`` for the length of the block.
+        """Provide the verified repository of ``did`` during the block.
 
-        ``intervals`` (disjoint, in key order) are what is wanted of it; ``progress`` is told
-        the bytes so far, ``verifying`` when all are there.  Raises ``FetchFailed``.
+        ``intervals`` (disjoint, in key order) are the wanted parts; ``progress`` is called with
+        the bytes so far, ``verifying`` when all have arrived.  Raises ``FetchFailed``.
         """
         thread = _Thread()
         with tempfile.TemporaryDirectory(prefix="chive-spool-") as folder:
@@ -134,18 +135,21 @@ class RepoSource:
                 snapshot.close()
 
     async def proof(self, did: str, document: Document, path: str) -> Proven:
-        """Return what the repository of ``did`` has at ``path``.  Raises ``FetchFailed``."""
+        """Return the record at ``path`` of the repository of ``did``, or the proof of its absence.
+
+        Raises ``FetchFailed``.
+        """
         collection, _, rkey = path.partition("/")
         query = urlencode({"did": did, "collection": collection, "rkey": rkey})
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRecord?{query}"
         limit = self._limits.commit_blocks
         with _failures():
             async with self._hosts.slot(host_of(url)):
-                answer = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
-            if answer.status != _OK:
-                raise _refusal(answer, url)
+                response = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
+            if response.status != _OK:
+                raise _refusal(response, url)
             return verify_proof(
-                answer.body,
+                response.body,
                 did,
                 path,
                 SigningKey.from_did_key(document.signing_key),
@@ -162,15 +166,15 @@ class RepoSource:
         timeouts = Timeouts(settings.first_byte, settings.idle, settings.total)
         with _failures(), spool.open("wb") as file:
             async with self._hosts.slot(host_of(url)):
-                answer = await self._http.download(
+                response = await self._http.download(
                     url, file, limit=self._limits.repo, timeouts=timeouts, progress=progress
                 )
-            if answer.status != _OK:
-                raise _refusal(answer, url)
+            if response.status != _OK:
+                raise _refusal(response, url)
 
 
 class _failures:  # noqa: N801 - reads as a statement
-    """Turns what fetching and verifying raise into ``FetchFailed``."""
+    """Turns errors of fetching and verifying into ``FetchFailed``."""
 
     def __enter__(self) -> None:
         pass
@@ -188,13 +192,13 @@ def _pds(did: str, document: Document) -> str:
     return document.pds
 
 
-def _refusal(answer: HttpResponse, url: str) -> FetchFailed:
+def _refusal(response: HttpResponse, url: str) -> FetchFailed:
     try:
-        stated = orjson.loads(answer.body)
+        stated = orjson.loads(response.body)
     except orjson.JSONDecodeError:
         stated = None
     name = stated.get("error") if isinstance(stated, dict) else None
-    if not isinstance(name, str):  # what is nested a thousand deep cannot even be shown
+    if not isinstance(name, str):  # never shown: it may be nested deeply
         name = ""
     failure = BY_ERROR.get(name, Failure.HOST_ERROR)
-    return FetchFailed(failure, f"status {answer.status} {name} from {url}")
+    return FetchFailed(failure, f"status {response.status} {name} from {url}")

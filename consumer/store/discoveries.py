@@ -1,9 +1,9 @@
 """Discoveries: which listings of the relay were searched for repositories, and how far.
 
-A listing is an NSID, ``*`` (all repositories), or ``#sweep`` (compare revisions); each attempt
-at one is an operation of type ``discovery`` whose ``reason`` is the listing and whose ``cursor``
-is the page to go on from.  The operation is leased like every other; pages move it in the
-transaction that queues the syncs they lead to.
+A listing is an NSID, ``*`` (all repositories), or ``#sweep`` (compare revs).  Each search of one
+is an operation of type ``discovery``: its ``reason`` is the listing, its ``cursor`` the next
+page.  The operation is leased like every other; each page advances it in the transaction that
+queues the syncs of that page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SWEEP = "#sweep"
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A leased discovery: ``cursor`` None at the beginning, ``seen`` repositories so far."""
+    """A leased discovery: ``cursor`` is None at the start, ``seen`` counts repositories so far."""
 
     operation: str
     listing: str
@@ -31,14 +31,14 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A repository that a listing names; ``rev`` None: the listing does not tell."""
+    """A repository in a listing; ``rev`` is None if the listing does not state it."""
 
     did: str
     lane: int
     rev: str | None = None
 
 
-# A listing is searched once; one that failed is tried again, and a sweep repeated, when due.
+# A listing is searched once.  When due, a failed one is searched again, and a sweep is repeated.
 _OPEN = """
 WITH wanted AS (
     INSERT INTO discoveries AS known (listing, operation)
@@ -96,7 +96,7 @@ WHERE id = %(id)s AND status = 'running' AND lease_owner = %(owner)s
 _REPEAT = """
 UPDATE discoveries SET due = now() + make_interval(secs => %(again)s) WHERE operation = %(id)s
 """
-# Not for repositories that we know or whose sync is open or has failed lately.
+# Not for known repositories, nor for those whose sync is open or ended within a day.
 _QUEUE_UNKNOWN = """
 INSERT INTO operations (id, type, did, lane, automatic, reason)
 SELECT id, 'didSync', did, lane, true, %(reason)s
@@ -108,7 +108,7 @@ WHERE NOT EXISTS (SELECT FROM repos AS r WHERE r.did = new.did)
     )
 ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
-# The listing knows a newer revision than we do.
+# The listing has a newer rev than the row of the repository.
 _QUEUE_BEHIND = """
 INSERT INTO operations (id, type, did, lane, automatic, reason, want)
 SELECT id, 'didSync', new.did, new.lane, true, %(reason)s, r.want
@@ -139,7 +139,7 @@ async def open_wanted(connection: Connection, lane: int, listings: Sequence[str]
 
 
 async def lease(connection: Connection, owner: str, seconds: float) -> Search | None:
-    """Take a due discovery, or one whose owner was lost; None if there is none."""
+    """Lease a due discovery, or one whose lease has expired, for ``seconds``; None if none is."""
     row = await (await connection.execute(_LEASE, {"owner": owner, "lease": seconds})).fetchone()
     return None if row is None else Search(*row)
 
@@ -147,7 +147,7 @@ async def lease(connection: Connection, owner: str, seconds: float) -> Search | 
 async def move(
     connection: Connection, owner: str, search: Search, cursor: str, seen: int, seconds: float
 ) -> bool:
-    """Note the next page and extend the lease; False: the discovery is not ours any more."""
+    """Store the next page and extend the lease by ``seconds``; False: the lease was lost."""
     parameters = {
         "id": search.operation,
         "owner": owner,
@@ -159,7 +159,7 @@ async def move(
 
 
 async def complete(connection: Connection, owner: str, search: Search, again: float) -> None:
-    """End a discovery well; a sweep is due once more in ``again`` seconds."""
+    """Complete a discovery; a sweep is due again in ``again`` seconds."""
     ended = await connection.execute(_END, {"id": search.operation, "owner": owner})
     if ended.rowcount:
         await connection.execute(_CLOSE, {"id": search.operation, "again": again})
@@ -168,7 +168,7 @@ async def complete(connection: Connection, owner: str, search: Search, again: fl
 async def postpone(
     connection: Connection, owner: str, search: Search, delay: float, error: str
 ) -> None:
-    """Give a discovery back; it goes on at its cursor in ``delay`` seconds."""
+    """Give a discovery back; it resumes at its cursor in ``delay`` seconds."""
     parameters = {"id": search.operation, "owner": owner, "delay": delay, "error": error}
     await connection.execute(_POSTPONE, parameters)
 
@@ -176,7 +176,7 @@ async def postpone(
 async def fail(
     connection: Connection, owner: str, search: Search, failure: str, error: str, again: float
 ) -> None:
-    """End a discovery badly; its listing is tried again in ``again`` seconds."""
+    """Fail a discovery; its listing is searched again in ``again`` seconds."""
     parameters = {"id": search.operation, "owner": owner, "failure": failure, "error": error}
     ended = await connection.execute(_FAIL, parameters)
     if ended.rowcount:
@@ -184,12 +184,12 @@ async def fail(
 
 
 async def queue_unknown(connection: Connection, found: Sequence[Found], reason: str) -> int:
-    """Queue a sync for each repository that nobody knows; return how many."""
+    """Queue a sync for each unknown repository; return how many."""
     return (await connection.execute(_QUEUE_UNKNOWN, _columns(found, reason))).rowcount
 
 
 async def queue_behind(connection: Connection, found: Sequence[Found], reason: str) -> int:
-    """Queue a sync for each known repository that the listing has a newer rev of."""
+    """Queue a sync for each known repository with a newer rev in the listing; return how many."""
     parameters = _columns(found, reason) | {"revs": Texts([each.rev for each in found])}
     return (await connection.execute(_QUEUE_BEHIND, parameters)).rowcount
 

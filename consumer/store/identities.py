@@ -1,4 +1,4 @@
-"""Identities: what the DID document of an account said when it was last resolved."""
+"""Identities: what the DID document of an account stated when it was last resolved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _READ = """
 SELECT did, signing_key, pds, handle, error, extract(epoch FROM fetched_at)::float8
 FROM identities WHERE did = ANY(%s)
 """
-# An older answer that comes late changes nothing.
+# An older answer that arrives late changes nothing.
 _WRITE = """
 INSERT INTO identities AS known (did, signing_key, pds, handle, error, fetched_at)
 SELECT did, signing_key, pds, handle, error, to_timestamp(fetched_at)
@@ -29,13 +29,13 @@ WHERE known.fetched_at <= EXCLUDED.fetched_at
 
 
 async def read(connection: Connection, dids: Sequence[str]) -> list[Identity]:
-    """Return the identities known of ``dids``."""
+    """Return the known identities of ``dids``."""
     cursor = await connection.execute(_READ, [Texts(dids)])
     return [Identity(*row) for row in await cursor.fetchall()]
 
 
 async def write(connection: Connection, identities: Iterable[Identity]) -> None:
-    """Keep the newest answer of each DID; ``identities`` names a DID at most once."""
+    """Keep the newest answer for each DID; ``identities`` has at most one for a DID."""
     rows = list(identities)
     await connection.execute(
         _WRITE,

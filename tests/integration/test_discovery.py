@@ -97,7 +97,7 @@ class World:
 
 @pytest.fixture
 async def world(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(discovery, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(discovery, "_POLL_SECONDS", 0.1)
     database = Database(deployment.postgres(), deployment.prefix)
     await database.open()
     async with web() as relay:

@@ -156,7 +156,7 @@ async def test_a_did_without_a_document_is_answered_too(world: World) -> None:
     async with running(world.fetcher()):
         await eventually(world.none_open, what="all lookups closed", deadline=90)
     answers = {a.did: a for a in await world.answers()}
-    for did, said in ((ALICE, "404"), (BOB, "410"), (CAROL, "calls itself")):
+    for did, said in ((ALICE, "404"), (BOB, "410"), (CAROL, "has the id")):
         answer = answers[did]
         assert isinstance(answer, IdentityAnswer)
         assert (answer.signing_key, answer.pds) == (None, None)
