@@ -107,7 +107,7 @@ async def _relay(settings: Settings) -> str:
     except ChiveError:
         raise
     except Exception as error:
-        raise Transient(f"{relay.url}: {classify(error).detail}") from error
+        raise Transient(f"{relay.url}: {classify(error, time.time()).detail}") from error
     return relay.url
 
 

@@ -13,9 +13,9 @@ from consumer.fetch.hosts import HostBusy
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.metrics import Stage
 from consumer.store.rows import LeasedLookup
+from procedures.retries import RetryPolicy
 
 _SECONDS = 45.0  # for a whole answer, the wait for a slot of the host included
-_PAUSE = 1.0  # before another attempt when they were not enough
 
 LookupAnswer = IdentityAnswer | AccountAnswer
 
@@ -23,9 +23,10 @@ LookupAnswer = IdentityAnswer | AccountAnswer
 class Answers:
     """Answers both kinds of lookups: identities and accounts."""
 
-    def __init__(self, directory: Directory, accounts: Accounts) -> None:
+    def __init__(self, directory: Directory, accounts: Accounts, retries: RetryPolicy) -> None:
         self._directory = directory
         self._accounts = accounts
+        self._retries = retries
 
     async def to(self, lookup: LeasedLookup) -> LookupAnswer:
         """Return the answer to ``lookup``, within 45 seconds.
@@ -39,7 +40,8 @@ class Answers:
                     return await self._identity(lookup.did)
                 return await self._account(lookup)
         except TimeoutError as error:
-            raise HostBusy("too many lookups wait for the same host", _PAUSE) from error
+            pause = self._retries.busy_host.longest
+            raise HostBusy("too many lookups wait for the same host", pause) from error
 
     async def _identity(self, did: str) -> IdentityAnswer:
         # Before the request: frames that arrive during it may need a newer answer.

@@ -21,7 +21,7 @@ import structlog
 from consumer.config.settings import DiscoverySettings, Settings
 from consumer.errors import Refused
 from consumer.fetch.failed import printable
-from consumer.fetch.hosts import HostPolicy, Hosts, HostUnavailable, backoff
+from consumer.fetch.hosts import Hosts, HostUnavailable
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Inconclusive
 from consumer.fetch.listing import Listings, NotSupported, Page
@@ -33,13 +33,12 @@ from consumer.store import discoveries
 from consumer.store.database import Connection, Database
 from consumer.store.discoveries import SWEEP, Found, Search
 from procedures.failures import Failure
+from procedures.retries import RetryPolicy
 from procedures.syntax import tid_time
 
 _POLL_SECONDS = 5.0
 _PAGE_SECONDS = 30.0
 _LEASE_SECONDS = 120.0  # longer than a page may take
-_DAY = 86_400.0
-_LONGEST_PAUSE = 3_600.0
 _SETTLED = 600.0  # seconds after which a rev should have arrived by the firehose
 _QUEUED = "discovered"
 _BEHIND = "listed_newer"
@@ -68,10 +67,11 @@ async def discover(
     if scope.history is not History.FULL:
         await stop.wait()
         return
-    hosts = Hosts(HostPolicy(settings.network.requests_per_host))
+    hosts = Hosts.of(settings)
     async with HttpClient(allow_loopback=settings.network.allow_loopback) as http:
         pages = Listings(settings.relay.url, http, hosts, seconds=_PAGE_SECONDS)
-        await Discovery(settings.discovery, scope, pages, topics, database).run(stop)
+        retries = settings.retries.policy()
+        await Discovery(settings.discovery, scope, pages, topics, database, retries).run(stop)
 
 
 class Discovery:
@@ -84,12 +84,14 @@ class Discovery:
         pages: Listings,
         topics: Topics,
         database: Database,
+        retries: RetryPolicy,
     ) -> None:
         self._settings = settings
         self._scope = scope
         self._pages = pages
         self._topics = topics
         self._database = database
+        self._retries = retries
         self._owner = f"discovery-{uuid4()}"
         self._warned = False
         self._outage = Outage(_log, "listings")
@@ -130,15 +132,18 @@ class Discovery:
                 error=str(absent),
                 meaning="repositories that write nothing new are not found",
             )
+            again, detail = self._retries.unsupported_listing, printable(absent)
             async with self._database.transaction() as connection:
                 await discoveries.fail(
-                    connection, self._owner, search, Failure.HOST_ERROR, printable(absent), _DAY
+                    connection, self._owner, search, Failure.HOST_ERROR, detail, again
                 )
         except (HostUnavailable, Inconclusive, Refused) as error:
-            delay = backoff(search.attempts, _LONGEST_PAUSE)
             self._outage.again(error, relay=self._pages.origin, listing=search.listing)
+            chance = random.random()  # noqa: S311 - jitter
             if isinstance(error, HostUnavailable):
-                delay = error.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
+                delay = self._retries.deferred(error.seconds, chance)
+            else:
+                delay = self._retries.listing.wait(search.attempts, chance)
             await self._give_back(search, delay, printable(error))
 
     async def _through(self, search: Search, stop: asyncio.Event) -> None:

@@ -14,13 +14,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
+from consumer.config.settings import Settings
 from consumer.errors import Transient
-from consumer.fetch.http import HostError
+from consumer.fetch.http import HostError, host_of
+from procedures.retries import Backoff, RetryPolicy
 
 _MAX_HOSTS = 10_000  # remembered; names come from the network
-_BUSY_SECONDS = 1.0
-_MAX_DOUBLINGS = 20
+_DIRECTORY_REQUESTS = 16
 
 
 class HostUnavailable(Transient):
@@ -45,29 +47,17 @@ class HostBusy(HostUnavailable):
     """Every slot of the host is taken."""
 
 
-def backoff(failures: int, longest: float, chance: Callable[[], float] = random.random) -> float:
-    """Return the pause after ``failures`` in a row: 1 s, doubling up to ``longest``, with jitter.
-
-    The jitter takes up to half of it away; ``chance`` returns numbers from 0 to 1.
-    """
-    return float(min(2 ** min(failures - 1, _MAX_DOUBLINGS), longest)) * (1 - chance() / 2)
-
-
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
     """Limits of a host.
 
-    ``requests`` may run at once; ``longest_pause`` is in seconds; ``queue``: callers wait for a
-    slot instead of getting ``HostBusy``.
+    ``requests`` may run at once; ``pauses`` are those of the circuit; ``queue``: callers wait
+    for a slot instead of getting ``HostBusy``.
     """
 
     requests: int
-    longest_pause: float = 3600.0
+    pauses: Backoff
     queue: bool = False
-
-
-DIRECTORY_POLICY = HostPolicy(requests=16, longest_pause=60.0, queue=True)
-"""For the PLC directory: everything depends on it, so callers queue and pauses are short."""
 
 
 @dataclass(slots=True)
@@ -89,20 +79,36 @@ class _Host:
 class Hosts:
     """Every host requested so far.
 
-    ``special`` are policies by host, ``policy`` holds for all others; ``clock`` returns seconds
-    and never goes back.
+    ``special`` are policies by host, ``policy`` holds for all others; ``retries`` has the rules
+    for busy hosts and for Retry-After; ``clock`` returns seconds and never goes back.
     """
 
     def __init__(
         self,
         policy: HostPolicy,
-        special: Mapping[str, HostPolicy] | None = None,
+        special: Mapping[str, HostPolicy],
+        retries: RetryPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
-        self._special = special or {}
+        self._special = special
+        self._retries = retries
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the hosts of one client, with the policies that ``settings`` give.
+
+        Everything depends on the PLC directory, so its callers queue and its pauses are short.
+        """
+        retries = settings.retries.policy()
+        directory = HostPolicy(_DIRECTORY_REQUESTS, retries.directory, queue=True)
+        return cls(
+            HostPolicy(settings.network.requests_per_host, retries.host),
+            {host_of(settings.identity.plc_url): directory},
+            retries,
+        )
 
     @asynccontextmanager
     async def slot(self, name: str) -> AsyncIterator[None]:
@@ -143,7 +149,7 @@ class Hosts:
                 host.running += 1
                 return
             if not policy.queue:
-                raise HostBusy(f"{name} is busy", backoff(1, _BUSY_SECONDS), name)
+                raise HostBusy(f"{name} is busy", _random(self._retries.busy_host, 1), name)
             await self._queue(host)
 
     async def _queue(self, host: _Host) -> None:
@@ -160,8 +166,8 @@ class Hosts:
         now = self._clock()
         if host.open_until <= now:  # requests that fail together count once
             host.failures += 1
-            pause = backoff(host.failures, policy.longest_pause)
-            host.open_until = now + max(pause, error.retry_after or 0.0)
+            pause = _random(policy.pauses, host.failures)
+            host.open_until = now + max(pause, self._retries.honoured(error.retry_after))
         return CircuitOpen(str(error), host.open_until - now, name, tried=True)
 
     def _host(self, name: str) -> _Host:
@@ -175,3 +181,7 @@ class Hosts:
         idle.sort(key=lambda name: self._hosts[name].open_until)
         for name in idle[: len(idle) // 2 + 1]:
             del self._hosts[name]
+
+
+def _random(backoff: Backoff, failures: int) -> float:
+    return backoff.wait(failures, random.random())  # noqa: S311 - jitter

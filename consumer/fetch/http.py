@@ -18,7 +18,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -32,6 +31,7 @@ from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import addresses
 from consumer.fetch.addresses import Address
 from consumer.fetch.guard import GuardedBackend, Permit, Resolve, Resolver
+from procedures.retries import parse_retry_after
 
 MAX_REDIRECTS = 3
 _MAX_URL = 8192
@@ -39,7 +39,6 @@ _MAX_PORT = 65535
 _MAX_CONNECTIONS = 128
 _IDLE_CONNECTIONS = 32
 _IDLE_SECONDS = 30.0
-_LONGEST_REST = 3600.0
 _OK = 200
 _ERROR_BYTES = 64 * 1024
 _TOO_MANY_REQUESTS = 429
@@ -71,7 +70,7 @@ class HostErrorKind(StrEnum):
 
 
 class HostError(Transient):
-    """The host failed; ``retry_after`` are the seconds of its header, at most an hour."""
+    """The host failed; ``retry_after`` are the seconds of its header."""
 
     def __init__(self, kind: HostErrorKind, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -290,7 +289,7 @@ def _public_or_loopback(address: Address) -> bool:
 async def _read(response: httpx.Response, limit: int) -> HttpResponse:
     status = response.status_code
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
-        after = retry_after(response.headers.get("retry-after"), time.time())
+        after = parse_retry_after(response.headers.get("retry-after"), time.time())
         kind = HostErrorKind.BUSY if status == _TOO_MANY_REQUESTS else HostErrorKind.BROKEN
         raise HostError(kind, f"status {status} from {response.url}", after)
     _check_plain(response)
@@ -305,18 +304,3 @@ async def _read(response: httpx.Response, limit: int) -> HttpResponse:
 def _check_plain(response: httpx.Response) -> None:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise Refused(Reason.FETCH_FORBIDDEN, f"compressed without request: {response.url}")
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """Return the seconds that a ``Retry-After`` asks for, at most an hour; None if it is none."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value) if value.strip().isdigit() else _date(value) - now
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), _LONGEST_REST)
-
-
-def _date(value: str) -> float:
-    return parsedate_to_datetime(value).timestamp()

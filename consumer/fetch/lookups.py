@@ -6,7 +6,7 @@ the row deleted, unless the lookup was requested again meanwhile.  So an answer 
 and is never lost.
 
 A host that is unavailable defers the lookup, which costs it no attempt.  An inconclusive answer
-counts as an attempt and postpones it, from 1 s to 1 h.
+counts as an attempt and postpones it.  The waits are rules of ``procedures.retries``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from consumer.backfill import IdentityAnswer
 from consumer.fetch.answers import Answers, LookupAnswer
 from consumer.fetch.documents import is_plc
 from consumer.fetch.failed import printable
-from consumer.fetch.hosts import HostUnavailable, backoff
+from consumer.fetch.hosts import HostUnavailable
 from consumer.fetch.http import HostError
 from consumer.fetch.identity import Inconclusive
 from consumer.fetch.leasing import LeaseRules, NextLook
@@ -34,13 +34,13 @@ from consumer.runtime.logs import Outage
 from consumer.store import lookups
 from consumer.store.database import Database
 from consumer.store.rows import LeasedLookup
+from procedures.retries import RetryPolicy
 
 RULES = LeaseRules(lookups.CHANNEL, poll=15.0, drain=4.0, return_failed=True)
 
 # The hosts of accounts may be slow: they leave slots for the directory.
 _SLOTS, _HOST_SLOTS = 64, 48
 _LEASE_SECONDS = 90.0  # for answering, Kafka and Postgres together
-_LONGEST_PAUSE = 3600.0
 
 _log = structlog.get_logger()
 
@@ -58,12 +58,14 @@ class LookupPool:
         database: Database,
         answers: Answers,
         directory_outage: Outage,
+        retries: RetryPolicy,
     ) -> None:
         self._writer = writer
         self._topics = topics
         self._database = database
         self._answers = answers
         self._directory_outage = directory_outage
+        self._retries = retries
 
     async def lease(
         self, running: Collection[LeasedLookup], start: Callable[[LeasedLookup], None]
@@ -123,12 +125,12 @@ class LookupPool:
 
     async def _defer(self, lookup: LeasedLookup, unavailable: HostUnavailable) -> None:
         """Make the lookup due when the host may be available; some later than others."""
-        delay = unavailable.seconds * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
+        delay = self._retries.deferred(unavailable.seconds, random.random())  # noqa: S311
         async with self._database.transaction() as connection:
             await lookups.defer(connection, lookup, delay, printable(unavailable))
 
     async def _postpone(self, lookup: LeasedLookup, inconclusive: Inconclusive) -> None:
-        delay = backoff(lookup.attempts + 1, _LONGEST_PAUSE)
+        delay = self._retries.lookup.wait(lookup.attempts + 1, random.random())  # noqa: S311
         _log.info(
             "lookup_postponed",
             did=lookup.did,

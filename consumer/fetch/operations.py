@@ -24,6 +24,7 @@ from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
 from procedures.operations import Phase, Type
+from procedures.retries import RetryPolicy
 
 RULES = LeaseRules(claims.CHANNEL, poll=10.0, drain=3.0, return_failed=False)
 

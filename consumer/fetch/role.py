@@ -12,8 +12,8 @@ from consumer.fetch import lookups, operations
 from consumer.fetch.account import Accounts
 from consumer.fetch.answers import Answers
 from consumer.fetch.attempts import Attempts
-from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts
-from consumer.fetch.http import HttpClient, host_of
+from consumer.fetch.hosts import Hosts
+from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
 from consumer.fetch.inject import Injector
 from consumer.fetch.leasing import LeasingLoop
@@ -48,6 +48,7 @@ class Fetcher:
         self._topics = topics
         self._database = database
         self._scope = scope
+        self._retries = settings.retries.policy()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer lookups and carry out operations until told to stop.
@@ -56,12 +57,14 @@ class Fetcher:
         """
         settings = self._settings
         loopback = settings.network.allow_loopback
-        policy = HostPolicy(settings.network.requests_per_host)
-        hosts = Hosts(policy, {host_of(settings.identity.plc_url): DIRECTORY_POLICY})
+        hosts = Hosts.of(settings)
         async with HttpClient(allow_loopback=loopback) as http:
             directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
             accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
-            answers, outage = Answers(directory, accounts), Outage(_log, "plc_directory")
+            answers, outage = (
+                Answers(directory, accounts, self._retries),
+                Outage(_log, "plc_directory"),
+            )
             source = RepoSource(http, hosts, settings.limits, settings.fetch)
             look_up = partial(self._look_up, answers, outage)
             operate = partial(self._operate, hosts, directory, source)
@@ -74,8 +77,9 @@ class Fetcher:
 
     async def _look_up(self, answers: Answers, outage: Outage, stop: asyncio.Event) -> None:
         async with await Writer.open(self._client) as writer:
-            pool = LookupPool(writer, self._topics, self._database, answers, outage)
-            await LeasingLoop(self._database, pool, lookups.RULES).run(stop)
+            database, retries = self._database, self._retries
+            pool = LookupPool(writer, self._topics, database, answers, outage, retries)
+            await LeasingLoop(database, pool, lookups.RULES).run(stop)
 
     async def _operate(
         self, hosts: Hosts, directory: Directory, source: RepoSource, stop: asyncio.Event
@@ -85,5 +89,5 @@ class Fetcher:
         async with await Writer.open(self._client) as writer:
             injector = Injector(writer, self._topics, database, settings.injected_bytes)
             attempts = Attempts(directory, source, injector, database, self._scope)
-            pool = OperationPool(attempts, database, hosts, slots, self._settings.retries.policy())
+            pool = OperationPool(attempts, database, hosts, slots, self._retries)
             await LeasingLoop(database, pool, operations.RULES, pool.extend).run(stop)

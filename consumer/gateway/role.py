@@ -12,8 +12,8 @@ from consumer import metrics
 from consumer.config.settings import GatewaySettings, HttpSettings, Settings
 from consumer.control.topic import ControlTopic
 from consumer.errors import Fatal
-from consumer.fetch.hosts import DIRECTORY_POLICY, HostPolicy, Hosts
-from consumer.fetch.http import HttpClient, host_of
+from consumer.fetch.hosts import Hosts
+from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
 from consumer.runtime import health
@@ -44,8 +44,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
     if service is None:
         _log.warning("gateway_without_service_did", meaning="every XRPC call is refused")
     loopback = settings.network.allow_loopback
-    plc = host_of(settings.identity.plc_url)
-    hosts = Hosts(HostPolicy(settings.network.requests_per_host), {plc: DIRECTORY_POLICY})
+    hosts = Hosts.of(settings)
     changes = Changes(services.database)
     async with (
         HttpClient(allow_loopback=loopback) as http,

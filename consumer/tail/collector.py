@@ -8,6 +8,7 @@ The cursor in the same transaction covers all of them.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Collector:
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Unusable):
-            outcome = classify(message)
+            outcome = classify(message, time.time())
             self._say("unusable_message", cause=outcome.cause, detail=outcome.detail)
             raise Refused(message.reason, message.detail)
         look = peek(message, self._limit)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from websockets.datastructures import Headers
 from websockets.exceptions import (
     ConnectionClosedError,
     ConnectionClosedOK,
@@ -24,6 +24,7 @@ from websockets.frames import CloseCode
 from consumer.errors import Reason
 from consumer.metrics import ReconnectCause
 from consumer.tail.splitter import Unskippable, Unusable, Violation
+from procedures.retries import parse_retry_after
 
 FUTURE_CURSOR = "FutureCursor"
 OUTDATED_CURSOR = "OutdatedCursor"
@@ -89,8 +90,11 @@ _PLAIN: tuple[tuple[type[Exception], ReconnectCause, Pace], ...] = (
 )
 
 
-def classify(event: Exception | Unusable) -> Outcome:
-    """Tell what ``event`` was; it came from connecting, or from reading a connection."""
+def classify(event: Exception | Unusable, now: float) -> Outcome:
+    """Tell what ``event`` was; it came from connecting, or from reading a connection.
+
+    ``now`` is Unix seconds: a relay may give a date in Retry-After.
+    """
     match event:
         case Unusable(reason=reason):
             is_text = reason is Reason.FRAME_TEXT
@@ -104,7 +108,7 @@ def classify(event: Exception | Unusable) -> Outcome:
             return _closed(event)
         case InvalidStatus(response=response):
             detail = f"HTTP {response.status_code} {response.reason_phrase}"
-            wait = _retry_after(response.headers)
+            wait = _retry_after(response.headers, now)
             return Outcome(ReconnectCause.REJECTED, Pace.LATER, detail, wait)
     return next(
         _outcome(cause, pace, event) for kind, cause, pace in _PLAIN if isinstance(event, kind)
@@ -124,6 +128,6 @@ def _closed(event: ConnectionClosedError) -> Outcome:
     return _outcome(ReconnectCause.DROPPED, Pace.SOON, event)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
-    value = headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_OBEYED) if value.isascii() and value.isdigit() else 0.0
+def _retry_after(headers: Headers, now: float) -> float:
+    values = headers.get_all("Retry-After")
+    return min(parse_retry_after(values[0] if values else None, now) or 0.0, _LONGEST_OBEYED)

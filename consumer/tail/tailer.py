@@ -225,7 +225,7 @@ class Tailer:
                 self._url, position.ask, limit=self._limit, silence=self._relay.silence
             )
         except _ABOUT_RELAY as error:
-            outcome = classify(error)
+            outcome = classify(error, time.time())
             self._relay_outage.again(outcome.detail, cause=outcome.cause)
             self._changed(connected=False, reason=outcome.detail)
             return outcome
@@ -238,7 +238,7 @@ class Tailer:
         try:
             await self._drink(connection, collector, pipeline)
         except _ABOUT_RELAY as error:
-            outcome = classify(error)
+            outcome = classify(error, time.time())
             _log.info("disconnected", cause=outcome.cause, detail=outcome.detail)
             self._changed(connected=False, reason=outcome.detail)
             return outcome

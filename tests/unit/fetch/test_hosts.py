@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumer.fetch.hosts import CircuitOpen, HostBusy, HostPolicy, Hosts, HostUnavailable, backoff
+from consumer.config.settings import NetworkSettings, Settings
+from consumer.fetch.hosts import CircuitOpen, HostBusy, HostPolicy, Hosts, HostUnavailable
 from consumer.fetch.http import HostError, HostErrorKind
+from procedures.retries import DEFAULT, Backoff
 
 HOST, OTHER = "pds.example", "other.example"
 
@@ -26,8 +28,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def hosts(clock: Clock) -> Hosts:
-    queueing = HostPolicy(requests=1, longest_pause=10.0, queue=True)
-    return Hosts(HostPolicy(requests=2, longest_pause=60.0), {"queue.example": queueing}, clock)
+    policy = HostPolicy(requests=2, pauses=Backoff(1.0, 60.0))
+    queueing = HostPolicy(requests=1, pauses=Backoff(1.0, 10.0), queue=True)
+    return Hosts(policy, {"queue.example": queueing}, DEFAULT, clock)
 
 
 async def succeed(hosts: Hosts, host: str = HOST) -> None:
@@ -87,6 +90,10 @@ async def test_success_closes_the_circuit(hosts: Hosts, clock: Clock) -> None:
 
 async def test_retry_after_is_honoured(hosts: Hosts) -> None:
     assert await fail(hosts, retry_after=600.0) == 600.0
+
+
+async def test_no_host_can_keep_its_circuit_open_for_more_than_an_hour(hosts: Hosts) -> None:
+    assert await fail(hosts, retry_after=999_999_999_999.0) == 3600.0
 
 
 async def test_a_short_retry_after_does_not_shorten_the_pause(hosts: Hosts, clock: Clock) -> None:
@@ -155,7 +162,14 @@ async def test_memory_of_hosts_is_bounded(hosts: Hosts, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("failures", "chance", "expected"),
-    [(1, 0.0, 1.0), (1, 1.0, 0.5), (5, 0.0, 16.0), (13, 0.0, 3600.0), (10**6, 0.5, 2700.0)],
+    [(1, 1.0, 1.0), (1, 0.0, 0.5), (5, 1.0, 16.0), (13, 1.0, 3600.0), (10**6, 0.5, 2700.0)],
 )
-def test_backoff(failures: int, chance: float, expected: float) -> None:
-    assert backoff(failures, 3600.0, lambda: chance) == expected
+def test_the_pauses_of_a_host(failures: int, chance: float, expected: float) -> None:
+    assert DEFAULT.host.wait(failures, chance) == expected
+
+
+def test_the_policies_of_the_settings() -> None:
+    settings = Settings(network=NetworkSettings(requests_per_host=3))
+    hosts = Hosts.of(settings)
+    assert hosts._policy == HostPolicy(3, DEFAULT.host)
+    assert hosts._special == {"plc.directory": HostPolicy(16, DEFAULT.directory, queue=True)}

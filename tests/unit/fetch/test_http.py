@@ -6,7 +6,6 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from email.utils import formatdate
 from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,7 +26,6 @@ from consumer.fetch.http import (
     HttpResponse,
     Timeouts,
     host_of,
-    retry_after,
 )
 from tests.support.web import Reply, Web, certified, redirect, response, web, web_of_bad_records
 from tests.unit.fetch.test_addresses import NOT_PUBLIC
@@ -774,25 +772,6 @@ async def test_statuses_that_are_host_errors(http: HttpClient, site: Web, status
     assert (await host_error(http, f"{site.origin}/a")).retry_after == 17
     site.replies["/a"] = response(status)
     assert (await host_error(http, f"{site.origin}/a")).retry_after is None
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, None),
-        ("0", 0.0),
-        ("120", 120.0),
-        ("999999999999", 3600.0),
-        ("-5", None),
-        ("soon", None),
-        ("", None),
-        ("\u00b2", None),
-        (formatdate(1_000_060, usegmt=True), 60.0),
-        (formatdate(999_000, usegmt=True), 0.0),
-    ],
-)
-def test_retry_after(value: str | None, expected: float | None) -> None:
-    assert retry_after(value, now=1_000_000.0) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from consumer.fetch.account import Accounts, status_of
 from consumer.fetch.hosts import HostPolicy, Hosts, HostUnavailable
 from consumer.fetch.http import HttpClient, HttpResponse
 from consumer.fetch.identity import Directory, Inconclusive, Tombstoned
+from procedures.retries import DEFAULT
 from tests.support.web import Web, redirect, response, web
 from tests.unit.fetch.test_documents import DID, K256, document, method, service
 
@@ -33,7 +34,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     async with web() as plc, web() as pds, HttpClient(allow_loopback=True) as http:
         settings = IdentitySettings(plc_url=plc.origin, document_limit=4096, timeout=2.0)
-        hosts = Hosts(HostPolicy(requests=4))
+        hosts = Hosts(HostPolicy(4, DEFAULT.host), {}, DEFAULT)
         directory = Directory(settings, http, hosts, allow_loopback=True)
         accounts = Accounts(directory, http, hosts, seconds=2.0)
         plc.replies[f"/{DID}"] = response(200, document(service=[service(pds.origin)]))

@@ -11,6 +11,7 @@ from consumer.fetch.http import HttpClient, HttpResponse
 from consumer.fetch.identity import Inconclusive
 from consumer.fetch.listing import Listed, Listings, NotSupported, parse
 from consumer.scope import Repos, Scope
+from procedures.retries import DEFAULT
 
 DID = "did:plc:" + "a" * 24
 REV = "3l6oveex3ii2l"
@@ -63,8 +64,9 @@ def test_other_answers_settle_nothing() -> None:
 
 async def test_where_the_pages_are() -> None:
     async with HttpClient(allow_loopback=True) as http:
-        secure = Listings("wss://relay.example", http, Hosts(HostPolicy(1)), seconds=1)
-        plain = Listings("ws://localhost:2470", http, Hosts(HostPolicy(1)), seconds=1)
+        hosts = Hosts(HostPolicy(1, DEFAULT.host), {}, DEFAULT)
+        secure = Listings("wss://relay.example", http, hosts, seconds=1)
+        plain = Listings("ws://localhost:2470", http, hosts, seconds=1)
     assert secure.url("a.b.c", None) == (
         "https://relay.example/xrpc/com.atproto.sync.listReposByCollection"
         "?collection=a.b.c&limit=2000"

@@ -17,6 +17,7 @@ from consumer.fetch.hosts import HostPolicy, Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.repos import RepoSource
 from procedures.failures import Failure
+from procedures.retries import DEFAULT
 from simulator.account import Account
 from simulator.repo import Repo, Write
 from tests.support.pds import COLLECTION, cut_off, record_path, repo_path
@@ -37,7 +38,9 @@ async def site() -> AsyncIterator[Web]:
 async def source() -> AsyncIterator[RepoSource]:
     async with HttpClient(allow_loopback=True) as http:
         limits = LimitSettings(repo=10_000)
-        yield RepoSource(http, Hosts(HostPolicy(4)), limits, FetchSettings())
+        yield RepoSource(
+            http, Hosts(HostPolicy(4, DEFAULT.host), {}, DEFAULT), limits, FetchSettings()
+        )
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ def test_what_waits_for_a_host_comes_back_later_never_earlier(
         ("Sat, 04 Jul 2026 14:40:14 -0000", 60),
         ("Sat, 04 Jul 2020 14:40:14 GMT", 0),
         ("Sat, 99 Jul 2026 14:40:14 GMT", None),
+        ("²", None),
     ],
 )
 def test_both_forms_of_retry_after(header: str | None, seconds: float | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import ssl
+from email.utils import formatdate
 
 import pytest
 from websockets.datastructures import Headers
@@ -23,6 +24,7 @@ from consumer.tail.outcomes import Garbage, Outcome, Pace, RelayError, Silent, c
 from consumer.tail.splitter import Unskippable, Unusable, Violation
 
 OK = Close(1000, "")
+NOW = 1_783_175_954.0
 
 
 def status(code: int, retry_after: str | None = None) -> InvalidStatus:
@@ -60,24 +62,39 @@ def status(code: int, retry_after: str | None = None) -> InvalidStatus:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_classify(event: Exception | Unusable, cause: ReconnectCause, pace: Pace) -> None:
-    outcome = classify(event)
+    outcome = classify(event, NOW)
     assert (outcome.cause, outcome.pace) == (cause, pace)
     assert outcome.detail
 
 
 def test_only_a_cursor_of_the_future_is_forgotten() -> None:
-    assert classify(RelayError("FutureCursor", "ahead")).forget
-    assert not classify(RelayError("ConsumerTooSlow", "")).forget
+    assert classify(RelayError("FutureCursor", "ahead"), NOW).forget
+    assert not classify(RelayError("ConsumerTooSlow", ""), NOW).forget
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("7", 7.0), ("86400", 600.0), ("-1", 0.0), ("soon", 0.0), ("²", 0.0), (None, 0.0)],
+    [
+        ("7", 7.0),
+        ("86400", 600.0),
+        ("-1", 0.0),
+        ("soon", 0.0),
+        ("²", 0.0),
+        (None, 0.0),
+        (formatdate(NOW + 60, usegmt=True), 60.0),
+        (formatdate(NOW - 60, usegmt=True), 0.0),
+    ],
 )
 def test_retry_after_is_obeyed_within_reason(value: str | None, seconds: float) -> None:
-    outcome = classify(status(429, value))
+    outcome = classify(status(429, value), NOW)
     assert outcome.at_least == seconds
     assert outcome.pause(0, random.Random(1)) >= seconds
+
+
+def test_the_first_of_several_retry_after_counts() -> None:
+    event = status(429, "7")
+    event.response.headers["Retry-After"] = "8"
+    assert classify(event, NOW).at_least == 7.0
 
 
 def test_pauses_grow_to_a_limit_with_full_jitter() -> None:
