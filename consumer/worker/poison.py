@@ -1,51 +1,59 @@
-"""Inputs that kill their worker: how often, and what then.  Pure.
+"""The guard against poison pills: inputs that crash their worker.  Pure.
 
-``lanes.stalls`` counts the owners that died while they worked on the input at the lane's
-position.  In the normal course that costs nothing: an owner that leaves in good order marks the
-lane as released, so that whoever claims a lane that is *not* released knows that its last owner
-died, and writes that down before its own first batch.  A batch that commits sets the count to 0.
+The crash count of a lane (column ``lanes.stalls``) is the number of owners that crashed while
+they worked on the input at the lane's position.  It costs nothing as long as nobody crashes: an
+owner that stops in good order releases its lane, so an owner that claims a lane that is not
+released knows that the last owner crashed.  It writes the count down before its own first
+batch.  A batch that commits sets the count to 0.
 
-After ``DEATHS`` deaths inputs are taken one by one, and each is noted before it is tried.  If
-the owner dies again, the input that is noted is the culprit, and goes to the dead letter.
+After ``CRASHES`` crashes inputs are taken one at a time, and the source of each is written down
+before it is tried.  If the owner crashes again, that input is the poison pill: it is quarantined,
+that is, it becomes a dead letter without being read.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-DEATHS = 3
+CRASHES = 3
 
 
 class Alone(IntEnum):
-    """``lanes.stalls`` while one input is tried alone: from which source it came."""
+    """The crash count while one input is tried alone: the source of that input."""
 
-    FIREHOSE = DEATHS + 1
-    BACKFILL = DEATHS + 2
-    PARKED = DEATHS + 3
+    FIREHOSE = CRASHES + 1
+    BACKFILL = CRASHES + 2
+    PARKED = CRASHES + 3
 
 
 class PoisonGuard:
-    """How carefully an owner goes on, from what its predecessors left in ``stalls``.
+    """How carefully an owner works, from the crash count that its predecessors left.
 
-    ``unclean_takeover``: the last owner died.  ``span``: how many inputs are tried alone after
-    that, enough to get past a whole batch.
+    ``unclean_takeover``: the last owner crashed.  ``span``: how many inputs are tried alone
+    after that, enough to get past a whole batch.
+
+    ``quarantined`` is the source whose next input is the poison pill, if one was found.
     """
 
-    def __init__(self, stalls: int, *, unclean_takeover: bool, span: int) -> None:
-        self._written = stalls
-        self._count = min(stalls, DEATHS)
+    def __init__(self, crash_count: int, *, unclean_takeover: bool, span: int) -> None:
+        self._written = crash_count
+        self._count = min(crash_count, CRASHES)
         if unclean_takeover:
-            self._count = min(self._count + 1, DEATHS)
-        self.quarantined = Alone(stalls) if unclean_takeover and stalls > DEATHS else None
-        self._left = span if self._count == DEATHS and self.quarantined is None else 0
+            self._count = min(self._count + 1, CRASHES)
+        found = unclean_takeover and crash_count > CRASHES
+        self.quarantined = Alone(crash_count) if found else None
+        self._left = span if self._count == CRASHES and not found else 0
 
     @property
     def alone(self) -> bool:
-        """Whether one input is to be taken at a time."""
+        """Whether to take one input at a time."""
         return self._left > 0
 
     def before(self, source: Alone) -> int | None:
-        """Return the count to write before a round (alone: from ``source``) is tried, if any."""
+        """Return the crash count to write before a batch is tried, None if it is written.
+
+        ``source`` is that of an input that is tried alone.
+        """
         if self.quarantined is not None:
             return None
         count = source if self.alone else self._count
@@ -55,8 +63,8 @@ class PoisonGuard:
         return count
 
     def after(self) -> int:
-        """Return the count to write with the round, which is then done."""
+        """Return the crash count to write with the batch; it is done then."""
         self._left = max(0, self._left - 1)
         self.quarantined = None
-        self._count = self._written = DEATHS if self._left else 0
+        self._count = self._written = CRASHES if self._left else 0
         return self._count

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from consumer.worker.poison import DEATHS, Alone, PoisonGuard
+from consumer.worker.poison import CRASHES, Alone, PoisonGuard
 
 SPAN = 3
 
 
 class Owner:
-    """An owner of a lane that dies, or not, while ``stalls`` is what Postgres holds."""
+    """An owner of a lane that crashes, or not; ``stalls`` is the column of the lane."""
 
     def __init__(self, stalls: int, *, unclean_takeover: bool) -> None:
         self.stalls = stalls
@@ -24,7 +24,7 @@ class Owner:
 
 
 def killed(times: int, stalls: int = 0) -> int:
-    """Return the count that is left by owners who died at the same input one after another."""
+    """Return the crash count that owners leave who crash at the same input one after another."""
     for _ in range(times):
         owner = Owner(stalls, unclean_takeover=True)
         owner.tries()
@@ -40,7 +40,7 @@ def test_the_normal_course_writes_nothing() -> None:
     assert (owner.writes, owner.stalls) == (0, 0)
 
 
-def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
+def test_a_crash_is_counted_once_and_forgotten_with_the_next_batch() -> None:
     owner = Owner(0, unclean_takeover=True)
     owner.tries()
     assert (owner.writes, owner.stalls) == (1, 1)
@@ -50,17 +50,17 @@ def test_a_death_is_counted_once_and_forgotten_with_the_next_batch() -> None:
     assert (owner.writes, owner.stalls) == (1, 0)
 
 
-def test_after_three_deaths_inputs_are_tried_alone() -> None:
-    # The first owner died unnoticed; two claimed after deaths, and died: now a third one comes.
-    third = Owner(killed(DEATHS - 1), unclean_takeover=True)
+def test_after_three_crashes_inputs_are_tried_alone() -> None:
+    # Nobody counted the first crash; two owners claimed after crashes, and crashed; now comes a third.
+    third = Owner(killed(CRASHES - 1), unclean_takeover=True)
     assert third.guard.alone
     assert third.guard.quarantined is None
     third.tries(Alone.BACKFILL)
     assert third.stalls == Alone.BACKFILL
 
 
-def test_the_one_that_kills_again_is_condemned() -> None:
-    alone = Owner(killed(DEATHS - 1), unclean_takeover=True)
+def test_the_input_that_crashes_again_is_quarantined() -> None:
+    alone = Owner(killed(CRASHES - 1), unclean_takeover=True)
     alone.tries(Alone.FIREHOSE)
     judge = Owner(alone.stalls, unclean_takeover=True)
     assert (judge.guard.quarantined, judge.guard.alone) == (Alone.FIREHOSE, False)
@@ -70,21 +70,21 @@ def test_the_one_that_kills_again_is_condemned() -> None:
     assert (judge.guard.quarantined, judge.stalls) == (None, 0)
 
 
-def test_caution_lasts_until_a_whole_batch_is_passed() -> None:
-    owner = Owner(DEATHS, unclean_takeover=False)
+def test_inputs_are_tried_alone_until_a_whole_batch_is_passed() -> None:
+    owner = Owner(CRASHES, unclean_takeover=False)
     for _ in range(SPAN - 1):
         owner.tries()
         assert owner.stalls == Alone.FIREHOSE
         owner.commits()
-        assert owner.stalls == DEATHS
+        assert owner.stalls == CRASHES
     owner.tries()
     owner.commits()
     assert owner.stalls == 0
     assert not owner.guard.alone
 
 
-def test_a_death_between_two_that_are_tried_alone_condemns_nobody() -> None:
-    owner = Owner(DEATHS, unclean_takeover=False)
+def test_a_crash_between_two_that_are_tried_alone_quarantines_nothing() -> None:
+    owner = Owner(CRASHES, unclean_takeover=False)
     owner.tries()
     owner.commits()
     heir = Owner(owner.stalls, unclean_takeover=True)
@@ -92,8 +92,8 @@ def test_a_death_between_two_that_are_tried_alone_condemns_nobody() -> None:
     assert heir.guard.alone
 
 
-def test_trouble_that_is_no_death_condemns_nobody() -> None:
-    """A session that broke while one was tried alone goes on with the same owner."""
+def test_an_error_that_is_no_crash_quarantines_nothing() -> None:
+    """A loop that broke while one input was tried alone goes on with the same owner."""
     again = Owner(Alone.PARKED, unclean_takeover=False)
     assert again.guard.quarantined is None
     assert again.guard.alone
