@@ -1,7 +1,8 @@
-"""What one round of a lane takes in: live frames, messages, parked frames.
+"""What one batch of a lane takes in: live frames, messages, parked frames.
 
-Live frames come first; then a share of the fetcher's messages and a share of the parked frames
-whose account's key has come.  So a backfill starves nobody, and nobody starves a backfill.
+Live frames come first; then a share of the fetchers' messages and a share of the parked frames
+whose account's identity was looked up.  So a backfill does not starve the firehose, and the
+firehose does not starve a backfill.
 """
 
 from __future__ import annotations
@@ -15,49 +16,48 @@ from consumer.store import parked
 from consumer.store.database import Database
 from consumer.worker import incoming
 from consumer.worker.cache import LaneCache
-from consumer.worker.incoming import IncomingFrame
+from consumer.worker.incoming import IncomingFrame, MalformedRecord
 from consumer.worker.poison import Alone
 from consumer.worker.record_buffer import RecordBuffer
 
 _SHARE = 4  # messages and parked frames get this part of a batch each
 
-
-@dataclass(frozen=True, slots=True)
-class MalformedRecord:
-    """A record of the firehose that no tailer wrote."""
-
-    record: Record
-    refused: Refused
+LiveFrame = IncomingFrame | MalformedRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one round took, each in its order."""
+    """What one batch takes in, each in its order."""
 
-    live: list[IncomingFrame | MalformedRecord]
+    live: list[LiveFrame]
     messages: list[Record]
     parked: list[IncomingFrame]
 
-    def __bool__(self) -> bool:
-        return bool(self.live or self.messages or self.parked)
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.live or self.messages or self.parked)
 
     @property
     def size(self) -> int:
         """Bytes taken in."""
-        frames = sum(len(a.frame) for a in self.live if isinstance(a, IncomingFrame))
+        frames = sum(len(f.frame) for f in self.live if isinstance(f, IncomingFrame))
         messages = sum(len(record.value or b"") for record in self.messages)
-        return frames + messages + sum(len(a.frame) for a in self.parked)
+        return frames + messages + sum(len(f.frame) for f in self.parked)
 
     @property
     def source(self) -> Alone:
-        """Where the only input of the round came from."""
+        """Where the only input of the batch came from."""
         if self.live:
             return Alone.FIREHOSE
         return Alone.BACKFILL if self.messages else Alone.PARKED
 
 
 class BatchReader:
-    """Takes rounds from the lane's topics and parked frames, within the bounds of the settings."""
+    """Takes batches from a lane's topics and parked frames, within the bounds of the settings.
+
+    ``take``, ``take_one`` and ``wait`` raise ``OffsetExpired`` and ``Transient``.
+    """
 
     def __init__(
         self, buffer: RecordBuffer, database: Database, cache: LaneCache, settings: WorkerSettings
@@ -67,15 +67,15 @@ class BatchReader:
         self._cache = cache
         self._frames = settings.batch_frames
         self._bytes = settings.batch_bytes
-        self._returned: list[IncomingFrame | MalformedRecord] = []
+        self._returned: list[LiveFrame] = []
 
     @property
     def drained(self) -> bool:
-        """Whether every live frame that is here was taken."""
+        """Whether every live frame that was fetched is taken."""
         return not (self._returned or self.buffer.more)
 
     async def take(self) -> Batch:
-        """Return a full round; it may be empty."""
+        """Return the next batch; it may be empty."""
         share = max(1, self._frames // _SHARE)
         return Batch(
             await self._live(self._frames),
@@ -84,7 +84,7 @@ class BatchReader:
         )
 
     async def take_one(self, source: Alone | None = None) -> Batch:
-        """Return a round of one input, from ``source`` or the first that has any."""
+        """Return a batch of one input, from ``source`` or from the first source that has any."""
         for each in [source] if source else Alone:
             match each:
                 case Alone.FIREHOSE:
@@ -93,7 +93,7 @@ class BatchReader:
                     found = Batch([], await self._messages(1), [])
                 case Alone.PARKED:
                     found = Batch([], [], await self._parked(1))
-            if found:
+            if not found.empty:
                 return found
         return Batch([], [], [])
 
@@ -101,17 +101,17 @@ class BatchReader:
         """Wait until a topic has something, for at most ``seconds``."""
         await self.buffer.wait(seconds, self._frames)
 
-    def put_back(self, live: list[IncomingFrame | MalformedRecord]) -> None:
-        """Take ``live``, the newest frames taken, another time."""
+    def put_back(self, live: list[LiveFrame]) -> None:
+        """Return ``live``, the newest frames taken, to be taken again."""
         self._returned = live + self._returned
 
-    async def _live(self, most: int) -> list[IncomingFrame | MalformedRecord]:
+    async def _live(self, most: int) -> list[LiveFrame]:
         if self._returned:
             taken, self._returned = self._returned[:most], self._returned[most:]
             return taken
         buffer = self.buffer
         records = await buffer.take(buffer.firehose, most=most, most_bytes=self._bytes)
-        return [_arrival(record) for record in records]
+        return [_live_frame(record) for record in records]
 
     async def _messages(self, most: int) -> list[Record]:
         buffer = self.buffer
@@ -128,7 +128,7 @@ class BatchReader:
         return [incoming.of_parked(frame) for frame in frames]
 
 
-def _arrival(record: Record) -> IncomingFrame | MalformedRecord:
+def _live_frame(record: Record) -> LiveFrame:
     try:
         return incoming.of_record(record)
     except Refused as refused:

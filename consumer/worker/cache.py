@@ -41,6 +41,11 @@ class KnownAccount:
     tracked: bool
     queue: ParkedQueue | None
 
+    @property
+    def counts(self) -> bool:
+        """Whether any frame of the account counts, and not only a wanted one."""
+        return self.tracked or self.queue is not None
+
 
 class LaneCache:
     """What is known of the accounts of one lane.

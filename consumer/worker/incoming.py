@@ -1,4 +1,4 @@
-"""What arrives at a worker: Kafka records and parked frames, as values.  Pure.
+"""What comes to a worker: records of Kafka and parked frames, as values.  Pure.
 
 An ``IncomingFrame`` is one frame of ``chive.firehose`` with the headers that the tailer gave
 it.  A record without these headers was not written by a tailer, and is refused.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.store.rows import ParkedFrame
@@ -20,7 +21,7 @@ _MILLISECONDS_TIME = len("2026-07-04T14:39:14.123Z")
 
 
 class Record(Protocol):
-    """A Kafka record; ``timestamp`` is LogAppendTime in Unix milliseconds."""
+    """A record of Kafka; ``timestamp`` is its log-append time in Unix milliseconds."""
 
     @property
     def offset(self) -> int: ...
@@ -36,27 +37,38 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IncomingFrame:
-    """One frame: its place in the log, its place in the relay's sequence, its bytes.
+    """One frame as the tailer forwarded it.
 
-    ``prev_seq`` is None for a frame that was parked: it was accounted for when it came.
+    ``key`` is the record's key: the DID that the tailer saw.  ``offset`` is the record's in its
+    partition, ``log_time`` its log-append time in Unix milliseconds.  ``epoch`` and ``seq``
+    place the frame in the relay's sequence.  ``prev_seq`` is the seq of the lane's frame before
+    it (0: not known), None for a frame that was parked: its place was checked when it came.
+    ``relay`` is a URL, ``frame`` the bytes as they came.
     """
 
     key: str
     offset: int
-    log_time: int  # Unix milliseconds
+    log_time: int
     seq: int
     epoch: int
     prev_seq: int | None
     relay: str
     frame: bytes
 
-    @property
-    def parked(self) -> bool:
-        return self.prev_seq is None
+
+@dataclass(frozen=True, slots=True)
+class MalformedRecord:
+    """A record of the firehose that no tailer wrote, and what is wrong with it."""
+
+    record: Record
+    refused: Refused
 
 
 def of_record(record: Record) -> IncomingFrame:
-    """Return the frame in a record of ``chive.firehose``; raise ``Refused`` if there is none."""
+    """Return the frame in a record of ``chive.firehose``.
+
+    Raises ``Refused`` (``FRAME_MALFORMED``) if no tailer can have written the record.
+    """
     headers = {name: value for name, value in record.headers if value is not None}
     try:
         return IncomingFrame(
@@ -70,13 +82,13 @@ def of_record(record: Record) -> IncomingFrame:
             frame=record.value or b"",
         )
     except (KeyError, ValueError) as error:
-        raise Refused(Reason.FRAME_MALFORMED, f"headers of no tailer: {error!r}") from error
+        raise Refused(Reason.FRAME_MALFORMED, f"not the headers of a tailer: {error!r}") from error
 
 
 def _url(text: bytes) -> str:
     url = text.decode()
-    if "\0" in url:  # which PostgreSQL does not take
-        raise ValueError("a relay with a NUL")
+    if "\0" in url:  # PostgreSQL does not take it
+        raise ValueError("NUL in the relay's URL")
     return url
 
 
@@ -87,19 +99,19 @@ def _number(text: bytes) -> int:
     return number
 
 
-def follows(arrival: IncomingFrame, epoch: int, last_seq: int) -> bool:
-    """Tell whether nothing is missing between the lane's last frame and ``arrival``.
+def follows(incoming: IncomingFrame, epoch: int, last_seq: int) -> bool:
+    """Tell whether no frame is missing between the lane's last one and ``incoming``.
 
-    A lane that has never had a frame (epoch 0) misses nothing; with ``last_seq`` 0 the
-    predecessor is not known.
+    ``epoch`` and ``last_seq`` are those of the last one: epoch 0 if the lane has had none, seq 0
+    if it is not known.
     """
     if epoch == 0:
         return True
-    return arrival.epoch == epoch and last_seq in {0, arrival.prev_seq}
+    return incoming.epoch == epoch and last_seq in {0, incoming.prev_seq}
 
 
 def of_parked(parked: ParkedFrame) -> IncomingFrame:
-    """Return the frame as it came, before it was parked."""
+    """Return a frame as it came, before it was parked."""
     return IncomingFrame(
         key=parked.did,
         offset=parked.log_offset,
@@ -112,23 +124,26 @@ def of_parked(parked: ParkedFrame) -> IncomingFrame:
     )
 
 
-def to_parked(did: str, arrival: IncomingFrame) -> ParkedFrame:
-    """Return the frame as it is kept until its account's key is known."""
+def to_parked(incoming: IncomingFrame) -> ParkedFrame:
+    """Return a frame as it is kept until its account's key is known."""
     return ParkedFrame(
-        did,
-        arrival.offset,
-        arrival.log_time,
-        arrival.seq,
-        arrival.epoch,
-        arrival.relay,
-        arrival.frame,
+        incoming.key,
+        incoming.offset,
+        incoming.log_time,
+        incoming.seq,
+        incoming.epoch,
+        incoming.relay,
+        incoming.frame,
     )
 
 
-def origin_of(arrival: IncomingFrame, time: str | None) -> Origin:
-    """Return the origin of what a frame leads to; ``time`` is the frame's own."""
-    shown = _normalized(time) or times.to_text(arrival.log_time / 1000)
-    return Origin(Source.FIREHOSE, arrival.seq, shown, arrival.relay)
+def origin_of(incoming: IncomingFrame, time: str | None) -> Origin:
+    """Return the origin of what a frame leads to.
+
+    ``time`` is the frame's own, an atproto datetime; without a valid one the log's time counts.
+    """
+    shown = _normalized(time) or times.to_text(incoming.log_time / 1000)
+    return Origin(Source.FIREHOSE, incoming.seq, shown, incoming.relay)
 
 
 def _normalized(time: str | None) -> str | None:
@@ -141,3 +156,31 @@ def _normalized(time: str | None) -> str | None:
         return None
     exact = len(time) == _MILLISECONDS_TIME and time.endswith("Z")
     return time if exact else times.to_text(moment)
+
+
+def dead_frame(incoming: IncomingFrame, lane: int, reason: Reason, detail: str) -> DeadLetter:
+    """Return the dead letter for a frame of ``lane``."""
+    return DeadLetter(
+        reason=reason,
+        detail=detail,
+        source=InputRecord(InputTopic.FIREHOSE, lane, incoming.offset),
+        key=incoming.key.encode(),
+        value=incoming.frame,
+        seq=incoming.seq,
+        relay=incoming.relay,
+        epoch=incoming.epoch,
+    )
+
+
+def dead_record(
+    topic: InputTopic, record: Record, lane: int, reason: Reason, detail: str
+) -> DeadLetter:
+    """Return the dead letter for a record of ``topic`` that holds nothing readable."""
+    return DeadLetter(
+        reason=reason,
+        detail=detail,
+        source=InputRecord(topic, lane, record.offset),
+        key=record.key,
+        value=record.value,
+        own_headers=record.headers,
+    )

@@ -19,10 +19,10 @@ from consumer.store.database import Database
 from consumer.worker.batch_loop import BatchLoop
 from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache
-from consumer.worker.intake import Rules
 from consumer.worker.poison import PoisonGuard
 from consumer.worker.record_buffer import RecordBuffer
 from consumer.worker.transaction import BatchTransactions
+from consumer.worker.verdicts import Rules
 
 
 @dataclass(frozen=True, slots=True)

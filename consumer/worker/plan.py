@@ -1,180 +1,248 @@
-"""One batch before its transaction: what came, and what is to become of it.  Pure.
+"""The plan of one batch: what its transaction will do.  Pure.
 
-A ``Plan`` takes frames and messages in order and keeps ``LaneCache`` in step.  It holds the inputs
-for the batch state with where each came from, frames to park, parked frames that are decided,
-lookups, identities, and dead letters.  The lane's ``position`` moves with every input.
+A plan takes frames and messages in their order.  For each frame it gets from the cache what is
+known of the account, then the verdict (``verdicts``), and notes what follows from that; it keeps
+the cache in step.  It reads nothing else and waits for nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from consumer import backfill
-from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, LookupKind, Message, Proof
-from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
+from consumer.backfill import IdentityAnswer, LookupKind
+from consumer.dead_letters import DeadLetter, InputTopic
 from consumer.errors import Reason, Refused
-from consumer.events.envelope import Origin, Source
 from consumer.state.effects import Lookup, Rejection
-from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
+from consumer.state.inputs import Input
 from consumer.store.rows import Identity, Lane, LookupRequest, ParkedFrame
-from consumer.verify.frames import CommitFrame, SyncFrame
-from consumer.worker import intake
-from consumer.worker.cache import LaneCache
-from consumer.worker.incoming import IncomingFrame, Record, to_parked
-from consumer.worker.intake import NOBODY, Accept, AccountFrames, Drop, Known, Park, Queue, Rules
-from procedures import times
+from consumer.worker import messages
+from consumer.worker.cache import KnownAccount, LaneCache
+from consumer.worker.incoming import (
+    IncomingFrame,
+    MalformedRecord,
+    Record,
+    dead_frame,
+    dead_record,
+    to_parked,
+)
+from consumer.worker.verdicts import (
+    SIGNED,
+    Accept,
+    Drop,
+    Park,
+    ReadFrame,
+    Rules,
+    judge,
+    judge_next,
+)
 
-_LOOK_UP_AGAIN = 3600.0  # seconds between background lookups about one DID
-_MAX_TEXT = 2_048  # of what a DID document says
+_STALE = 24 * 3600.0  # seconds after which an identity in use is looked up again
+_REFRESH = 3600.0  # seconds between two such lookups of one DID
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One input of the batch state, and where it came from."""
+    """One input of the batch, and the frame or the record of the backfill topic it came in."""
 
     input: Input
-    arrival: IncomingFrame | None
-    record: Record | None = None
+    source: IncomingFrame | Record
 
     def dead_letter(self, rejection: Rejection, lane: int) -> DeadLetter:
         """Return the dead letter for an input of ``lane`` that was not applied."""
         reason, detail = rejection.reason, rejection.detail
-        if self.arrival is not None:
-            return dead_frame(self.arrival, lane, reason, detail)
-        if self.record is None:
-            raise ValueError("the input came neither from a frame nor from a record")
-        return dead_record(InputTopic.BACKFILL, self.record, lane, reason, detail)
+        if isinstance(self.source, IncomingFrame):
+            return dead_frame(self.source, lane, reason, detail)
+        return dead_record(InputTopic.BACKFILL, self.source, lane, reason, detail)
 
 
-@dataclass(slots=True)
 class Plan:
-    """What one transaction will do; see the module."""
+    """What one transaction will do.
 
-    position: Lane
-    cache: LaneCache
-    rules: Rules
-    now: float
-    inputs: list[Planned] = field(default_factory=list)
-    parks: list[ParkedFrame] = field(default_factory=list)
-    decided: dict[str, int] = field(default_factory=dict)  # parked frames: DID -> offset
-    touched: set[str] = field(default_factory=set)  # DIDs whose parking changed
-    lookups: dict[tuple[str, str], LookupRequest] = field(default_factory=dict)
-    identities: dict[str, Identity] = field(default_factory=dict)
-    dead: list[DeadLetter] = field(default_factory=list)
-    refused: Counter[Reason] = field(default_factory=Counter)
-    size: int = 0  # messages taken from topics and from the parked frames
-    unparked: int = 0
+    ``start`` is the lane before the batch, ``now`` the time in Unix seconds.
+
+    ``inputs``      what is applied to the repos, in order
+    ``dead``        dead letters of what is no input
+    ``refused``     how much was refused, by reason, before it became an input
+    ``parks``       frames to be parked
+    ``decided``     parked frames that were decided: the offset of the last one by DID
+    ``touched``     DIDs whose parked frames changed, or are to be tried or not tried again
+    ``identities``  newly learnt ones by DID
+    ``lookups``     requests to the fetchers by DID and kind
+    ``position``    the lane after the batch; its offsets, epoch and seq move with every input
+    ``size``        how much was taken: live frames, parked frames, records
+    ``unparked``    how many of the parked frames are decided
+    """
+
+    def __init__(self, start: Lane, cache: LaneCache, rules: Rules, now: float) -> None:
+        self.lane = start.lane
+        self.cache = cache
+        self.rules = rules
+        self.now = now
+        self.inputs: list[Planned] = []
+        self.dead: list[DeadLetter] = []
+        self.refused: Counter[Reason] = Counter()
+        self.parks: list[ParkedFrame] = []
+        self.decided: dict[str, int] = {}
+        self.touched: set[str] = set()
+        self.identities: dict[str, Identity] = {}
+        self.lookups: dict[tuple[str, str], LookupRequest] = {}
+        self.size = 0
+        self.unparked = 0
+        self.backfill_offset = start.backfill_offset
+        self.crash_count = start.stalls
+        self._start = start
+        self._firehose_offset = start.firehose_offset
+        self._epoch = start.epoch
+        self._last_seq = start.last_seq
+        self._blocked: set[str] = set()
+
+    @property
+    def position(self) -> Lane:
+        """The lane after the batch."""
+        return replace(
+            self._start,
+            firehose_offset=self._firehose_offset,
+            backfill_offset=self.backfill_offset,
+            epoch=self._epoch,
+            last_seq=self._last_seq,
+            stalls=self.crash_count,
+        )
 
     # -- frames ------------------------------------------------------------------------
 
-    def frame(self, arrival: IncomingFrame, frame: AccountFrames | Refused) -> None:
-        """Take a frame of the firehose, decoded, or why it could not be."""
-        self._move_to(arrival)
-        queue = self._queue(arrival.key)
-        if not isinstance(frame, Refused):
-            verdict = self._verdict(arrival, frame, queue)
-        elif queue and intake.may_wait(frame, queue, self.rules):
-            verdict = Park(look_up=False)
-        else:
-            verdict = self._unreadable(arrival, frame)
-        if isinstance(verdict, Park):
-            self._park(arrival, verdict)
-        else:
-            self._settle(arrival, verdict)
-
-    def parked_frame(self, arrival: IncomingFrame, frame: AccountFrames | Refused) -> bool:
-        """Try a parked frame again; False if it, and those behind it, must wait on."""
+    def frame(self, frame: ReadFrame) -> None:
+        """Decide on a live frame."""
+        incoming = frame.incoming
         self.size += 1
-        did = arrival.key
-        self.touched.add(did)
-        if isinstance(frame, Refused):
-            verdict: intake.Verdict = self._unreadable(arrival, frame)
+        self._firehose_offset = incoming.offset + 1
+        self._epoch = incoming.epoch
+        self._last_seq = incoming.seq
+        account = self.cache.account(incoming.key)
+        verdict = judge(frame, account, self.rules, self.now)
+        if isinstance(verdict, Accept):
+            self._accept(frame, account, verdict.input)
+        elif isinstance(verdict, Drop):
+            self._drop(incoming, verdict)
         else:
-            verdict = self._verdict(arrival, frame, NOBODY)
-        if isinstance(verdict, Park):
-            self.cache.queues[did].ready = False
-            self.look_up(did, LookupKind.IDENTITY, delay=self.patience(did))
+            self._park(incoming, verdict)
+
+    def parked_frame(self, frame: ReadFrame) -> bool:
+        """Try a parked frame again, the oldest of its account first; tell whether it is decided.
+
+        Behind one that is not, the others of its account wait.
+        """
+        incoming = frame.incoming
+        did = incoming.key
+        if did in self._blocked:
             return False
-        self._unpark(arrival)
-        self._settle(arrival, verdict)
+        self.size += 1
+        self.touched.add(did)
+        account = self.cache.account(did)
+        verdict = judge_next(frame, account, self.rules, self.now)
+        if isinstance(verdict, Park):
+            self._leave_parked(did)
+            return False
+        self._unpark(incoming)
+        if isinstance(verdict, Accept):
+            self._accept(frame, account, verdict.input)
+        else:
+            self._drop(incoming, verdict)
         return True
 
-    def malformed(self, record: Record, refused: Refused) -> None:
-        """Take a record of the firehose that no tailer wrote."""
+    def malformed_record(self, malformed: MalformedRecord) -> None:
+        """Bring a record of the firehose that no tailer wrote to the dead letters."""
         self.size += 1
-        self.position = replace(self.position, firehose_offset=record.offset + 1)
-        self._refuse_record(InputTopic.FIREHOSE, record, refused)
+        self._firehose_offset = malformed.record.offset + 1
+        self._refuse_record(InputTopic.FIREHOSE, malformed.record, malformed.refused)
 
-    # -- messages of the fetcher -------------------------------------------------------
+    def _accept(self, frame: ReadFrame, account: KnownAccount, found: Input) -> None:
+        self.inputs.append(Planned(found, frame.incoming))
+        if isinstance(frame.content, SIGNED):
+            self.cache.track(frame.incoming.key)
+            self._refresh(account.identity)
+
+    def _refresh(self, identity: Identity | None) -> None:
+        """Look an identity up again that is old, and yet good enough to go on with."""
+        if identity is None or self.now - identity.fetched_at <= _STALE:
+            return
+        if self.cache.refresh_due(identity.did, self.now, _REFRESH):
+            self.look_up(identity.did, LookupKind.IDENTITY)
+
+    def _drop(self, incoming: IncomingFrame, verdict: Drop) -> None:
+        self.refused[verdict.reason] += 1
+        if verdict.kept:
+            self.dead.append(dead_frame(incoming, self.lane, verdict.reason, verdict.detail))
+
+    def _park(self, incoming: IncomingFrame, verdict: Park) -> None:
+        did = incoming.key
+        self.parks.append(to_parked(incoming))
+        self.cache.park(did, len(incoming.frame))
+        self.touched.add(did)
+        if verdict.look_up:
+            self._look_up_identity(did)
+
+    def _leave_parked(self, did: str) -> None:
+        self._blocked.add(did)
+        self.cache.queues[did].ready = False
+        self._look_up_identity(did)
+
+    def _unpark(self, incoming: IncomingFrame) -> None:
+        self.decided[incoming.key] = incoming.offset
+        self.unparked += 1
+        self.cache.unpark(incoming.key, len(incoming.frame))
+
+    # -- messages of the fetchers ------------------------------------------------------
 
     def message(self, record: Record, refused: Refused | None = None) -> None:
-        """Take a record of the backfill topic, or refuse it for the reason given."""
+        """Take a record of the backfill topic, or refuse it unread for the reason given."""
         self.size += 1
-        self.position = replace(self.position, backfill_offset=record.offset + 1)
-        try:
-            if refused is not None:
-                raise refused
-            self._answer(record, _message_of(record))
-        except Refused as why:
-            self._refuse_record(InputTopic.BACKFILL, record, why)
+        self.backfill_offset = record.offset + 1
+        message = messages.read(record) if refused is None else refused
+        if isinstance(message, Refused):
+            self._refuse_record(InputTopic.BACKFILL, record, message)
+            return
+        if isinstance(message, IdentityAnswer):
+            self._learn(messages.identity_of(message))
+        self.inputs.append(Planned(messages.input_of(message, record, self._last_seq), record))
 
-    def _answer(self, record: Record, message: Message) -> None:
-        match message:
-            case IdentityAnswer():
-                self._identity(message)
-                learnt = IdentityLearnt(message, self._origin(record, Source.BACKFILL))
-                self.inputs.append(Planned(learnt, None, record))
-            case AccountAnswer():
-                heard = AccountLearnt(message, self._origin(record, Source.ACCOUNT))
-                self.inputs.append(Planned(heard, None, record))
-            case Chunk():
-                origin = self._origin(record, Source.BACKFILL, message.operation)
-                self.inputs.append(Planned(ChunkSeen(message, origin), None, record))
-            case Proof():
-                origin = self._origin(record, Source.REFRESH, message.operation)
-                self.inputs.append(Planned(ProofSeen(message, origin), None, record))
-
-    def _identity(self, answer: IdentityAnswer) -> None:
-        identity = Identity(
-            answer.did,
-            _clean(answer.signing_key),
-            _clean(answer.pds),
-            _clean(answer.handle),
-            _clean(answer.error),
-            answer.fetched_at,
-        )
+    def _learn(self, identity: Identity) -> None:
+        """Keep a resolved identity, and try the parked frames of its account again."""
+        did = identity.did
         self.cache.learn(identity)
-        known = self.identities.get(answer.did)
+        known = self.identities.get(did)
         if known is None or known.fetched_at <= identity.fetched_at:
-            self.identities[answer.did] = identity
-        waiting = self.cache.queues.get(answer.did)
-        if waiting is not None:
-            waiting.ready = True
-            self.touched.add(answer.did)
+            self.identities[did] = identity
+        queue = self.cache.queues.get(did)
+        if queue is not None:
+            queue.ready = True
+            self.touched.add(did)
 
-    def _origin(self, record: Record, source: Source, operation: str | None = None) -> Origin:
-        time = times.to_text(record.timestamp / 1000)
-        return Origin(source, self.position.last_seq, time, None, operation)
+    def _refuse_record(self, topic: InputTopic, record: Record, why: Refused) -> None:
+        self.refused[why.reason] += 1
+        self.dead.append(dead_record(topic, record, self.lane, why.reason, why.detail))
 
-    # -- lookups ---------------------------------------------------------------------
+    # -- lookups -----------------------------------------------------------------------
 
     def look_up(
         self, did: str, kind: LookupKind, *, epoch: int = 0, seq: int = 0, delay: float = 0.0
     ) -> None:
-        """Ask the fetchers about ``did``; the earliest wish of the batch counts."""
+        """Let the fetchers look ``did`` up, in ``delay`` seconds at the earliest.
+
+        ``epoch`` and ``seq`` are those of the ``#account`` frame to be confirmed.  If the batch
+        asks more than once, its newest frame and its shortest delay count.
+        """
         known = self.lookups.get((did, kind))
         if known is not None:
             epoch, seq = max((epoch, seq), (known.epoch, known.seq))
             delay = min(delay, known.delay)
-        lookup = LookupRequest(did, kind, self.position.lane, epoch, seq, delay)
-        self.lookups[did, kind] = lookup
+        self.lookups[did, kind] = LookupRequest(did, kind, self.lane, epoch, seq, delay)
 
     def look_up_wanted(self, wanted: Iterable[Lookup]) -> None:
-        """Ask what applying the inputs has raised."""
+        """Request the lookups that applying the inputs asks for."""
         for one in wanted:
-            delay = self.patience(one.did) if one.kind is LookupKind.IDENTITY else 0.0
+            delay = self._identity_delay(one.did) if one.kind is LookupKind.IDENTITY else 0.0
             self.look_up(one.did, one.kind, epoch=one.epoch, seq=one.seq, delay=delay)
 
     def pds_of(self, did: str) -> str | None:
@@ -182,116 +250,12 @@ class Plan:
         identity = self.cache.identities.get(did)
         return identity.pds if identity else None
 
-    def patience(self, did: str) -> float:
-        """Return the seconds to wait before the identity of ``did`` may be fetched again."""
+    def _look_up_identity(self, did: str) -> None:
+        self.look_up(did, LookupKind.IDENTITY, delay=self._identity_delay(did))
+
+    def _identity_delay(self, did: str) -> float:
+        """Return the seconds until the identity of ``did`` may be fetched again."""
         identity = self.cache.identities.get(did)
         if identity is None:
             return 0.0
         return max(0.0, identity.fetched_at + self.rules.refresh_interval - self.now)
-
-    # -- inside ------------------------------------------------------------------------
-
-    def _move_to(self, arrival: IncomingFrame) -> None:
-        self.size += 1
-        self.position = replace(
-            self.position,
-            firehose_offset=arrival.offset + 1,
-            epoch=arrival.epoch,
-            last_seq=arrival.seq,
-        )
-
-    def _queue(self, did: str) -> Queue:
-        waiting = self.cache.queues.get(did)
-        return Queue(waiting.frames, waiting.size) if waiting else NOBODY
-
-    def _verdict(
-        self, arrival: IncomingFrame, frame: AccountFrames, queue: Queue
-    ) -> intake.Verdict:
-        did, cache = frame.did, self.cache
-        identity = cache.identities.get(did)
-        tracked = did in cache.tracked or did in cache.queues
-        known = Known(identity, tracked, queue)
-        verdict = intake.step(arrival, frame, known, self.rules, self.now)
-        if isinstance(verdict, Accept) and isinstance(frame, CommitFrame | SyncFrame):
-            cache.track(did)
-            self._refresh(did, identity)
-        return verdict
-
-    def _refresh(self, did: str, identity: Identity | None) -> None:
-        """Ask about an identity that is old, and yet good enough to go on with."""
-        if identity is None or not intake.is_stale(identity, self.now):
-            return
-        if self.cache.refresh_due(did, self.now, _LOOK_UP_AGAIN):
-            self.look_up(did, LookupKind.IDENTITY)
-
-    def _unreadable(self, arrival: IncomingFrame, refused: Refused) -> Accept | Drop:
-        tracked = arrival.key in self.cache.tracked
-        return intake.unreadable(arrival, refused, self.rules.policy, tracked=tracked)
-
-    def _park(self, arrival: IncomingFrame, verdict: Park) -> None:
-        did = arrival.key
-        self.parks.append(to_parked(did, arrival))
-        self.cache.park(did, len(arrival.frame))
-        self.touched.add(did)
-        if verdict.look_up:
-            self.look_up(did, LookupKind.IDENTITY, delay=self.patience(did))
-
-    def _unpark(self, arrival: IncomingFrame) -> None:
-        did = arrival.key
-        self.decided[did] = arrival.offset
-        self.unparked += 1
-        self.cache.unpark(did, len(arrival.frame))
-
-    def _settle(self, arrival: IncomingFrame, verdict: Accept | Drop) -> None:
-        if isinstance(verdict, Accept):
-            self.inputs.append(Planned(verdict.input, arrival))
-            return
-        self.refused[verdict.reason] += 1
-        if verdict.kept:
-            lane = self.position.lane
-            self.dead.append(dead_frame(arrival, lane, verdict.reason, verdict.detail))
-
-    def _refuse_record(self, topic: InputTopic, record: Record, why: Refused) -> None:
-        self.refused[why.reason] += 1
-        lane = self.position.lane
-        self.dead.append(dead_record(topic, record, lane, why.reason, why.detail))
-
-
-def dead_frame(arrival: IncomingFrame, lane: int, reason: Reason, detail: str) -> DeadLetter:
-    """Return the dead letter for a frame of ``lane``."""
-    return DeadLetter(
-        reason=reason,
-        detail=detail,
-        source=InputRecord(InputTopic.FIREHOSE, lane, arrival.offset),
-        key=arrival.key.encode(),
-        value=arrival.frame,
-        seq=arrival.seq,
-        relay=arrival.relay,
-        epoch=arrival.epoch,
-    )
-
-
-def dead_record(
-    topic: InputTopic, record: Record, lane: int, reason: Reason, detail: str
-) -> DeadLetter:
-    """Return the dead letter for a record of ``topic`` that holds nothing readable."""
-    return DeadLetter(
-        reason=reason,
-        detail=detail,
-        source=InputRecord(topic, lane, record.offset),
-        key=record.key,
-        value=record.value,
-        own_headers=record.headers,
-    )
-
-
-def _message_of(record: Record) -> Message:
-    message = backfill.decode(record.value or b"")
-    if record.key != message.did.encode():  # the key's lane may be another than the DID's
-        raise Refused(Reason.BACKFILL_MALFORMED, f"about {message.did}, but not its key")
-    return message
-
-
-def _clean(text: str | None) -> str | None:
-    """Return ``text`` as the tables can hold it."""
-    return None if text is None else text.replace("\0", "")[:_MAX_TEXT]

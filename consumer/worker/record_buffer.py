@@ -1,4 +1,4 @@
-"""The records of one lane, live frames and the fetcher's messages, in bounded portions."""
+"""The fetched records of one lane, live frames and messages, in bounded portions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from consumer import backfill
 from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 
-_ROW_BYTES = 400  # a row, its event and its row of the outbox
+_ROW_BYTES = 400  # bytes of a row, its event and its row of the outbox
 _DIGITS = 6
 
 
 class RecordBuffer:
-    """Reads two partitions through one reader, and holds what was fetched and not yet taken.
+    """Reads two partitions through one reader, and keeps what was fetched and not yet taken.
 
-    ``firehose`` and ``backfill`` are where the lane's records lie.
+    ``firehose`` and ``backfill`` are the lane's partitions.
     """
 
     def __init__(
@@ -25,28 +25,33 @@ class RecordBuffer:
         self.backfill = backfill
         self._reader = reader
         self._held: dict[str, deque[Record]] = {
-            place.topic: deque() for place in (firehose, backfill)
+            partition.topic: deque() for partition in (firehose, backfill)
         }
 
-    async def take(self, place: TopicPartition, *, most: int, most_bytes: int) -> list[Record]:
-        """Return the next records of ``place`` that are here, at least one if there is any.
+    async def take(self, partition: TopicPartition, *, most: int, most_bytes: int) -> list[Record]:
+        """Return the next records of ``partition`` without waiting, at least one if there is any.
 
-        The rows that a message speaks of count as so many bytes more (``backfill.ROWS``).
+        They are ``most`` records and ``most_bytes`` bytes at most.  The rows that a message
+        leads to (header ``backfill.ROWS``) count as bytes too.
+
         Raises ``OffsetExpired`` and ``Transient``.
         """
-        held = self._held[place.topic]
+        held = self._held[partition.topic]
         if not held:
-            held.extend(await self._reader.fetch(place, wait=0, limit=most))
-        weigh = _weight if place is self.backfill else _size
+            held.extend(await self._reader.fetch(partition, wait=0, limit=most))
+        weigh = _weight if partition is self.backfill else _size
         return _portion(held, most, most_bytes, weigh)
 
     @property
     def more(self) -> bool:
-        """Whether live frames are here that nobody took."""
+        """Whether live frames were fetched and not taken."""
         return bool(self._held[self.firehose.topic])
 
     async def wait(self, seconds: float, limit: int) -> None:
-        """Wait until records of either place are here, for at most ``seconds``."""
+        """Wait until records of either partition come, for at most ``seconds``.
+
+        Fetches ``limit`` records at most.  Raises ``OffsetExpired`` and ``Transient``.
+        """
         for record in await self._reader.fetch(wait=seconds, limit=limit):
             self._held[record.topic].append(record)
 

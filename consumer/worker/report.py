@@ -1,4 +1,4 @@
-"""What the metrics are told of a batch."""
+"""What a batch adds to the metrics."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from consumer.state.batch_state import BatchState
 from consumer.state.effects import OperationEffect, Rejection, SyncReason
 from consumer.state.inputs import CommitSeen
 from consumer.worker.batch_reader import Batch
+from consumer.worker.incoming import IncomingFrame
 from consumer.worker.plan import Plan
 
 _TYPES: dict[type[Event], str] = {
@@ -42,23 +43,32 @@ class Stopwatch:
         self._lapped = now
 
     def stop(self) -> None:
-        """Note the whole."""
+        """Note the time of the whole batch."""
         total = time.perf_counter() - self._began
         metrics.BATCH_SECONDS.labels(BatchStep.TOTAL).observe(total)
 
 
-def planned(plan: Plan, took: Batch) -> None:
+def planned(plan: Plan, batch: Batch) -> None:
     """Count what a committed batch took in."""
     metrics.BATCH_INPUTS.observe(plan.size)
-    metrics.BATCH_BYTES.observe(took.size)
-    metrics.WORKER_INPUTS.labels("firehose").inc(len(took.live))
-    metrics.WORKER_INPUTS.labels("backfill").inc(len(took.messages))
+    metrics.BATCH_BYTES.observe(batch.size)
+    metrics.WORKER_INPUTS.labels("firehose").inc(len(batch.live))
+    metrics.WORKER_INPUTS.labels("backfill").inc(len(batch.messages))
     verified = sum(isinstance(planned.input, CommitSeen) for planned in plan.inputs)
     metrics.COMMITS_VERIFIED.inc(verified)
     if plan.touched:
         metrics.PARKED.inc(len(plan.parks))
         metrics.UNPARKED.inc(plan.unparked)
-        metrics.PARKED_FRAMES.labels(plan.position.lane).set(plan.cache.parked_frames())
+        metrics.PARKED_FRAMES.labels(plan.lane).set(plan.cache.parked_frames())
+
+
+def lag(lane: int, behind: Batch | None) -> None:
+    """Note the age of the newest frame of ``behind``, None if no frame waits behind it."""
+    newest = behind.live[-1] if behind is not None and behind.live else None
+    if isinstance(newest, IncomingFrame):
+        metrics.WORKER_LAG.since(newest.log_time / 1000, lane)
+    else:
+        metrics.WORKER_LAG.settled(lane)
 
 
 def decided(plan: Plan, batch_state: BatchState, rejections: list[Rejection]) -> None:
@@ -71,6 +81,6 @@ def decided(plan: Plan, batch_state: BatchState, rejections: list[Rejection]) ->
         metrics.REFUSED.labels(reason, Stage.WORKER).inc(count)
     for one in batch_state.applied:
         if one.hint_missed and one.effect is OperationEffect.COMPLETED:
-            _log.warning("announced_commit_never_seen", did=one.did, operation=one.operation)
+            _log.warning("announced_commit_missed", did=one.did, operation=one.operation)
     for trigger, count in batch_state.triggers.items():
         metrics.DESYNCHRONIZED.labels(trigger).inc(count)

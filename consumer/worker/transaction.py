@@ -240,11 +240,11 @@ async def _write_plan(connection: Connection, plan: Plan) -> None:
     if plan.lookups:
         await lookups.request(connection, list(plan.lookups.values()))
     if plan.parks:
-        await parked.append(connection, plan.position.lane, plan.parks)
+        await parked.append(connection, plan.lane, plan.parks)
     if plan.decided:
         await parked.drop(connection, plan.decided)
     if plan.touched:
         waiting = plan.cache.queues
         ready = {did: waiting[did].ready for did in plan.touched if did in waiting}
-        await parked.set_ready(connection, plan.position.lane, ready)
+        await parked.set_ready(connection, plan.lane, ready)
         await parked.clear(connection, [did for did in plan.touched if did not in waiting])

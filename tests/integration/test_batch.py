@@ -22,13 +22,13 @@ from consumer.store import outbox
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
 from consumer.store.rows import Lane, OutRow
-from consumer.worker import intake
+from consumer.worker import verdicts
 from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import IncomingFrame
-from consumer.worker.intake import Rules
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import BatchTransactions
+from consumer.worker.verdicts import Rules
 from tests.unit.worker.frames import NOW, Author, identity
 
 pytestmark = pytest.mark.services
@@ -50,7 +50,7 @@ class Bench:
     def plan(self, *frames: IncomingFrame) -> Plan:
         plan = Plan(self.lane.row, self.cache, self.rules, NOW)
         for frame in frames:
-            plan.frame(frame, intake.read(frame, self.rules.frame))
+            plan.frame(verdicts.read(frame, self.rules))
         return plan
 
     async def post(self, *frames: IncomingFrame) -> None:

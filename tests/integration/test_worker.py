@@ -20,11 +20,11 @@ from consumer.scope import Scope
 from consumer.store import database as sessions
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
-from consumer.worker import intake
+from consumer.worker import verdicts
 from consumer.worker.incoming import IncomingFrame
-from consumer.worker.intake import AccountFrames
 from consumer.worker.lane import run_lane
 from consumer.worker.role import Worker
+from consumer.worker.verdicts import ReadFrame, Rules
 from procedures.syntax import cid_text
 from simulator.network import Mix, Network
 from tests.support.eventually import eventually
@@ -244,15 +244,15 @@ async def test_a_frame_that_kills_its_worker_is_tried_alone_and_buried(
         await world.settled()
     frames = list(network.frames(8))
     poison, tried = frames[4], list[int]()
-    read = intake.read
+    read = verdicts.read
 
-    def deadly(arrival: IncomingFrame, limit: int) -> AccountFrames:
-        if arrival.frame == poison:
+    def deadly(frame: IncomingFrame, rules: Rules) -> ReadFrame:
+        if frame.frame == poison:
             raise _Killed
-        tried.append(arrival.seq)
-        return read(arrival, limit)
+        tried.append(frame.seq)
+        return read(frame, rules)
 
-    monkeypatch.setattr(intake, "read", deadly)
+    monkeypatch.setattr(verdicts, "read", deadly)
     await world.publish(frames)
     deaths = 0
     lane, resources = world.topics.partition_of(did), world.resources()

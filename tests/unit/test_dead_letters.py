@@ -17,10 +17,10 @@ from consumer.tail.collector import Collector
 from consumer.tail.cursor import Position
 from consumer.tail.relevance import Relevance
 from consumer.tail.splitter import Message, Unusable
-from consumer.worker import plan
+from consumer.worker import incoming
 from procedures.messages import Refusal, RefusalReason
 from tests.support.dead_letters import SCHEMA, validate
-from tests.unit.worker.frames import RELAY, arrival
+from tests.unit.worker.frames import RELAY, incoming_frame
 from tests.unit.worker.test_incoming import Record
 
 HUGE = 8 * 1024 * 1024
@@ -89,8 +89,8 @@ def test_an_input_cannot_replace_a_header_of_ours(
 
 
 def test_a_dead_frame_says_where_it_lies_and_where_it_came_from() -> None:
-    frame = arrival(b"frame", "did:plc:x", 9)
-    letter = encoded(plan.dead_frame(frame, 3, Reason.CAR_INVALID, "no header"))
+    frame = incoming_frame(b"frame", "did:plc:x", 9)
+    letter = encoded(incoming.dead_frame(frame, 3, Reason.CAR_INVALID, "no header"))
     validate(letter)
     assert letter == (
         3,
@@ -110,11 +110,11 @@ def test_a_dead_frame_says_where_it_lies_and_where_it_came_from() -> None:
 @pytest.mark.parametrize("topic", [InputTopic.FIREHOSE, InputTopic.BACKFILL])
 def test_a_record_of_a_stranger_is_cut_to_what_kafka_takes(topic: InputTopic) -> None:
     record = Record(key=b"k" * HUGE, value=b"v" * HUGE, headers=STRANGE)
-    letter = encoded(plan.dead_record(topic, record, 0, Reason.BACKFILL_MALFORMED, ""))
+    letter = encoded(incoming.dead_record(topic, record, 0, Reason.BACKFILL_MALFORMED, ""))
     validate(letter)
     assert HUGE - 40_000 < size(letter) < HUGE - 30_000
     null = Record(key=None, value=None, headers=(("h", None),))
-    empty = encoded(plan.dead_record(topic, null, 0, Reason.STALLED, ""))
+    empty = encoded(incoming.dead_record(topic, null, 0, Reason.STALLED, ""))
     validate(empty)
     assert (empty.key, empty.value, empty.headers[3:]) == (None, None, (("h", b""),))
 

@@ -1,4 +1,4 @@
-"""Frames and arrivals for the worker's unit tests."""
+"""Incoming frames for the worker's unit tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from consumer.scope import Repos, Scope
 from consumer.state.policy import Policy
 from consumer.store.rows import Identity
 from consumer.worker.incoming import IncomingFrame
-from consumer.worker.intake import Rules
+from consumer.worker.verdicts import Rules
 from simulator.account import Account
 from simulator.frames import commit_frame
 from simulator.repo import START, Repo, Write
@@ -29,7 +29,7 @@ def rules(
     return Rules.of(policy, LimitSettings(**limits), refresh_interval=60.0)
 
 
-def arrival(frame: bytes, did: str, seq: int = 1, **fields: Any) -> IncomingFrame:
+def incoming_frame(frame: bytes, did: str, seq: int = 1, **fields: Any) -> IncomingFrame:
     """Return a frame as it comes: offset = seq, log time = ``NOW``."""
     values = {
         "key": did,
@@ -79,4 +79,4 @@ class Author:
         self.seq += 1
         write = Write("create", f"{collection}/r{self.seq}", {"n": self.seq})
         frame = commit_frame(self.seq, self.repo.commit([write]), **fields)
-        return arrival(frame, self.did, self.seq)
+        return incoming_frame(frame, self.did, self.seq)

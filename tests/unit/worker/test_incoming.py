@@ -9,7 +9,7 @@ from consumer.errors import Reason, Refused
 from consumer.worker import incoming
 from consumer.worker.incoming import follows, origin_of
 from procedures.times import to_text
-from tests.unit.worker.frames import NOW, RELAY, arrival
+from tests.unit.worker.frames import NOW, RELAY, incoming_frame
 
 HEADERS = (
     ("seq", b"7"),
@@ -30,7 +30,7 @@ class Record:
     headers: Sequence[tuple[str, bytes | None]] = field(default=HEADERS)
 
 
-def test_a_record_of_the_tailer_is_an_arrival() -> None:
+def test_a_record_of_the_tailer_is_an_incoming_frame() -> None:
     found = incoming.of_record(Record())
     assert (found.key, found.offset, found.frame) == ("did:plc:x", 30, b"frame")
     assert (found.seq, found.epoch, found.prev_seq, found.relay) == (7, 2, 5, RELAY)
@@ -56,10 +56,10 @@ def test_a_record_of_somebody_else_is_refused(record: Record) -> None:
 
 
 def test_a_parked_frame_comes_back_as_it_was() -> None:
-    before = arrival(b"frame", "did:plc:x", 9)
-    after = incoming.of_parked(incoming.to_parked("did:plc:x", before))
+    before = incoming_frame(b"frame", "did:plc:x", 9)
+    after = incoming.of_parked(incoming.to_parked(before))
     assert after == replace(before, prev_seq=None)
-    assert after.parked
+    assert after.prev_seq is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_parked_frame_comes_back_as_it_was() -> None:
 def test_a_break_is_another_epoch_or_another_predecessor(
     epoch: int, last_seq: int, unbroken: bool
 ) -> None:
-    assert follows(arrival(b"", "did:plc:x", 9), epoch, last_seq) is unbroken
+    assert follows(incoming_frame(b"", "did:plc:x", 9), epoch, last_seq) is unbroken
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_a_break_is_another_epoch_or_another_predecessor(
 def test_the_frame_s_time_is_shown_in_utc_or_that_of_the_log(
     time: str | None, shown: str | None
 ) -> None:
-    assert origin_of(arrival(b"", "did:plc:x"), time).time == (shown or to_text(NOW))
+    assert origin_of(incoming_frame(b"", "did:plc:x"), time).time == (shown or to_text(NOW))

@@ -22,16 +22,16 @@ from consumer.state.inputs import (
     ProofSeen,
 )
 from consumer.store.rows import Lane, LookupRequest, Parking
-from consumer.worker import incoming, intake
+from consumer.worker import incoming, verdicts
 from consumer.worker.cache import LaneCache
-from consumer.worker.incoming import IncomingFrame
-from consumer.worker.intake import Rules
+from consumer.worker.incoming import IncomingFrame, MalformedRecord
 from consumer.worker.plan import Plan
+from consumer.worker.verdicts import ReadFrame, Rules, unread
 from procedures import times
 from simulator.account import Account
 from simulator.frames import identity_frame
 from simulator.repo import Repo
-from tests.unit.worker.frames import NOW, Author, arrival, identity, rules
+from tests.unit.worker.frames import NOW, Author, identity, incoming_frame, rules
 from tests.unit.worker.values import WANTED, chunk, proof
 
 LANE = Lane(3, UUID(int=7), firehose_offset=100, backfill_offset=50, last_seq=40, epoch=1)
@@ -52,15 +52,21 @@ def plan(cache: LaneCache | None = None, settings: Rules | None = None) -> Plan:
     return Plan(LANE, cache or LaneCache(), settings or rules(), NOW)
 
 
+def read(frame: IncomingFrame) -> ReadFrame:
+    found = verdicts.read(frame, rules())
+    assert not isinstance(found.content, Refused)
+    return found
+
+
 def take(to: Plan, *frames: IncomingFrame) -> None:
     for frame in frames:
-        to.frame(frame, intake.read(frame, 5_000_000))
+        to.frame(read(frame))
 
 
 def again(to: Plan, *frames: IncomingFrame) -> list[bool]:
     """Try parked frames again."""
-    returned = [incoming.of_parked(incoming.to_parked(frame.key, frame)) for frame in frames]
-    return [to.parked_frame(frame, intake.read(frame, 5_000_000)) for frame in returned]
+    returned = [incoming.of_parked(incoming.to_parked(frame)) for frame in frames]
+    return [to.parked_frame(read(frame)) for frame in returned]
 
 
 def answer(message: Message) -> Record:
@@ -87,7 +93,9 @@ def test_the_position_moves_with_every_input() -> None:
     author = Author.of()
     batch = plan(knowing(author))
     take(batch, replace(author.commit(), offset=100, seq=41, epoch=2))
-    batch.malformed(Record(b"", offset=101), Refused(Reason.FRAME_MALFORMED))
+    batch.malformed_record(
+        MalformedRecord(Record(b"", offset=101), Refused(Reason.FRAME_MALFORMED))
+    )
     batch.message(Record(b"", offset=57))
     assert batch.position == replace(
         LANE, firehose_offset=102, backfill_offset=58, last_seq=41, epoch=2
@@ -246,8 +254,8 @@ def test_a_parked_frame_that_killed_its_worker_is_refused(tracked: bool) -> None
     if tracked:
         cache.track(author.did)
     batch = plan(cache)
-    again_as_it_was = incoming.of_parked(incoming.to_parked(frame.key, frame))
-    assert batch.parked_frame(again_as_it_was, Refused(Reason.STALLED, "deadly"))
+    returned = incoming.of_parked(incoming.to_parked(frame))
+    assert batch.parked_frame(unread(returned, Refused(Reason.STALLED, "deadly")))
     assert cache.queues == {}
     missed = [p.input for p in batch.inputs if isinstance(p.input, CommitUnverifiable)]
     assert [one.reason for one in missed] == ([Reason.STALLED] if tracked else [])
@@ -258,12 +266,12 @@ def test_an_unreadable_frame_waits_behind_others() -> None:
     author, cache = Author.of(), LaneCache()
     batch = plan(cache)
     take(batch, author.commit())
-    unreadable = arrival(b"nonsense", author.did, 2)
-    batch.frame(unreadable, Refused(Reason.FRAME_MALFORMED))
+    unreadable = incoming_frame(b"nonsense", author.did, 2)
+    batch.frame(verdicts.read(unreadable, rules()))
     assert [frame.frame for frame in batch.parks][1:] == [b"nonsense"]
     assert (batch.inputs, batch.dead) == ([], [])
     few = plan(cache, rules(parked_frames=2))
-    few.frame(unreadable, Refused(Reason.FRAME_MALFORMED))
+    few.frame(verdicts.read(unreadable, rules()))
     assert [letter.reason for letter in few.dead] == [Reason.FRAME_MALFORMED]
 
 
@@ -282,7 +290,7 @@ def test_a_repo_is_tracked_from_its_first_wanted_commit_on() -> None:
     assert author.did in cache.tracked
 
 
-# -- answers and lookups --------------------------------------------------------------------
+# -- answers and lookups ----------------------------------------------------------------------
 
 
 def test_the_fetcher_s_answers_become_inputs() -> None:
@@ -349,9 +357,20 @@ def test_the_newest_frame_and_the_earliest_wish_make_the_lookup() -> None:
 def test_an_announced_identity_is_fetched_at_most_once_in_an_interval() -> None:
     author = Author.of()
     batch = plan(knowing(author, fetched_at=NOW - 10))
-    take(batch, arrival(identity_frame(1, author.did), author.did))
+    take(batch, incoming_frame(identity_frame(1, author.did), author.did))
     batch.look_up_wanted([Lookup(author.did, LookupKind.IDENTITY, 1, 1)])
     assert batch.lookups[author.did, "identity"].delay == 50.0
+
+
+def test_an_identity_in_use_is_old_after_a_day() -> None:
+    author = Author.of()
+    cache = knowing(author, fetched_at=NOW - 24 * 3600 - 1)
+    before = Plan(LANE, cache, rules(), NOW - 2)
+    take(before, author.commit())
+    assert before.lookups == {}
+    batch = plan(cache)
+    take(batch, author.commit())
+    assert list(batch.lookups) == [(author.did, "identity")]
 
 
 def test_an_old_identity_in_use_is_asked_about_once() -> None:

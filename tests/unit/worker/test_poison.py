@@ -51,7 +51,7 @@ def test_a_crash_is_counted_once_and_forgotten_with_the_next_batch() -> None:
 
 
 def test_after_three_crashes_inputs_are_tried_alone() -> None:
-    # Nobody counted the first crash; two owners claimed after crashes, and crashed; now comes a third.
+    # The first crash is not counted yet; two more owners have crashed; now a third one comes.
     third = Owner(killed(CRASHES - 1), unclean_takeover=True)
     assert third.guard.alone
     assert third.guard.quarantined is None

@@ -17,29 +17,51 @@ from consumer.state.inputs import (
     SyncUnverifiable,
 )
 from consumer.verify.verified import EMPTY_TREE
-from consumer.worker import intake
+from consumer.worker import verdicts
+from consumer.worker.cache import KnownAccount, LaneCache, ParkedQueue
 from consumer.worker.incoming import IncomingFrame
-from consumer.worker.intake import NOBODY, Accept, Drop, Known, Park, Queue, Rules, Verdict
+from consumer.worker.verdicts import (
+    Accept,
+    Drop,
+    Park,
+    Rules,
+    Unknown,
+    Verdict,
+    judge,
+    judge_next,
+    unknown,
+    unread,
+)
 from procedures.times import to_text
 from simulator import frames
 from simulator.account import Account
 from simulator.repo import tid
-from tests.unit.worker.frames import NOW, RELAY, UNWANTED, Author, arrival, identity, rules
+from tests.unit.worker.frames import NOW, RELAY, UNWANTED, Author, identity, incoming_frame, rules
 
 FRESH = NOW + 1.0  # fetched after the frame came
 
 
 def step(
-    frame: IncomingFrame, known: Known, settings: Rules | None = None, now: float = NOW
+    frame: IncomingFrame, known: KnownAccount, settings: Rules | None = None, now: float = NOW
 ) -> Verdict:
     settings = settings or rules()
-    return intake.step(frame, intake.read(frame, settings.frame), known, settings, now)
+    found = verdicts.read(frame, settings)
+    assert not isinstance(found.content, Refused)
+    return judge(found, known, settings, now)
 
 
-def known(author: Author, **fields: Any) -> Known:
-    return Known(
-        **{"identity": identity(author.account), "tracked": True, "waiting": NOBODY, **fields}
+def known(author: Author, **fields: Any) -> KnownAccount:
+    return KnownAccount(
+        **{"identity": identity(author.account), "tracked": True, "queue": None, **fields}
     )
+
+
+def queue(frames: int, size: int) -> ParkedQueue:
+    return ParkedQueue(frames, size, ready=False)
+
+
+NOTHING = KnownAccount(None, tracked=False, queue=None)
+TRACKED = KnownAccount(None, tracked=True, queue=None)
 
 
 # -- what is taken ----------------------------------------------------------------------------
@@ -59,16 +81,15 @@ def test_a_good_commit_is_verified(curve: str) -> None:
 def test_a_good_sync_is_verified() -> None:
     author = Author.of()
     frame = frames.sync_frame(7, author.repo.sync())
-    verdict = step(arrival(frame, author.did, 7), known(author))
+    verdict = step(incoming_frame(frame, author.did, 7), known(author))
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, SyncSeen)
 
 
 def test_account_and_identity_need_no_key() -> None:
     did = Author.of().did
-    nothing = Known(None, tracked=False, waiting=NOBODY)
     account = frames.account_frame(1, did, active=False, status="suspended")
-    verdict = step(arrival(account, did, epoch=4), nothing)
+    verdict = step(incoming_frame(account, did, epoch=4), NOTHING)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, AccountSeen)
     assert (verdict.input.active, verdict.input.status, verdict.input.epoch) == (
@@ -76,7 +97,7 @@ def test_account_and_identity_need_no_key() -> None:
         "suspended",
         4,
     )
-    verdict = step(arrival(frames.identity_frame(2, did, "alice.test"), did), nothing)
+    verdict = step(incoming_frame(frames.identity_frame(2, did, "alice.test"), did), NOTHING)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, IdentitySeen)
     assert verdict.input.handle == "alice.test"
@@ -85,7 +106,7 @@ def test_account_and_identity_need_no_key() -> None:
 def test_a_handle_that_is_none_is_left_out() -> None:
     did = Author.of().did
     frame = frames.identity_frame(2, did, "\0" * 1000)
-    verdict = step(arrival(frame, did), Known(None, tracked=True, waiting=NOBODY))
+    verdict = step(incoming_frame(frame, did), TRACKED)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, IdentitySeen)
     assert verdict.input.handle is None
@@ -97,30 +118,28 @@ def test_a_handle_that_is_none_is_left_out() -> None:
 def test_an_untracked_commit_without_a_wanted_path_is_dropped_before_verification() -> None:
     author = Author.of()
     frame = author.commit(UNWANTED, ops=[{"action": "create", "path": UNWANTED, "cid": None}])
-    verdict = step(frame, Known(None, tracked=False, waiting=NOBODY))
+    verdict = step(frame, NOTHING)
     assert verdict == Drop(Reason.UNTRACKED, kept=False)
 
 
 def test_a_wanted_path_makes_an_unknown_account_wait_for_its_key() -> None:
     author = Author.of()
-    assert step(author.commit(), Known(None, tracked=False, waiting=NOBODY)) == Park(look_up=True)
+    assert step(author.commit(), NOTHING) == Park(look_up=True)
 
 
 def test_a_sync_of_an_untracked_account_is_dropped() -> None:
     author = Author.of()
-    frame = arrival(frames.sync_frame(7, author.repo.sync()), author.did)
-    nothing = Known(None, tracked=False, waiting=NOBODY)
-    assert step(frame, nothing) == Drop(Reason.UNTRACKED, kept=False)
-    assert step(frame, nothing, rules(Repos.ALL)) == Park(look_up=True)
+    frame = incoming_frame(frames.sync_frame(7, author.repo.sync()), author.did)
+    assert step(frame, NOTHING) == Drop(Reason.UNTRACKED, kept=False)
+    assert step(frame, NOTHING, rules(Repos.ALL)) == Park(look_up=True)
 
 
 def test_a_listed_account_counts_whatever_it_writes() -> None:
     author = Author.of()
     listed = rules(Repos.LISTED, dids=frozenset({author.did}))
-    nothing = Known(None, tracked=False, waiting=NOBODY)
-    assert step(author.commit(UNWANTED), nothing, listed) == Park(look_up=True)
+    assert step(author.commit(UNWANTED), NOTHING, listed) == Park(look_up=True)
     other = Author.of("other")
-    assert step(other.commit(), nothing, listed) == Drop(Reason.UNTRACKED, kept=False)
+    assert step(other.commit(), NOTHING, listed) == Drop(Reason.UNTRACKED, kept=False)
 
 
 # -- keys -------------------------------------------------------------------------------------
@@ -158,12 +177,6 @@ def test_without_a_usable_key_a_frame_is_refused_once_that_is_certain(
     assert verdict.input.rev is None
 
 
-def test_an_old_identity_is_stale_only_after_a_day() -> None:
-    old = identity(Author.of().account, fetched_at=NOW - 24 * 3600 - 1)
-    assert intake.is_stale(old, NOW)
-    assert not intake.is_stale(old, NOW - 2)
-
-
 # -- refusals ---------------------------------------------------------------------------------
 
 
@@ -189,7 +202,7 @@ def test_a_future_rev_is_refused_without_being_remembered() -> None:
 def test_a_refused_sync_is_a_sync() -> None:
     author = Author.of()
     commit = author.repo.sync()
-    frame = arrival(frames.sync_frame(7, commit, blocks=b"no CAR"), author.did)
+    frame = incoming_frame(frames.sync_frame(7, commit, blocks=b"no CAR"), author.did)
     verdict = step(frame, known(author))
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, SyncUnverifiable)
@@ -200,18 +213,18 @@ def test_a_refused_sync_is_a_sync() -> None:
 
 def test_frames_wait_behind_those_that_wait() -> None:
     author = Author.of()
-    waiting = known(author, waiting=Queue(5, 500))
+    waiting = known(author, queue=queue(5, 500))
     assert step(author.commit(), waiting) == Park(look_up=False)
-    account = arrival(frames.account_frame(9, author.did, active=True), author.did)
+    account = incoming_frame(frames.account_frame(9, author.did, active=True), author.did)
     assert step(account, waiting) == Park(look_up=False)
-    renewed = arrival(frames.identity_frame(9, author.did), author.did)
+    renewed = incoming_frame(frames.identity_frame(9, author.did), author.did)
     assert step(renewed, waiting) == Park(look_up=True)
 
 
 def test_beyond_the_limit_the_repo_is_given_up() -> None:
     author, few = Author.of(), rules(parked_frames=5)
-    assert step(author.commit(), known(author, waiting=Queue(4, 400)), few) == Park(look_up=False)
-    verdict = step(author.commit(), known(author, waiting=Queue(5, 500)), few)
+    assert step(author.commit(), known(author, queue=queue(4, 400)), few) == Park(look_up=False)
+    verdict = step(author.commit(), known(author, queue=queue(5, 500)), few)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert (verdict.input.reason, verdict.input.rev) == (Reason.PARKED_OVERFLOW, None)
@@ -219,8 +232,8 @@ def test_beyond_the_limit_the_repo_is_given_up() -> None:
 
 def test_the_bytes_that_wait_are_limited_too() -> None:
     author, few = Author.of(), rules(parked_bytes=1_000)
-    assert step(author.commit(), known(author, waiting=Queue(1, 999)), few) == Park(look_up=False)
-    verdict = step(author.commit(), known(author, waiting=Queue(1, 1_000)), few)
+    assert step(author.commit(), known(author, queue=queue(1, 999)), few) == Park(look_up=False)
+    verdict = step(author.commit(), known(author, queue=queue(1, 1_000)), few)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert verdict.input.reason is Reason.PARKED_OVERFLOW
@@ -228,8 +241,8 @@ def test_the_bytes_that_wait_are_limited_too() -> None:
 
 def test_beyond_the_limit_an_account_s_status_is_still_taken() -> None:
     author, few = Author.of(), rules(parked_frames=5)
-    account = arrival(frames.account_frame(9, author.did, active=False), author.did)
-    verdict = step(account, known(author, waiting=Queue(5, 500)), few)
+    account = incoming_frame(frames.account_frame(9, author.did, active=False), author.did)
+    verdict = step(account, known(author, queue=queue(5, 500)), few)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, AccountSeen)
 
@@ -239,7 +252,10 @@ def test_beyond_the_limit_an_account_s_status_is_still_taken() -> None:
 
 def refusal(frame: IncomingFrame) -> Refused:
     with pytest.raises(Refused) as raised:
-        intake.read(frame, rules().frame)
+        verdicts.decode(frame, rules().frame)
+    unreadable = verdicts.read(frame, rules()).content
+    assert isinstance(unreadable, Refused)
+    assert unreadable.reason is raised.value.reason
     return raised.value
 
 
@@ -262,28 +278,63 @@ def refusal(frame: IncomingFrame) -> Refused:
     ],
 )
 def test_what_is_no_event_of_an_account_is_refused(frame: bytes, reason: Reason) -> None:
-    assert refusal(arrival(frame, "did:plc:x")).reason is reason
+    assert refusal(incoming_frame(frame, "did:plc:x")).reason is reason
 
 
 def test_an_unreadable_frame_of_a_tracked_account_is_missed() -> None:
     why = Refused(Reason.FRAME_MALFORMED, "nonsense")
-    frame = arrival(b"\xff", "did:plc:x", 5)
-    policy = rules().policy
-    verdict = intake.unreadable(frame, why, policy, tracked=True)
+    frame = unread(incoming_frame(b"\xff", "did:plc:x", 5), why)
+    verdict = judge(frame, TRACKED, rules(), NOW)
     assert isinstance(verdict, Accept)
     assert isinstance(verdict.input, CommitUnverifiable)
     assert (verdict.input.did, verdict.input.reason) == ("did:plc:x", Reason.FRAME_MALFORMED)
     assert verdict.input.origin.time == to_text(NOW)
     kept = Drop(Reason.FRAME_MALFORMED, "nonsense")
-    assert intake.unreadable(frame, why, policy, tracked=False) == kept
-    nobody = replace(frame, key="nobody")
-    assert intake.unreadable(nobody, why, rules(Repos.ALL).policy, tracked=False) == kept
+    assert judge(frame, NOTHING, rules(), NOW) == kept
+    nobody = unread(replace(frame.incoming, key="nobody"), why)
+    assert judge(nobody, NOTHING, rules(Repos.ALL), NOW) == kept
 
 
-def test_a_frame_that_killed_its_worker_is_not_looked_at() -> None:
-    why = Refused(Reason.STALLED, "deadly")
-    frame = Author.of().commit()
-    verdict = intake.unreadable(frame, why, rules().policy, tracked=True)
+def test_a_quarantined_frame_is_not_looked_at_and_does_not_wait() -> None:
+    frame = unread(Author.of().commit(), Refused(Reason.STALLED, "deadly"))
+    for account in (TRACKED, replace(TRACKED, queue=queue(1, 100))):
+        verdict = judge(frame, account, rules(), NOW)
+        assert isinstance(verdict, Accept)
+        assert isinstance(verdict.input, CommitUnverifiable)
+        assert verdict.input.paths == ()
+
+
+# -- parked frames, and what must be known ------------------------------------------------------
+
+
+def test_the_next_parked_frame_waits_behind_nothing() -> None:
+    author = Author.of()
+    frame = verdicts.read(author.commit(UNWANTED), rules())
+    account = known(author, tracked=False, queue=queue(3, 300))
+    assert judge(frame, account, rules(), NOW) == Park(look_up=False)
+    verdict = judge_next(frame, account, rules(), NOW)
     assert isinstance(verdict, Accept)
-    assert isinstance(verdict.input, CommitUnverifiable)
-    assert verdict.input.paths == ()
+    assert isinstance(verdict.input, CommitSeen)
+
+
+def test_what_must_be_known_is_asked_only_of_what_is_not_cached() -> None:
+    wanted, unwanted, cached = (Author.of(seed) for seed in ("wanted", "unwanted", "cached"))
+    cache = LaneCache()
+    cache.track(cached.did)
+    cache.learn(identity(cached.account))
+    unreadable = Refused(Reason.FRAME_MALFORMED)
+    account = incoming_frame(
+        frames.account_frame(9, "did:plc:account", active=True), "did:plc:account"
+    )
+    found = [
+        verdicts.read(wanted.commit(), rules()),
+        verdicts.read(unwanted.commit(UNWANTED), rules()),
+        verdicts.read(cached.commit(UNWANTED), rules()),
+        verdicts.read(account, rules()),
+        unread(incoming_frame(b"", "did:plc:unreadable"), unreadable),
+        unread(incoming_frame(b"", cached.did), unreadable),
+        unread(incoming_frame(b"", "nobody"), unreadable),
+    ]
+    assert unknown(found, cache) == Unknown(
+        repos={unwanted.did, "did:plc:unreadable"}, identities={wanted.did, unwanted.did}
+    )
