@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from consumer import metrics
-from consumer.config.settings import Settings
+from consumer.config.settings import LimitSettings, Settings
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
@@ -16,6 +16,7 @@ from consumer.scope import Scope
 from consumer.state.policy import Policy
 from consumer.store import parked
 from consumer.store.database import Database
+from consumer.verify.commit import CommitLimits
 from consumer.worker.batch_loop import BatchLoop
 from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache
@@ -64,7 +65,7 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
             transactions=BatchTransactions(lane.transactions, policy),
             reader=BatchReader(buffer, database, cache, settings.worker),
             cache=cache,
-            rules=Rules.of(policy, settings.limits, settings.identity.refresh_interval),
+            rules=rules_of(policy, settings.limits, settings.identity.refresh_interval),
             database=database,
             guard=PoisonGuard(
                 row.stalls,
@@ -73,3 +74,23 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
             ),
         )
         await loop.run(lane.stop)
+
+
+def rules_of(policy: Policy, limits: LimitSettings, refresh_interval: float) -> Rules:
+    """Return the rules that the settings make for the lane of ``policy``.
+
+    ``refresh_interval`` is in seconds.
+    """
+    return Rules(
+        policy=policy,
+        commit=CommitLimits(
+            commit_blocks=limits.commit_blocks,
+            sync_blocks=limits.sync_blocks,
+            ops=limits.ops,
+            rev_ahead=limits.rev_ahead,
+        ),
+        frame=limits.frame,
+        parked_frames=limits.parked_frames,
+        parked_bytes=limits.parked_bytes,
+        refresh_interval=refresh_interval,
+    )

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from consumer.config.settings import LimitSettings
 from consumer.errors import Reason, Refused
 from consumer.state.inputs import (
     AccountSeen,
@@ -79,20 +78,6 @@ class Rules:
     parked_frames: int
     parked_bytes: int
     refresh_interval: float
-
-    @staticmethod
-    def of(policy: Policy, limits: LimitSettings, refresh_interval: float) -> Rules:
-        """Return the rules that the settings make for the lane of ``policy``."""
-        return Rules(
-            policy=policy,
-            commit=CommitLimits(
-                limits.commit_blocks, limits.sync_blocks, limits.ops, limits.rev_ahead
-            ),
-            frame=limits.frame,
-            parked_frames=limits.parked_frames,
-            parked_bytes=limits.parked_bytes,
-            refresh_interval=refresh_interval,
-        )
 
     def have_room_in(self, queue: ParkedQueue) -> bool:
         """Tell whether one more frame may be parked behind ``queue``."""

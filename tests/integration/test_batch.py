@@ -25,6 +25,7 @@ from consumer.store.rows import Lane, OutRow
 from consumer.worker import verdicts
 from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import IncomingFrame
+from consumer.worker.lane import rules_of
 from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import BatchTransactions
@@ -83,7 +84,7 @@ async def bench(database: Database, author: Author) -> Bench:
 
     claimed = await lanes.claim(database, LANE, uuid4())
     lane = LaneTransactions(database, claimed.row, "test.", hand_over)
-    rules = Rules.of(policy, LimitSettings(), 60.0)
+    rules = rules_of(policy, LimitSettings(), 60.0)
     return Bench(database, lane, BatchTransactions(lane, policy), cache, rules, handed)
 
 

@@ -10,6 +10,7 @@ from consumer.scope import Repos, Scope
 from consumer.state.policy import Policy
 from consumer.store.rows import Identity
 from consumer.worker.incoming import IncomingFrame
+from consumer.worker.lane import rules_of
 from consumer.worker.verdicts import Rules
 from simulator.account import Account
 from simulator.frames import commit_frame
@@ -26,7 +27,7 @@ def rules(
 ) -> Rules:
     """Return the rules of lane 3, with ``limits`` on top of the defaults."""
     policy = Policy(3, Scope(("pub.chive.*",), repos, dids=dids))
-    return Rules.of(policy, LimitSettings(**limits), refresh_interval=60.0)
+    return rules_of(policy, LimitSettings(**limits), refresh_interval=60.0)
 
 
 def incoming_frame(frame: bytes, did: str, seq: int = 1, **fields: Any) -> IncomingFrame:
