@@ -1,4 +1,4 @@
-"""Carrying out one command: the decision is ``procedures.admission``'s, the rows are here."""
+"""Carrying out one command: ``procedures.admission`` decides, this module writes the rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ async def carry_out(
     retries: RetryPolicy,
     now: float,
 ) -> Refusal | None:
-    """Make ``command`` a row, or change the rows it is about; return why not, if so.
+    """Insert the operation that ``command`` asks for, or cancel the one that it names.
 
-    ``now`` is Unix seconds.
+    ``now`` is in Unix seconds.  Returns the refusal if the command cannot be carried out.
     """
     if isinstance(command, Cancel):
         return await _cancel(connection, command, retries, now)
@@ -48,11 +48,11 @@ async def carry_out(
 
 
 def _within(operation: Operation, command: Command, scope: Scope, now: float) -> Operation:
-    """Return a refresh that cannot be made here as failed: its caller gets that answer."""
+    """Return ``operation``, as failed if it is a refresh that cannot be made here."""
     if not isinstance(command, RecordRefresh):
         return operation
     if len(command.uri) > _MAX_URI:
-        error = f"no way to resolve a DID of {len(command.did)} characters"
+        error = f"a DID of {len(command.did)} characters cannot be resolved"
         return transitions.fail(operation, now, Failure.DID_METHOD, error)
     path = command.uri.removeprefix(f"at://{command.did}/")
     if scope.wants(path):

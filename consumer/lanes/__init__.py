@@ -1,1 +1,1 @@
-"""Lanes: who owns one, and how what it decides reaches Kafka."""
+"""Lanes: who owns one, its transactions, and the way of its outbox to Kafka."""

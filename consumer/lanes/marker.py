@@ -21,7 +21,7 @@ def encode(out_seq: int) -> bytes:
 
 
 def decode(value: bytes) -> int:
-    """Return the ``out_seq`` of a marker; raise ``Fatal`` if we cannot have written it."""
+    """Return the ``out_seq`` of a marker.  Raises ``Fatal`` if no publisher wrote it."""
     try:
         marker = orjson.loads(value)
     except orjson.JSONDecodeError as error:

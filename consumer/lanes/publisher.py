@@ -7,11 +7,11 @@ Invariants
   transaction; only then is the marker read.
 - A row leaves Postgres only when a committed marker at or above it was read back.
 - ``out_seq`` has no gaps.  A marker ahead of the lane's ``last_out_seq`` means that Postgres
-  was restored from the past; a row missing above the marker means the same of Kafka.  Both
-  stop the process, unless the lane has another owner, who may have trimmed it.
+  was restored from an older state; a row missing above the marker means the same of Kafka.
+  Both stop the process, unless the lane has another owner, who may have trimmed it.
 
-After any failure everything in memory counts for nothing: a new producer is opened and the
-marker read again.  Kafka and Postgres away are waited out.
+After any failure all state in memory is dropped: a new producer is opened, and the marker read
+again.  While Kafka or Postgres is away, the publisher tries again.
 """
 
 from __future__ import annotations
@@ -42,36 +42,36 @@ from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database
 from consumer.store.rows import Lane, OutRow
 
-READ_BACK = 0.25  # seconds to wait for a marker that was committed just before
+READ_BACK = 0.25  # seconds to wait for the marker of the last commit
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much goes into one transaction, how much waits in memory; times in seconds."""
+    """Bounds of one transaction and of memory, and intervals in seconds."""
 
     transaction_rows: int = 2_000
     transaction_bytes: int = 8 * 1024 * 1024
     waiting_bytes: int = 16 * 1024 * 1024
     trim_every: float = 1.0
-    look_every: float = 2.0  # at Postgres, for rows that were never handed over
+    look_every: float = 2.0  # into Postgres, for rows that nobody handed over
 
 
 @dataclass(slots=True)
 class _Progress:
-    """One producer, and how far it has got: published, trimmed (both ``out_seq``)."""
+    """A producer, and the ``out_seq`` that it has published and trimmed up to."""
 
     producer: TransactionalProducer
     markers: PartitionReader
     position: int
     trimmed: int
     trimmed_at: float = -math.inf
-    looked: float = -math.inf  # when Postgres last had nothing more, in monotonic seconds
+    looked: float = -math.inf  # when Postgres had no more rows, in monotonic seconds
 
 
 class Publisher:
-    """Publishes what the owner of ``lane`` decides, as long as its token stands."""
+    """Publishes the outbox of ``lane`` as long as the lane has the token of this row."""
 
     def __init__(
         self,
@@ -86,32 +86,32 @@ class Publisher:
         self._topics = topics
         self._database = database
         self._pace = pace
-        self._place = TopicPartition(topics.name(Topic.PUBLISHED), lane.lane)
-        self._waiting = OutboxQueue(pace.waiting_bytes)
+        self._marker_partition = TopicPartition(topics.name(Topic.PUBLISHED), lane.lane)
+        self._queue = OutboxQueue(pace.waiting_bytes)
         self._backlog = Backlog(lane.lane)
         self._ended = False
 
     async def hand_over(self, rows: Sequence[OutRow]) -> None:
-        """Take rows whose COMMIT is known, and return when there is room for more.
+        """Take rows of a transaction that has committed, and return when there is room for more.
 
         Raises ``LaneLost`` when ``run`` has ended.
         """
         if rows and not self._ended:
-            self._backlog.grows(rows[-1].out_seq, time.time())
-            await self._waiting.put(rows)
+            self._backlog.decided(rows[-1].out_seq, time.time())
+            await self._queue.put(rows)
         if self._ended:
-            raise LaneLost(f"nobody publishes lane {self._lane.lane} here any more")
+            raise LaneLost(f"the publisher of lane {self._lane.lane} has ended")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Publish until told to stop, then what was handed over; return early if the lane is lost.
+        """Publish until told to stop and nothing handed over is left, or until the lane is lost.
 
-        Services that are away are waited for.  Raises ``Fatal``.
+        While a service is away, it is tried again.  Raises ``Fatal``.
         """
         try:
             await persistently("publisher", self._attempt, stop)
         finally:
             self._ended = True
-            self._waiting.release()
+            self._queue.release()
             self._backlog.end()
 
     async def _attempt(self, stop: asyncio.Event) -> None:
@@ -129,12 +129,12 @@ class Publisher:
     async def _owned(self, connection: Connection) -> Lane:
         lane = await lanes.read(connection, self._lane.lane)
         if lane is None or lane.token != self._lane.token:
-            raise LaneLost("the lane has another owner")
+            raise LaneLost(f"lane {self._lane.lane} has another owner")
         return lane
 
     async def _recover(self, producer: TransactionalProducer) -> int:
         """Return the ``out_seq`` of the marker, and trim through it."""
-        found = await producer.durable(*self._place)
+        found = await producer.durable(*self._marker_partition)
         value = found.get(marker.key_of(self._lane.lane))
         position = 0 if value is None else marker.decode(value)
         async with self._database.transaction() as connection:
@@ -142,19 +142,19 @@ class Publisher:
             if position > lane.last_out_seq:
                 raise Fatal(
                     f"lane {lane.lane} is published through {position} and decided through "
-                    f"{lane.last_out_seq}: PostgreSQL was restored from the past"
+                    f"{lane.last_out_seq}: PostgreSQL was restored from an older state"
                 )
             await outbox.trim(connection, lane.lane, position)
-        self._backlog.shrinks(position)
-        self._backlog.grows(lane.last_out_seq, time.time())
+        self._backlog.published(position)
+        self._backlog.decided(lane.last_out_seq, time.time())
         return position
 
     async def _markers(self) -> PartitionReader:
-        """Open a reader of the markers to come."""
-        reader = await PartitionReader.open(self._client, {self._place: None})
+        """Open a reader of the markers that are committed from now on."""
+        reader = await PartitionReader.open(self._client, {self._marker_partition: None})
         try:
-            _, end = (await reader.bounds(self._place))[self._place]
-            reader.seek(self._place, end)
+            _, end = (await reader.bounds(self._marker_partition))[self._marker_partition]
+            reader.seek(self._marker_partition, end)
             reader.pause()
         except BaseException:
             await reader.close()
@@ -170,32 +170,33 @@ class Publisher:
             if not rows:
                 if stop.is_set():
                     return
-                await self._waiting.wait(self._pace.look_every, stop)
+                await self._queue.wait(self._pace.look_every, stop)
 
     async def _next(self, progress: _Progress) -> list[OutRow]:
-        """Return the rows that follow, from memory if they are there, else from Postgres.
+        """Return the rows that follow, from the queue if it has them, else from Postgres.
 
-        Postgres is asked until it has nothing more after a start, when memory has a gap, and
-        now and then, for rows whose owner never learnt of their COMMIT.
+        Postgres is read after a start until it has no more rows, when the queue has a gap, and
+        every ``look_every`` seconds, for rows whose COMMIT was not answered.
         """
         pace = self._pace
         bounds = {"max_rows": pace.transaction_rows, "max_bytes": pace.transaction_bytes}
-        rows = self._waiting.take(progress.position, **bounds)
+        rows = self._queue.take(progress.position, **bounds)
         due = time.monotonic() >= progress.looked + pace.look_every
-        # Rows that are handed over during the read may be committed after its snapshot.
-        gap = len(self._waiting) > 0
+        # Rows that are handed over during the read may be committed after its snapshot: only
+        # a gap that was there before proves that rows are missing.
+        gap = len(self._queue) > 0
         if rows or not (due or gap):
             return rows
         async with self._database.transaction() as connection:
             rows = await outbox.read(connection, self._lane.lane, progress.position, **bounds)
             if rows and _follow(rows, progress.position):
-                self._backlog.grows(rows[-1].out_seq, time.time())
+                self._backlog.decided(rows[-1].out_seq, time.time())
                 return rows
             if rows or gap:
                 await self._owned(connection)
                 raise Fatal(
                     f"lane {self._lane.lane} is published through {progress.position}, and rows "
-                    "that follow are not in the outbox: Kafka was restored from the past"
+                    "that follow are not in the outbox: Kafka was restored from an older state"
                 )
         progress.looked = time.monotonic()
         return []
@@ -204,11 +205,11 @@ class Publisher:
         through = rows[-1].out_seq
         records = [self._record(row) for row in rows]
         value = marker.encode(through)
-        records.append(OutRecord(*self._place, marker.key_of(self._lane.lane), value))
+        records.append(OutRecord(*self._marker_partition, marker.key_of(self._lane.lane), value))
         with _counted(rows):
             await progress.producer.commit(records)
         progress.position = through
-        self._backlog.shrinks(through)
+        self._backlog.published(through)
 
     def _record(self, row: OutRow) -> OutRecord:
         lane, out_seq = str(self._lane.lane).encode(), str(row.out_seq).encode()
@@ -217,7 +218,7 @@ class Publisher:
         return OutRecord(topic, row.partition, row.key, row.value, headers)
 
     async def _trim(self, progress: _Progress) -> None:
-        """Delete the rows below the newest marker read back, now and then."""
+        """Every ``trim_every`` seconds, delete the rows up to the newest marker read back."""
         now = time.monotonic()
         if (
             progress.trimmed == progress.position

@@ -1,8 +1,8 @@
-"""The short way from a lane's batches to its publisher: outbox rows in memory, bounded.
+"""The queue between a lane's transactions and its publisher: outbox rows in memory, bounded.
 
-Rows are put after the COMMIT that wrote them, in ``out_seq`` order, and are a copy: whatever
-is lost here is read again from Postgres.  Whoever puts more than fits waits for room, so that
-a Kafka that is away stops the lane instead of filling memory.
+Rows are put in ``out_seq`` order, after the COMMIT that wrote them.  They are copies: what is
+lost here is read again from Postgres.  A put that exceeds the bound waits for room, so that the
+lane stops, instead of filling memory, while Kafka is away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from consumer.runtime.tasks import until
 from consumer.store.rows import OutRow
 
-_ROW_BYTES = 256  # what a row costs beside its key and value
+_ROW_BYTES = 256  # of memory for a row, beside its key and value
 
 
 def size_of(row: OutRow) -> int:
@@ -23,7 +23,7 @@ def size_of(row: OutRow) -> int:
 
 
 class OutboxQueue:
-    """A queue of rows; it holds at most ``max_bytes`` and what was put last."""
+    """A queue of rows: at most ``max_bytes``, and the rows of the last put beyond that."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -38,20 +38,21 @@ class OutboxQueue:
 
     @property
     def newest(self) -> int:
-        """The ``out_seq`` put last, 0 when the queue is empty."""
+        """The ``out_seq`` of the last row, 0 when the queue is empty."""
         return self._rows[-1].out_seq if self._rows else 0
 
     async def put(self, rows: Sequence[OutRow]) -> None:
-        """Add the rows that follow those put before, then wait until there is room for more."""
+        """Add rows that follow those put before, and return when there is room for more."""
         self._rows.extend(rows)
         self._bytes += sum(map(size_of, rows))
         self._signal()
         await self._room.wait()
 
     def take(self, after: int, *, max_rows: int, max_bytes: int) -> list[OutRow]:
-        """Take the rows that directly follow ``out_seq`` ``after``, and at least one of them.
+        """Take the rows that directly follow ``out_seq`` ``after``.
 
-        Rows up to ``after`` are dropped.  An empty list means that the next row is not here.
+        At least one row is taken, whatever its size, then as many as the bounds allow.  Rows up
+        to ``after`` are dropped.  An empty list means that the next row is not in the queue.
         """
         taken: list[OutRow] = []
         size = 0
@@ -73,7 +74,7 @@ class OutboxQueue:
         await until(self._arrived, stop, seconds)
 
     def release(self) -> None:
-        """Drop everything and let whoever waits go."""
+        """Drop all rows, and end the waits of ``put``."""
         self._rows.clear()
         self._bytes = 0
         self._signal()

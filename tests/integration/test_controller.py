@@ -96,7 +96,7 @@ class World:
 
         await eventually(look, what=f"operations {expected}", deadline=60)
 
-    async def letters(self, count: int) -> list[Record]:
+    async def dead_letters(self, count: int) -> list[Record]:
         name = self.topics.name(Topic.DEAD_LETTER)
 
         async def look() -> list[Record]:
@@ -104,7 +104,7 @@ class World:
             assert len(found) >= count
             return found
 
-        found: list[Record] = await eventually(look, what=f"{count} letters", deadline=120)
+        found: list[Record] = await eventually(look, what=f"{count} dead letters", deadline=120)
         for record in found:
             validate(record)
         return found
@@ -164,7 +164,7 @@ async def test_bad_messages_are_refused_and_good_ones_between_them_served(world:
     }
     await world.command(sync(BOB, id="one"), *bad, sync(ALICE, id="two"))
     async with world.controlling():
-        letters = await world.letters(len(bad))
+        letters = await world.dead_letters(len(bad))
         await world.having(one="queued", two="queued")
     assert [letter.value for letter in letters] == list(bad)
     for place, (letter, reason) in enumerate(zip(letters, bad.values(), strict=True), start=1):
@@ -180,7 +180,7 @@ async def test_thousands_of_bad_messages_do_not_end_the_loop(world: World) -> No
     await world.command(sync(ALICE, id="after"))
     async with world.controlling():
         await world.having(after="queued")
-        assert len(await world.letters(count)) == count
+        assert len(await world.dead_letters(count)) == count
 
 
 async def test_the_same_command_twice_is_one_operation(world: World) -> None:
@@ -267,7 +267,7 @@ async def test_two_controllers_do_everything_once(world: World) -> None:
         for number in range(20):
             await world.command(sync(f"did:web:n{number}.example", id=f"id{number}"), b"bad")
         await world.having(**{f"id{number}": "queued" for number in range(20)})
-        assert len(await world.letters(20)) == 20
+        assert len(await world.dead_letters(20)) == 20
 
 
 async def test_sweeps(world: World) -> None:

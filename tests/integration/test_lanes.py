@@ -38,7 +38,7 @@ async def test_claiming_with_the_same_token_changes_nothing(database: Database) 
     assert await lanes.claim(database, LANE, token) == claimed
 
 
-async def test_the_next_owner_knows_whether_the_last_one_left_in_order(database: Database) -> None:
+async def test_a_claim_tells_whether_the_last_owner_released_the_lane(database: Database) -> None:
     first = await lanes.claim(database, LANE, uuid4())
     second = await lanes.claim(database, LANE, uuid4())
     assert second.unclean_takeover
@@ -49,7 +49,7 @@ async def test_the_next_owner_knows_whether_the_last_one_left_in_order(database:
     assert not third.unclean_takeover
 
 
-async def test_who_has_lost_a_lane_cannot_go_on(database: Database) -> None:
+async def test_a_former_owner_cannot_go_on(database: Database) -> None:
     first = (await lanes.claim(database, LANE, uuid4())).row
     assert await lanes.resume(database, first) == first
     second = (await lanes.claim(database, LANE, uuid4())).row
@@ -62,7 +62,7 @@ async def test_who_has_lost_a_lane_cannot_go_on(database: Database) -> None:
     assert await owned(database) == second
 
 
-async def test_of_those_who_saw_the_same_token_one_wins(database: Database) -> None:
+async def test_one_of_several_claims_of_the_same_token_wins(database: Database) -> None:
     async with database.transaction() as connection:
         await store.create(connection, LANE)
 

@@ -368,7 +368,7 @@ async def test_a_publisher_without_the_lane_publishes_nothing(world: World) -> N
     assert await world.published() == []
 
 
-# -- restored from the past -------------------------------------------------------------------
+# -- restored from an older state -------------------------------------------------------------
 
 
 async def test_a_marker_ahead_of_postgres_is_fatal(world: World) -> None:

@@ -59,7 +59,7 @@ async def test_a_network_becomes_rows_and_events(world: World) -> None:
     assert {state[:2] for state in (await world.repos()).values()} == {("active", "active")}
     events = await world.events()
     assert len({event["id"] for event in events}) == len(events)
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
     assert await world.published(Topic.OPERATIONS) == []
 
 
@@ -133,7 +133,7 @@ async def test_postgres_away_is_waited_out(world: World, postgres_proxy: TcpProx
         await world.settled()
     await through.close()
     await _agrees(world, network)
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
 
 
 async def test_kafka_away_is_waited_out(world: World, kafka_proxy: TcpProxy) -> None:
@@ -151,7 +151,7 @@ async def test_kafka_away_is_waited_out(world: World, kafka_proxy: TcpProxy) -> 
         await kafka_proxy.start()
         await world.settled()
     await _agrees(world, network)
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
 
 
 async def test_a_new_epoch_is_a_loss_window(world: World) -> None:
@@ -233,7 +233,7 @@ async def test_retention_that_passed_the_position_is_a_loss_window(world: World)
     assert (state, want, rev) == ("desynchronized", 1, network.repos[did].rev)
 
 
-async def test_a_frame_that_kills_its_worker_is_tried_alone_and_buried(
+async def test_a_frame_that_kills_its_worker_is_tried_alone_and_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Network(9, accounts=1, collections=WANTED)
@@ -269,7 +269,9 @@ async def test_a_frame_that_kills_its_worker_is_tried_alone_and_buried(
             stop.set()
             await task
     assert deaths == 4, "three in a batch, one alone"
-    assert [(reason, r.value) for reason, r in await world.letters()] == [(Reason.STALLED, poison)]
+    assert [(reason, r.value) for reason, r in await world.dead_letters()] == [
+        (Reason.STALLED, poison)
+    ]
     assert set(range(frames_first := network.seq - 7, network.seq + 1)) - set(tried) == {
         frames_first + 4
     }

@@ -143,7 +143,7 @@ async def test_bad_input_is_counted_kept_and_passed(world: World) -> None:
             await _forward(world, author, [sent[-1]])
             await _forward(world, author, [author.write(rkey=f"after-{spoil.__name__}")])
         await world.settled()
-    letters = await world.letters()
+    letters = await world.dead_letters()
     assert [(reason, record.value) for reason, record in letters] == [
         (reason, frame) for frame, (_, reason) in zip(sent, BAD, strict=True)
     ]
@@ -164,12 +164,12 @@ async def _forward(world: World, author: Author, sent: list[bytes]) -> None:
     )
 
 
-async def test_a_letter_says_where_it_came_from(world: World) -> None:
+async def test_a_dead_letter_says_where_it_came_from(world: World) -> None:
     author = Author.of(world)
     async with world.fetching(), world.owning(author.did):
         await _forward(world, author, [author.write(), garbage(author)])
         await world.settled()
-    [(reason, letter)] = await world.letters()
+    [(reason, letter)] = await world.dead_letters()
     lane = world.topics.partition_of(author.did)
     [_, source] = await world.everything(Topic.FIREHOSE, lane)
     headers = dict(letter.headers)
@@ -189,7 +189,7 @@ async def test_a_record_with_a_float_is_published_as_bytes(world: World) -> None
     odd, plain = [event for event in await world.events() if event["type"] == "record"]
     assert (odd["record"], "recordCbor" in odd) == (None, True)
     assert plain["record"] == {"n": 2}
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
 
 
 async def test_a_thousand_malformed_frames_in_a_row(world: World) -> None:
@@ -202,7 +202,7 @@ async def test_a_thousand_malformed_frames_in_a_row(world: World) -> None:
         )
         await _forward(world, author, [author.write(rkey="after")])
         await world.settled()
-    letters = await world.letters()
+    letters = await world.dead_letters()
     assert [record.value for _, record in letters] == [b"\xff%d" % n for n in range(1_000)]
     events = [event for event in await world.events() if event["type"] == "record"]
     assert [event["rkey"] for event in events] == ["before", "after"]
@@ -215,7 +215,7 @@ async def test_records_that_no_tailer_wrote_are_refused(world: World) -> None:
         await world.send([record, record._replace(headers=(), value=b"hello")])
         await _forward(world, author, [author.write(rkey="after")])
         await world.settled()
-    [(reason, letter)] = await world.letters()
+    [(reason, letter)] = await world.dead_letters()
     assert (reason, letter.value) == (Reason.FRAME_MALFORMED, b"hello")
     events = [event for event in await world.events() if event["type"] == "record"]
     assert [event["rkey"] for event in events] == ["before", "after"]
@@ -258,7 +258,7 @@ async def test_without_a_key_frames_end_in_the_dead_letter(world: World) -> None
         await world.consumed()
         await world.tell(world.identity(author.did, signing_key=None, pds=None, error="gone"))
         await world.settled()
-    letters = await world.letters()
+    letters = await world.dead_letters()
     assert [(reason, r.value) for reason, r in letters] == [
         (Reason.KEY_UNAVAILABLE, frame) for frame in sent
     ]
@@ -276,7 +276,7 @@ async def test_a_rotated_key_is_fetched_once_and_the_frames_flow(world: World) -
         await _forward(world, author, [author.write(), author.write()])
         await world.settled()
     assert [e["seq"] for e in await world.events() if e["type"] == "record"] == [1, 2, 3]
-    assert await world.letters() == []
+    assert await world.dead_letters() == []
     assert (await world.repos())[author.did][1] == "active"
 
 
@@ -292,7 +292,7 @@ async def test_too_many_waiting_frames_give_the_repo_up(world: World) -> None:
         assert (await world.repos())[author.did][1] == "desynchronized"
         await world.answer_once()
         await world.settled()
-    letters = await world.letters()
+    letters = await world.dead_letters()
     assert [(reason, r.value) for reason, r in letters] == [
         (Reason.PARKED_OVERFLOW, frame) for frame in sent[3:]
     ]
@@ -346,4 +346,4 @@ async def test_untracked_accounts_cost_nothing(world: World) -> None:
         await world.settled()
     assert set(await world.repos()) == {author.did}
     assert await world.rows("SELECT * FROM lookups") == []
-    assert await world.letters() == []
+    assert await world.dead_letters() == []

@@ -149,7 +149,7 @@ async def test_a_sync_makes_exactly_the_difference(stage: Stage) -> None:
     assert (done.status, done.phase, done.progress) == ("completed", "applied", 100)
     assert (done.created, done.updated, done.deleted) == (1, 1, 1)
     assert (done.records_processed, done.completed_at is None) == (RECORDS, False)
-    assert await stage.world.letters() == []
+    assert await stage.world.dead_letters() == []
 
 
 async def test_a_snapshot_taken_again_changes_nothing(stage: Stage, world: World) -> None:

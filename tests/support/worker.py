@@ -228,7 +228,7 @@ class World:
         records = await self.published(Topic.EVENTS)
         return [json.loads(record.value) for record in records if record.value is not None]
 
-    async def letters(self) -> list[tuple[str, Record]]:
+    async def dead_letters(self) -> list[tuple[str, Record]]:
         """Return the dead letters with their reasons; each follows the published format."""
         records = await self.published(Topic.DEAD_LETTER)
         for record in records:

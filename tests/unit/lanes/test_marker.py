@@ -17,6 +17,6 @@ def test_the_form_is_published() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"7", b"{}", b'{"out_seq":"7"}', b'{"out_seq":-1}'])
-def test_what_we_cannot_have_written_is_fatal(value: bytes) -> None:
+def test_a_marker_that_no_publisher_wrote_is_fatal(value: bytes) -> None:
     with pytest.raises(Fatal):
         marker.decode(value)

@@ -1,4 +1,4 @@
-"""What the publisher takes for a hole in the outbox, and what not."""
+"""Which missing rows the publisher takes for a hole in the outbox."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ async def test_rows_that_postgres_lacks_below_those_in_memory_are_a_hole(
 
     reading(monkeypatch, read)
     await publisher.hand_over([row(6)])
-    with pytest.raises(Fatal, match="restored from the past"):
+    with pytest.raises(Fatal, match="Kafka was restored from an older state"):
         await publisher._next(progress)

@@ -31,7 +31,7 @@ async def test_rows_come_out_in_order_and_once() -> None:
     assert (len(queue), queue.newest) == (0, 0)
 
 
-async def test_rows_that_were_published_otherwise_are_dropped() -> None:
+async def test_rows_that_are_published_already_are_dropped() -> None:
     queue = OutboxQueue(10**9)
     await queue.put(rows(1, 5))
     assert taken(queue, 3) == [4, 5]
@@ -54,7 +54,7 @@ async def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
     assert taken(queue, 1, max_bytes=2 * size_of(row(0, 1000))) == [2, 3]
 
 
-async def test_whoever_puts_too_much_waits_for_room() -> None:
+async def test_a_put_beyond_the_bound_waits_for_room() -> None:
     queue = OutboxQueue(2 * size_of(row(0)))
     await queue.put(rows(1, 2))
     third = asyncio.create_task(queue.put(rows(3, 3)))
@@ -64,7 +64,7 @@ async def test_whoever_puts_too_much_waits_for_room() -> None:
     await asyncio.wait_for(third, 5)
 
 
-async def test_release_lets_go() -> None:
+async def test_release_ends_the_wait_of_a_put() -> None:
     queue = OutboxQueue(1)
     waiting = asyncio.create_task(queue.put(rows(1, 1)))
     await asyncio.sleep(0)
