@@ -111,7 +111,7 @@ class World:
 
     async def published(self) -> dict[str, dict[str, Any]]:
         """Return the newest published version of each operation."""
-        records = await committed(self.client, self.topics.name(Topic.OPERATIONS), 1)
+        records = await committed(self.client, self.topics.name(Topic.OPERATIONS), [0])
         newest: dict[str, dict[str, Any]] = {}
         for record in records:
             assert record.key is not None

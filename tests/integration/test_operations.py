@@ -28,9 +28,10 @@ from simulator.account import Account
 from simulator.repo import Repo, Write, car
 from simulator.tree import cid_of
 from tests.support.eventually import eventually
+from tests.support.harness import running
 from tests.support.pds import COLLECTION, Pds, cut_off, pds, silence, trickle
 from tests.support.web import Reply, Web, redirect, response, web
-from tests.support.worker import World, running
+from tests.support.worker import WorkerHarness
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -42,7 +43,7 @@ TEXT = {"$type": COLLECTION, "n": "another"}
 class Stage:
     """Controller and worker are running; the test starts fetchers."""
 
-    world: World
+    harness: WorkerHarness
     plc: Web
     pds: Pds
 
@@ -50,15 +51,15 @@ class Stage:
         """Return a fetcher with little patience; ``fetch`` are its settings."""
         per_host = fetch.pop("requests_per_host", 4)
         patience = {"first_byte": 2.0, "idle": 1.0, "total": 30.0}
-        world = self.world
-        settings = world.deployment.settings(
+        harness = self.harness
+        settings = harness.deployment.settings(
             identity=IdentitySettings(plc_url=self.plc.origin, timeout=3.0),
             network=NetworkSettings(allow_loopback=True, requests_per_host=per_host),
             fetch=FetchSettings(**patience | fetch),
             limits=LimitSettings(repo=1_000_000),
         )
         return Fetcher(
-            settings, world.client, world.topics, world.database, world.resources().scope
+            settings, harness.client, harness.topics, harness.database, harness.resources().scope
         )
 
     @asynccontextmanager
@@ -69,8 +70,8 @@ class Stage:
     async def command(self, identifier: str, **fields: Any) -> str:
         """Produce a command with this id, and return the id."""
         value = orjson.dumps({"id": identifier, **fields})
-        async with await Writer.open(self.world.client) as writer:
-            name = self.world.topics.name(Topic.CONTROL)
+        async with await Writer.open(self.harness.client) as writer:
+            name = self.harness.topics.name(Topic.CONTROL)
             await writer.write(OutRecord(name, 0, None, value))
         return identifier
 
@@ -84,13 +85,13 @@ class Stage:
     async def want_sync(self, repo: Repo) -> None:
         """Queue an automatic sync."""
         did = repo.account.did
-        async with self.world.database.transaction() as connection:
-            lane = self.world.topics.partition_of(did)
+        async with self.harness.database.transaction() as connection:
+            lane = self.harness.topics.partition_of(did)
             await queue.add(connection, lane, [SyncWanted(did, "gap", 0)], RetryPolicy().throttle)
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """Return all operations by their ids, as JSON would have them."""
-        found = await self.world.rows("SELECT id, row_to_json(operations) FROM operations")
+        found = await self.harness.rows("SELECT id, row_to_json(operations) FROM operations")
         return dict(found)
 
     async def until(
@@ -114,17 +115,17 @@ class Stage:
     async def index(self, repo: Repo) -> dict[str, str]:
         """Return the CIDs of what is stored of ``repo``, when the topic says the same."""
         did = repo.account.did
-        stored = (await self.world.stored()).get(did, {})
+        stored = (await self.harness.stored()).get(did, {})
 
         async def told() -> bool:
-            return (await self.world.folded()).get(did, {}) == stored
+            return (await self.harness.folded()).get(did, {}) == stored
 
         await eventually(told, what="events are out", deadline=60)
         return stored
 
     async def changes(self) -> list[dict[str, Any]]:
         """Return the events about records."""
-        return [event for event in await self.world.events() if event["type"] == "record"]
+        return [event for event in await self.harness.events() if event["type"] == "record"]
 
 
 def truth(repo: Repo) -> set[str]:
@@ -132,13 +133,13 @@ def truth(repo: Repo) -> set[str]:
 
 
 @pytest.fixture
-async def stage(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+async def stage(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     monkeypatch.setattr(role, "_SWEEP_EVERY", 0.5)
-    scope = world.resources().scope
+    scope = harness.resources().scope
     control = Controller(
-        world.client,
-        world.topics,
-        world.database,
+        harness.client,
+        harness.topics,
+        harness.database,
         scope,
         forget_after=3600.0,
         retries=RetryPolicy(),
@@ -146,10 +147,10 @@ async def stage(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async with (
         web() as plc,
         pds(plc) as host,
-        world.working(),
+        harness.working(),
         running(control.run),
     ):
-        yield Stage(world, plc, host)
+        yield Stage(harness, plc, host)
 
 
 async def test_a_repository_that_no_relay_carries_is_synced(
@@ -274,7 +275,7 @@ async def test_every_lie_and_trouble_has_a_name_and_none_deletes_anything(stage:
 
         assert {name: await stage.index(repo) for name, repo in repos.items()} == known
         assert len(await stage.changes()) == before
-        assert {state for _, state, _ in (await stage.world.repos()).values()} == {"active"}
+        assert {state for _, state, _ in (await stage.harness.repos()).values()} == {"active"}
 
         # The next honest answer repairs what can be repaired.
         for name in ("cut-short", "outdated"):
@@ -313,7 +314,7 @@ async def test_a_record_is_refreshed(stage: Stage) -> None:
             return row
 
         created = await refreshed("created", ONE, created=1, updated=0, deleted=0)
-        assert (await stage.world.repos())[did][:2] == ("active", "desynchronized")
+        assert (await stage.harness.repos())[did][:2] == ("active", "desynchronized")
         await refreshed("unchanged", ONE, created=0, updated=0, deleted=0)
         repo.commit([Write("update", ONE, TEXT)])
         updated = await refreshed("updated", ONE, created=0, updated=1, deleted=0)
@@ -366,10 +367,10 @@ async def test_automatic_syncs_of_one_did_are_throttled(stage: Stage) -> None:
     often, once = stage.pds.account("often"), stage.pds.account("once")
     for _ in range(6):
         await stage.want_sync(often)
-        async with stage.world.database.transaction() as connection:
+        async with stage.harness.database.transaction() as connection:
             await connection.execute("UPDATE operations SET status = 'completed'")
     await stage.want_sync(once)
-    waits = await stage.world.rows(
+    waits = await stage.harness.rows(
         "SELECT extract(epoch FROM run_after - requested_at)::int FROM operations"
         " ORDER BY requested_at"
     )
@@ -392,7 +393,7 @@ async def test_a_busy_host_takes_no_place_and_costs_no_attempt(stage: Stage) -> 
 async def test_an_attempt_that_was_put_off_is_none(stage: Stage) -> None:
     await stage.sync("sync", stage.pds.account("alice"))
     await stage.until("sync", status="queued")
-    async with stage.world.database.transaction() as connection:
+    async with stage.harness.database.transaction() as connection:
         claim = await claims.claim(connection, Type.DID_SYNC, 60.0)
         assert claim is not None
         await claims.put_off(
@@ -418,12 +419,12 @@ async def test_a_fetcher_that_was_lost_is_replaced_and_does_no_harm(stage: Stage
     repo = stage.pds.account("alice", records=3)
     await stage.sync("sync", repo)
     await stage.until("sync", status="queued")
-    async with stage.world.database.transaction() as connection:
+    async with stage.harness.database.transaction() as connection:
         lost = await claims.claim(connection, Type.DID_SYNC, 0.5)
     assert lost is not None
     async with stage.fetching():
         await stage.until("sync", attempts=2, created=3)
-    async with stage.world.database.transaction() as connection:
+    async with stage.harness.database.transaction() as connection:
         assert await claims.extend(connection, [lost.lease], 60.0) == set()
         await claims.injected(connection, lost.lease, 0)
         await claims.give_back(connection, [lost.lease])

@@ -94,7 +94,7 @@ class World:
     async def cursors(self) -> dict[str, Cursor]:
         """Return the newest cursors that are committed."""
         found = {}
-        for record in await committed(self.client, self.topics.name(Topic.CURSOR), 1):
+        for record in await committed(self.client, self.topics.name(Topic.CURSOR), [0]):
             if record.key and record.value and record.key.startswith(b"ws"):
                 found[record.key.decode()] = Cursor.decode(record.value)
         return found

@@ -18,7 +18,7 @@ from simulator.account import Account
 from simulator.repo import Repo, Write, sign_commit, tid
 from simulator.tree import cid_of
 from tests.support.eventually import eventually
-from tests.support.worker import World
+from tests.support.worker import WorkerHarness
 
 pytestmark = pytest.mark.services
 
@@ -35,9 +35,9 @@ class Author:
     seq: int = 0
 
     @staticmethod
-    def of(world: World, seed: str = "author") -> Author:
+    def of(harness: WorkerHarness, seed: str = "author") -> Author:
         account = Account.from_seed(seed)
-        world.keys[account.did] = account.did_key
+        harness.keys[account.did] = account.did_key
         return Author(account, Repo(account))
 
     @property
@@ -132,46 +132,46 @@ BAD = [
 ]
 
 
-async def test_bad_input_is_counted_kept_and_passed(world: World) -> None:
-    author = Author.of(world)
+async def test_bad_input_is_counted_kept_and_passed(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
     before = {reason: refused(reason) for _, reason in BAD}
-    async with world.fetching(), world.owning(author.did):
-        await _forward(world, author, [author.write(rkey="first")])
+    async with harness.fetching(), harness.owning(author.did):
+        await _forward(harness, author, [author.write(rkey="first")])
         sent = []
         for spoil, _ in BAD:
             sent.append(spoil(author))
-            await _forward(world, author, [sent[-1]])
-            await _forward(world, author, [author.write(rkey=f"after-{spoil.__name__}")])
-        await world.settled()
-    letters = await world.dead_letters()
+            await _forward(harness, author, [sent[-1]])
+            await _forward(harness, author, [author.write(rkey=f"after-{spoil.__name__}")])
+        await harness.settled()
+    letters = await harness.dead_letters()
     assert [(reason, record.value) for reason, record in letters] == [
         (reason, frame) for frame, (_, reason) in zip(sent, BAD, strict=True)
     ]
     for reason, count in before.items():
         expected = sum(reason is other for _, other in BAD)
         assert refused(reason) - count == expected, reason
-    rkeys = {event["rkey"] for event in await world.events() if event["type"] == "record"}
+    rkeys = {event["rkey"] for event in await harness.events() if event["type"] == "record"}
     assert rkeys == {"first"} | {f"after-{spoil.__name__}" for spoil, _ in BAD}
-    status, state, _ = (await world.repos())[author.did]
+    status, state, _ = (await harness.repos())[author.did]
     assert (status, state) == ("active", "desynchronized")
 
 
-async def _forward(world: World, author: Author, sent: list[bytes]) -> None:
+async def _forward(harness: WorkerHarness, author: Author, sent: list[bytes]) -> None:
     """Forward the newest frames of ``author``, whatever is in them."""
     first = author.seq - len(sent) + 1
-    await world.send(
-        [world.record(frame, author.did, seq) for seq, frame in enumerate(sent, first)]
+    await harness.send(
+        [harness.record(frame, author.did, seq) for seq, frame in enumerate(sent, first)]
     )
 
 
-async def test_a_dead_letter_says_where_it_came_from(world: World) -> None:
-    author = Author.of(world)
-    async with world.fetching(), world.owning(author.did):
-        await _forward(world, author, [author.write(), garbage(author)])
-        await world.settled()
-    [(reason, letter)] = await world.dead_letters()
-    lane = world.topics.partition_of(author.did)
-    [_, source] = await world.everything(Topic.FIREHOSE, lane)
+async def test_a_dead_letter_says_where_it_came_from(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    async with harness.fetching(), harness.owning(author.did):
+        await _forward(harness, author, [author.write(), garbage(author)])
+        await harness.settled()
+    [(reason, letter)] = await harness.dead_letters()
+    lane = harness.topics.partition_of(author.did)
+    [_, source] = await harness.committed(Topic.FIREHOSE, lane)
     headers = dict(letter.headers)
     assert reason == Reason.FRAME_MALFORMED
     assert headers["source"].decode() == f"{source.topic}/{lane}/{source.offset}"
@@ -180,155 +180,159 @@ async def test_a_dead_letter_says_where_it_came_from(world: World) -> None:
     assert letter.key == author.did.encode()
 
 
-async def test_a_record_with_a_float_is_published_as_bytes(world: World) -> None:
-    author = Author.of(world)
+async def test_a_record_with_a_float_is_published_as_bytes(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
     block = libipld.encode_dag_cbor({"score": 1.5})
-    async with world.fetching(), world.owning(author.did):
-        await _forward(world, author, [author.write(block), author.write()])
-        await world.settled()
-    odd, plain = [event for event in await world.events() if event["type"] == "record"]
+    async with harness.fetching(), harness.owning(author.did):
+        await _forward(harness, author, [author.write(block), author.write()])
+        await harness.settled()
+    odd, plain = [event for event in await harness.events() if event["type"] == "record"]
     assert (odd["record"], "recordCbor" in odd) == (None, True)
     assert plain["record"] == {"n": 2}
-    assert await world.dead_letters() == []
+    assert await harness.dead_letters() == []
 
 
-async def test_a_thousand_malformed_frames_in_a_row(world: World) -> None:
-    author = Author.of(world)
-    async with world.fetching(), world.owning(author.did):
-        await _forward(world, author, [author.write(rkey="before")])
+async def test_a_thousand_malformed_frames_in_a_row(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    async with harness.fetching(), harness.owning(author.did):
+        await _forward(harness, author, [author.write(rkey="before")])
         did = author.did
-        await world.send(
-            [world.record(b"\xff%d" % n, did, author.next_seq()) for n in range(1_000)]
+        await harness.send(
+            [harness.record(b"\xff%d" % n, did, author.next_seq()) for n in range(1_000)]
         )
-        await _forward(world, author, [author.write(rkey="after")])
-        await world.settled()
-    letters = await world.dead_letters()
+        await _forward(harness, author, [author.write(rkey="after")])
+        await harness.settled()
+    letters = await harness.dead_letters()
     assert [record.value for _, record in letters] == [b"\xff%d" % n for n in range(1_000)]
-    events = [event for event in await world.events() if event["type"] == "record"]
+    events = [event for event in await harness.events() if event["type"] == "record"]
     assert [event["rkey"] for event in events] == ["before", "after"]
 
 
-async def test_records_that_no_tailer_wrote_are_refused(world: World) -> None:
-    author = Author.of(world)
-    async with world.fetching(), world.owning(author.did):
-        record = world.record(author.write(rkey="before"), author.did, author.seq)
-        await world.send([record, record._replace(headers=(), value=b"hello")])
-        await _forward(world, author, [author.write(rkey="after")])
-        await world.settled()
-    [(reason, letter)] = await world.dead_letters()
+async def test_records_that_no_tailer_wrote_are_refused(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    async with harness.fetching(), harness.owning(author.did):
+        record = harness.record(author.write(rkey="before"), author.did, author.seq)
+        await harness.send([record, record._replace(headers=(), value=b"hello")])
+        await _forward(harness, author, [author.write(rkey="after")])
+        await harness.settled()
+    [(reason, letter)] = await harness.dead_letters()
     assert (reason, letter.value) == (Reason.FRAME_MALFORMED, b"hello")
-    events = [event for event in await world.events() if event["type"] == "record"]
+    events = [event for event in await harness.events() if event["type"] == "record"]
     assert [event["rkey"] for event in events] == ["before", "after"]
 
 
 # -- keys -------------------------------------------------------------------------------------
 
 
-async def test_frames_wait_for_the_answer_and_leave_in_order(world: World) -> None:
-    author = Author.of(world)
-    async with world.owning(author.did):
-        await _forward(world, author, [author.write() for _ in range(3)])
-        await world.consumed()
-        assert await world.rows("SELECT did, kind FROM lookups") == [(author.did, "identity")]
-        assert await world.rows("SELECT seq FROM parked ORDER BY log_offset") == [(1,), (2,), (3,)]
-        assert await world.events() == []
-        assert await world.answer_once() == 1
-        await world.settled()
-    assert [e["seq"] for e in await world.events() if e["type"] == "record"] == [1, 2, 3]
-    assert (await world.repos())[author.did] == ("active", "active", None)
-    assert await world.rows("SELECT * FROM parking") == []
+async def test_frames_wait_for_the_answer_and_leave_in_order(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    async with harness.owning(author.did):
+        await _forward(harness, author, [author.write() for _ in range(3)])
+        await harness.consumed()
+        assert await harness.rows("SELECT did, kind FROM lookups") == [(author.did, "identity")]
+        assert await harness.rows("SELECT seq FROM parked ORDER BY log_offset") == [
+            (1,),
+            (2,),
+            (3,),
+        ]
+        assert await harness.events() == []
+        assert await harness.answer_once() == 1
+        await harness.settled()
+    assert [e["seq"] for e in await harness.events() if e["type"] == "record"] == [1, 2, 3]
+    assert (await harness.repos())[author.did] == ("active", "active", None)
+    assert await harness.rows("SELECT * FROM parking") == []
 
 
-async def test_frames_wait_across_a_restart(world: World) -> None:
-    author = Author.of(world)
-    async with world.owning(author.did):
-        await _forward(world, author, [author.write()])
-        await world.consumed()
-    async with world.fetching(), world.owning(author.did):
-        await _forward(world, author, [author.write()])
-        await world.settled()
-    assert [e["seq"] for e in await world.events() if e["type"] == "record"] == [1, 2]
+async def test_frames_wait_across_a_restart(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    async with harness.owning(author.did):
+        await _forward(harness, author, [author.write()])
+        await harness.consumed()
+    async with harness.fetching(), harness.owning(author.did):
+        await _forward(harness, author, [author.write()])
+        await harness.settled()
+    assert [e["seq"] for e in await harness.events() if e["type"] == "record"] == [1, 2]
 
 
-async def test_without_a_key_frames_end_in_the_dead_letter(world: World) -> None:
-    author = Author.of(world)
+async def test_without_a_key_frames_end_in_the_dead_letter(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
     sent = [author.write(), author.write()]
-    async with world.owning(author.did):
-        await _forward(world, author, sent)
-        await world.consumed()
-        await world.tell(world.identity(author.did, signing_key=None, pds=None, error="gone"))
-        await world.settled()
-    letters = await world.dead_letters()
+    async with harness.owning(author.did):
+        await _forward(harness, author, sent)
+        await harness.consumed()
+        await harness.tell(harness.identity(author.did, signing_key=None, pds=None, error="gone"))
+        await harness.settled()
+    letters = await harness.dead_letters()
     assert [(reason, r.value) for reason, r in letters] == [
         (Reason.KEY_UNAVAILABLE, frame) for frame in sent
     ]
 
 
-async def test_a_rotated_key_is_fetched_once_and_the_frames_flow(world: World) -> None:
-    author = Author.of(world)
-    settings = _refreshing(world, 0.2)
-    async with world.fetching(), world.owning(author.did, settings):
-        await _forward(world, author, [author.write()])
-        await world.settled()
+async def test_a_rotated_key_is_fetched_once_and_the_frames_flow(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    settings = _refreshing(harness, 0.2)
+    async with harness.fetching(), harness.owning(author.did, settings):
+        await _forward(harness, author, [author.write()])
+        await harness.settled()
         rotated = Account.from_seed("rotated", did=author.did)
-        world.keys[author.did] = rotated.did_key
+        harness.keys[author.did] = rotated.did_key
         author.repo.account = rotated
-        await _forward(world, author, [author.write(), author.write()])
-        await world.settled()
-    assert [e["seq"] for e in await world.events() if e["type"] == "record"] == [1, 2, 3]
-    assert await world.dead_letters() == []
-    assert (await world.repos())[author.did][1] == "active"
+        await _forward(harness, author, [author.write(), author.write()])
+        await harness.settled()
+    assert [e["seq"] for e in await harness.events() if e["type"] == "record"] == [1, 2, 3]
+    assert await harness.dead_letters() == []
+    assert (await harness.repos())[author.did][1] == "active"
 
 
-async def test_too_many_waiting_frames_give_the_repo_up(world: World) -> None:
-    author = Author.of(world)
-    limits = world.settings.limits.model_copy(update={"parked_frames": 3})
-    settings = world.settings.model_copy(update={"limits": limits})
+async def test_too_many_waiting_frames_give_the_repo_up(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    limits = harness.settings.limits.model_copy(update={"parked_frames": 3})
+    settings = harness.settings.model_copy(update={"limits": limits})
     sent = [author.write() for _ in range(5)]
-    async with world.owning(author.did, settings):
-        await _forward(world, author, sent)
-        await world.consumed()
-        assert await world.rows("SELECT count(*) FROM parked") == [(3,)]
-        assert (await world.repos())[author.did][1] == "desynchronized"
-        await world.answer_once()
-        await world.settled()
-    letters = await world.dead_letters()
+    async with harness.owning(author.did, settings):
+        await _forward(harness, author, sent)
+        await harness.consumed()
+        assert await harness.rows("SELECT count(*) FROM parked") == [(3,)]
+        assert (await harness.repos())[author.did][1] == "desynchronized"
+        await harness.answer_once()
+        await harness.settled()
+    letters = await harness.dead_letters()
     assert [(reason, r.value) for reason, r in letters] == [
         (Reason.PARKED_OVERFLOW, frame) for frame in sent[3:]
     ]
-    assert [e["seq"] for e in await world.events() if e["type"] == "record"] == [1, 2, 3]
+    assert [e["seq"] for e in await harness.events() if e["type"] == "record"] == [1, 2, 3]
 
 
-def _refreshing(world: World, seconds: float) -> Any:
-    identity = world.settings.identity.model_copy(update={"refresh_interval": seconds})
-    return world.settings.model_copy(update={"identity": identity})
+def _refreshing(harness: WorkerHarness, seconds: float) -> Any:
+    identity = harness.settings.identity.model_copy(update={"refresh_interval": seconds})
+    return harness.settings.model_copy(update={"identity": identity})
 
 
 # -- accounts ---------------------------------------------------------------------------------
 
 
-async def test_a_confirmed_deletion_takes_every_record(world: World) -> None:
-    author = Author.of(world)
-    async with world.fetching(), world.owning(author.did):
-        await _forward(world, author, [author.write(), author.write()])
+async def test_a_confirmed_deletion_takes_every_record(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
+    async with harness.fetching(), harness.owning(author.did):
+        await _forward(harness, author, [author.write(), author.write()])
         gone = frames.account_frame(author.next_seq(), author.did, active=False, status="deleted")
-        await _forward(world, author, [gone])
-        await eventually(lambda: _status(world, author.did, "deleted"))
-        await world.settled()
-    assert await world.stored() == {}
-    assert await world.folded() == {}
-    lane = world.topics.partition_of(author.did)
-    tombstones = [r for r in await world.everything(Topic.EVENTS, lane) if r.value is None]
+        await _forward(harness, author, [gone])
+        await eventually(lambda: _status(harness, author.did, "deleted"))
+        await harness.settled()
+    assert await harness.stored() == {}
+    assert await harness.folded() == {}
+    lane = harness.topics.partition_of(author.did)
+    tombstones = [r for r in await harness.committed(Topic.EVENTS, lane) if r.value is None]
     assert len(tombstones) == 2
 
 
-async def _status(world: World, did: str, status: str) -> bool:
-    known = (await world.repos()).get(did)
+async def _status(harness: WorkerHarness, did: str, status: str) -> bool:
+    known = (await harness.repos()).get(did)
     return known is not None and known[0] == status
 
 
-async def test_untracked_accounts_cost_nothing(world: World) -> None:
-    author = Author.of(world)
+async def test_untracked_accounts_cost_nothing(harness: WorkerHarness) -> None:
+    author = Author.of(harness)
     others = [Account.from_seed(f"other{n}", did=author.did[:-1] + str(n)) for n in range(3)]
 
     def noise() -> Iterator[bytes]:
@@ -339,11 +343,11 @@ async def test_untracked_accounts_cost_nothing(world: World) -> None:
             yield frames.account_frame(author.next_seq(), account.did, active=True)
             yield frames.sync_frame(author.next_seq(), Repo(account).sync())
 
-    async with world.working():
-        await world.publish([author.write(), *noise()])
-        await world.consumed()
-        await world.answer_once()
-        await world.settled()
-    assert set(await world.repos()) == {author.did}
-    assert await world.rows("SELECT * FROM lookups") == []
-    assert await world.dead_letters() == []
+    async with harness.working():
+        await harness.publish([author.write(), *noise()])
+        await harness.consumed()
+        await harness.answer_once()
+        await harness.settled()
+    assert set(await harness.repos()) == {author.did}
+    assert await harness.rows("SELECT * FROM lookups") == []
+    assert await harness.dead_letters() == []

@@ -27,7 +27,7 @@ from simulator.network import Network
 from simulator.repo import Repo, Write
 from tests.support.eventually import eventually
 from tests.support.snapshots import chunks_of, prove
-from tests.support.worker import World
+from tests.support.worker import WorkerHarness
 
 pytestmark = pytest.mark.services
 
@@ -43,7 +43,7 @@ VALUES (%s, %s, %s, %s, 0, %s, 'running', 'injected', 1, now())
 class Stage:
     """One tracked repository, active, with its records in the index; the worker is running."""
 
-    world: World
+    harness: WorkerHarness
     network: Network
     repo: Repo
 
@@ -53,10 +53,10 @@ class Stage:
 
     @property
     def scope(self) -> Scope:
-        return Scope(self.world.settings.scope.collections)
+        return Scope(self.harness.settings.scope.collections)
 
     async def execute(self, statement: str, *values: object) -> None:
-        async with self.world.database.transaction() as connection:
+        async with self.harness.database.transaction() as connection:
             await connection.execute(statement, list(values))
 
     async def begin(self, *, automatic: bool = False, path: str | None = None) -> str:
@@ -68,19 +68,19 @@ class Stage:
         return name
 
     async def tell(self, chunks: Sequence[Chunk]) -> None:
-        await self.world.tell(*chunks)
-        await self.world.settled(20.0)
+        await self.harness.tell(*chunks)
+        await self.harness.settled(20.0)
 
     async def write(self, *writes: Write, heard: bool = True) -> None:
         """Commit to the repository; a commit that is not ``heard`` leaves a broken chain."""
         commit = self.repo.commit(writes)
         self.network.seq += 1
         if heard:
-            await self.world.publish([commit_frame(self.network.seq, commit)])
-            await self.world.settled(20.0)
+            await self.harness.publish([commit_frame(self.network.seq, commit)])
+            await self.harness.settled(20.0)
 
     async def operations(self) -> dict[str, Operation]:
-        async with self.world.database.transaction() as connection:
+        async with self.harness.database.transaction() as connection:
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(f"SELECT {COLUMNS} FROM operations")  # noqa: S608
             return {row["id"]: of_row(row) for row in await cursor.fetchall()}
@@ -89,12 +89,12 @@ class Stage:
         return [one for one in (await self.operations()).values() if one.status == "queued"]
 
     async def state(self) -> tuple[str, str | None]:
-        _, state, reason = (await self.world.repos())[self.did]
+        _, state, reason = (await self.harness.repos())[self.did]
         return state, reason
 
     async def changes(self) -> list[dict[str, Any]]:
         """Return the record events that no firehose brought."""
-        events = await self.world.events()
+        events = await self.harness.events()
         return [e for e in events if e["type"] == "record" and not e["live"]]
 
     def truth(self) -> dict[str, str]:
@@ -102,21 +102,21 @@ class Stage:
 
     async def agrees(self) -> None:
         """Rows, and the fold of the events, are the repository; no event came twice."""
-        assert (await self.world.stored()).get(self.did, {}) == self.truth()
-        assert (await self.world.folded()).get(self.did, {}) == self.truth()
-        events = await self.world.events()
+        assert (await self.harness.stored()).get(self.did, {}) == self.truth()
+        assert (await self.harness.folded()).get(self.did, {}) == self.truth()
+        events = await self.harness.events()
         assert len({event["id"] for event in events}) == len(events)
 
 
 @pytest.fixture
-async def stage(world: World) -> Any:
+async def stage(harness: WorkerHarness) -> Any:
     network = Network(11, accounts=1, collections=(COLLECTION,))
-    world.keys = network.keys
+    harness.keys = network.keys
     [repo] = network.repos.values()
-    async with world.fetching(), world.owning(repo.account.did):
-        await world.publish(network.introduce(RECORDS))
-        await world.settled(20.0)
-        yield Stage(world, network, repo)
+    async with harness.fetching(), harness.owning(repo.account.did):
+        await harness.publish(network.introduce(RECORDS))
+        await harness.settled(20.0)
+        yield Stage(harness, network, repo)
 
 
 def create(name: str) -> Write:
@@ -144,23 +144,23 @@ async def test_a_sync_makes_exactly_the_difference(stage: Stage) -> None:
         ("delete", extra, cid_text(other)),
     ]
     assert {(e["rev"], e["source"], e["operationId"]) for e in told} == {(before, "backfill", sync)}
-    assert (await stage.world.stored())[stage.did] == stage.truth()
+    assert (await stage.harness.stored())[stage.did] == stage.truth()
     done = (await stage.operations())[sync]
     assert (done.status, done.phase, done.progress) == ("completed", "applied", 100)
     assert (done.created, done.updated, done.deleted) == (1, 1, 1)
     assert (done.records_processed, done.completed_at is None) == (RECORDS, False)
-    assert await stage.world.dead_letters() == []
+    assert await stage.harness.dead_letters() == []
 
 
-async def test_a_snapshot_taken_again_changes_nothing(stage: Stage, world: World) -> None:
+async def test_a_snapshot_taken_again_changes_nothing(stage: Stage, harness: WorkerHarness) -> None:
     await stage.write(create("a"), heard=False)
     await stage.write(create("b"))
     sync = await stage.begin()
     await stage.tell(chunks_of(stage.repo, stage.scope, sync))
     await stage.agrees()
-    events, done = await world.events(), (await stage.operations())[sync]
+    events, done = await harness.events(), (await stage.operations())[sync]
     await stage.tell(chunks_of(stage.repo, stage.scope, sync))
-    assert await world.events() == events
+    assert await harness.events() == events
     again = (await stage.operations())[sync]
     assert (again.status, again.created, again.completed_at) == (
         done.status,
@@ -275,10 +275,10 @@ async def test_a_sync_of_an_inactive_account_fails_and_changes_nothing(stage: St
     await stage.write(create("b"))
     seq, did = stage.network.seq + 1, stage.did
     time = stage.network.time
-    await stage.world.publish(
+    await stage.harness.publish(
         [account_frame(seq, did, active=False, status="suspended", time=time)]
     )
-    await stage.world.settled(20.0)
+    await stage.harness.settled(20.0)
     sync = await stage.begin()
     await stage.tell(chunks_of(stage.repo, stage.scope, sync))
     done = (await stage.operations())[sync]
@@ -301,13 +301,13 @@ async def test_everything_is_published_again_on_request(stage: Stage) -> None:
     assert (done.status, done.created, done.updated, done.deleted) == ("completed", 0, 0, 0)
 
 
-async def test_an_unknown_repository_becomes_known_by_its_snapshot(world: World) -> None:
+async def test_an_unknown_repository_becomes_known_by_its_snapshot(harness: WorkerHarness) -> None:
     network = Network(12, accounts=1, collections=(COLLECTION,))
-    world.keys = network.keys
+    harness.keys = network.keys
     [repo] = network.repos.values()
     list(network.introduce(RECORDS))
-    stage = Stage(world, network, repo)
-    async with world.fetching(), world.owning(stage.did):
+    stage = Stage(harness, network, repo)
+    async with harness.fetching(), harness.owning(stage.did):
         sync = await stage.begin()
         await stage.tell(chunks_of(repo, stage.scope, sync, size=7))
         assert await stage.state() == ("active", None)
@@ -327,8 +327,8 @@ async def test_refreshes(stage: Stage) -> None:
 
     async def refresh(path: str, rev: str | None = None) -> Operation:
         name = await stage.begin(path=path)
-        await stage.world.tell(prove(stage.repo, path, name, rev=rev))
-        await stage.world.settled(20.0)
+        await stage.harness.tell(prove(stage.repo, path, name, rev=rev))
+        await stage.harness.settled(20.0)
         return (await stage.operations())[name]
 
     same = await refresh(kept)
@@ -363,16 +363,16 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
     monkeypatch.setattr(BatchTransactions, "_thin_out", interrupted)
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
-    await stage.world.publish([gone])
+    await stage.harness.publish([gone])
 
     async def deleted() -> bool:
-        return (await stage.world.repos())[stage.did][0] == "deleted"
+        return (await stage.harness.repos())[stage.did][0] == "deleted"
 
     await eventually(deleted, what="the account is deleted", deadline=60)
-    await stage.world.settled(20.0)
+    await stage.harness.settled(20.0)
     assert (portions[:3], portions[-1]) == ([True, True, True], False)
-    assert (await stage.world.stored(), await stage.world.folded()) == ({}, {})
-    events = await stage.world.events()
+    assert (await stage.harness.stored(), await stage.harness.folded()) == ({}, {})
+    events = await stage.harness.events()
     assert len({event["id"] for event in events}) == len(events)
     deletes = [e for e in events if e["type"] == "record" and e["action"] == "delete"]
     assert len(deletes) == len(stage.repo.records)
@@ -389,7 +389,7 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
         if more and not interruptions:
             stage.network.seq += 1
             back = account_frame(stage.network.seq, stage.did, active=True)
-            interruptions.append(await stage.world.publish([back]))
+            interruptions.append(await stage.harness.publish([back]))
             raise Transient("as if PostgreSQL had gone away")
         return more
 
@@ -398,18 +398,22 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
     before = stage.repo.rev
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
-    await stage.world.publish([gone])
+    await stage.harness.publish([gone])
 
     async def emptied() -> bool:
         return bool(interruptions) and (await stage.state())[0] == "desynchronized"
 
     await eventually(emptied, what="records go, and the account returns", deadline=60)
-    await stage.world.settled(20.0)
-    assert (await stage.world.repos())[stage.did] == ("active", "desynchronized", "account_deleted")
-    assert len((await stage.world.stored()).get(stage.did, {})) < len(stage.repo.records)
+    await stage.harness.settled(20.0)
+    assert (await stage.harness.repos())[stage.did] == (
+        "active",
+        "desynchronized",
+        "account_deleted",
+    )
+    assert len((await stage.harness.stored()).get(stage.did, {})) < len(stage.repo.records)
 
     assert stage.repo.rev == before
-    rows = await stage.world.rows("SELECT want FROM repos")
+    rows = await stage.harness.rows("SELECT want FROM repos")
     ((want,),) = rows
     await stage.tell(
         chunks_of(stage.repo, stage.scope, await stage.begin(), resync_generation=want)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -32,9 +32,11 @@ def topics_of(deployment: Deployment) -> Topics:
     return Topics(deployment.prefix, PARTITIONS)
 
 
-async def committed(client: Client, topic: str, partitions: int = PARTITIONS) -> list[Record]:
+async def committed(
+    client: Client, topic: str, partitions: Iterable[int] = range(PARTITIONS)
+) -> list[Record]:
     """Return every committed record of ``topic``, each partition in order."""
-    places = [TopicPartition(topic, partition) for partition in range(partitions)]
+    places = [TopicPartition(topic, partition) for partition in partitions]
     found: dict[TopicPartition, list[Record]] = {place: [] for place in places}
     async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
         ends = {place: end for place, (_, end) in (await reader.bounds()).items()}

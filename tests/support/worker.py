@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,12 +17,11 @@ import pytest
 from consumer.backfill import AccountAnswer, IdentityAnswer, Message, encode
 from consumer.config.settings import Settings
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, Record, TopicPartition
-from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.reader import Record, TopicPartition
+from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.scope import Scope
 from consumer.store import lookups, outbox
-from consumer.store.database import Database
 from consumer.verify.frames import peek
 from consumer.worker.lane import Resources, run_lane
 from consumer.worker.role import Worker
@@ -30,6 +29,7 @@ from procedures.syntax import cid_text
 from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.harness import Harness, running
 
 RELAY = "wss://relay.test"
 PDS = "https://pds.test"
@@ -38,17 +38,12 @@ Table = dict[str, dict[str, str]]
 
 
 @dataclass
-class World:
+class WorkerHarness(Harness):
     """One deployment with the test in the place of tailer and fetcher.
 
     ``keys`` are the signing keys that the fetcher finds, by DID; an unknown DID has none.
     """
 
-    deployment: Deployment
-    settings: Settings
-    client: Client
-    topics: Topics
-    database: Database
     relay: TransactionalProducer
     fetcher: TransactionalProducer
     keys: dict[str, str] = field(default_factory=dict)
@@ -204,33 +199,14 @@ class World:
 
     # -- what came of it ---------------------------------------------------------------
 
-    async def rows(self, query: str) -> list[Any]:
-        async with self.database.transaction() as connection:
-            return await (await connection.execute(query)).fetchall()
-
-    async def everything(self, topic: Topic, partition: int) -> list[Record]:
-        """Return the committed records of a partition."""
-        place = TopicPartition(self.topics.name(topic), partition)
-        found: list[Record] = []
-        async with await PartitionReader.open(self.client, {place: None}) as reader:
-            _, end = (await reader.bounds(place))[place]
-            while await reader.position(place) < end:
-                found += await reader.fetch(place, wait=0.2)
-        return found
-
-    async def published(self, topic: Topic) -> list[Record]:
-        """Return everything on an output topic, partition by partition."""
-        partitions = 1 if topic is Topic.OPERATIONS else self.topics.partitions
-        return [r for n in range(partitions) for r in await self.everything(topic, n)]
-
     async def events(self) -> list[dict[str, Any]]:
         """Return the events, without tombstones."""
-        records = await self.published(Topic.EVENTS)
+        records = await self.committed(Topic.EVENTS)
         return [json.loads(record.value) for record in records if record.value is not None]
 
     async def dead_letters(self) -> list[tuple[str, Record]]:
         """Return the dead letters with their reasons; each follows the published format."""
-        records = await self.published(Topic.DEAD_LETTER)
+        records = await self.committed(Topic.DEAD_LETTER)
         for record in records:
             validate(record)
         return [(dict(record.headers)["reason"].decode(), record) for record in records]
@@ -264,38 +240,13 @@ class World:
         return {did: (status, state, reason) for did, status, state, reason in rows}
 
 
-@asynccontextmanager
-async def running(run: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run a root during the block, and stop it in good order."""
-    stop = asyncio.Event()
-    task = asyncio.ensure_future(run(stop))
-    told = asyncio.current_task()
-    assert told is not None
-    # What dies in the middle ends the test at once.
-    task.add_done_callback(lambda _: None if stop.is_set() else told.cancel())
-    try:
-        yield
-        stop.set()
-        await asyncio.wait_for(task, 20)
-    except asyncio.CancelledError:
-        if task.done() and not task.cancelled():
-            await task
-        raise
-    finally:
-        stop.set()
-        task.cancel()
-        await asyncio.wait([task])
-
-
 @pytest.fixture
-async def world(deployment: Deployment, database: Database) -> AsyncIterator[World]:
+async def harness(deployment: Deployment) -> AsyncIterator[WorkerHarness]:
     """Prepare topics and tables; no worker runs yet."""
-    settings = deployment.settings()
-    client = Client(settings.kafka)
-    topics = Topics(deployment.prefix, settings.kafka.partitions)
-    await topics.ensure(client)
+    client = Client(deployment.kafka())
     async with (
         await TransactionalProducer.open(client, "test-relay") as relay,
         await TransactionalProducer.open(client, "test-fetcher") as fetcher,
+        WorkerHarness.opened(deployment, client, relay=relay, fetcher=fetcher) as harness,
     ):
-        yield World(deployment, settings, client, topics, database, relay, fetcher)
+        yield harness
