@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,11 +14,10 @@ import pytest
 from consumer.config.settings import DiscoverySettings, NetworkSettings, RelaySettings
 from consumer.fetch import discovery
 from consumer.fetch.discovery import discover
-from consumer.kafka.topics import Topics
 from consumer.scope import Repos, Scope
-from consumer.store.database import Database
-from tests.support.deployment import PARTITIONS, Deployment
+from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.harness import Harness, running
 from tests.support.web import Web, response, web
 
 pytestmark = pytest.mark.services
@@ -37,11 +36,10 @@ def page(numbers: Sequence[int], cursor: str | None = None, **more: Any) -> byte
 
 
 @dataclass
-class World:
-    deployment: Deployment
-    database: Database
+class DiscoveryHarness(Harness):
+    """A scripted relay that lists repositories."""
+
     relay: Web
-    topics: Topics
     scope: Scope = field(default_factory=lambda: Scope((VOTES,)))
     sweep_every: float = 0.0
     queued: int = 1_000
@@ -62,20 +60,8 @@ class World:
             network=NetworkSettings(allow_loopback=True),
             discovery=DiscoverySettings(sweep_every=self.sweep_every, queued=self.queued),
         )
-        stop = asyncio.Event()
-        task = asyncio.create_task(discover(settings, self.scope, self.topics, self.database, stop))
-        try:
+        async with running(partial(discover, settings, self.scope, self.topics, self.database)):
             yield
-            stop.set()
-            await asyncio.wait_for(task, 30)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        async with self.database.transaction() as connection:
-            return await (await connection.execute(sql)).fetchall()
 
     async def synced(self) -> list[str]:
         """Return the DIDs whose sync is queued."""
@@ -87,85 +73,88 @@ class World:
         return (listing, status) in await self.rows(sql)
 
     async def know(self, number: int, rev: str, status: str = "active") -> None:
-        async with self.database.transaction() as connection:
-            await connection.execute(
-                "INSERT INTO repos (did, lane, sync_state, rev, status)"
-                " VALUES (%s, 0, 'active', %s, %s)",
-                [did(number), rev, status],
-            )
+        await self.execute(
+            "INSERT INTO repos (did, lane, sync_state, rev, status)"
+            " VALUES (%s, 0, 'active', %s, %s)",
+            [did(number), rev, status],
+        )
 
 
 @pytest.fixture
-async def world(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def harness(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[DiscoveryHarness]:
     monkeypatch.setattr(discovery, "_POLL_SECONDS", 0.1)
-    database = Database(deployment.postgres(), deployment.prefix)
-    await database.open()
-    async with web() as relay:
-        yield World(deployment, database, relay, Topics(deployment.prefix, PARTITIONS))
-    await database.close()
+    async with (
+        web() as relay,
+        DiscoveryHarness.opened(deployment, relay=relay) as harness,
+    ):
+        yield harness
 
 
-async def test_every_page_is_gone_through_and_every_stranger_synced(world: World) -> None:
-    await world.know(2, OLD)
-    world.lists(VOTES, None, page([1, 2], "b"))
-    world.lists(VOTES, "b", page([3], "c", active=False))  # only inactive ones: not the end
-    world.lists(VOTES, "c", page([4, 1]))
-    async with world.discovering():
-        await eventually(lambda: world.searched(VOTES), what="the search ends")
-    assert await world.synced() == [did(1), did(4)]
-    (found,) = await world.rows(
+async def test_every_page_is_gone_through_and_every_stranger_synced(
+    harness: DiscoveryHarness,
+) -> None:
+    await harness.know(2, OLD)
+    harness.lists(VOTES, None, page([1, 2], "b"))
+    harness.lists(VOTES, "b", page([3], "c", active=False))  # only inactive ones: not the end
+    harness.lists(VOTES, "c", page([4, 1]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES), what="the search ends")
+    assert await harness.synced() == [did(1), did(4)]
+    (found,) = await harness.rows(
         "SELECT records_processed, progress, phase FROM operations WHERE type = 'discovery'"
     )
     assert found[1:] == (100, "applied")
-    async with world.discovering():  # once is enough
+    async with harness.discovering():  # once is enough
         pass
-    assert len(world.relay.requests) == 3
+    assert len(harness.relay.requests) == 3
 
 
-async def test_a_collection_that_is_added_is_searched(world: World) -> None:
-    world.lists(VOTES, None, page([1]))
-    async with world.discovering():
-        await eventually(lambda: world.searched(VOTES), what="the search ends")
-    world.scope = Scope((VOTES, NOTES))
-    world.lists(NOTES, None, page([2]))
-    async with world.discovering():
-        await eventually(lambda: world.searched(NOTES), what="the search ends")
-    assert await world.synced() == [did(1), did(2)]
-    assert len(world.relay.requests) == 2
+async def test_a_collection_that_is_added_is_searched(harness: DiscoveryHarness) -> None:
+    harness.lists(VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES), what="the search ends")
+    harness.scope = Scope((VOTES, NOTES))
+    harness.lists(NOTES, None, page([2]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(NOTES), what="the search ends")
+    assert await harness.synced() == [did(1), did(2)]
+    assert len(harness.relay.requests) == 2
 
 
-async def test_it_goes_on_at_its_cursor(world: World) -> None:
-    world.lists(VOTES, None, page([1], "b"))
-    world.lists(VOTES, "b", response(503, retry_after="1"))
-    async with world.discovering():
-        await eventually(lambda: world.searched(VOTES, "queued"), what="it is postponed")
-    world.lists(VOTES, "b", page([2]))
-    async with world.discovering():
-        await eventually(lambda: world.searched(VOTES), what="the search ends")
-    assert await world.synced() == [did(1), did(2)]
-    assert sum("cursor" not in path for path in world.relay.paths) == 1
+async def test_it_goes_on_at_its_cursor(harness: DiscoveryHarness) -> None:
+    harness.lists(VOTES, None, page([1], "b"))
+    harness.lists(VOTES, "b", response(503, retry_after="1"))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES, "queued"), what="it is postponed")
+    harness.lists(VOTES, "b", page([2]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES), what="the search ends")
+    assert await harness.synced() == [did(1), did(2)]
+    assert sum("cursor" not in path for path in harness.relay.paths) == 1
 
 
-async def test_a_crowd_of_waiting_syncs_holds_it_up(world: World) -> None:
-    world.queued = 1
-    world.lists(VOTES, None, page([1], "b"))
-    world.lists(VOTES, "b", page([2]))
-    async with world.discovering():
-        await eventually(world.synced, what="the first page")
-        assert not await world.searched(VOTES)
-        async with world.database.transaction() as connection:
+async def test_a_crowd_of_waiting_syncs_holds_it_up(harness: DiscoveryHarness) -> None:
+    harness.queued = 1
+    harness.lists(VOTES, None, page([1], "b"))
+    harness.lists(VOTES, "b", page([2]))
+    async with harness.discovering():
+        await eventually(harness.synced, what="the first page")
+        assert not await harness.searched(VOTES)
+        async with harness.database.transaction() as connection:
             await connection.execute(
                 "UPDATE operations SET status = 'completed', completed_at = now(),"
                 " version = version + 1 WHERE type = 'didSync'"
             )
-        await eventually(lambda: world.searched(VOTES), what="the search ends")
-    assert await world.synced() == [did(1), did(2)]
+        await eventually(lambda: harness.searched(VOTES), what="the search ends")
+    assert await harness.synced() == [did(1), did(2)]
 
 
-async def test_a_relay_without_listings(world: World) -> None:
-    async with world.discovering():
-        await eventually(lambda: world.searched(VOTES, "failed"), what="it gives up")
-    ((error, due),) = await world.rows(
+async def test_a_relay_without_listings(harness: DiscoveryHarness) -> None:
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES, "failed"), what="it gives up")
+    ((error, due),) = await harness.rows(
         "SELECT o.error, d.due > now() + interval '1 hour' FROM discoveries AS d"
         " JOIN operations AS o ON o.id = d.operation"
     )
@@ -173,32 +162,32 @@ async def test_a_relay_without_listings(world: World) -> None:
     assert due
 
 
-async def test_a_listing_that_stands_still_is_no_endless_loop(world: World) -> None:
-    world.lists(VOTES, None, page([1], "b"))
-    world.lists(VOTES, "b", page([1], "b"))
-    async with world.discovering():
-        await eventually(lambda: world.searched(VOTES, "queued"), what="it is postponed")
-        assert await world.synced() == [did(1)]
+async def test_a_listing_that_stands_still_is_no_endless_loop(harness: DiscoveryHarness) -> None:
+    harness.lists(VOTES, None, page([1], "b"))
+    harness.lists(VOTES, "b", page([1], "b"))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES, "queued"), what="it is postponed")
+        assert await harness.synced() == [did(1)]
 
 
-async def test_a_sweep_finds_those_that_we_are_behind(world: World) -> None:
-    world.scope, world.sweep_every = Scope((VOTES,), Repos.LISTED), 3_600.0
-    await world.know(1, OLDER)
-    await world.know(2, OLD)
-    await world.know(3, OLDER, "deactivated")
-    world.lists("*", None, page([1, 2, 3, 4], rev=OLD))
-    async with world.discovering():
-        await eventually(lambda: world.searched("#sweep"), what="the sweep ends")
-    assert await world.synced() == [did(1)]
-    assert await world.rows("SELECT reason FROM operations WHERE type = 'didSync'") == [
+async def test_a_sweep_finds_those_that_we_are_behind(harness: DiscoveryHarness) -> None:
+    harness.scope, harness.sweep_every = Scope((VOTES,), Repos.LISTED), 3_600.0
+    await harness.know(1, OLDER)
+    await harness.know(2, OLD)
+    await harness.know(3, OLDER, "deactivated")
+    harness.lists("*", None, page([1, 2, 3, 4], rev=OLD))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched("#sweep"), what="the sweep ends")
+    assert await harness.synced() == [did(1)]
+    assert await harness.rows("SELECT reason FROM operations WHERE type = 'didSync'") == [
         ("listed_newer",)
     ]
 
 
-async def test_listed_repositories_are_synced_without_a_relay(world: World) -> None:
-    world.scope = Scope((VOTES,), Repos.LISTED, dids=frozenset({did(1), did(2)}))
-    await world.know(2, OLD)
-    async with world.discovering():
-        await eventually(world.synced, what="the sync is queued")
-    assert await world.synced() == [did(1)]
-    assert world.relay.requests == []
+async def test_listed_repositories_are_synced_without_a_relay(harness: DiscoveryHarness) -> None:
+    harness.scope = Scope((VOTES,), Repos.LISTED, dids=frozenset({did(1), did(2)}))
+    await harness.know(2, OLD)
+    async with harness.discovering():
+        await eventually(harness.synced, what="the sync is queued")
+    assert await harness.synced() == [did(1)]
+    assert harness.relay.requests == []

@@ -17,8 +17,6 @@ from consumer.control.role import Controller
 from consumer.fetch import attempts
 from consumer.fetch.role import Fetcher
 from consumer.kafka.topics import Topic
-from consumer.kafka.transaction import OutRecord
-from consumer.kafka.writer import Writer
 from consumer.store.operations import claims, queue
 from consumer.store.rows import SyncWanted
 from procedures.failures import Failure
@@ -70,9 +68,7 @@ class Stage:
     async def command(self, identifier: str, **fields: Any) -> str:
         """Produce a command with this id, and return the id."""
         value = orjson.dumps({"id": identifier, **fields})
-        async with await Writer.open(self.harness.client) as writer:
-            name = self.harness.topics.name(Topic.CONTROL)
-            await writer.write(OutRecord(name, 0, None, value))
+        await self.harness.write(Topic.CONTROL, value)
         return identifier
 
     async def sync(self, identifier: str, repo: Repo, **fields: Any) -> str:

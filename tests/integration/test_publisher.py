@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -17,7 +16,7 @@ from consumer import metrics
 from consumer.errors import Fatal
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
-from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
 from consumer.lanes.errors import LaneLost
@@ -25,8 +24,9 @@ from consumer.lanes.publisher import READ_BACK, Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.database import Database
 from consumer.store.rows import RELEASED, Lane, OutRow
-from tests.support.deployment import PARTITIONS, Deployment
+from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.harness import Harness, running
 from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.services
@@ -39,12 +39,9 @@ Commit = Callable[[TransactionalProducer, Sequence[OutRecord]], Awaitable[None]]
 
 
 @dataclass
-class World:
-    """One lane of a deployment, and the test's hands on all of it."""
+class PublisherHarness(Harness):
+    """One lane of a deployment, decided on by the test."""
 
-    client: Client
-    topics: Topics
-    database: Database
     lane: Lane
     decided: int = 0
 
@@ -83,17 +80,8 @@ class World:
         return [
             record
             for topic in (Topic.EVENTS, Topic.DEAD_LETTER)
-            for partition in range(PARTITIONS)
-            for record in await self.everything(TopicPartition(self.topics.name(topic), partition))
+            for record in await self.committed(topic)
         ]
-
-    async def everything(self, place: TopicPartition) -> list[Any]:
-        found: list[Any] = []
-        async with await PartitionReader.open(self.client, {place: None}) as reader:
-            _, end = (await reader.bounds(place))[place]
-            while await reader.position(place) < end:
-                found += await reader.fetch(place, wait=0.5)
-        return found
 
 
 def row(out_seq: int) -> OutRow:
@@ -107,16 +95,16 @@ def sequence(records: Sequence[Any]) -> list[int]:
     return [int(dict(record.headers)["out_seq"]) for record in records]
 
 
-async def exactly_once(world: World) -> None:
+async def exactly_once(harness: PublisherHarness) -> None:
     """Assert that every decided row is in Kafka once, in order per partition, as decided."""
-    found = await world.published()
-    assert sorted(sequence(found)) == list(range(1, world.decided + 1))
+    found = await harness.published()
+    assert sorted(sequence(found)) == list(range(1, harness.decided + 1))
     places: dict[TopicPartition, list[int]] = {}
     for record in found:
         (out_seq,) = sequence([record])
         expected = row(out_seq)
         assert (record.key, record.value) == (expected.key, expected.value)
-        assert record.topic == world.topics.name(Topic(expected.topic))
+        assert record.topic == harness.topics.name(Topic(expected.topic))
         assert record.partition == expected.partition
         headers = (*expected.headers, ("lane", b"%d" % LANE), ("out_seq", b"%d" % out_seq))
         assert tuple(record.headers) == headers
@@ -124,38 +112,20 @@ async def exactly_once(world: World) -> None:
     assert all(order == sorted(order) for order in places.values())
 
 
-async def all_trimmed(world: World) -> None:
-    await eventually(lambda: empty(world), what="an empty outbox", deadline=90)
+async def all_trimmed(harness: PublisherHarness) -> None:
+    await eventually(lambda: empty(harness), what="an empty outbox", deadline=90)
 
 
-async def empty(world: World) -> bool:
-    return await world.waiting() == 0
+async def empty(harness: PublisherHarness) -> bool:
+    return await harness.waiting() == 0
 
 
 @pytest.fixture
-async def world(deployment: Deployment) -> AsyncIterator[World]:
-    kafka = deployment.kafka(request_timeout=10.0)
-    client, topics = Client(kafka), Topics(deployment.prefix, PARTITIONS)
-    database = Database(deployment.postgres(), deployment.prefix)
-    await asyncio.gather(database.open(), topics.ensure(client))
-    world = World(client, topics, database, Lane(LANE, RELEASED))
-    await world.claim()
-    yield world
-    await database.close()
-
-
-@asynccontextmanager
-async def running(publisher: Publisher) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the publisher during the block, and stop it in good order."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(publisher.run(stop))
-    try:
-        yield task
-        stop.set()
-        await asyncio.wait_for(task, 30)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+async def harness(deployment: Deployment) -> AsyncIterator[PublisherHarness]:
+    lane = Lane(LANE, RELEASED)
+    async with PublisherHarness.opened(deployment, lane=lane) as harness:
+        await harness.claim()
+        yield harness
 
 
 async def killed(task: asyncio.Task[None]) -> None:
@@ -171,59 +141,61 @@ def count_of(outcome: str) -> float:
 # -- in good order ----------------------------------------------------------------------------
 
 
-async def test_rows_handed_over_are_published_and_trimmed(world: World) -> None:
-    publisher = world.publisher()
-    async with running(publisher):
+async def test_rows_handed_over_are_published_and_trimmed(harness: PublisherHarness) -> None:
+    publisher = harness.publisher()
+    async with running(publisher.run):
         for _ in range(10):
-            await publisher.hand_over(await world.decide(9))
-        await all_trimmed(world)
-    await exactly_once(world)
+            await publisher.hand_over(await harness.decide(9))
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
-async def test_rows_decided_before_the_start_come_first(world: World) -> None:
-    await world.decide(50)
-    publisher = world.publisher()
-    handed = await world.decide(10)
+async def test_rows_decided_before_the_start_come_first(harness: PublisherHarness) -> None:
+    await harness.decide(50)
+    publisher = harness.publisher()
+    handed = await harness.decide(10)
     await publisher.hand_over(handed)
-    async with running(publisher):
-        await all_trimmed(world)
-    await exactly_once(world)
+    async with running(publisher.run):
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
-async def test_rows_never_handed_over_are_found(world: World) -> None:
-    publisher = world.publisher()
-    async with running(publisher):
-        await publisher.hand_over(await world.decide(3))
-        await world.decide(4)  # its COMMIT was not answered
-        await all_trimmed(world)
-        await world.decide(5)  # nor was this one's, and the next batch makes the gap known
-        await publisher.hand_over(await world.decide(6))
-        await all_trimmed(world)
-    await exactly_once(world)
+async def test_rows_never_handed_over_are_found(harness: PublisherHarness) -> None:
+    publisher = harness.publisher()
+    async with running(publisher.run):
+        await publisher.hand_over(await harness.decide(3))
+        await harness.decide(4)  # its COMMIT was not answered
+        await all_trimmed(harness)
+        await harness.decide(5)  # nor was this one's, and the next batch makes the gap known
+        await publisher.hand_over(await harness.decide(6))
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
-async def test_stopping_publishes_what_was_handed_over(world: World) -> None:
-    publisher = world.publisher()
-    async with running(publisher):
-        await publisher.hand_over(await world.decide(30))
-    await exactly_once(world)
+async def test_stopping_publishes_what_was_handed_over(harness: PublisherHarness) -> None:
+    publisher = harness.publisher()
+    async with running(publisher.run):
+        await publisher.hand_over(await harness.decide(30))
+    await exactly_once(harness)
 
 
 async def test_nothing_is_trimmed_before_its_marker_was_read_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def blind(*_: object, **__: object) -> list[Any]:
         return []
 
-    await world.decide(20)
+    await harness.decide(20)
     with monkeypatch.context() as patch:
         patch.setattr(PartitionReader, "fetch", sighted_once(blind))
-        async with running(world.publisher()):
-            await eventually(lambda: published_all(world), what="everything in Kafka", deadline=90)
-        assert await world.waiting() == 20
-    async with running(world.publisher()):
-        await all_trimmed(world)
-    await exactly_once(world)
+        async with running(harness.publisher().run):
+            await eventually(
+                lambda: published_all(harness), what="everything in Kafka", deadline=90
+            )
+        assert await harness.waiting() == 20
+    async with running(harness.publisher().run):
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
 def sighted_once(blind: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Awaitable[list[Any]]]:
@@ -240,37 +212,37 @@ def sighted_once(blind: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Aw
     return fetch
 
 
-async def published_all(world: World) -> bool:
-    return len(await world.published()) == world.decided
+async def published_all(harness: PublisherHarness) -> bool:
+    return len(await harness.published()) == harness.decided
 
 
 # -- crashes ----------------------------------------------------------------------------------
 
 
-async def test_a_crash_between_commit_and_trim_repeats_nothing(world: World) -> None:
-    await world.decide(20)
+async def test_a_crash_between_commit_and_trim_repeats_nothing(harness: PublisherHarness) -> None:
+    await harness.decide(20)
     never = replace(PACE, trim_every=1e9)
-    task = asyncio.create_task(world.publisher(never).run(asyncio.Event()))
-    await eventually(lambda: published_all(world), what="everything in Kafka", deadline=90)
+    task = asyncio.create_task(harness.publisher(never).run(asyncio.Event()))
+    await eventually(lambda: published_all(harness), what="everything in Kafka", deadline=90)
     await killed(task)
-    assert await world.waiting() > 0
-    async with running(world.publisher()):
-        await all_trimmed(world)
-    await exactly_once(world)
+    assert await harness.waiting() > 0
+    async with running(harness.publisher().run):
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
-async def test_crashes_anywhere_repeat_and_lose_nothing(world: World) -> None:
+async def test_crashes_anywhere_repeat_and_lose_nothing(harness: PublisherHarness) -> None:
     chance = random.Random(7)
     for _ in range(12):
-        publisher = world.publisher()
+        publisher = harness.publisher()
         task = asyncio.create_task(publisher.run(asyncio.Event()))
         for _ in range(chance.randrange(1, 5)):
-            await publisher.hand_over(await world.decide(chance.randrange(1, 20)))
+            await publisher.hand_over(await harness.decide(chance.randrange(1, 20)))
         await asyncio.sleep(chance.uniform(0.0, 0.3))  # anywhere between two awaits
         await killed(task)
-    async with running(world.publisher()):
-        await all_trimmed(world)
-    await exactly_once(world)
+    async with running(harness.publisher().run):
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
 def interfering(
@@ -305,135 +277,135 @@ async def lost_and_unknown(*_: object) -> None:
 
 @pytest.mark.parametrize("interfere", [committed_and_unknown, lost_and_unknown])
 async def test_an_unknown_outcome_is_looked_up(
-    world: World, monkeypatch: pytest.MonkeyPatch, interfere: Any
+    harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch, interfere: Any
 ) -> None:
     before = count_of("unknown")
     monkeypatch.setattr(TransactionalProducer, "commit", interfering(3, interfere))
-    publisher = world.publisher()
-    async with running(publisher):
-        await publisher.hand_over(await world.decide(40))
-        await all_trimmed(world)
-    await exactly_once(world)
+    publisher = harness.publisher()
+    async with running(publisher.run):
+        await publisher.hand_over(await harness.decide(40))
+        await all_trimmed(harness)
+    await exactly_once(harness)
     assert count_of("unknown") == before + 3
 
 
 async def test_a_fenced_publisher_that_owns_the_lane_comes_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fenced(
         producer: TransactionalProducer, records: Sequence[OutRecord], commit: Commit
     ) -> None:
         name = f"publisher-{LANE}"
-        async with await TransactionalProducer.open(world.client, name):
+        async with await TransactionalProducer.open(harness.client, name):
             with pytest.raises(Fenced):
                 await commit(producer, records)
             raise Fenced("by the test")
 
     before = count_of("fenced")
     monkeypatch.setattr(TransactionalProducer, "commit", interfering(1, fenced))
-    publisher = world.publisher()
-    async with running(publisher):
-        await publisher.hand_over(await world.decide(20))
-        await all_trimmed(world)
-    await exactly_once(world)
+    publisher = harness.publisher()
+    async with running(publisher.run):
+        await publisher.hand_over(await harness.decide(20))
+        await all_trimmed(harness)
+    await exactly_once(harness)
     assert count_of("fenced") == before + 1
 
 
 # -- owners -----------------------------------------------------------------------------------
 
 
-async def test_a_new_owner_takes_over_and_the_old_one_ends(world: World) -> None:
-    old = world.publisher(replace(PACE, look_every=1e9))
-    async with running(old) as task:
-        await old.hand_over(await world.decide(10))
-        await all_trimmed(world)
-        await world.claim()
-        new = world.publisher()
-        async with running(new):
-            handed = await world.decide(10)
+async def test_a_new_owner_takes_over_and_the_old_one_ends(harness: PublisherHarness) -> None:
+    old = harness.publisher(replace(PACE, look_every=1e9))
+    async with running(old.run, may_end=True) as (task,):
+        await old.hand_over(await harness.decide(10))
+        await all_trimmed(harness)
+        await harness.claim()
+        new = harness.publisher()
+        async with running(new.run):
+            handed = await harness.decide(10)
             await new.hand_over(handed)
-            await all_trimmed(world)
+            await all_trimmed(harness)
             await old.hand_over(handed)  # it does not know yet
             await asyncio.wait_for(task, 30)
             with pytest.raises(LaneLost):
                 await old.hand_over(handed)
-    await exactly_once(world)
+    await exactly_once(harness)
 
 
-async def test_a_publisher_without_the_lane_publishes_nothing(world: World) -> None:
-    await world.decide(10)
-    late = world.publisher()
-    await world.claim()
+async def test_a_publisher_without_the_lane_publishes_nothing(harness: PublisherHarness) -> None:
+    await harness.decide(10)
+    late = harness.publisher()
+    await harness.claim()
     await asyncio.wait_for(late.run(asyncio.Event()), 30)
-    assert await world.published() == []
+    assert await harness.published() == []
 
 
 # -- restored from an older state -------------------------------------------------------------
 
 
-async def test_a_marker_ahead_of_postgres_is_fatal(world: World) -> None:
-    await world.decide(5)
-    async with await TransactionalProducer.open(world.client, f"publisher-{LANE}") as producer:
-        place = TopicPartition(world.topics.name(Topic.PUBLISHED), LANE)
+async def test_a_marker_ahead_of_postgres_is_fatal(harness: PublisherHarness) -> None:
+    await harness.decide(5)
+    async with await TransactionalProducer.open(harness.client, f"publisher-{LANE}") as producer:
+        place = TopicPartition(harness.topics.name(Topic.PUBLISHED), LANE)
         await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(6))])
     with pytest.raises(Fatal, match="PostgreSQL was restored"):
-        await asyncio.wait_for(world.publisher().run(asyncio.Event()), 30)
-    assert await world.waiting() == 5
+        await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
+    assert await harness.waiting() == 5
 
 
-async def test_a_marker_behind_what_was_trimmed_is_fatal(world: World) -> None:
-    await world.decide(5)
-    async with world.database.transaction() as connection:
+async def test_a_marker_behind_what_was_trimmed_is_fatal(harness: PublisherHarness) -> None:
+    await harness.decide(5)
+    async with harness.database.transaction() as connection:
         await outbox.trim(connection, LANE, 3)
     with pytest.raises(Fatal, match="Kafka was restored"):
-        await asyncio.wait_for(world.publisher().run(asyncio.Event()), 30)
-    assert await world.published() == []
+        await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
+    assert await harness.published() == []
 
 
 # -- services away ----------------------------------------------------------------------------
 
 
 async def test_kafka_away_holds_the_worker_back_and_is_waited_out(
-    world: World, kafka_proxy: TcpProxy
+    harness: PublisherHarness, kafka_proxy: TcpProxy
 ) -> None:
     address = f"127.0.0.1:{kafka_proxy.port}"
-    settings = world.client.settings.model_copy(
+    settings = harness.client.settings.model_copy(
         update={"bootstrap_servers": address, "request_timeout": 3.0}
     )
-    publisher = world.publisher(replace(PACE, waiting_bytes=2000), Client(settings))
-    async with running(publisher):
-        await publisher.hand_over(await world.decide(5))
-        await all_trimmed(world)
+    publisher = harness.publisher(replace(PACE, waiting_bytes=2000), Client(settings))
+    async with running(publisher.run):
+        await publisher.hand_over(await harness.decide(5))
+        await all_trimmed(harness)
         await kafka_proxy.stop()
-        blocked = asyncio.create_task(publisher.hand_over(await world.decide(50)))
+        blocked = asyncio.create_task(publisher.hand_over(await harness.decide(50)))
         done, _ = await asyncio.wait([blocked], timeout=2.0)
         assert not done
         assert kafka_proxy.cut > 0
         await kafka_proxy.start()
         await asyncio.wait_for(blocked, 60)
-        await all_trimmed(world)
-    await exactly_once(world)
+        await all_trimmed(harness)
+    await exactly_once(harness)
 
 
 async def test_postgres_away_is_waited_out(
-    world: World, deployment: Deployment, postgres_proxy: TcpProxy
+    harness: PublisherHarness, deployment: Deployment, postgres_proxy: TcpProxy
 ) -> None:
     dsn = SecretStr(deployment.dsn_through(postgres_proxy))
     database = Database(deployment.postgres(dsn=dsn), deployment.prefix)
     await database.open()
-    publisher = Publisher(world.lane, world.client, world.topics, database, PACE)
-    async with running(publisher):
-        await publisher.hand_over(await world.decide(5))
-        await all_trimmed(world)
+    publisher = Publisher(harness.lane, harness.client, harness.topics, database, PACE)
+    async with running(publisher.run):
+        await publisher.hand_over(await harness.decide(5))
+        await all_trimmed(harness)
         await postgres_proxy.stop()
         assert postgres_proxy.cut > 0
-        await publisher.hand_over(await world.decide(20))
-        await world.decide(10)
+        await publisher.hand_over(await harness.decide(20))
+        await harness.decide(10)
         refused = metrics.ROOT_RESTARTS.labels("publisher")
         before = refused._value.get()
         await eventually(lambda: refused._value.get() > before, what="an attempt given up")
-        assert await world.waiting() > 0
+        assert await harness.waiting() > 0
         await postgres_proxy.start()
-        await all_trimmed(world)
-    await exactly_once(world)
+        await all_trimmed(harness)
+    await exactly_once(harness)
     await database.close()
