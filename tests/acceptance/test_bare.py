@@ -8,21 +8,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.accounts import Accounts
 from tests.support.consumer import Consumer, Start
 from tests.support.eventually import eventually
-from tests.support.village import Village
 
 pytestmark = pytest.mark.services
 
 
-def settings(village: Village, data_dir: Path) -> dict[str, str]:
+def settings(accounts: Accounts, data_dir: Path) -> dict[str, str]:
     return {
         "CHIVE_DATA_DIR": str(data_dir),
         "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
         "CHIVE_KAFKA__PARTITIONS": "2",
-        "CHIVE_RELAY__URL": village.relay.url,
+        "CHIVE_RELAY__URL": accounts.relay.url,
         "CHIVE_RELAY__START": "oldest",
-        "CHIVE_IDENTITY__PLC_URL": village.directory.origin,
+        "CHIVE_IDENTITY__PLC_URL": accounts.directory.origin,
         "CHIVE_NETWORK__ALLOW_LOOPBACK": "true",
     }
 
@@ -35,20 +35,20 @@ async def records(consumer: Start, environment: dict[str, str]) -> int:
 
 
 async def test_the_embedded_servers_keep_their_state_and_leave_nothing_running(
-    consumer: Start, village: Village, server_directory: Path
+    consumer: Start, accounts: Accounts, server_directory: Path
 ) -> None:
-    environment = settings(village, server_directory / "bare")
+    environment = settings(accounts, server_directory / "bare")
     first = await consumer("run", env=environment)
     await first.saying("running", deadline=120)
-    await village.write(2)
+    await accounts.write(2)
 
     async def all_there() -> bool:
-        return await records(consumer, environment) == len(village.paths)
+        return await records(consumer, environment) == len(accounts.paths)
 
     await eventually(all_there, deadline=60)
     family = first.children()
     assert len(family) >= 2
-    newest = village.seq
+    newest = accounts.seq
     assert await first.stopped() == 0
     assert not any(psutil.pid_exists(each.pid) for each in family)
 
@@ -56,21 +56,21 @@ async def test_the_embedded_servers_keep_their_state_and_leave_nothing_running(
     assert await nobody.ended() == 1
     assert nobody.lines[0].startswith("error: nothing runs in")
 
-    await village.write()
+    await accounts.write()
     second = await consumer("run", env=environment)
     await second.saying("connected", deadline=120)
-    assert village.relay.cursors[-1] == newest
+    assert accounts.relay.cursors[-1] == newest
     await eventually(all_there, deadline=60)
     events = await consumer("events", "--type", "record", env=environment)
     assert await events.ended() == 0
-    assert len(events.out.splitlines()) == len(village.paths)
+    assert len(events.out.splitlines()) == len(accounts.paths)
     assert await second.stopped() == 0
 
 
 async def test_a_server_that_ends_takes_the_process_down_with_its_reason(
-    consumer: Start, village: Village, server_directory: Path
+    consumer: Start, accounts: Accounts, server_directory: Path
 ) -> None:
-    process = await consumer("run", env=settings(village, server_directory / "doomed"))
+    process = await consumer("run", env=settings(accounts, server_directory / "doomed"))
     await process.saying("running", deadline=120)
     (postgres,) = [each for each in process.children() if "postgres" in each.exe()][:1]
     postgres.kill()

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from tests.support.accounts import Accounts
 from tests.support.consumer import Start
 from tests.support.deployment import Deployment
-from tests.support.village import Village
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -16,9 +16,9 @@ NOBODY = "did:plc:" + "z" * 24
 
 
 async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code(
-    village: Village, deployment: Deployment, consumer: Start
+    accounts: Accounts, deployment: Deployment, consumer: Start
 ) -> None:
-    environment = village.environment(deployment)
+    environment = accounts.environment(deployment)
     fetcher = await consumer("run", "--role", "fetcher", env=environment)
     await fetcher.saying("lane_claimed", deadline=90)
 

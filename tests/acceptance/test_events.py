@@ -12,10 +12,10 @@ from prometheus_client import generate_latest
 
 import consumer.worker.report  # noqa: F401  # closes a label
 from consumer import metrics
+from tests.support.accounts import COLLECTION, Accounts
 from tests.support.consumer import Consumer, Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.village import COLLECTION, Village
 
 
 def shown(events: Consumer) -> list[tuple[str, str]]:
@@ -33,22 +33,22 @@ async def follow(consumer: Start, environment: dict[str, str], *arguments: str) 
 
 
 async def test_what_is_written_is_shown_and_a_restart_goes_on(
-    consumer: Start, deployment: Deployment, village: Village
+    consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
-    environment = village.environment(deployment)
+    environment = accounts.environment(deployment)
     first = await consumer("run", env=environment)
     await first.saying("running")
     events = await follow(consumer, environment)
-    await village.write(3)
-    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
+    await accounts.write(3)
+    await eventually(lambda: set(shown(events)) == accounts.paths, deadline=60)
     assert await first.stopped() == 0
 
-    newest = village.seq
-    await village.write(2)
+    newest = accounts.seq
+    await accounts.write(2)
     second = await consumer("run", env=environment)
-    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
-    assert village.relay.cursors[-1] == newest
-    assert len(shown(events)) == len(village.paths)
+    await eventually(lambda: set(shown(events)) == accounts.paths, deadline=60)
+    assert accounts.relay.cursors[-1] == newest
+    assert len(shown(events)) == len(accounts.paths)
     assert await second.stopped() == 0
     events.signal(signal.SIGINT)
     assert await events.ended() == 0
@@ -56,19 +56,19 @@ async def test_what_is_written_is_shown_and_a_restart_goes_on(
 
 
 async def test_filters_and_readable_lines(
-    consumer: Start, deployment: Deployment, village: Village
+    consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
-    environment = village.environment(deployment)
+    environment = accounts.environment(deployment)
     running = await consumer("run", env=environment)
     await running.saying("running")
-    someone, other = (repo.account.did for repo in village.repos[:2])
-    await village.write(2)
+    someone, other = (repo.account.did for repo in accounts.repos[:2])
+    await accounts.write(2)
     one = await follow(consumer, environment, "--did", someone)
     none = await follow(consumer, environment, "--collection", "site.standard.*")
     syncs = await follow(consumer, environment, "--type", "sync")
-    wanted = {(did, path) for did, path in village.paths if did == someone}
+    wanted = {(did, path) for did, path in accounts.paths if did == someone}
     await eventually(lambda: set(shown(one)) == wanted, deadline=60)
-    await eventually(lambda: syncs.out.count("\n") >= len(village.repos))
+    await eventually(lambda: syncs.out.count("\n") >= len(accounts.repos))
     assert {orjson.loads(line)["type"] for line in syncs.out.splitlines()} == {"sync"}
     assert other not in one.out
     assert none.out == ""
@@ -82,9 +82,9 @@ async def test_filters_and_readable_lines(
     status = await consumer("status", "--json", env=environment)
     assert await status.ended() == 0
     seen = orjson.loads(status.out)
-    assert seen["cursors"][0]["seq"] == village.seq
-    assert seen["repos"]["total"] == len(village.repos)
-    assert seen["records"] == len(village.paths)
+    assert seen["cursors"][0]["seq"] == accounts.seq
+    assert seen["repos"]["total"] == len(accounts.repos)
+    assert seen["records"] == len(accounts.paths)
     assert sum(lane["owned"] for lane in seen["lanes"]) == len(seen["lanes"])
     await only_known_series(running)
     assert await running.stopped() == 0
@@ -109,30 +109,30 @@ def series(text: str) -> set[str]:
 
 
 async def test_worker_processes_share_the_lanes_and_are_replaced(
-    consumer: Start, deployment: Deployment, village: Village
+    consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
-    environment = village.environment(deployment)
+    environment = accounts.environment(deployment)
     parent = await consumer("run", "--workers", "2", env=environment)
     for name in ("worker-1", "worker-2"):
         await parent.saying("lane_claimed", process=name, deadline=60)
     events = await follow(consumer, environment)
-    await village.write(2)
-    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
+    await accounts.write(2)
+    await eventually(lambda: set(shown(events)) == accounts.paths, deadline=60)
 
     victim = parent.said("worker_started", name="worker-1")[0]["pid"]
     os.kill(victim, signal.SIGKILL)
     await parent.saying("worker_killed", name="worker-1", signal="SIGKILL")
-    await village.write(2)
+    await accounts.write(2)
     await parent.saying("worker_started", name="worker-1", times=2)
-    await eventually(lambda: set(shown(events)) == village.paths, deadline=60)
-    assert len(shown(events)) == len(village.paths)
+    await eventually(lambda: set(shown(events)) == accounts.paths, deadline=60)
+    assert len(shown(events)) == len(accounts.paths)
     assert await parent.stopped() == 0
 
 
 async def test_worker_processes_die_with_a_parent_that_is_killed(
-    consumer: Start, deployment: Deployment, village: Village
+    consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
-    parent = await consumer("run", "--workers", "2", env=village.environment(deployment))
+    parent = await consumer("run", "--workers", "2", env=accounts.environment(deployment))
     for name in ("worker-1", "worker-2"):
         await parent.saying("running", process=name)
     children = parent.children()
@@ -143,9 +143,9 @@ async def test_worker_processes_die_with_a_parent_that_is_killed(
 
 
 async def test_the_second_signal_ends_a_process_whose_worker_hangs(
-    consumer: Start, deployment: Deployment, village: Village
+    consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
-    parent = await consumer("run", "--workers", "1", env=village.environment(deployment))
+    parent = await consumer("run", "--workers", "1", env=accounts.environment(deployment))
     await parent.saying("running", process="worker-1")
     (child,) = parent.children()
     child.suspend()
@@ -157,9 +157,9 @@ async def test_the_second_signal_ends_a_process_whose_worker_hangs(
 
 
 async def test_a_worker_process_that_fails_takes_everything_down(
-    consumer: Start, deployment: Deployment, village: Village
+    consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
-    environment = village.environment(deployment)
+    environment = accounts.environment(deployment)
     parent = await consumer("run", "--workers", "2", env=environment)
     await parent.saying("running", process="worker-2")
     (child, *_) = parent.children()

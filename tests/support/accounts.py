@@ -19,8 +19,8 @@ COLLECTION = "pub.chive.eprint.submission"
 
 
 @dataclass
-class Village:
-    """``write`` makes everybody create records; ``paths`` are all that were, by DID."""
+class Accounts:
+    """``write`` makes each account create records; ``paths`` are those records, with the DIDs."""
 
     relay: ScriptedRelay
     directory: Web
@@ -29,7 +29,7 @@ class Village:
     paths: set[tuple[str, str]] = field(default_factory=set)
 
     def environment(self, deployment: Deployment) -> dict[str, str]:
-        """Return the settings of a consumer that follows the village."""
+        """Return the settings of a consumer that follows these accounts."""
         return {
             **deployment.environment(),
             "CHIVE_RELAY__URL": self.relay.url,
@@ -39,7 +39,7 @@ class Village:
         }
 
     async def write(self, commits: int = 1) -> None:
-        """Let everybody make ``commits`` commits of one new record each."""
+        """Make ``commits`` commits of one new record for each account."""
         for _ in range(commits):
             for repo in self.repos:
                 self.seq += 1
@@ -50,11 +50,11 @@ class Village:
 
 
 @pytest.fixture
-async def village() -> AsyncIterator[Village]:
-    """Give a village of twelve, who live on every partition."""
+async def accounts() -> AsyncIterator[Accounts]:
+    """Give twelve accounts; every partition has some of them."""
     async with ScriptedRelay() as relay, web() as directory:
-        accounts = [Account.from_seed(f"villager {n}") for n in range(12)]
-        for account in accounts:
+        found = [Account.from_seed(f"villager {n}") for n in range(12)]
+        for account in found:
             document = orjson.dumps(account.document("https://pds.test"))
             directory.replies[f"/{account.did}"] = response(200, document)
-        yield Village(relay, directory, [Repo(account) for account in accounts])
+        yield Accounts(relay, directory, [Repo(account) for account in found])
