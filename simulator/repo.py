@@ -1,7 +1,7 @@
 """A repository that makes signed commits with everything that Sync 1.1 asks for.
 
 ``Commit`` holds the fields of a ``#commit`` message before they are encoded, so that tests can
-spoil any of them (``tamper.py``) and a benchmark can encode them once.
+tamper with any of them (``tamper.py``) and a benchmark can encode them once.
 """
 
 from __future__ import annotations

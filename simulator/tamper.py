@@ -1,6 +1,6 @@
 """Commits that break one rule each, to be refused for exactly that.
 
-Every function of ``SPOILT`` takes a good commit and its account and returns a bad commit; the
+Every function of ``TAMPERINGS`` takes a good commit and its account and returns a bad commit; the
 commit should have at least two ops, the first of which creates a record.  What is broken
 inside a signed part is signed again by the account, so that nothing else is wrong.
 """
@@ -22,7 +22,7 @@ OTHER = Account.from_seed("somebody else")
 FORGER_SEED = "forger"
 FLOAT_RECORD = b"\xa2\x61x\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00\x65$type\x65a.b.c"
 
-Spoil = Callable[[Commit, Account], Commit]
+Tampering = Callable[[Commit, Account], Commit]
 
 
 def signed_block(commit: Commit, block: bytes) -> Commit:
@@ -247,7 +247,7 @@ def node_not_canonical(commit: Commit, account: Account) -> Commit:
     return with_root_block(commit, account, block[:3] + bytes((0x98, count & 31)) + block[4:])
 
 
-BEFORE_SIGNATURE: dict[Spoil, str] = {
+BEFORE_SIGNATURE: dict[Tampering, str] = {
     forged: "signature_invalid",
     high_s: "signature_invalid",
     long_signature: "signature_invalid",
@@ -261,7 +261,7 @@ BEFORE_SIGNATURE: dict[Spoil, str] = {
     huge: "car_too_big",
 }
 
-AFTER_SIGNATURE: dict[Spoil, str] = {
+AFTER_SIGNATURE: dict[Tampering, str] = {
     no_root_node: "tree_partial",
     no_record: "block_missing",
     flipped_byte: "block_hash",
@@ -288,4 +288,4 @@ AFTER_SIGNATURE: dict[Spoil, str] = {
     node_not_canonical: "tree_invalid",
 }
 
-SPOILT: dict[Spoil, str] = BEFORE_SIGNATURE | AFTER_SIGNATURE
+TAMPERINGS: dict[Tampering, str] = BEFORE_SIGNATURE | AFTER_SIGNATURE

@@ -155,7 +155,7 @@ _OF_KIND = {
 
 @st.composite
 def _fields(draw: st.DrawFn, good: dict[str, Any]) -> bytes:
-    """Draw a map with the fields of ``good``, a few of them spoilt, and perhaps one more."""
+    """Draw a map with the fields of ``good``, a few of them tampered with, and perhaps one more."""
     odd = draw(st.sets(st.sampled_from(sorted(good)), max_size=2)) if good else set()
     written = {
         name: draw(st.none() | ITEMS) if name in odd else bytes(libipld.encode_dag_cbor(value))
@@ -215,7 +215,7 @@ def _repositories(draw: st.DrawFn) -> bytes:
     return car(cid_of(commit), {cid_of(commit): commit, **blocks})
 
 
-# -- JSON: a good object with some of its fields spoilt -----------------------------------------
+# -- JSON: a good object with some fields tampered with -----------------------------------------
 
 _JSON_TEXTS = st.sampled_from(
     ["", "#atproto", "https://a.example", "did:plc:x", "\u202e", "x" * 300]
@@ -228,15 +228,15 @@ _JSON = st.recursive(
 
 
 @st.composite
-def _spoilt(draw: st.DrawFn, good: Any) -> Any:
+def _tampered(draw: st.DrawFn, good: Any) -> Any:
     """Draw ``good`` with any of its parts replaced, left out or repeated."""
     if draw(st.integers(0, 9)) == 0:
         return draw(_JSON)
     if isinstance(good, dict):
         kept = {name: value for name, value in good.items() if draw(st.integers(0, 9))}
-        return {name: draw(_spoilt(value)) for name, value in kept.items()}
+        return {name: draw(_tampered(value)) for name, value in kept.items()}
     if isinstance(good, list):
-        return [draw(_spoilt(value)) for value in good for _ in range(draw(st.integers(1, 2)))]
+        return [draw(_tampered(value)) for value in good for _ in range(draw(st.integers(1, 2)))]
     return good
 
 
@@ -254,9 +254,9 @@ _COMMANDS: list[dict[str, Any]] = [
 @st.composite
 def _tokens(draw: st.DrawFn) -> bytes:
     header = draw(
-        _spoilt({"typ": "JWT", "alg": draw(st.sampled_from(["ES256K", "ES256", "none"]))})
+        _tampered({"typ": "JWT", "alg": draw(st.sampled_from(["ES256K", "ES256", "none"]))})
     )
-    claims = draw(_spoilt(CLAIMS))
+    claims = draw(_tampered(CLAIMS))
     return token_of(_dumped(header), _dumped(claims), draw(st.binary(min_size=63, max_size=65)))
 
 
@@ -269,12 +269,12 @@ GRAMMARS = (
     Grammar(
         "command by its grammar",
         judges.command,
-        st.sampled_from(_COMMANDS).flatmap(_spoilt).map(_dumped),
+        st.sampled_from(_COMMANDS).flatmap(_tampered).map(_dumped),
     ),
     Grammar("token by its grammar", judges.token, _tokens()),
     Grammar(
         "document by its grammar",
         judges.document,
-        _spoilt(ACCOUNT.document("https://a.example")).map(_dumped),
+        _tampered(ACCOUNT.document("https://a.example")).map(_dumped),
     ),
 )

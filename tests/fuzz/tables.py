@@ -43,15 +43,15 @@ def _made(target: Target) -> Iterator[str]:
         yield target.judge(data) or _ACCEPTED
 
 
-def _spoilt(curve: str) -> Iterator[str]:
+def _tampered(curve: str) -> Iterator[str]:
     """Yield what becomes of commits that break one rule each."""
     account = Account.from_seed("test", curve)
     key = SigningKey.from_did_key(account.did_key)
     repo = Repo(account)
     repo.commit([Write("create", f"a.b.c/{number}", {"n": number}) for number in range(150)])
     commit = repo.commit([Write("create", "a.b.c/new", {}), Write("delete", "a.b.c/99")])
-    for spoil in tamper.SPOILT:
-        yield _verdict_on(spoil(commit, account), key)
+    for tampering in tamper.TAMPERINGS:
+        yield _verdict_on(tampering(commit, account), key)
 
 
 def _verdict_on(commit: Commit, key: SigningKey) -> str:
@@ -74,8 +74,8 @@ def _addresses() -> Iterator[str]:
 def cases_by_class() -> str:
     """Return the table of what was tried and refused, class by class."""
     classes: dict[str, Iterable[str]] = {
-        "commits, one rule broken in each, secp256k1": _spoilt("k256"),
-        "commits, one rule broken in each, P-256": _spoilt("p256"),
+        "commits, one rule broken in each, secp256k1": _tampered("k256"),
+        "commits, one rule broken in each, P-256": _tampered("p256"),
         "addresses": _addresses(),
     }
     classes |= {f"{target.name}, changed at random": _made(target) for target in targets()}

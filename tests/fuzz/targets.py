@@ -1,4 +1,4 @@
-"""What is fuzzed: a judge, good input to begin with, and how it is spoilt."""
+"""What is fuzzed: a judge, good input to begin with, and how cases are made of it."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ _DEFAULTS = Path(__file__).parents[2] / "config" / "default.toml"
 _COLLECTIONS = ("app.bsky.feed.post", "pub.chive.eprint.vote")
 _SHARE = 0.5
 
-Spoil = Callable[[list[bytes], Random], bytes]
+Tampering = Callable[[list[bytes], Random], bytes]
 
 
 def _changed(seeds: list[bytes], chance: Random) -> bytes:
     return mutated(chance.choice(seeds), seeds, chance)
 
 
-def _changed_or(other: Callable[[Random], bytes]) -> Spoil:
+def _changed_or(other: Callable[[Random], bytes]) -> Tampering:
     """Return what makes half of the cases in the ``other`` way."""
 
-    def spoil(seeds: list[bytes], chance: Random) -> bytes:
+    def tampering(seeds: list[bytes], chance: Random) -> bytes:
         return other(chance) if chance.random() < _SHARE else _changed(seeds, chance)
 
-    return spoil
+    return tampering
 
 
 @dataclass(frozen=True)
 class Target:
-    """``seeds`` is good input; ``spoil`` makes a case of it."""
+    """``seeds`` is good input; ``tampering`` makes a case of it."""
 
     name: str
     judge: Judge
     seeds: list[bytes]
-    spoil: Spoil = _changed
+    tampering: Tampering = _changed
 
     def cases(self, chance: Random) -> Iterator[bytes]:
         """Yield hostile input, without an end."""
         while True:
-            yield self.spoil(self.seeds, chance)
+            yield self.tampering(self.seeds, chance)
 
     def fuzzed(self) -> Callable[[bytes], object]:
         """Return what judges the bytes that it is given."""
@@ -120,7 +120,7 @@ def of_frames(name: str, frames: list[bytes]) -> list[Target]:
 
 
 def _of_repository(name: str, judge: Judge, seeds: list[bytes]) -> Target:
-    """Return a target whose cases are ``seeds``, spoilt, and a whole repository, sealed anew."""
+    """Return a target of tampered ``seeds``, and of a whole repository that is sealed anew."""
     whole = _repo().everything()
     head = next(iter(whole))
 
@@ -159,14 +159,14 @@ def token_of(*parts: bytes) -> bytes:
 def _token() -> Target:
     parts = [orjson.dumps({"typ": "JWT", "alg": "ES256K"}), orjson.dumps(CLAIMS), b"\x01" * 64]
 
-    def spoil(seeds: list[bytes], chance: Random) -> bytes:
+    def tampering(seeds: list[bytes], chance: Random) -> bytes:
         number = chance.randrange(2 * len(parts))
         if number >= len(parts):
             return _changed(seeds, chance)
         changed = [mutated(p, parts, chance) if n == number else p for n, p in enumerate(parts)]
         return token_of(*changed)
 
-    return Target("token", judges.token, [token_of(*parts)], spoil)
+    return Target("token", judges.token, [token_of(*parts)], tampering)
 
 
 def targets() -> list[Target]:

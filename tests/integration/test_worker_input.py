@@ -49,7 +49,7 @@ class Author:
         return self.seq
 
     def write(self, record: Any = None, rkey: str | None = None, **fields: Any) -> bytes:
-        """Return the frame of a commit that creates a record; ``fields`` spoil it."""
+        """Return the frame of a commit that creates a record; ``fields`` replace its own."""
         seq = self.next_seq()
         write = Write("create", f"{COLLECTION}/{rkey or f'r{seq}'}", record or {"n": seq})
         return frames.commit_frame(seq, self.repo.commit([write]), **fields)
@@ -138,10 +138,10 @@ async def test_bad_input_is_counted_kept_and_passed(harness: WorkerHarness) -> N
     async with harness.fetching(), harness.owning(author.did):
         await _forward(harness, author, [author.write(rkey="first")])
         sent = []
-        for spoil, _ in BAD:
-            sent.append(spoil(author))
+        for tampering, _ in BAD:
+            sent.append(tampering(author))
             await _forward(harness, author, [sent[-1]])
-            await _forward(harness, author, [author.write(rkey=f"after-{spoil.__name__}")])
+            await _forward(harness, author, [author.write(rkey=f"after-{tampering.__name__}")])
         await harness.settled()
     letters = await harness.dead_letters()
     assert [(reason, record.value) for reason, record in letters] == [
@@ -151,7 +151,7 @@ async def test_bad_input_is_counted_kept_and_passed(harness: WorkerHarness) -> N
         expected = sum(reason is other for _, other in BAD)
         assert refused(reason) - count == expected, reason
     rkeys = {event["rkey"] for event in await harness.events() if event["type"] == "record"}
-    assert rkeys == {"first"} | {f"after-{spoil.__name__}" for spoil, _ in BAD}
+    assert rkeys == {"first"} | {f"after-{tampering.__name__}" for tampering, _ in BAD}
     status, state, _ = (await harness.repos())[author.did]
     assert (status, state) == ("active", "desynchronized")
 

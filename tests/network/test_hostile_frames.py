@@ -1,4 +1,4 @@
-"""Frames of the reference PDS, as they are and spoilt: the ones accepted, the others judged."""
+"""Frames of the reference PDS, as they are, accepted, and tampered with, judged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fuzz.targets import of_frames
 CASES = 1_500
 
 
-async def test_real_frames_are_accepted_and_judged_when_spoilt(pds_network: LocalNetwork) -> None:
+async def test_real_frames_are_accepted_and_judged_when_tampered(pds_network: LocalNetwork) -> None:
     frames = await record(pds_network, 8.0, people="hostile")
     assert {peek(frame).kind for frame in frames} >= {
         Kind.COMMIT,

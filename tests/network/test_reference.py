@@ -116,7 +116,7 @@ async def test_every_change_is_inverted_from_the_reference_s_own_proof() -> None
     assert compared == EDITS
 
 
-def spoilt(proof: bytes, chance: random.Random) -> bytes:
+def tampered(proof: bytes, chance: random.Random) -> bytes:
     """Return a proof with one byte changed, taken out or put in."""
     at = chance.randrange(len(proof))
     match chance.randrange(3):
@@ -139,7 +139,7 @@ def ours(account: Account, path: str, cid: bytes | None, proof: bytes) -> bool:
 
 
 def claims(repo: Repo, chance: random.Random) -> Sequence[tuple[str, bytes | None, bytes, bool]]:
-    """Return (path, CID or None, proof, whether it is whole): true, false, and spoilt proofs."""
+    """Return (path, CID or None, proof, whether it is whole): true, false, and tampered proofs."""
     found: list[tuple[str, bytes | None, bytes, bool]] = []
     paths = sorted(repo.records)
     for path in paths[::7]:
@@ -149,7 +149,7 @@ def claims(repo: Repo, chance: random.Random) -> Sequence[tuple[str, bytes | Non
             (path, cid_of(b"another"), proof, False),
             (path, cid, repo.proof(paths[1]), False),
         ]
-        found += [(path, cid, spoilt(proof, chance), False) for _ in range(4)]
+        found += [(path, cid, tampered(proof, chance), False) for _ in range(4)]
         absent = f"{path}x"
         found += [(absent, None, repo.proof(absent), True), (absent, cid, repo.proof(path), False)]
     return found

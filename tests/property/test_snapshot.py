@@ -202,8 +202,8 @@ def test_every_missing_block_is_missed(tmp_path: Path) -> None:
 def test_a_block_with_other_bytes(tmp_path: Path) -> None:
     blocks = repo_of(some_paths(20)).everything()
     head = next(iter(blocks))
-    for spoilt in blocks:
-        changed = {c: b"\xa0" if c == spoilt else block for c, block in blocks.items()}
+    for tampered in blocks:
+        changed = {c: b"\xa0" if c == tampered else block for c, block in blocks.items()}
         assert refusal(tmp_path, car(head, changed)) is Reason.BLOCK_HASH
 
 

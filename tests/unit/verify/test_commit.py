@@ -149,34 +149,40 @@ def refused(commit: Commit, account: Account) -> Refused:
     return caught.value
 
 
-@pytest.mark.parametrize("spoil", tamper.BEFORE_SIGNATURE, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize(
+    "tampering", tamper.BEFORE_SIGNATURE, ids=lambda tampering: tampering.__name__
+)
 def test_refused_before_the_signature(
-    spoil: tamper.Spoil, commit: Commit, account: Account
+    tampering: tamper.Tampering, commit: Commit, account: Account
 ) -> None:
-    error = refused(spoil(commit, account), account)
-    assert error.reason == tamper.BEFORE_SIGNATURE[spoil], error.detail
+    error = refused(tampering(commit, account), account)
+    assert error.reason == tamper.BEFORE_SIGNATURE[tampering], error.detail
     assert not isinstance(error, Unverifiable)
     verify(commit, account)
 
 
-@pytest.mark.parametrize("spoil", tamper.AFTER_SIGNATURE, ids=lambda spoil: spoil.__name__)
-def test_refused_after_the_signature(spoil: tamper.Spoil, commit: Commit, account: Account) -> None:
-    error = refused(spoil(commit, account), account)
-    assert error.reason == tamper.AFTER_SIGNATURE[spoil], error.detail
+@pytest.mark.parametrize(
+    "tampering", tamper.AFTER_SIGNATURE, ids=lambda tampering: tampering.__name__
+)
+def test_refused_after_the_signature(
+    tampering: tamper.Tampering, commit: Commit, account: Account
+) -> None:
+    error = refused(tampering(commit, account), account)
+    assert error.reason == tamper.AFTER_SIGNATURE[tampering], error.detail
     assert isinstance(error, Unverifiable)
     assert error.rev == commit.rev
 
 
-@pytest.mark.parametrize("spoil", tamper.SPOILT, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("tampering", tamper.TAMPERINGS, ids=lambda tampering: tampering.__name__)
 def test_a_forger_learns_nothing_more(
-    spoil: tamper.Spoil, commit: Commit, account: Account
+    tampering: tamper.Tampering, commit: Commit, account: Account
 ) -> None:
     """With another key, what is wrong behind the signature is not even looked at."""
     key = SigningKey.from_did_key(tamper.OTHER.did_key)
     with pytest.raises(Refused) as caught:
-        verify_commit(decoded(spoil(commit, account)), key, LIMITS, NOW)
+        verify_commit(decoded(tampering(commit, account)), key, LIMITS, NOW)
     assert not isinstance(caught.value, Unverifiable)
-    if spoil in tamper.AFTER_SIGNATURE:
+    if tampering in tamper.AFTER_SIGNATURE:
         assert caught.value.reason is Reason.SIGNATURE_INVALID
 
 
@@ -262,8 +268,8 @@ def test_commit_and_root_are_named_as_what_they_are(account: Account, commit: Co
     error = refused(replace(commit, cid=raw(commit.cid), blocks=blocks), account)
     assert error.reason is Reason.COMMIT_MALFORMED
     named = commit.blocks | {raw(commit.data): commit.blocks[commit.data]}
-    spoilt = replace(commit, blocks=named, data=raw(commit.data))
-    assert refused(tamper.resigned(spoilt, account), account).reason is Reason.COMMIT_MALFORMED
+    tampered = replace(commit, blocks=named, data=raw(commit.data))
+    assert refused(tamper.resigned(tampered, account), account).reason is Reason.COMMIT_MALFORMED
 
 
 def test_the_bytes_of_a_cid_are_no_link(account: Account, commit: Commit) -> None:
@@ -322,7 +328,7 @@ class TestSync:
         assert (verified.data, verified.commit) == (commit.data, commit.cid)
 
     @pytest.mark.parametrize(
-        "spoil",
+        "tampering",
         [
             tamper.forged,
             tamper.high_s,
@@ -331,11 +337,11 @@ class TestSync:
             tamper.other_rev,
             tamper.old_version,
         ],
-        ids=lambda spoil: spoil.__name__,
+        ids=lambda tampering: tampering.__name__,
     )
-    def test_bad(self, spoil: tamper.Spoil, account: Account, commit: Commit) -> None:
-        spoilt = self.frame(spoil(commit, account))
-        assert self.refused(spoilt, account) == tamper.SPOILT[spoil]
+    def test_bad(self, tampering: tamper.Tampering, account: Account, commit: Commit) -> None:
+        tampered = self.frame(tampering(commit, account))
+        assert self.refused(tampered, account) == tamper.TAMPERINGS[tampering]
 
     def test_blocks(self, account: Account, commit: Commit) -> None:
         def reason(blocks: bytes) -> Reason:
