@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +54,13 @@ class Demo:
 
 
 @pytest.fixture
-async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
+def work(server_directory: Path) -> Path:
+    """Give the demo a directory for its temporary files."""
+    return Path(tempfile.mkdtemp(dir=server_directory))
+
+
+@pytest.fixture
+async def demo(work: Path) -> AsyncIterator[Demo]:
     """Start a short demo, with the packages in place."""
     if shutil.which("npm") is None:
         pytest.skip("Node with npm is not installed: no reference PDS")
@@ -62,7 +68,7 @@ async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", "demo", "--for", "10", "--accounts", "6"),
         cwd=ROOT,
-        env={**bare_environment(), "TMPDIR": str(_passable(tmp_path))},
+        env={**bare_environment(), "TMPDIR": str(work)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -75,34 +81,24 @@ async def demo(tmp_path: Path) -> AsyncIterator[Demo]:
         each.kill()
 
 
-def _passable(directory: Path) -> Path:
-    # PostgreSQL's own user must reach its files when the tests run as root.
-    for parent in [directory, *directory.parents]:
-        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o001)
-    return directory
-
-
 def leftovers(directory: Path) -> list[Path]:
     return list(directory.glob("chive-*"))
 
 
-async def test_an_interrupt_while_it_starts_leaves_nothing(demo: Demo, tmp_path: Path) -> None:
+async def test_an_interrupt_while_it_starts_leaves_nothing(demo: Demo, work: Path) -> None:
     await demo.until("starting the reference PDS")
     demo.process.send_signal(signal.SIGINT)
     assert await demo.ended() == 130, "".join(demo.output)
     assert len(demo.seen) > 2  # PostgreSQL with its children, Kafka
     assert demo.left() == []
-    assert leftovers(tmp_path) == []
+    assert leftovers(work) == []
 
 
-async def test_an_interrupt_in_the_traffic_goes_on_to_the_verdict(
-    demo: Demo, tmp_path: Path
-) -> None:
+async def test_an_interrupt_in_the_traffic_goes_on_to_the_verdict(demo: Demo, work: Path) -> None:
     await demo.until("people begin to write")
     demo.process.send_signal(signal.SIGINT)
     assert await demo.ended() == 0, "".join(demo.output)
     assert any(line.startswith("equal:") for line in demo.output)
     assert len(demo.seen) > 4  # Node and the consumer beside them
     assert demo.left() == []
-    assert leftovers(tmp_path) == []
+    assert leftovers(work) == []
