@@ -16,16 +16,16 @@ from procedures.syntax import cid_text, parse_cid
 from simulator import tree
 from tests.vectors import entries, needs_vectors
 
-World = dict[str, bytes]
+Contents = dict[str, bytes]
 
 
 def value(number: int) -> bytes:
     return tree.cid_of(b"%d" % number)
 
 
-# Few different keys, so that worlds overlap; they reach layer 4 or so.
+# Few different keys, so that trees overlap; they reach layer 4 or so.
 PATHS = st.integers(0, 400).map(lambda number: f"com.example.{number % 3}/{number * 37 % 401}")
-WORLDS = st.dictionaries(PATHS, st.integers(0, 5).map(value), max_size=60)
+CONTENTS = st.dictionaries(PATHS, st.integers(0, 5).map(value), max_size=60)
 
 
 def changes_between(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[TreeOp]:
@@ -36,9 +36,9 @@ def changes_between(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> 
     ]
 
 
-def incremental(world: Mapping[str, bytes]) -> tree.Node:
+def incremental(contents: Mapping[str, bytes]) -> tree.Node:
     root = tree.EMPTY
-    for path, cid in world.items():
+    for path, cid in contents.items():
         root = tree.put(root, path, cid)
     root.seal()
     return root
@@ -60,15 +60,15 @@ def proofs(root: tree.Node, changes: list[TreeOp]) -> dict[bytes, bytes]:
     return {node.cid: node.block for node in nodes}
 
 
-@given(world=WORLDS)
-def test_loading_finds_what_was_put_in(world: World) -> None:
-    root, blocks = tree.plain(world)
-    expected = [(path.encode(), world[path]) for path in sorted(world)]
+@given(contents=CONTENTS)
+def test_loading_finds_what_was_put_in(contents: Contents) -> None:
+    root, blocks = tree.plain(contents)
+    expected = [(path.encode(), contents[path]) for path in sorted(contents)]
     assert list(content(load(root, blocks))) == expected
 
 
-@given(before=WORLDS, after=WORLDS, rng=st.randoms(use_true_random=False))
-def test_any_change_is_inverted(before: World, after: World, rng: random.Random) -> None:
+@given(before=CONTENTS, after=CONTENTS, rng=st.randoms(use_true_random=False))
+def test_any_change_is_inverted(before: Contents, after: Contents, rng: random.Random) -> None:
     expected, _ = tree.plain(before)
     root, blocks = tree.plain(after)
     changes = changes_between(before, after)
@@ -77,9 +77,9 @@ def test_any_change_is_inverted(before: World, after: World, rng: random.Random)
         assert invert(load(root, blocks), changes) == expected
 
 
-@given(before=WORLDS, edits=st.dictionaries(PATHS, st.none() | st.just(value(9)), max_size=8))
+@given(before=CONTENTS, edits=st.dictionaries(PATHS, st.none() | st.just(value(9)), max_size=8))
 def test_a_few_changes_are_inverted_from_their_proofs(
-    before: World, edits: dict[str, bytes | None]
+    before: Contents, edits: dict[str, bytes | None]
 ) -> None:
     after = before | {path: cid for path, cid in edits.items() if cid is not None}
     after = {path: cid for path, cid in after.items() if edits.get(path, cid) is not None}
@@ -90,9 +90,9 @@ def test_a_few_changes_are_inverted_from_their_proofs(
     assert found == tree.plain(before)[0]
 
 
-@given(before=WORLDS, after=WORLDS, data=st.data())
+@given(before=CONTENTS, after=CONTENTS, data=st.data())
 def test_missing_nodes_are_told_and_never_guessed(
-    before: World, after: World, data: st.DataObject
+    before: Contents, after: Contents, data: st.DataObject
 ) -> None:
     expected, _ = tree.plain(before)
     root, blocks = tree.plain(after)
@@ -109,9 +109,9 @@ def test_missing_nodes_are_told_and_never_guessed(
     assert outcomes in ({expected}, {Reason.TREE_PARTIAL})
 
 
-@given(before=WORLDS, after=WORLDS, lie=PATHS, claimed=st.sampled_from([None, value(77)]))
+@given(before=CONTENTS, after=CONTENTS, lie=PATHS, claimed=st.sampled_from([None, value(77)]))
 def test_a_lie_about_the_tree_is_seen(
-    before: World, after: World, lie: str, claimed: bytes | None
+    before: Contents, after: Contents, lie: str, claimed: bytes | None
 ) -> None:
     root, blocks = tree.plain(after)
     truth = [c for c in changes_between(before, after) if c.path != lie.encode()]
@@ -130,9 +130,9 @@ SIZES = [1, 2, 3, 10, 100, 1_000, 10_000]
 @pytest.mark.parametrize("size", SIZES)
 def test_trees_up_to_ten_thousand_keys(size: int) -> None:
     rng = random.Random(size)
-    world = {f"a.b.c/{rng.getrandbits(60):x}": value(number) for number in range(size)}
-    after = dict(world)
-    for path in rng.sample(sorted(world), min(size, 20)):
+    contents = {f"a.b.c/{rng.getrandbits(60):x}": value(number) for number in range(size)}
+    after = dict(contents)
+    for path in rng.sample(sorted(contents), min(size, 20)):
         if rng.random() < 0.5:
             del after[path]
         else:
@@ -141,8 +141,8 @@ def test_trees_up_to_ten_thousand_keys(size: int) -> None:
     root = incremental(after)
     plain_root, blocks = tree.plain(after)
     assert root.cid == plain_root
-    changes = changes_between(world, after)
-    expected, _ = tree.plain(world)
+    changes = changes_between(contents, after)
+    expected, _ = tree.plain(contents)
     assert invert(load(plain_root, blocks), changes) == expected
     assert invert(load(plain_root, proofs(root, changes)), changes) == expected
 
@@ -151,8 +151,8 @@ def test_trees_up_to_ten_thousand_keys(size: int) -> None:
 @given(number=st.integers(0, 10**9))
 def test_absence_needs_every_node_on_the_way(number: int) -> None:
     rng = random.Random(number)
-    world = {f"a.b.c/{rng.getrandbits(40):x}": value(1) for _ in range(100)}
-    root = incremental(world)
+    contents = {f"a.b.c/{rng.getrandbits(40):x}": value(1) for _ in range(100)}
+    root = incremental(contents)
     changes = [TreeOp(f"a.b.c/{rng.getrandbits(40):x}".encode(), None, value(2))]
     proof = proofs(root, changes)
     for gone in proof.keys() - {root.cid}:

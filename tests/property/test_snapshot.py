@@ -90,7 +90,7 @@ def chunks(snapshot: Snapshot, boundaries: Iterable[str] = ()) -> list[ChunkCont
         max_size=60,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_wanted_records_are_exactly_those_of_the_repository(
     paths: set[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -122,7 +122,7 @@ def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> Non
     known=st.sets(st.integers(0, 60), max_size=60),
     every=st.integers(1, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_cut_covers_no_more_of_what_is_known_than_lies_between_two_marks(
     kept: set[int], known: set[int], every: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,6 +1,6 @@
-"""A small world of repositories, and everything between it and the rules under test.
+"""A small network of repositories, and everything between it and the rules under test.
 
-``world``     the truth: accounts, their repositories, every version of them
+``network``   the truth: accounts, their repositories, every version of them
 ``relay``     what the network makes of it: frames lost, repeated, late, unverifiable
 ``fetching``  operations, downloads and proofs, as the fetcher will run them
 ``machine``   the database and the worker: it applies inputs through the real rules

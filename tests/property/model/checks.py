@@ -1,6 +1,6 @@
 """What must be true after every batch, and at rest.
 
-Everything is compared with the world itself or with the fold of what was emitted; nothing
+Everything is compared with the network itself or with the fold of what was emitted; nothing
 is taken from the rules under test.
 """
 
@@ -33,7 +33,7 @@ from consumer.state.inputs import (
 )
 from consumer.state.repo_state import Repo
 from tests.property.model.fetching import Operations
-from tests.property.model.world import Account, Version, World
+from tests.property.model.network import Account, ModelNetwork, Version
 
 # Reasons that no frame of the account gives.
 UNHEARD = ("account_deleted", "scope_changed")
@@ -76,9 +76,9 @@ class Told:
 
 @dataclass
 class Checks:
-    """The consumer's view, folded from events, against the rows and the world."""
+    """The consumer's view, folded from events, against the rows and the network."""
 
-    world: World
+    network: ModelNetwork
     folded: dict[str, dict[str, bytes]] = field(default_factory=dict)
     sync_states: dict[str, str] = field(default_factory=dict)
     revs: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Checks:
             self._mark(one.did)
 
     def _mark(self, did: str) -> None:
-        versions = self.world.accounts[did].versions
+        versions = self.network.accounts[did].versions
         self.told[did].marked = versions[-1].rev if versions else ""
 
     def untold(self, did: str) -> None:
@@ -165,7 +165,7 @@ class Checks:
         self.ids.add(identity)
 
     def _require_true(self, event: RecordEvent) -> None:
-        version = self.world.at(event.did, event.rev)
+        version = self.network.at(event.did, event.rev)
         require(version is not None, "event at no rev", event)
         if version is not None:
             require(version.records.get(event.path) == event.cid, "event not true", event)
@@ -173,7 +173,7 @@ class Checks:
     def proven(self, proof: Proof, repo: Repo, row: Row | None) -> None:
         """Check that a record just refreshed is exact, as of all that is known of the repo."""
         rev = max(proof.rev, repo.rev or "", row.rev if row else "")
-        version = self.world.at(proof.did, rev)
+        version = self.network.at(proof.did, rev)
         exact = version is not None and version.records.get(proof.path) == (row and row.cid)
         require(exact, "refreshed, not exact", proof, repo, row)
 
@@ -195,7 +195,7 @@ class Checks:
         live = {path: row.cid for path, row in rows.get(did, {}).items() if row.cid}
         require(live == self.folded.get(did, {}), "rows and events differ", live)
         for path, row in rows.get(did, {}).items():
-            version = self.world.at(did, row.rev)
+            version = self.network.at(did, row.rev)
             require(version is not None, "row at no rev", did, path, row)
             if version is not None:
                 require(version.records.get(path) == row.cid, "row not true", did, path, row)
@@ -211,8 +211,8 @@ class Checks:
         require((repo.rev or "") >= (repo.floor_rev or ""), "floor above chain", repo)
 
     def _complete(self, repo: Repo, rows: Rows, scope: Scope) -> None:
-        """Check that an active repo's rows are the world's, at its rev (a proof may be newer)."""
-        version = self.world.at(repo.did, repo.rev)
+        """Check that an active repo's rows are the network's, at its rev (a proof may be newer)."""
+        version = self.network.at(repo.did, repo.rev)
         require(repo.complete and repo.scope == scope.digest, "active, not complete", repo)
         require(version is not None and version.data == repo.data, "root differs", repo)
         if version is None:
@@ -232,7 +232,7 @@ class Checks:
             require((repo.rev or "") >= told.marked, "mark forgotten", repo, told)
 
     def at_rest(self, account: Account, repo: Repo, scope: Scope) -> None:
-        """Check that the consumer ended where the world is."""
+        """Check that the consumer ended where the network is."""
         require(repo.status == account.status, "status at rest", repo, account.status)
         fold = self.folded.get(account.did, {})
         if account.status == "deleted":

@@ -13,7 +13,7 @@ from enum import Enum
 
 from consumer.backfill import Chunk, Entry
 from consumer.scope import Scope
-from tests.property.model.world import RECORDS, Version
+from tests.property.model.network import RECORDS, Version
 from tests.support.snapshots import clipped
 
 

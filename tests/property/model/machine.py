@@ -26,8 +26,8 @@ from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
 from tests.property.model.checks import Checks
 from tests.property.model.fetching import Operations, Status
+from tests.property.model.network import SCOPES, ModelNetwork
 from tests.property.model.relay import EpochBreak, Frame
-from tests.property.model.world import SCOPES, World
 
 NO_FRAME = Origin(Source.FIREHOSE, 0, "", None)
 Learnt = AccountLearnt | ChunkSeen | ProofSeen
@@ -36,14 +36,14 @@ Learnt = AccountLearnt | ChunkSeen | ProofSeen
 class Machine:
     """One lane: its tables, its backfill topic, its worker."""
 
-    def __init__(self, world: World, seen: Counter[str]) -> None:
+    def __init__(self, network: ModelNetwork, seen: Counter[str]) -> None:
         self.repos: dict[str, Repo] = {}
         self.rows: Rows = {}
         self.operations = Operations()
         self.lookups: dict[str, tuple[int, int]] = {}
         self.backfill: deque[Learnt] = deque()
         self.scope: Scope = SCOPES[0]
-        self.checks = Checks(world)
+        self.checks = Checks(network)
         self.seen = seen
 
     def process(self, frames: Iterable[Frame]) -> None:

@@ -20,7 +20,7 @@ from consumer.state.inputs import (
     SyncSeen,
 )
 from consumer.state.policy import Policy
-from tests.property.model.world import SCOPES, Version
+from tests.property.model.network import SCOPES, Version
 
 
 class Fate(Enum):

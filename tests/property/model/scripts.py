@@ -2,10 +2,10 @@
 
 A step is an act and three small numbers that choose its details; every step means something
 in every state (or nothing at all), so that a script can be cut anywhere and still plays.
-After the last step faults cease, and the world comes to rest: frames arrive, lookups are
+After the last step faults cease, and the network comes to rest: frames arrive, lookups are
 answered, and the fetcher runs what is queued, and only that.  By then every cause for a sync
 must have been followed.  Then every account says its status once more, every active one
-commits, and after another rest the consumer must be where the world is.
+commits, and after another rest the consumer must be where the network is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,16 @@ from consumer.state.inputs import ChunkSeen, ProofSeen
 from tests.property.model.checks import Violation
 from tests.property.model.fetching import Download, Operation, Status, chunks_of
 from tests.property.model.machine import Machine
+from tests.property.model.network import (
+    DIDS,
+    PATHS,
+    RECORDS,
+    SCOPES,
+    Account,
+    ModelNetwork,
+    Version,
+)
 from tests.property.model.relay import Fate, Frame, Relay
-from tests.property.model.world import DIDS, PATHS, RECORDS, SCOPES, Account, Version, World
 
 CHOICES = 60  # x, y and z are below; divisible by 2, 3, 4, 5, 6
 SNAPSHOT = Origin(Source.BACKFILL, 0, "", None)
@@ -125,22 +133,22 @@ class Stage:
     """Everything that takes part in one interleaving."""
 
     def __init__(self, seen: Counter[str]) -> None:
-        self.world = World()
-        self.machine = Machine(self.world, seen)
+        self.network = ModelNetwork()
+        self.machine = Machine(self.network, seen)
         self.relay = Relay(lambda did: did in self.machine.repos)
         self.downloads: list[Download] = []
 
     def play(self, step: Step) -> None:
         getattr(self, "_" + step.act.name.lower())(DIDS[step.x % 4 == 3], step)
 
-    # -- the world ---------------------------------------------------------------------
+    # -- the network ---------------------------------------------------------------------
 
     def _write(self, did: str, step: Step) -> None:
-        if self.world.accounts[did].status == "deleted":
+        if self.network.accounts[did].status == "deleted":
             return
         first, count = step.x // 4, 1 + step.y // 4 % 3
         writes = [(PATHS[(first + i) % len(PATHS)], step.y + i) for i in range(count)]
-        self.relay.commit(self.world.write(did, writes), FATES[step.z % len(FATES)])
+        self.relay.commit(self.network.write(did, writes), FATES[step.z % len(FATES)])
 
     def _late_commit(self, did: str, step: Step) -> None:
         if version := self._version(did, step.z):
@@ -151,13 +159,13 @@ class Stage:
             self.relay.sync(version)
 
     def _leave(self, did: str, step: Step) -> None:
-        account = self.world.accounts[did]
+        account = self.network.accounts[did]
         if account.status != "deleted":
             account.status = STATUSES[step.y % len(STATUSES)]
             self._tell_status(account, step.z)
 
     def _return(self, did: str, step: Step) -> None:
-        account = self.world.accounts[did]
+        account = self.network.accounts[did]
         if account.status == "deleted":
             account.reborn = account.reborn or step.y % 2 == 0
         if account.status != "active":
@@ -165,7 +173,7 @@ class Stage:
             self._tell_status(account, step.z)
 
     def _status_again(self, did: str, step: Step) -> None:
-        self._tell_status(self.world.accounts[did], step.z)
+        self._tell_status(self.network.accounts[did], step.z)
 
     def _false_deletion(self, did: str, _step: Step) -> None:
         self.relay.account(did, "deleted")
@@ -176,7 +184,7 @@ class Stage:
 
     def _version(self, did: str, back: int) -> Version | None:
         """Return the version so many commits ago, or the oldest."""
-        versions = self.world.accounts[did].versions
+        versions = self.network.accounts[did].versions
         return versions[max(0, len(versions) - 1 - back)] if versions else None
 
     # -- the way to the worker ---------------------------------------------------------
@@ -209,7 +217,7 @@ class Stage:
 
     def _answer(self, did: str, _step: Step) -> None:
         if did in self.machine.lookups:
-            self.machine.answer(did, self.world.accounts[did].status)
+            self.machine.answer(did, self.network.accounts[did].status)
 
     def _ask(self, did: str, _step: Step) -> None:
         self.machine.ask_sync(did)
@@ -225,7 +233,7 @@ class Stage:
     def _download(self, op: Operation, *, back: int, size: int) -> None:
         """Claim ``op`` and fetch its repository, unless the host has none to give."""
         version = self._version(op.did, back)
-        account = self.world.accounts[op.did]
+        account = self.network.accounts[op.did]
         if version is None or account.status != "active" or account.reborn:
             return
         repo = self.machine.repos.get(op.did)
@@ -290,7 +298,7 @@ class Stage:
 
     def _prove(self, did: str, step: Step) -> None:
         version = self._version(did, step.z if step.y % 3 == 0 else 0)
-        if version is None or self.world.accounts[did].status != "active":
+        if version is None or self.network.accounts[did].status != "active":
             return
         path = PATHS[step.x // 4 % len(PATHS)]
         cid = version.records.get(path)
@@ -304,12 +312,12 @@ class Stage:
         """Let everything come to its end without further faults."""
         self._finish()
         for did, repo in self.machine.repos.items():
-            self.machine.checks.noticed(self.world.accounts[did], repo)
-        for account in self.world.accounts.values():
+            self.machine.checks.noticed(self.network.accounts[did], repo)
+        for account in self.network.accounts.values():
             self._last_words(account)
         self._finish()
         for did, repo in self.machine.repos.items():
-            self.machine.checks.at_rest(self.world.accounts[did], repo, self.machine.scope)
+            self.machine.checks.at_rest(self.network.accounts[did], repo, self.machine.scope)
 
     def _finish(self) -> None:
         for _ in range(ROUNDS_TO_REST):
@@ -320,13 +328,13 @@ class Stage:
     def _last_words(self, account: Account) -> None:
         self.relay.account(account.did, account.status)
         if account.status == "active":
-            self.relay.commit(self.world.write(account.did, [(PATHS[0], 0)]))
+            self.relay.commit(self.network.write(account.did, [(PATHS[0], 0)]))
 
     def _round(self) -> bool:
         """Do everything that is due; tell whether there was anything."""
         self._drain()
         for did in list(self.machine.lookups):
-            self.machine.answer(did, self.world.accounts[did].status)
+            self.machine.answer(did, self.network.accounts[did].status)
         self.machine.operations.retry()
         for op in self.machine.operations.claimable():
             self._download(op, back=0, size=2)

@@ -23,7 +23,9 @@ STATUS = f"/xrpc/com.atproto.sync.getRepoStatus?did={DID.replace(':', '%3A')}"
 
 
 @dataclass
-class World:
+class ScriptedNetwork:
+    """A directory and a host that answer what the test says, and what resolves by them."""
+
     plc: Web
     pds: Web
     directory: Directory
@@ -31,86 +33,88 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def network() -> AsyncIterator[ScriptedNetwork]:
     async with web() as plc, web() as pds, HttpClient(allow_loopback=True) as http:
         settings = IdentitySettings(plc_url=plc.origin, document_limit=4096, timeout=2.0)
         hosts = Hosts(HostPolicy(4, DEFAULT.host), {}, DEFAULT)
         directory = Directory(settings, http, hosts, allow_loopback=True)
         accounts = Accounts(directory, http, hosts, seconds=2.0)
         plc.replies[f"/{DID}"] = response(200, document(service=[service(pds.origin)]))
-        yield World(plc, pds, directory, accounts)
+        yield ScriptedNetwork(plc, pds, directory, accounts)
 
 
-async def test_a_did_in_the_directory(world: World) -> None:
-    found = await world.directory.document(DID)
-    assert (found.signing_key, found.pds) == (f"did:key:{K256}", world.pds.origin)
+async def test_a_did_in_the_directory(network: ScriptedNetwork) -> None:
+    found = await network.directory.document(DID)
+    assert (found.signing_key, found.pds) == (f"did:key:{K256}", network.pds.origin)
 
 
-async def test_a_did_of_a_domain(world: World) -> None:
-    did = f"did:web:localhost%3A{world.pds.port}"
+async def test_a_did_of_a_domain(network: ScriptedNetwork) -> None:
+    did = f"did:web:localhost%3A{network.pds.port}"
     key = method() | {"id": "#atproto"}
     body = document(id=did, verificationMethod=[key])
-    world.pds.replies["/.well-known/did.json"] = response(200, body)
-    assert (await world.directory.document(did)).pds == "https://pds.example"
+    network.pds.replies["/.well-known/did.json"] = response(200, body)
+    assert (await network.directory.document(did)).pds == "https://pds.example"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, Refused), (410, Tombstoned)])
-async def test_a_did_that_is_not_there(world: World, status: int, kind: type[Refused]) -> None:
-    world.plc.replies[f"/{DID}"] = response(status)
+async def test_a_did_that_is_not_there(
+    network: ScriptedNetwork, status: int, kind: type[Refused]
+) -> None:
+    network.plc.replies[f"/{DID}"] = response(status)
     with pytest.raises(Refused) as caught:
-        await world.directory.document(DID)
+        await network.directory.document(DID)
     assert type(caught.value) is kind
     assert caught.value.reason == Reason.DID_NOT_FOUND
 
 
-async def test_only_the_directory_gives_tombstones(world: World) -> None:
-    did = f"did:web:localhost%3A{world.pds.port}"
-    world.pds.replies["/.well-known/did.json"] = response(410)
+async def test_only_the_directory_gives_tombstones(network: ScriptedNetwork) -> None:
+    did = f"did:web:localhost%3A{network.pds.port}"
+    network.pds.replies["/.well-known/did.json"] = response(410)
     with pytest.raises(Refused) as caught:
-        await world.directory.document(did)
+        await network.directory.document(did)
     assert type(caught.value) is Refused
 
 
-async def test_a_document_of_somebody_else(world: World) -> None:
-    world.plc.replies[f"/{DID}"] = response(200, document(id="did:plc:" + "a" * 24))
+async def test_a_document_of_somebody_else(network: ScriptedNetwork) -> None:
+    network.plc.replies[f"/{DID}"] = response(200, document(id="did:plc:" + "a" * 24))
     with pytest.raises(Refused) as caught:
-        await world.directory.document(DID)
+        await network.directory.document(DID)
     assert caught.value.reason == Reason.DID_INVALID
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 418])
-async def test_other_statuses_settle_nothing(world: World, status: int) -> None:
-    world.plc.replies[f"/{DID}"] = response(status)
+async def test_other_statuses_settle_nothing(network: ScriptedNetwork, status: int) -> None:
+    network.plc.replies[f"/{DID}"] = response(status)
     with pytest.raises(Inconclusive):
-        await world.directory.document(DID)
+        await network.directory.document(DID)
 
 
-async def test_a_failure_opens_the_circuit_of_the_directory(world: World) -> None:
-    world.plc.replies[f"/{DID}"] = response(503, retry_after="30")
+async def test_a_failure_opens_the_circuit_of_the_directory(network: ScriptedNetwork) -> None:
+    network.plc.replies[f"/{DID}"] = response(503, retry_after="30")
     with pytest.raises(HostUnavailable) as caught:
-        await world.directory.document(DID)
+        await network.directory.document(DID)
     assert caught.value.seconds == pytest.approx(30, abs=1)
-    world.plc.replies.clear()
+    network.plc.replies.clear()
     with pytest.raises(HostUnavailable):
-        await world.directory.document("did:plc:" + "b" * 24)
-    assert len(world.plc.requests) == 1
+        await network.directory.document("did:plc:" + "b" * 24)
+    assert len(network.plc.requests) == 1
 
 
 @pytest.mark.parametrize("body", [b"x" * 5000, b""])
 async def test_what_breaks_our_rules_is_not_the_fault_of_a_did_in_the_directory(
-    world: World, body: bytes
+    network: ScriptedNetwork, body: bytes
 ) -> None:
     reply = response(200, body) if body else redirect("http://169.254.169.254/")
-    world.plc.replies[f"/{DID}"] = reply
+    network.plc.replies[f"/{DID}"] = reply
     with pytest.raises(HostUnavailable):
-        await world.directory.document(DID)
+        await network.directory.document(DID)
 
 
-async def test_what_breaks_our_rules_is_the_fault_of_a_domain(world: World) -> None:
-    did = f"did:web:localhost%3A{world.pds.port}"
-    world.pds.replies["/.well-known/did.json"] = redirect("http://169.254.169.254/")
+async def test_what_breaks_our_rules_is_the_fault_of_a_domain(network: ScriptedNetwork) -> None:
+    did = f"did:web:localhost%3A{network.pds.port}"
+    network.pds.replies["/.well-known/did.json"] = redirect("http://169.254.169.254/")
     with pytest.raises(Refused) as caught:
-        await world.directory.document(did)
+        await network.directory.document(did)
     assert caught.value.reason == Reason.FETCH_FORBIDDEN
 
 
@@ -121,39 +125,39 @@ def says(status: int, **fields: Any) -> bytes:
     return response(status, json.dumps(fields).encode())
 
 
-async def test_the_pds_of_today_is_asked(world: World) -> None:
-    world.pds.replies[STATUS] = says(200, did=DID, active=True, rev="3lbcdefghijkl")
-    assert await world.accounts.status(DID) == "active"
-    assert world.pds.paths == [STATUS]
+async def test_the_pds_of_today_is_asked(network: ScriptedNetwork) -> None:
+    network.pds.replies[STATUS] = says(200, did=DID, active=True, rev="3lbcdefghijkl")
+    assert await network.accounts.status(DID) == "active"
+    assert network.pds.paths == [STATUS]
 
 
-async def test_the_pds_of_today_does_not_know_the_account(world: World) -> None:
-    world.pds.replies[STATUS] = says(400, error="RepoNotFound", message="Could not find repo")
-    assert await world.accounts.status(DID) == "deleted"
+async def test_the_pds_of_today_does_not_know_the_account(network: ScriptedNetwork) -> None:
+    network.pds.replies[STATUS] = says(400, error="RepoNotFound", message="Could not find repo")
+    assert await network.accounts.status(DID) == "deleted"
 
 
-async def test_a_tombstoned_did_is_a_deleted_account(world: World) -> None:
-    world.plc.replies[f"/{DID}"] = response(410)
-    assert await world.accounts.status(DID) == "deleted"
-    assert world.pds.requests == []
+async def test_a_tombstoned_did_is_a_deleted_account(network: ScriptedNetwork) -> None:
+    network.plc.replies[f"/{DID}"] = response(410)
+    assert await network.accounts.status(DID) == "deleted"
+    assert network.pds.requests == []
 
 
-async def test_an_unknown_did_proves_nothing(world: World) -> None:
-    world.plc.replies[f"/{DID}"] = response(404)
+async def test_an_unknown_did_proves_nothing(network: ScriptedNetwork) -> None:
+    network.plc.replies[f"/{DID}"] = response(404)
     with pytest.raises(Refused):
-        await world.accounts.status(DID)
+        await network.accounts.status(DID)
 
 
-async def test_without_a_pds_nobody_can_tell(world: World) -> None:
-    world.plc.replies[f"/{DID}"] = response(200, document(service=[]))
+async def test_without_a_pds_nobody_can_tell(network: ScriptedNetwork) -> None:
+    network.plc.replies[f"/{DID}"] = response(200, document(service=[]))
     with pytest.raises(Inconclusive):
-        await world.accounts.status(DID)
+        await network.accounts.status(DID)
 
 
-async def test_a_pds_that_is_down_proves_nothing(world: World) -> None:
-    world.pds.replies[STATUS] = response(502)
+async def test_a_pds_that_is_down_proves_nothing(network: ScriptedNetwork) -> None:
+    network.pds.replies[STATUS] = response(502)
     with pytest.raises(HostUnavailable):
-        await world.accounts.status(DID)
+        await network.accounts.status(DID)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ time.sleep(60)
 """
 
 
-class World:
+class Children:
     """Two children that leave notes in ``directory``."""
 
     def __init__(self, directory: Path) -> None:
@@ -59,41 +59,41 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def children(tmp_path: Path) -> Children:
+    return Children(tmp_path)
 
 
-async def test_they_run_with_their_own_environment_and_drain(world: World) -> None:
-    async with world.running() as task:
-        assert {n.read_text() for n in world.directory.glob("worker-2.*")} == {"2"}
-        world.stop.set()
+async def test_they_run_with_their_own_environment_and_drain(children: Children) -> None:
+    async with children.running() as task:
+        assert {n.read_text() for n in children.directory.glob("worker-2.*")} == {"2"}
+        children.stop.set()
         await asyncio.wait_for(task, 10)
-    assert not any(psutil.pid_exists(pid) for pid in world.pids("worker-*"))
+    assert not any(psutil.pid_exists(pid) for pid in children.pids("worker-*"))
 
 
-async def test_one_that_a_signal_killed_starts_again(world: World) -> None:
-    async with world.running() as task:
-        (first,) = world.pids("worker-1")
+async def test_one_that_a_signal_killed_starts_again(children: Children) -> None:
+    async with children.running() as task:
+        (first,) = children.pids("worker-1")
         os.kill(first, signal.SIGKILL)
-        await eventually(lambda: len(world.pids("worker-1")) == 2)
-        assert len(world.pids("worker-2")) == 1
-        world.stop.set()
+        await eventually(lambda: len(children.pids("worker-1")) == 2)
+        assert len(children.pids("worker-2")) == 1
+        children.stop.set()
         await asyncio.wait_for(task, 10)
 
 
-async def test_one_that_fails_ends_them_all(world: World) -> None:
-    async with world.running() as task:
-        (first,) = world.pids("worker-1")
-        (world.directory / "fail").touch()
+async def test_one_that_fails_ends_them_all(children: Children) -> None:
+    async with children.running() as task:
+        (first,) = children.pids("worker-1")
+        (children.directory / "fail").touch()
         os.kill(first, signal.SIGKILL)
         with pytest.raises(Fatal, match="worker-1 ended with status 3"):
             await asyncio.wait_for(task, 10)
-    assert not any(psutil.pid_exists(pid) for pid in world.pids("worker-*"))
+    assert not any(psutil.pid_exists(pid) for pid in children.pids("worker-*"))
 
 
-async def test_one_that_ends_unasked_without_an_error_is_a_failure_too(world: World) -> None:
-    async with world.running() as task:
-        (first,) = world.pids("worker-1")
+async def test_one_that_ends_unasked_without_an_error_is_a_failure_too(children: Children) -> None:
+    async with children.running() as task:
+        (first,) = children.pids("worker-1")
         os.kill(first, signal.SIGTERM)
         with pytest.raises(Fatal, match="worker-1 ended with status 0"):
             await asyncio.wait_for(task, 10)
@@ -109,15 +109,15 @@ asyncio.run(WorkerProcesses(program, [{"NUMBER": "1"}, {"NUMBER": "2"}]).run(asy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-async def test_they_die_with_a_parent_that_is_killed(world: World) -> None:
-    arguments = ["-c", CHILD, str(world.directory)]
+async def test_they_die_with_a_parent_that_is_killed(children: Children) -> None:
+    arguments = ["-c", CHILD, str(children.directory)]
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, *arguments, cwd=ROOT
     )
     try:
-        await eventually(lambda: world.pids("worker-1") and world.pids("worker-2"))
+        await eventually(lambda: children.pids("worker-1") and children.pids("worker-2"))
     finally:
         parent.kill()
         await parent.wait()
-    pids = world.pids("worker-*")
+    pids = children.pids("worker-*")
     await eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))

@@ -18,19 +18,19 @@ def value(number: int) -> bytes:
 @pytest.mark.parametrize("seed", range(30))
 def test_incremental_and_plain_agree(seed: int) -> None:
     rng = random.Random(seed)
-    root, world = tree.EMPTY, dict[str, bytes]()
+    root, contents = tree.EMPTY, dict[str, bytes]()
     for step in range(rng.choice([3, 30, 100])):
         key = f"a.b.c/{rng.randrange(40)}"
-        if key in world and rng.random() < 0.6:
-            del world[key]
+        if key in contents and rng.random() < 0.6:
+            del contents[key]
             root = tree.remove(root, key)
         else:
-            world[key] = value(step)
-            root = tree.put(root, key, world[key])
-        expected, blocks = tree.plain(world)
+            contents[key] = value(step)
+            root = tree.put(root, key, contents[key])
+        expected, blocks = tree.plain(contents)
         assert root.seal() == expected
         assert {node.cid: node.block for node in tree.nodes(root)} == blocks
-    assert all(tree.get(root, key) == cid for key, cid in world.items())
+    assert all(tree.get(root, key) == cid for key, cid in contents.items())
     assert tree.get(root, "a.b.c/none") is None
 
 

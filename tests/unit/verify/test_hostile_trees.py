@@ -45,8 +45,8 @@ VALUE = cid_of(RECORD)
 NOW = START + 10**6
 ALICE = Account.from_seed("alice")
 
-World = dict[str, bytes]
-WORLDS = st.dictionaries(
+Contents = dict[str, bytes]
+CONTENTS = st.dictionaries(
     st.sampled_from([*MINED, *LOW]), st.sampled_from([VALUE, cid_of(b"other")]), max_size=12
 )
 
@@ -125,8 +125,8 @@ def chain(below: bytes, length: int, blocks: Blocks) -> bytes:
 
 @pytest.mark.parametrize(("key", "layer"), MINED.items())
 def test_a_tree_as_tall_as_its_highest_key(key: str, layer: int, tmp_path: Path) -> None:
-    world = dict.fromkeys([key, *LOW[:1]], VALUE)
-    root, blocks = tree.plain(world)
+    contents = dict.fromkeys([key, *LOW[:1]], VALUE)
+    root, blocks = tree.plain(contents)
     assert load(root, blocks).level == layer
     assert len(blocks) == layer + 1  # those between have no keys
     with pytest.MonkeyPatch.context() as patch:
@@ -134,8 +134,8 @@ def test_a_tree_as_tall_as_its_highest_key(key: str, layer: int, tmp_path: Path)
     assert reads == 1 + len(blocks)  # the commit, and every node once
 
 
-@given(before=WORLDS, after=WORLDS)
-def test_changes_of_tall_trees_are_inverted(before: World, after: World) -> None:
+@given(before=CONTENTS, after=CONTENTS)
+def test_changes_of_tall_trees_are_inverted(before: Contents, after: Contents) -> None:
     expected, _ = tree.plain(before)
     root, blocks = tree.plain(after)
     changes = [
@@ -176,19 +176,21 @@ def replaced(block: bytes, chance: Any, others: list[bytes]) -> bytes:
     return libipld.encode_dag_cbor(decoded)
 
 
-@given(world=WORLDS, chance=st.randoms(use_true_random=False))
-def test_nodes_are_read_once_however_they_are_linked(world: World, chance: Any) -> None:
-    root, blocks = tree.plain(world)
+@given(contents=CONTENTS, chance=st.randoms(use_true_random=False))
+def test_nodes_are_read_once_however_they_are_linked(contents: Contents, chance: Any) -> None:
+    root, blocks = tree.plain(contents)
     top = replaced(blocks[root], chance, sorted(blocks))
     assert reads_to_load(cid_of(top), {**blocks, cid_of(top): top}) <= len(blocks) + 1
 
 
 def test_keys_of_1024_bytes() -> None:
     longest = "a.b.c/" + "k" * (MAX_PATH - 6)
-    world = {f"a.b.c/{'k' * (MAX_PATH - 10)}{number:04d}": VALUE for number in range(300)}
-    root, blocks = tree.plain({longest: VALUE, **world})
-    changes = [TreeOp(path.encode(), VALUE, None) for path in [longest, *list(world)[::7]]]
-    expected, _ = tree.plain({path: VALUE for path in list(world) if path not in list(world)[::7]})
+    contents = {f"a.b.c/{'k' * (MAX_PATH - 10)}{number:04d}": VALUE for number in range(300)}
+    root, blocks = tree.plain({longest: VALUE, **contents})
+    changes = [TreeOp(path.encode(), VALUE, None) for path in [longest, *list(contents)[::7]]]
+    expected, _ = tree.plain(
+        {path: VALUE for path in list(contents) if path not in list(contents)[::7]}
+    )
     assert invert(load(root, blocks), changes) == expected
     with pytest.raises(Refused) as caught:
         parse_node(VALUE, node([longest + "k"], [None]))

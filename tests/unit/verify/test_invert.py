@@ -11,8 +11,8 @@ from simulator import tree
 from tests.vectors import entries, needs_vectors
 
 A, B, C = (tree.cid_of(text) for text in (b"a", b"b", b"c"))
-WORLD = {f"a.b.c/{number}": A for number in range(40)}
-ROOT, BLOCKS = tree.plain(WORLD)
+CONTENTS = {f"a.b.c/{number}": A for number in range(40)}
+ROOT, BLOCKS = tree.plain(CONTENTS)
 
 
 def undo(*changes: TreeOp) -> bytes:
@@ -24,21 +24,21 @@ def test_nothing_to_undo() -> None:
     assert invert(load(EMPTY_TREE, tree.plain({})[1]), []) == EMPTY_TREE
 
 
-@pytest.mark.parametrize("path", WORLD)
+@pytest.mark.parametrize("path", CONTENTS)
 def test_one_change_of_each_kind(path: str) -> None:
-    rest = {other: cid for other, cid in WORLD.items() if other != path}
+    rest = {other: cid for other, cid in CONTENTS.items() if other != path}
     assert undo(TreeOp(path.encode(), A, None)) == tree.plain(rest)[0]
-    assert undo(TreeOp(path.encode(), A, B)) == tree.plain(WORLD | {path: B})[0]
+    assert undo(TreeOp(path.encode(), A, B)) == tree.plain(CONTENTS | {path: B})[0]
     new = path + "x"
-    assert undo(TreeOp(new.encode(), None, B)) == tree.plain(WORLD | {new: B})[0]
+    assert undo(TreeOp(new.encode(), None, B)) == tree.plain(CONTENTS | {new: B})[0]
 
 
 def test_everything_was_created() -> None:
-    assert undo(*(TreeOp(path.encode(), A, None) for path in WORLD)) == EMPTY_TREE
+    assert undo(*(TreeOp(path.encode(), A, None) for path in CONTENTS)) == EMPTY_TREE
 
 
 def test_everything_was_deleted() -> None:
-    changes = [TreeOp(path.encode(), None, A) for path in WORLD]
+    changes = [TreeOp(path.encode(), None, A) for path in CONTENTS]
     assert invert(load(EMPTY_TREE, tree.plain({})[1]), changes) == ROOT
 
 
@@ -59,7 +59,7 @@ def test_the_tree_is_not_as_claimed(change: TreeOp, text: str) -> None:
     assert caught.value.detail == text
 
 
-@pytest.mark.parametrize("path", WORLD)
+@pytest.mark.parametrize("path", CONTENTS)
 def test_no_key_that_is_there_can_be_put_back(path: str) -> None:
     """Whatever layer it is on: the search must meet it before or while splitting."""
     with pytest.raises(Refused) as caught:

@@ -1,10 +1,10 @@
-"""The rules of ``consumer/state`` against a model of the world.
+"""The rules of ``consumer/state`` against a model of the network.
 
-Rows, the fold of events and the world agree; every event was true at its rev; revs never
+Rows, the fold of events and the network agree; every event was true at its rev; revs never
 fall; ids never repeat; whatever must be noticed is followed by a sync, and nothing else is
 fetched (``model.checks`` lists the promises).
 
-``CHIVE_WORLDS`` sets how many random interleavings are played; a failure prints the smallest
+``CHIVE_INTERLEAVINGS`` sets how many random interleavings are played; a failure prints the smallest
 script that shows it, for ``play(read("..."))``.
 """
 
@@ -14,7 +14,7 @@ import os
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Fatal, Reason
@@ -32,7 +32,7 @@ from tests.property.model.scripts import (
 )
 from tests.property.model.shrinking import complaint, shrunk
 
-WORLDS = int(os.environ.get("CHIVE_WORLDS", "600"))
+INTERLEAVINGS = int(os.environ.get("CHIVE_INTERLEAVINGS", "600"))
 LENGTHS = (20, 40, 80)
 
 NUMBERS = st.integers(0, CHOICES - 1)
@@ -57,10 +57,10 @@ def show(script: Script) -> None:
     pytest.fail(f"{complaint(small)}: {written(small)}", pytrace=False)
 
 
-@pytest.mark.timeout(max(300, WORLDS))
-def test_random_worlds_come_to_rest_where_the_world_is() -> None:
+@pytest.mark.timeout(max(300, INTERLEAVINGS))
+def test_random_interleavings_come_to_rest_where_the_network_is() -> None:
     seen: Counter[str] = Counter()
-    for seed in range(WORLDS):
+    for seed in range(INTERLEAVINGS):
         script = random_script(seed, LENGTHS[seed % len(LENGTHS)])
         try:
             play(script, seen)
@@ -69,9 +69,9 @@ def test_random_worlds_come_to_rest_where_the_world_is() -> None:
     assert seen.keys() >= EXPECTED
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.lists(STEPS, max_size=60))
-def test_chosen_worlds_come_to_rest_where_the_world_is(script: Script) -> None:
+def test_chosen_interleavings_come_to_rest_where_the_network_is(script: Script) -> None:
     play(script)
 
 

@@ -84,7 +84,7 @@ class Account:
         return {} if self.reborn else self.versions[-1].records
 
 
-class World:
+class ModelNetwork:
     """All accounts, and the clock that revs are taken from."""
 
     def __init__(self) -> None:
