@@ -1,5 +1,12 @@
 """Fixtures of all tests: one file per concern under tests/support."""
 
+from hypothesis import HealthCheck, settings
+
+# The timeout of pytest bounds each test.  How long one example takes is no verdict: other
+# processes may need the machine.
+settings.register_profile("chive", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("chive")
+
 pytest_plugins = [  # what others import comes first: a plugin is rewritten only before its import
     "tests.support.consumer",
     "tests.support.services",
