@@ -100,12 +100,12 @@ class LaneTransactions:
         if transaction.rows:
             await self._take_rows(transaction.rows)
 
-    async def set_stalls(self, stalls: int) -> None:
-        """Write ``stalls`` alone, fenced by the token.  Raises ``LaneLost``."""
+    async def set_crash_count(self, count: int) -> None:
+        """Write the crash count alone, fenced by the token.  Raises ``LaneLost``, ``Transient``."""
         async with self._database.transaction() as connection:
-            if not await lanes.set_stalls(connection, self.row, stalls):
+            if not await lanes.set_stalls(connection, self.row, count):
                 raise self._lost()
-        self.row = replace(self.row, stalls=stalls)
+        self.row = replace(self.row, stalls=count)
 
     def _lost(self) -> LaneLost:
         return LaneLost(f"lane {self.row.lane} has another owner, or has moved on")

@@ -100,7 +100,7 @@ class BatchLoop:
         if count is not None:
             metrics.STALLS.inc()
             _log.warning("crash_counted", lane=self.transactions.lane.lane, crash_count=count)
-            await self.transactions.note_stalls(count)
+            await self.transactions.write_crash_count(count)
 
     # -- from a batch to its plan ------------------------------------------------------
 

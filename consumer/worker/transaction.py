@@ -34,7 +34,7 @@ from consumer.worker.report import Stopwatch
 from procedures.operations import Status
 
 _PAGE = 1_000  # repos that are marked in one transaction
-_PORTION = 5_000  # records of a deleted account in one transaction
+_DELETED = 5_000  # records of a deleted account in one transaction
 
 _repos = Repos(Repo)
 
@@ -80,22 +80,22 @@ class BatchTransactions:
         return BatchResult(batch_state, [why for _, why in refused])
 
     async def delete_in_batches(self, inputs: Iterable[Input]) -> None:
-        """Delete most records of the accounts that ``inputs`` delete, where those are many.
+        """Delete most records of each account that ``inputs`` delete and that has many.
 
-        A portion in each transaction, without moving the position: after a crash the rest goes
-        the same way.  The repo is desynchronized meanwhile, for the account may return before
-        the last portion.
+        Each transaction deletes a batch and leaves the position: after a crash the rest is
+        deleted the same way.  The repo is desynchronized meanwhile, because the account may
+        return before the last batch.  Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
         for one in inputs:
             if isinstance(one, AccountLearnt):
-                while await self._thin_out(one):
+                while await self._delete_batch(one):
                     pass
 
-    async def _thin_out(self, learnt: AccountLearnt) -> bool:
+    async def _delete_batch(self, learnt: AccountLearnt) -> bool:
         async with self._lane.begin() as transaction:
             connection = transaction.connection
-            found = await records.read_first(connection, learnt.did, _PORTION + 1)
-            if len(found) <= _PORTION:
+            found = await records.read_first(connection, learnt.did, _DELETED + 1)
+            if len(found) <= _DELETED:
                 return False
             repos = {repo.did: repo for repo in await _repos.read(connection, [learnt.did])}
             batch_state = BatchState(repos, _by_did(found), self._policy)
@@ -110,6 +110,7 @@ class BatchTransactions:
 
         The repos are taken in pages, each in its own transaction, and the position moves with
         the last: after a crash all of it is noticed, and done, again.  Marking twice is safe.
+        Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
         count, after = 0, ""
         while True:
@@ -126,12 +127,12 @@ class BatchTransactions:
                 return count
             count, after = count + len(page), page[-1].did
 
-    async def note_stalls(self, stalls: int) -> None:
+    async def write_crash_count(self, count: int) -> None:
         """Write the crash count before a batch that could kill the process.
 
         Raises ``LaneLost`` and ``Transient``.
         """
-        await self._lane.set_stalls(stalls)
+        await self._lane.set_crash_count(count)
 
     async def _load(
         self, connection: Connection, inputs: Sequence[Input], pds_of: PdsOf
@@ -197,7 +198,7 @@ async def _write_batch_state(connection: Connection, batch_state: BatchState) ->
 
 
 async def _write_operations(connection: Connection, lane: int, batch_state: BatchState) -> None:
-    """Conclude operations, drop what is moot, queue what is needed: in this order."""
+    """Conclude operations, settle those without a need, queue new ones: in this order."""
     ended = await _conclude(connection, batch_state) if batch_state.applied else []
     retries = batch_state.policy.retries
     if batch_state.settled:
@@ -212,7 +213,7 @@ async def _write_operations(connection: Connection, lane: int, batch_state: Batc
 
 
 async def _conclude(connection: Connection, batch_state: BatchState) -> list[str]:
-    """Write what chunks and proofs did; return the DIDs of syncs that have ended in vain."""
+    """Write what chunks and proofs did; return the DIDs of operations that failed."""
     done: dict[str, list[AppliedOperation]] = {}
     for one in batch_state.applied:
         done.setdefault(one.operation, []).append(one)
@@ -230,8 +231,8 @@ async def _conclude(connection: Connection, batch_state: BatchState) -> list[str
         for one in before
     ]
     await write.save(connection, after)
-    vain = {Status.FAILED, Status.CANCELLED}
-    return [one.did for one in after if one.did is not None and one.status in vain]
+    failed = {Status.FAILED, Status.CANCELLED}
+    return [one.did for one in after if one.did is not None and one.status in failed]
 
 
 async def _write_plan(connection: Connection, plan: Plan) -> None:

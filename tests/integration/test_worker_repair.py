@@ -350,7 +350,7 @@ async def test_refreshes(stage: Stage) -> None:
 async def test_a_large_account_is_deleted_in_portions_across_a_restart(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    portions, delete_batch = [], BatchTransactions._thin_out
+    portions, delete_batch = [], BatchTransactions._delete_batch
 
     async def interrupted(transactions: BatchTransactions, learnt: AccountLearnt) -> bool:
         more = await delete_batch(transactions, learnt)
@@ -359,8 +359,8 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
             raise Transient("as if PostgreSQL had gone away")
         return more
 
-    monkeypatch.setattr(transaction, "_PORTION", RECORDS // 4)
-    monkeypatch.setattr(BatchTransactions, "_thin_out", interrupted)
+    monkeypatch.setattr(transaction, "_DELETED", RECORDS // 4)
+    monkeypatch.setattr(BatchTransactions, "_delete_batch", interrupted)
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
     await stage.harness.publish([gone])
@@ -381,7 +381,7 @@ async def test_a_large_account_is_deleted_in_portions_across_a_restart(
 async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delete_batch = BatchTransactions._thin_out
+    delete_batch = BatchTransactions._delete_batch
     interruptions: list[int] = []
 
     async def interrupted(transactions: BatchTransactions, learnt: AccountLearnt) -> bool:
@@ -393,8 +393,8 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
             raise Transient("as if PostgreSQL had gone away")
         return more
 
-    monkeypatch.setattr(transaction, "_PORTION", RECORDS // 4)
-    monkeypatch.setattr(BatchTransactions, "_thin_out", interrupted)
+    monkeypatch.setattr(transaction, "_DELETED", RECORDS // 4)
+    monkeypatch.setattr(BatchTransactions, "_delete_batch", interrupted)
     before = stage.repo.rev
     stage.network.seq += 1
     gone = account_frame(stage.network.seq, stage.did, active=False, status="deleted")
