@@ -1,0 +1,84 @@
+"""A gateway whose ports are played by the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from procedures import transitions
+from procedures.calls import Calls
+from procedures.contract import (
+    GET_BACKFILL_HISTORY,
+    GET_BACKFILL_STATUS,
+    REFRESH_RECORD,
+    TRIGGER_DID_SYNC,
+    ErrorName,
+    Method,
+    XrpcError,
+)
+from procedures.gateway import Gateway, GatewayLimits, create_app
+from procedures.operations import Operation, Type, queued
+from procedures.service import Service
+from tests.unit.procedures.fakes import Broker, Table
+from tests.unit.procedures.strategies import DID
+
+CALLER = "did:plc:caller"
+REFRESH, TRIGGER = f"/xrpc/{REFRESH_RECORD}", f"/xrpc/{TRIGGER_DID_SYNC}"
+STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}"
+
+
+class Trusting:
+    """An authenticator that believes the header."""
+
+    async def authenticate(self, authorization: Sequence[str], _method: Method) -> str:
+        if not authorization:
+            raise XrpcError(ErrorName.AUTHENTICATION_REQUIRED, "who are you?")
+        return authorization[0]
+
+
+class Rig:
+    """A gateway with its surroundings."""
+
+    def __init__(self, authenticator: Any = None, **limits: Any) -> None:
+        self.broker = Broker()
+        self.table = Table()
+        self.observed: list[tuple[str, int]] = []
+        ids = iter(f"op-{n}" for n in range(1, 1_000))
+        calls = Calls(self.broker, self.table, clock=lambda: 5.0, new_id=lambda: next(ids))
+        gateway = Gateway(
+            authenticator or Trusting(),
+            calls,
+            Service("did:web:localhost%3A8099"),
+            GatewayLimits(**limits),
+            lambda method, status, _seconds: self.observed.append((method, status)),
+        )
+        self.app = create_app(gateway)
+
+    def client(self, address: str = "192.0.2.1") -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, client=(address, 1234))
+        headers = {"Authorization": CALLER}
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
+
+    async def post(self, path: str, **options: Any) -> httpx.Response:
+        async with self.client() as client:
+            return await client.post(path, **options)
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        async with self.client() as client:
+            return await client.get(path, **options)
+
+
+def error_of(response: httpx.Response, status: int, name: str) -> str:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body.keys() == {"error", "message"}
+    assert body["error"] == name
+    message = body["message"]
+    assert isinstance(message, str)
+    return message
+
+
+def running(identifier: str = "op-1", kind: Type = Type.DID_SYNC) -> Operation:
+    return transitions.start(queued(identifier, kind, DID, 5.0), 5.0)
