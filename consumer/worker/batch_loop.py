@@ -148,7 +148,7 @@ class BatchLoop:
             if repos_of:
                 for did in await repos.known(connection, list(repos_of)):
                     cache.track(did)
-            # What stays without a repo is dropped: nobody needs its key.
+            # What stays without a repo is dropped: its key is not needed.
             dids = [d for d in missing.identities if d not in repos_of or cache.account(d).counts]
             if dids:
                 for identity in await identities.read(connection, dids):

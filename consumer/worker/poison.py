@@ -1,7 +1,7 @@
 """The guard against poison pills: inputs that crash their worker.  Pure.
 
 The crash count of a lane (column ``lanes.stalls``) is the number of owners that crashed while
-they worked on the input at the lane's position.  It costs nothing as long as nobody crashes: an
+they worked on the input at the lane's position.  It costs nothing as long as no owner crashes: an
 owner that stops in good order releases its lane, so an owner that claims a lane that is not
 released knows that the last owner crashed.  It writes the count down before its own first
 batch.  A batch that commits sets the count to 0.

@@ -247,7 +247,7 @@ def test_after_a_restart_parked_frames_are_known() -> None:
 
 
 @pytest.mark.parametrize("tracked", [False, True])
-def test_a_parked_frame_that_killed_its_worker_is_refused(tracked: bool) -> None:
+def test_a_parked_frame_that_crashed_its_worker_is_refused(tracked: bool) -> None:
     author, cache = Author.of(), LaneCache()
     frame = author.commit()
     take(plan(cache), frame)
@@ -343,7 +343,7 @@ def test_messages_that_cannot_be_for_this_lane_are_refused() -> None:
     assert batch.inputs == []
 
 
-def test_the_newest_frame_and_the_earliest_wish_make_the_lookup() -> None:
+def test_the_newest_frame_and_the_shortest_delay_make_the_lookup() -> None:
     batch = plan()
     batch.look_up("did:plc:x", LookupKind.ACCOUNT, epoch=2, seq=5, delay=9.0)
     batch.look_up("did:plc:x", LookupKind.ACCOUNT, epoch=1, seq=8, delay=3.0)

@@ -23,7 +23,7 @@ class Owner:
         self.stalls = self.guard.after()
 
 
-def killed(times: int, stalls: int = 0) -> int:
+def crashes(times: int, stalls: int = 0) -> int:
     """Return the crash count that owners leave who crash at the same input one after another."""
     for _ in range(times):
         owner = Owner(stalls, unclean_takeover=True)
@@ -52,7 +52,7 @@ def test_a_crash_is_counted_once_and_forgotten_with_the_next_batch() -> None:
 
 def test_after_three_crashes_inputs_are_tried_alone() -> None:
     # The first crash is not counted yet; two more owners have crashed; now a third one comes.
-    third = Owner(killed(CRASHES - 1), unclean_takeover=True)
+    third = Owner(crashes(CRASHES - 1), unclean_takeover=True)
     assert third.guard.alone
     assert third.guard.quarantined is None
     third.tries(Alone.BACKFILL)
@@ -60,7 +60,7 @@ def test_after_three_crashes_inputs_are_tried_alone() -> None:
 
 
 def test_the_input_that_crashes_again_is_quarantined() -> None:
-    alone = Owner(killed(CRASHES - 1), unclean_takeover=True)
+    alone = Owner(crashes(CRASHES - 1), unclean_takeover=True)
     alone.tries(Alone.FIREHOSE)
     judge = Owner(alone.stalls, unclean_takeover=True)
     assert (judge.guard.quarantined, judge.guard.alone) == (Alone.FIREHOSE, False)

@@ -112,7 +112,7 @@ def test_a_handle_that_is_none_is_left_out() -> None:
     assert verdict.input.handle is None
 
 
-# -- whom nobody wants ------------------------------------------------------------------------
+# -- accounts that are not tracked --------------------------------------------------------------
 
 
 def test_an_untracked_commit_without_a_wanted_path_is_dropped_before_verification() -> None:
@@ -291,8 +291,8 @@ def test_an_unreadable_frame_of_a_tracked_account_is_missed() -> None:
     assert verdict.input.origin.time == to_text(NOW)
     kept = Drop(Reason.FRAME_MALFORMED, "nonsense")
     assert judge(frame, NOTHING, rules(), NOW) == kept
-    nobody = unread(replace(frame.incoming, key="nobody"), why)
-    assert judge(nobody, NOTHING, rules(Repos.ALL), NOW) == kept
+    stranger = unread(replace(frame.incoming, key="nobody"), why)
+    assert judge(stranger, NOTHING, rules(Repos.ALL), NOW) == kept
 
 
 def test_a_quarantined_frame_is_not_looked_at_and_does_not_wait() -> None:
