@@ -1,10 +1,13 @@
 """The batch loop of one lane: from what Postgres holds, until told to stop or something breaks.
 
 The loop takes a batch, reads its frames, loads what must be known of their accounts, plans, and
-writes the plan in one transaction; only that holds one open for long.  Three things interrupt
-it.  A gap in the firehose: every repo of the lane is marked for resync before the frame behind
-the gap is taken.  Other wanted collections than when the lane last moved: every repo is marked
-too.  An input that crashed its worker (``poison``): batches of one.
+writes the plan in one transaction.  Nothing is decoded or verified inside of that transaction.
+
+Three things interrupt the loop:
+
+- a loss window: every repo of the lane is marked for resync before the frame behind it is taken;
+- other wanted collections than when the lane last moved: every repo is marked too;
+- an input that crashed its worker (``poison``): inputs are taken one at a time.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class BatchLoop:
 
     async def _next_batch(self) -> None:
         watch = Stopwatch()
-        batch = await self._up_to_gap(await self._take())
+        batch = await self._up_to_loss(await self._take())
         if batch.empty:
             await self._idle()
             return
@@ -156,10 +159,10 @@ class BatchLoop:
 
     # -- what interrupts the batches ---------------------------------------------------
 
-    async def _up_to_gap(self, batch: Batch) -> Batch:
-        """Return ``batch`` up to the first gap in the firehose.
+    async def _up_to_loss(self, batch: Batch) -> Batch:
+        """Return ``batch`` up to the first loss window.
 
-        If it begins behind a gap, the repos of the lane are marked for resync first.
+        If it begins behind one, the repos of the lane are marked for resync first.
         """
         lane = self.transactions.lane
         epoch, last_seq = lane.epoch, lane.last_seq
@@ -168,20 +171,20 @@ class BatchLoop:
                 continue
             if not follows(frame, epoch, last_seq):
                 if number == 0:
-                    await self._cross_gap(frame)
-                    return await self._up_to_gap(batch)
+                    await self._take_up_loss(frame)
+                    return await self._up_to_loss(batch)
                 self.reader.put_back(batch.live[number:])
                 return replace(batch, live=batch.live[:number])
             epoch, last_seq = frame.epoch, frame.seq
         return batch
 
-    async def _cross_gap(self, frame: IncomingFrame) -> None:
-        """Mark the repos of the lane for resync, and go on at ``frame``, behind the gap."""
+    async def _take_up_loss(self, frame: IncomingFrame) -> None:
+        """Mark the repos of the lane for resync, and go on at ``frame``, behind a loss window."""
         lane, origin = self.transactions.lane, origin_of(frame, None)
         then = replace(lane, epoch=frame.epoch, last_seq=frame.prev_seq or 0)
         count = await self.transactions.mark_for_resync(lambda did: Lost(did, origin), then)
         _log.warning(
-            "gap_found",
+            "loss_window_found",
             lane=lane.lane,
             epoch=frame.epoch,
             epoch_before=lane.epoch,
