@@ -4,8 +4,8 @@ One message per Kafka record, keyed by DID.  Everything in it was verified by th
 worker trusts the topic and decides only whether the message still applies.
 
 Each is one DAG-CBOR map: ``v`` (the version), ``kind`` and the fields of its dataclass, with
-intervals and entries as arrays.  Missing, unknown and mistyped fields are refused, so whoever
-changes a field raises the version.
+intervals and entries as arrays.  Missing, unknown and mistyped fields are refused, so a change
+of a field needs another version.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ _KINDS: dict[str, type[Message]] = {
     "proof": Proof,
 }
 _NAMES = {shape: kind for kind, shape in _KINDS.items()}
-# Fields by the names that they travel under: their own, but for these.
+# Fields are sent under their own names, but for these.
 _SENT = {"epoch": "session", "resync_generation": "want"}
 _FIELDS = {
     shape: {_SENT.get(field.name, field.name): field.name for field in fields(shape)}

@@ -93,7 +93,7 @@ class Network:
                 yield self._committed(repo, writes)
 
     def preload(self, records: int) -> None:
-        """Fill the repositories before anybody listens: their first commits are lost."""
+        """Fill the repositories before the firehose begins: their first commits are lost."""
         for _ in self.introduce(records):
             pass
 

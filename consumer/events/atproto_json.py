@@ -1,7 +1,7 @@
 """Records as atproto JSON: the ``$link`` and ``$bytes`` projection of DAG-CBOR.  Pure.
 
 ``to_json(data)`` gives the JSON text of one record, or None when the bytes are not valid
-atproto data and must travel as they are:
+atproto data and must be sent as they are:
 
 - not strict DAG-CBOR (``consumer.verify.cbor``), or not a map at the top;
 - a float, an integer beyond signed 64 bit, more than ``RECORD_DEPTH`` nested containers;
@@ -49,8 +49,8 @@ def base64_unpadded(data: bytes) -> str:
 def to_json(data: bytes, limit: int) -> bytes | None:
     """Return the atproto JSON of one DAG-CBOR record, or None.
 
-    None when it has no JSON, or one of more than ``limit`` bytes, or has so many items, or is so
-    large where the fast path has doubts, that the lane would stand still.
+    None if it has no JSON or one of more than ``limit`` bytes, or if making it would hold up the
+    lane: too many items, or too many bytes where only the strict decoder can tell.
     """
     try:
         if len(data) > SMALL:

@@ -1,7 +1,7 @@
-"""One batch's working memory: inputs go in, in order; rows, events, requests come out.  Pure.
+"""The state of one batch: inputs go in, in order; rows, events, requests come out.  Pure.
 
 The worker loads what :func:`consumer.state.inputs.needs` names, applies every input, and
-writes the outcome in one transaction.  Nothing here reads a clock or a database, and the
+writes the result in one transaction.  Nothing here reads a clock or a database, and the
 same inputs always give the same outputs:
 
 ``events``    what consumers see, in order
@@ -69,8 +69,7 @@ def _no_host(_did: str) -> str | None:
 class BatchState:
     """Repos by DID and rows by DID and path, as they change while a batch is applied.
 
-    It owns ``repos`` and ``rows`` from then on.  ``pds_of`` gives the host of a DID that has
-    no repo yet.
+    It owns ``repos`` and ``rows``.  ``pds_of`` gives the host of a DID that has no repo yet.
     """
 
     def __init__(
@@ -217,10 +216,11 @@ class BatchState:
         return None
 
     def delete_batch(self, learnt: AccountLearnt) -> bool:
-        """Delete the records at hand of an account that ``learnt`` is going to delete.
+        """Delete the loaded records of an account, if ``learnt`` says that it is deleted.
 
-        Returns whether it is.  For accounts with more records than one batch can take.  Should
-        the account return before it is deleted, a snapshot has to restore them: no older one.
+        Returns whether it says so.  For accounts with more records than one batch can take; the
+        status changes with the last batch.  If the account returns before that, only a snapshot
+        from then on can restore the records.
         """
         repo, answer = self.repos.get(learnt.did), learnt.answer
         if repo is None or not accounts.answers_newest(repo, answer.epoch, answer.seq):
@@ -288,9 +288,10 @@ class BatchState:
     def _reconcile(
         self, repo: Repo, said: Iterable[Statement], origin: Origin, attempt: str | None = None
     ) -> None:
-        """Apply statements; with ``attempt``, publish also the records that did not change.
+        """Apply statements; with ``attempt``, also republish the records that did not change.
 
-        A record that is newer than the statement, and another, is not: its bytes are not here.
+        A record that is newer than its statement and differs from it is not republished: the
+        statement does not have its bytes.
         """
         rows = self.rows.setdefault(repo.did, {})
         for one in said:
@@ -333,7 +334,7 @@ class BatchState:
             self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.resync_generation)
 
     def _set_status(self, repo: Repo, status: str, epoch: int, origin: Origin) -> Rejection | None:
-        """Take a status that is not ``deleted``; the first one of a repo is news as well."""
+        """Set any status but ``deleted``; the first status of a repo makes an event as well."""
         before = self.repos.get(repo.did)
         transition = accounts.with_status(repo, status)
         if before is None or before.status != status:

@@ -32,7 +32,7 @@ class OperationEffect(StrEnum):
 
     ADVANCED = "advanced"  # applied; more chunks to come
     COMPLETED = "completed"
-    AGAIN = "again"  # its last chunk is through, and it must be fetched again
+    AGAIN = "again"  # its last message is applied or refused, and it must be fetched again
     FAILED = "failed"  # fetching again would not help
 
 
@@ -57,11 +57,11 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class AppliedOperation:
-    """One chunk or proof of ``operation`` went through, with the changes that it made.
+    """What one chunk or proof did for ``operation``, with the changes that it made.
 
     ``reason`` says why it was refused or must be fetched ``AGAIN``; ``hint_missed`` that the
     snapshot is below an unverified hint of something newer; ``new_cid`` what the index holds
-    at the path of a proof.  Records that were only published again are no changes.
+    at the path of a proof.  Republished records do not count as changes.
     """
 
     operation: str
@@ -79,7 +79,7 @@ class AppliedOperation:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """Tombstones of ``did`` with rev ≤ ``through`` guard nothing any more: delete them."""
+    """Tombstones of ``did`` with rev ≤ ``through`` have no purpose any more: delete them."""
 
     did: str
     through: str
@@ -87,7 +87,7 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An input that was not applied; ``kept`` tells that it belongs in the dead letter."""
+    """Why an input was not applied; ``kept``: it goes to the dead-letter topic."""
 
     reason: Reason
     detail: str = ""

@@ -29,7 +29,7 @@ def record_event(origin: Origin, repo: Repo, said: Statement, change: Change) ->
 def republish_event(
     origin: Origin, repo: Repo, said: Statement, rev: str, attempt: str
 ) -> RecordEvent:
-    """Return the event of a record that holds at ``rev`` what it held: see ``RecordEvent``."""
+    """Return the event that republishes an unchanged record for ``attempt`` of a sync."""
     return RecordEvent(
         origin,
         repo.did,
@@ -71,7 +71,7 @@ def identity_event(origin: Origin, repo: Repo, handle: str | None, epoch: int) -
 
 
 def sync_event(origin: Origin, repo: Repo) -> SyncEvent:
-    """Return the event of a repo that took its present sync state."""
+    """Return the event of a repo that has just taken its sync state."""
     return SyncEvent(
         origin, repo.did, repo.incarnation, repo.pds, repo.rev, repo.sync_state, repo.reason
     )

@@ -1,6 +1,6 @@
 """What a worker's batch is made of, and what must be loaded before it is applied.  Pure.
 
-Every input names one DID and carries the ``origin`` that its events will show.  Frames
+Every input names one DID and carries the ``origin`` of its events.  Frames
 arrive here after verification: the verified value, or the fact that there is none.
 """
 

@@ -1,15 +1,16 @@
-"""What chunks and proofs that went through mean for their operation.  Pure.
+"""What applied chunks and proofs mean for their operation.  Pure.
 
 The worker ends an operation in the transaction that applies its last message.  Only messages
-of the attempt that is running end it or move its progress; whatever else still applies (of an
-attempt that was given up, of an operation that was cancelled) raises the counts alone.
+of the running attempt end the operation or move its progress.  Messages of an earlier attempt,
+or of a cancelled operation, raise the counts alone.
 
-Fetched again, the operation itself is queued, so that a repo that is behind has one open:
+An operation that must be fetched again is queued again itself, so that a repo that is behind has
+one open:
 
-- the host served something older than what is known: with a delay, as after any failure;
-- something came in between (a cause for another sync, another snapshot, another scope): at
+- if the host served less than is known: with a delay, as after any failure;
+- if something came in between (a cause for another sync, another snapshot, another scope): at
   once in the first attempts (``RetryPolicy.at_once``), with a wait from then on;
-- but an automatic one of a repo that is right meanwhile is moot.
+- an automatic operation of a repo that has become active meanwhile is cancelled instead.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def concluded(
     number in [0, 1).
     """
     if operation.attempts == 0:
-        return operation  # never begun: these are not its messages
+        return operation  # it never started: these are not its messages
     after = transitions.count(
         operation,
         created=sum(one.created for one in done),

@@ -46,5 +46,5 @@ class Policy:
         return self.scope.repos is Repos.ALL
 
     def new_repo(self, did: str, pds: str | None) -> Repo:
-        """Return the state of a repo of which nothing is known."""
+        """Return the state of a repo that nothing is known of."""
         return Repo(did, self.lane, scope=self.digest, pds=pds)

@@ -5,12 +5,11 @@ order: cheap fields, sizes, signature, block hashes and tree shape, ops against 
 inversion of the ops to ``prevData``.  Whether the commit follows the last one is decided later,
 from the state of the repo (``consumer/state/repo_state.py``).
 
-What fails before the signature is ``Refused``; what fails after it is ``Unverifiable``, which
-carries the signed revision.  Faults of the op list are cheap to see and yet told only after the
+A fault found before the signature raises ``Refused``; a fault found after it ``Unverifiable``,
+which carries the signed revision.  Faults of the op list are found first and raised after the
 signature: the account did commit something at that revision, and a sync must fetch it.
 
-Records are not judged here.  Their bytes have the hash that the tree names, and that is all a
-commit can be blamed for.
+The content of records is not checked here, only that their bytes have the hash in the tree.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Specification: https://atproto.com/specs/sync#commit-validation-mst-operation-in
 
 A tree is a function of its keys and values, so the order in which operations are undone cannot
 change the root.  It could change whether a subtree that the commit did not carry gets in the
-way, and so it is fixed: what was deleted is put back first, while all other keys still say
-where it belongs; what was created is taken away from the lowest layer up, so that nothing is
-merged that would be emptied later.  Then a missing subtree is in the way only if it must be.
+way, so the order is fixed: deleted keys are put back first, while all other keys still tell
+where they belong; created keys are taken away from the lowest layer up, so that no node is
+merged that a later step empties.  Then a missing subtree is in the way only if it must be.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TreeOp(NamedTuple):
 def invert(root: Node, changes: Iterable[TreeOp]) -> bytes:
     """Return the root before ``changes``, which name each path once, were made to the tree.
 
-    The tree is used up.  Raises ``Refused`` with ``OPS_MISMATCH`` if it is not as the changes
-    say, and ``TREE_PARTIAL`` if it lacks nodes that are needed.
+    Changes the tree in place.  Raises ``Refused`` with ``OPS_MISMATCH`` if it is not as the
+    changes say, and ``TREE_PARTIAL`` if it lacks nodes that are needed.
     """
     created = []
     for change in changes:
@@ -202,7 +202,7 @@ def _seal_root(root: Node) -> bytes:
     node: Child = root
     while isinstance(node, Node) and not node.keys:
         node = node.children[0]
-    if isinstance(node, bytes):  # whether it is a root, its keys would tell
+    if isinstance(node, bytes):  # only its keys would tell whether it is the root
         raise Refused(Reason.TREE_PARTIAL, "the node that becomes the root is missing")
     return EMPTY_TREE if node is None else _seal(node)
 

@@ -7,9 +7,9 @@ between two keys of a higher layer; between its keys are the nodes of level n - 
 ``load`` follows links as far as there are blocks and proves of what it finds: canonical
 DAG-CBOR, exact prefix compression, keys in strict order and inside the bounds set by the nodes
 above, each on its layer, no node without keys but one that only leads down, none at the root.
-A link without a block is no fault: the tree is *partial* there, which only matters to who needs
-to look behind it.  Work is linear in the keys whatever a node claims: keys are at most 1,024
-bytes long, the height is bounded, and a block is read once, for it can stand in one place only.
+A link without a block is no fault: the tree is *partial* there, which matters only to a caller
+that has to look below it.  The work is linear in the keys: keys are at most 1,024 bytes long, the
+height is bounded, and a block is read once, because it can be valid in one place only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from procedures.syntax import CID_LENGTH, DAG_CBOR_PREFIX, MAX_PATH, cid_text
 __all__ = ["EMPTY_TREE", "Node", "layer", "load", "parse_node"]
 
 MAX_HEIGHT = 64
-_LARGE = 8_192  # bytes; no tree whose keys were not searched for has such a node
+_LARGE = 8_192  # bytes; only trees made of chosen keys have larger nodes
 _BYTES_PER_ITEM = 5  # of an entry, which has ten in at least 54
 
 _KEY_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~:-/"

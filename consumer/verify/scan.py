@@ -1,7 +1,7 @@
 """DAG-CBOR read byte by byte: how many items there are, and what they are.  Pure.
 
 ``check_items`` comes before the fast decoder, ``Reader`` after it: the plain reader, slow,
-exact, and the judge wherever the fast path has doubts.  It accepts nothing that a canonical
+exact, and the judge wherever the fast path cannot tell.  It accepts nothing that a canonical
 writer would not have written; see ``cbor.py`` for the rules.  Work is linear in the input,
 recursion is bounded by ``max_depth``.
 """

@@ -1,4 +1,4 @@
-"""The signed commit at the root of a CAR, whatever the CAR was for.  Pure.
+"""The signed commit at the root of a CAR.  Pure.
 
 Specification: https://atproto.com/specs/repository#commit-objects.  The signature is over the
 DAG-CBOR of the commit without ``sig``.

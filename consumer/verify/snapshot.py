@@ -31,7 +31,7 @@ from procedures.syntax import cid_text, is_path
 
 MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one chunk; a single record may be larger
 
-_PORTION = 2_000  # keys between two signs of life
+_PORTION = 2_000  # keys between two calls of ``alive``
 _LOOKED_UP = 500  # CIDs at once
 _END = b"\xff"  # behind every key
 

@@ -1,8 +1,8 @@
 """What verification proves, as values.  Pure.
 
-Only :mod:`consumer.verify.commit` makes them; whoever holds one may rely on it: the
-signature is the account's, every block has its hash, the tree is well formed, and the
-ops are exactly the difference between ``prev_data`` and ``data``.
+Only :mod:`consumer.verify.commit` makes them, so a reader may rely on them: the signature is the
+account's, every block has its hash, the tree is well formed, and the ops are exactly the
+difference between ``prev_data`` and ``data``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedOp:
-    """One change of a commit; ``prev`` as the signed op claims it, ``record`` DAG-CBOR."""
+    """One change of a commit: binary CIDs; ``prev`` as the op claims it; ``record`` is DAG-CBOR."""
 
     action: Action
     path: str
@@ -61,7 +61,7 @@ class VerifiedSync:
 
 
 class Unverifiable(Refused):
-    """The signature is good, the rest is not; ``rev`` is signed and may move ``gap_rev``."""
+    """A fault behind a good signature; ``rev`` is signed, and may move ``gap_rev``."""
 
     def __init__(self, reason: Reason, detail: str, rev: str) -> None:
         super().__init__(reason, detail)

@@ -1,4 +1,4 @@
-"""Whatever a fetcher says arrives as it was said; whatever else arrives is refused."""
+"""Every message of a fetcher arrives as it was sent; everything else is refused."""
 
 from __future__ import annotations
 

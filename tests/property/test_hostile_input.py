@@ -1,4 +1,4 @@
-"""Whatever is drawn, it is judged: nothing but a refusal is raised."""
+"""Hostile input of every kind: nothing but a refusal is raised."""
 
 from __future__ import annotations
 

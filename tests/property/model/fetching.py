@@ -56,7 +56,7 @@ class Operations:
             self.add(did, automatic=True)
 
     def settle(self, did: str) -> None:
-        """Drop the automatic syncs of ``did`` that nobody has begun."""
+        """Drop the automatic syncs of ``did`` that no fetcher has started."""
         for op in self.queued(did):
             if op.automatic:
                 op.status = Status.OVER

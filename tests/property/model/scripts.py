@@ -183,7 +183,7 @@ class Stage:
             self.relay.account(account.did, account.status)
 
     def _version(self, did: str, back: int) -> Version | None:
-        """Return the version so many commits ago, or the oldest."""
+        """Return the version a number of commits ago, or the oldest."""
         versions = self.network.accounts[did].versions
         return versions[max(0, len(versions) - 1 - back)] if versions else None
 
@@ -274,7 +274,7 @@ class Stage:
             op.status = Status.QUEUED
 
     def _drop_chunk(self, _did: str, step: Step) -> None:
-        """Lose a message of the backfill topic; nobody will hear of a last chunk."""
+        """Lose a message of the backfill topic; a last chunk never arrives."""
         chunks = [one for one in self.machine.backfill if isinstance(one, ChunkSeen)]
         if not chunks:
             return
