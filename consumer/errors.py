@@ -1,4 +1,4 @@
-"""Errors, sorted by what the operator should do about them.
+"""Errors, sorted by what the operator should do about them.  Pure.
 
 ``ChiveError``
 ├── ``Refused``    upstream's fault: counted by reason, kept in the dead letter or as a

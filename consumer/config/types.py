@@ -1,4 +1,4 @@
-"""The checked types of single settings: each refuses impossible values in one clear phrase.  Pure.
+"""The checked types of single settings: each refuses impossible values in one clear phrase.
 
 Validators return the value in its one normal form; their errors never quote secrets.
 NSIDs, DIDs and patterns follow https://atproto.com/specs/nsid and https://atproto.com/specs/did.

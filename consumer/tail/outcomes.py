@@ -1,4 +1,4 @@
-"""What can happen to a firehose connection, and what to do about each.  Pure.
+"""What can happen to a firehose connection, and what to do about each.
 
 ``classify`` is the one place that tells these apart: a clean close, a broken transport, a peer
 that is not there, an HTTP answer instead of a websocket, silence, a text or an oversized
