@@ -96,6 +96,8 @@ class RetryPolicy:
         Between attempts of a lookup, and of a page of the relay's listing, without a result.
     ``unsupported_listing``
         Before a listing is tried again that the relay does not have.
+    ``listed_again``
+        Before a listed repository whose sync ended, without making it known, gets another.
     ``longest_retry_after``
         What a host asks for by ``Retry-After`` counts up to this.
     """
@@ -113,6 +115,7 @@ class RetryPolicy:
     lookup: Backoff = Backoff(1.0, HOUR)
     listing: Backoff = Backoff(1.0, HOUR)
     unsupported_listing: float = DAY
+    listed_again: float = DAY
     longest_retry_after: float = HOUR
 
     def attempt_wait(

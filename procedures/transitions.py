@@ -46,18 +46,23 @@ def _need(operation: Operation, step: str, *statuses: Status) -> None:
 
 
 def start(operation: Operation, now: float) -> Operation:
-    """Begin an attempt: a fetcher has claimed the operation."""
+    """Begin an attempt: a fetcher has claimed the operation.
+
+    ``now`` is Unix seconds.  A discovery goes on where it was.  Raises ``IllegalTransition``
+    unless the operation is queued, due, and not coalesced with another.
+    """
     _need(operation, "start", Status.QUEUED)
     if operation.same_as is not None:
         raise IllegalTransition(operation, f"start: {operation.same_as} does its work")
     if operation.run_after > now:
         raise IllegalTransition(operation, "start: not due")
+    goes_on = operation.type is Type.DISCOVERY  # at its cursor
     return replace(
         operation,
         status=Status.RUNNING,
         phase=_FIRST[operation.type],
         progress=0,
-        records_processed=0,
+        records_processed=operation.records_processed if goes_on else 0,
         total_records=None,
         attempts=operation.attempts + 1,
         started_at=now if operation.started_at is None else operation.started_at,

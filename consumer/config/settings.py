@@ -207,6 +207,7 @@ class RetrySettings(Section):
     listing_first: Seconds = _RETRIES.listing.first
     listing_longest: Seconds = _RETRIES.listing.longest
     unsupported_listing: Seconds = _RETRIES.unsupported_listing
+    listed_again: Seconds = _RETRIES.listed_again
     longest_retry_after: Seconds = _RETRIES.longest_retry_after
 
     def policy(self) -> RetryPolicy:
@@ -229,6 +230,7 @@ class RetrySettings(Section):
             lookup=Backoff(self.lookup_first, self.lookup_longest),
             listing=Backoff(self.listing_first, self.listing_longest),
             unsupported_listing=self.unsupported_listing,
+            listed_again=self.listed_again,
             longest_retry_after=self.longest_retry_after,
         )
 

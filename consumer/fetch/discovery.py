@@ -112,7 +112,9 @@ class Discovery:
         async with self._database.transaction() as connection:
             if self._scope.repos is Repos.LISTED:
                 found = self._found([(did, None) for did in sorted(self._scope.dids)])
-                await discoveries.queue_unknown(connection, found, _QUEUED)
+                await discoveries.queue_unknown(
+                    connection, found, _QUEUED, self._retries.listed_again
+                )
             await discoveries.open_wanted(connection, self._topics.partitions, wanted)
             return await discoveries.lease(connection, self._owner, _LEASE_SECONDS)
 
@@ -182,7 +184,9 @@ class Discovery:
     async def _queue(self, connection: Connection, search: Search, page: Page) -> int:
         if search.listing != SWEEP:
             found = self._found([(repo.did, None) for repo in page.repos])
-            return await discoveries.queue_unknown(connection, found, _QUEUED)
+            return await discoveries.queue_unknown(
+                connection, found, _QUEUED, self._retries.listed_again
+            )
         settled = time.time() - _SETTLED
         behind = [
             (repo.did, repo.rev)

@@ -8,12 +8,20 @@ queues the syncs of that page.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
+from psycopg.rows import dict_row
+
 from consumer.store.arrays import Bigints, Texts
 from consumer.store.database import Connection
+from consumer.store.operations import write
+from consumer.store.operations.rows import COLUMNS, of_row
+from procedures import transitions
+from procedures.failures import Failure
+from procedures.operations import Operation, Status
 
 SWEEP = "#sweep"
 
@@ -55,43 +63,20 @@ WITH wanted AS (
 INSERT INTO operations (id, type, did, lane, automatic, reason)
 SELECT operation, 'discovery', NULL, %(lane)s, true, listing FROM wanted
 """
-_LEASE = """
-UPDATE operations SET status = 'running', phase = 'listing', attempts = attempts + 1,
-    started_at = coalesce(started_at, now()), lease_owner = %(owner)s,
-    lease_until = now() + make_interval(secs => %(lease)s), version = version + 1,
-    error = NULL, failure = NULL
-WHERE id = (
-    SELECT id FROM operations
-    WHERE type = 'discovery' AND (status = 'queued' AND run_after <= now()
-        OR status = 'running' AND lease_until <= now())
-    ORDER BY run_after LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-RETURNING id, reason, cursor, records_processed, attempts
-"""
+_NEXT = f"""
+SELECT {COLUMNS}, operations.cursor, extract(epoch FROM now())::float8 AS now FROM operations
+WHERE type = 'discovery' AND (status = 'queued' AND run_after <= now()
+    OR status = 'running' AND lease_until <= now())
+ORDER BY operations.run_after LIMIT 1 FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - our own columns
 _MOVE = """
 UPDATE operations SET cursor = %(cursor)s, records_processed = %(seen)s,
     lease_until = now() + make_interval(secs => %(lease)s), version = version + 1
 WHERE id = %(id)s AND status = 'running' AND lease_owner = %(owner)s
 """
-_END = """
-UPDATE operations SET status = 'completed', phase = 'applied', progress = 100,
-    completed_at = now(), lease_owner = NULL, lease_until = NULL, version = version + 1
-WHERE id = %(id)s AND status = 'running' AND lease_owner = %(owner)s
-"""
 _CLOSE = """
 UPDATE discoveries SET completed = true, due = now() + make_interval(secs => %(again)s)
 WHERE operation = %(id)s
-"""
-_POSTPONE = """
-UPDATE operations SET status = 'queued', phase = NULL, error = %(error)s,
-    run_after = now() + make_interval(secs => %(delay)s),
-    lease_owner = NULL, lease_until = NULL, version = version + 1
-WHERE id = %(id)s AND status = 'running' AND lease_owner = %(owner)s
-"""
-_FAIL = """
-UPDATE operations SET status = 'failed', error = %(error)s, failure = %(failure)s,
-    completed_at = now(), lease_owner = NULL, lease_until = NULL, version = version + 1
-WHERE id = %(id)s AND status = 'running' AND lease_owner = %(owner)s
 """
 _REPEAT = """
 UPDATE discoveries SET due = now() + make_interval(secs => %(again)s) WHERE operation = %(id)s
@@ -104,7 +89,8 @@ FROM unnest(%(ids)s, %(dids)s, %(lanes)s) AS new (id, did, lane)
 WHERE NOT EXISTS (SELECT FROM repos AS r WHERE r.did = new.did)
     AND NOT EXISTS (
         SELECT FROM operations AS o WHERE o.did = new.did AND o.type = 'didSync'
-            AND (o.status IN ('queued', 'running') OR o.completed_at > now() - interval '1 day')
+            AND (o.status IN ('queued', 'running')
+                OR o.completed_at > now() - make_interval(secs => %(again)s))
     )
 ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
@@ -139,9 +125,20 @@ async def open_wanted(connection: Connection, lane: int, listings: Sequence[str]
 
 
 async def lease(connection: Connection, owner: str, seconds: float) -> Search | None:
-    """Lease a due discovery, or one whose lease has expired, for ``seconds``; None if none is."""
-    row = await (await connection.execute(_LEASE, {"owner": owner, "lease": seconds})).fetchone()
-    return None if row is None else Search(*row)
+    """Claim a due discovery for ``seconds``, or one whose lease expired; None if there is none."""
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(_NEXT)
+        row = await cursor.fetchone()
+    if row is None:
+        return None
+    page, now = row.pop("cursor"), row.pop("now")
+    operation = of_row(row)
+    if operation.status is Status.RUNNING:
+        operation = transitions.requeue(operation, now, error="the fetcher was lost")
+    operation = transitions.start(operation, now)
+    await write.save(connection, [operation], lease=write.Lease(owner, seconds))
+    listing, seen = operation.reason or "", operation.records_processed
+    return Search(operation.id, listing, page, seen, operation.attempts)
 
 
 async def move(
@@ -159,33 +156,46 @@ async def move(
 
 
 async def complete(connection: Connection, owner: str, search: Search, again: float) -> None:
-    """Complete a discovery; a sweep is due again in ``again`` seconds."""
-    ended = await connection.execute(_END, {"id": search.operation, "owner": owner})
-    if ended.rowcount:
+    """End a discovery well; a sweep is due once more in ``again`` seconds."""
+    for operation in await _held(connection, owner, search):
+        await write.save(connection, [transitions.complete(operation, time.time())])
         await connection.execute(_CLOSE, {"id": search.operation, "again": again})
 
 
 async def postpone(
     connection: Connection, owner: str, search: Search, delay: float, error: str
 ) -> None:
-    """Give a discovery back; it resumes at its cursor in ``delay`` seconds."""
-    parameters = {"id": search.operation, "owner": owner, "delay": delay, "error": error}
-    await connection.execute(_POSTPONE, parameters)
+    """Give a discovery back; it goes on at its cursor in ``delay`` seconds."""
+    for operation in await _held(connection, owner, search):
+        after = transitions.requeue(operation, time.time() + delay, error=error)
+        await write.save(connection, [after])
 
 
 async def fail(
-    connection: Connection, owner: str, search: Search, failure: str, error: str, again: float
+    connection: Connection, owner: str, search: Search, failure: Failure, error: str, again: float
 ) -> None:
-    """Fail a discovery; its listing is searched again in ``again`` seconds."""
-    parameters = {"id": search.operation, "owner": owner, "failure": failure, "error": error}
-    ended = await connection.execute(_FAIL, parameters)
-    if ended.rowcount:
+    """End a discovery badly; its listing is tried again in ``again`` seconds."""
+    for operation in await _held(connection, owner, search):
+        after = transitions.fail(operation, time.time(), failure, error)
+        await write.save(connection, [after])
         await connection.execute(_REPEAT, {"id": search.operation, "again": again})
 
 
-async def queue_unknown(connection: Connection, found: Sequence[Found], reason: str) -> int:
-    """Queue a sync for each unknown repository; return how many."""
-    return (await connection.execute(_QUEUE_UNKNOWN, _columns(found, reason))).rowcount
+async def _held(connection: Connection, owner: str, search: Search) -> list[Operation]:
+    """Return the operation of ``search``, locked, if ``owner`` still holds it."""
+    held = await write.lock_leased(connection, [owner])
+    return [operation for operation in held if operation.id == search.operation]
+
+
+async def queue_unknown(
+    connection: Connection, found: Sequence[Found], reason: str, again: float
+) -> int:
+    """Queue a sync for each repository that has no row; return how many.
+
+    None where a sync ended less than ``again`` seconds ago.
+    """
+    parameters = _columns(found, reason) | {"again": again}
+    return (await connection.execute(_QUEUE_UNKNOWN, parameters)).rowcount
 
 
 async def queue_behind(connection: Connection, found: Sequence[Found], reason: str) -> int:

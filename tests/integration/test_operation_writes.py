@@ -1,0 +1,397 @@
+"""What SQL does to operations is what the pure transitions say, on a real PostgreSQL.
+
+Each test writes rows as they may be, runs a statement, and compares every row with the pure
+outcome: same inputs, same outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from consumer.store.database import Connection, Database
+from consumer.store.operations import claims, queue, read, sweeps, write
+from consumer.store.rows import SyncWanted
+from procedures import transitions
+from procedures.failures import Failure
+from procedures.messages import Emit
+from procedures.operations import FINAL, Operation, Phase, Status, Type, answered_through, queued
+from procedures.retries import RetryPolicy
+from procedures.transitions import IllegalTransition
+from tests.unit.procedures.strategies import DID, URI
+from tests.unit.procedures.strategies import operations as any_operation
+from tests.unit.procedures.test_transitions import STEPS
+
+pytestmark = pytest.mark.services
+
+POLICY = RetryPolicy()
+PAST, FUTURE = 1_000_000_000.0, 4_100_000_000.0
+OTHER = "did:plc:other"
+
+# The database is the same for all examples: each begins by deleting its rows.
+on_postgres = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+_INSERT = """
+INSERT INTO operations (
+    id, type, status, did, uri, phase, reason, progress, records_processed, total_records,
+    created, updated, deleted, attempts, requested_by, error, failure, new_cid, version,
+    automatic, emit_all, same_as, requested_at, started_at, completed_at, run_after, lane,
+    lease_owner, lease_until
+) VALUES (
+    %(id)s, %(type)s, %(status)s, %(did)s, %(uri)s, %(phase)s, %(reason)s, %(progress)s,
+    %(records_processed)s, %(total_records)s, %(created)s, %(updated)s, %(deleted)s,
+    %(attempts)s, %(requested_by)s, %(error)s, %(failure)s, %(new_cid)s, %(version)s,
+    %(automatic)s, %(emit_all)s, %(same_as)s, to_timestamp(%(requested_at)s),
+    to_timestamp(%(started_at)s), to_timestamp(%(completed_at)s), to_timestamp(%(run_after)s),
+    0, %(lease)s, to_timestamp(%(lease_until)s)
+)
+"""
+
+
+def storable(operation: Operation) -> Operation:
+    """Return the operation without NUL, which PostgreSQL has no text with."""
+
+    def cleaned(text: str | None) -> str | None:
+        return None if text is None else text.replace("\0", "")
+
+    return replace(
+        operation,
+        reason=cleaned(operation.reason),
+        requested_by=cleaned(operation.requested_by),
+        error=cleaned(operation.error),
+    )
+
+
+stored_operations = any_operation().map(storable)
+
+
+async def put(
+    connection: Connection, operations: Sequence[Operation], lease_until: float = FUTURE
+) -> None:
+    """Make ``operations`` the only rows; what runs is leased under its id."""
+    await connection.execute("DELETE FROM operations")
+    for one in operations:
+        values: dict[str, Any] = {field.name: getattr(one, field.name) for field in fields(one)}
+        leased = one.status is Status.RUNNING and one.phase is not Phase.INJECTED
+        values |= {"emit_all": one.emit is Emit.ALL, "lease": one.id if leased else None}
+        values |= {"lease_until": lease_until if leased else None}
+        await connection.execute(_INSERT, values)
+
+
+async def rows(connection: Connection) -> dict[str, Operation]:
+    """Return all operations by their ids."""
+    found = await (await connection.execute("SELECT id FROM operations")).fetchall()
+    return await read.read_all(connection, [identifier for (identifier,) in found])
+
+
+async def now_of(connection: Connection) -> float:
+    """Return the time of the transaction."""
+    row = await (await connection.execute("SELECT extract(epoch FROM now())::float8")).fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+def running(identifier: str = "op", **changes: Any) -> Operation:
+    """Return an operation in its first attempt."""
+    return replace(transitions.start(_sync(identifier), PAST), **changes)
+
+
+def _sync(identifier: str = "op", **changes: Any) -> Operation:
+    return replace(queued(identifier, Type.DID_SYNC, DID, PAST), **changes)
+
+
+# -- saving ---------------------------------------------------------------------------------
+
+
+@on_postgres
+@given(stored_operations, st.lists(st.sampled_from(sorted(STEPS)), max_size=6))
+async def test_what_is_saved_is_what_was_decided(
+    database: Database, operation: Operation, names: list[str]
+) -> None:
+    async with database.transaction() as connection:
+        await put(connection, [operation])
+        [after] = await write.lock(connection, ["op"])
+        assert after == operation
+        for name in names:
+            try:
+                after = STEPS[name][0](after)
+            except IllegalTransition:
+                continue
+            await write.save(connection, [after])
+            assert await rows(connection) == {"op": after}
+
+
+async def test_a_lease_ends_with_the_attempt_and_when_all_is_injected(database: Database) -> None:
+    ends = {
+        "injected": transitions.advance(running(), Phase.INJECTED),
+        "queued": transitions.requeue(running(), PAST),
+        "cancelled": transitions.cancel(running(), PAST),
+    }
+    async with database.transaction() as connection:
+        await put(connection, [running()])
+        await write.save(connection, [transitions.advance(running(), Phase.VERIFYING)])
+        assert [one.id for one in await write.lock_leased(connection, ["op"])] == ["op"]
+        for what, after in ends.items():
+            await put(connection, [running()])
+            await write.save(connection, [after], injected_offset=7)
+            assert await write.lock_leased(connection, ["op"]) == [], what
+            row = await (
+                await connection.execute("SELECT lease_until, injected_offset FROM operations")
+            ).fetchone()
+            assert row == (None, None if what == "queued" else 7)
+
+
+# -- claiming -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Type.DID_SYNC, Type.RECORD_REFRESH])
+async def test_what_may_start_is_claimed_and_starts_as_decided(
+    database: Database, kind: Type
+) -> None:
+    grid = product(Status, [None, "other"], [PAST, FUTURE], [0, 3], [False, True])
+    for status, same_as, run_after, attempts, automatic in grid:
+        operation = replace(
+            queued("op", kind, DID, PAST, uri=URI if kind is Type.RECORD_REFRESH else None),
+            status=status,
+            same_as=same_as,
+            run_after=run_after,
+            attempts=attempts,
+            automatic=automatic,
+            started_at=PAST if attempts else None,
+            progress=40,
+            records_processed=9,
+            total_records=10,
+            created=4,
+            error="why",
+            failure=Failure.HOST_TIMEOUT,
+            completed_at=PAST if status in FINAL else None,
+        )
+        async with database.transaction() as connection:
+            now = await now_of(connection)
+            await put(connection, [operation])
+            claimed = await claims.claim(connection, kind, 60.0)
+            after = (await rows(connection))["op"]
+            try:
+                expected = transitions.start(operation, now)
+            except IllegalTransition:
+                assert (claimed, after) == (None, operation)
+                continue
+            assert claimed is not None
+            assert claimed.operation == after == expected
+            assert await write.lock_leased(connection, [claimed.lease]) == [expected]
+
+
+async def test_what_runs_keeps_others_of_its_subject_waiting(database: Database) -> None:
+    async with database.transaction() as connection:
+        await put(connection, [running("a"), _sync("b"), _sync("c", did=OTHER)])
+        claimed = await claims.claim(connection, Type.DID_SYNC, 60.0)
+        assert claimed is not None
+        assert claimed.operation.id == "c"
+        assert await claims.claim(connection, Type.DID_SYNC, 60.0) is None
+
+
+# -- while it runs, and when it fails ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", Phase)
+async def test_a_note_is_an_advance(database: Database, phase: Phase) -> None:
+    async with database.transaction() as connection:
+        await put(connection, [running()])
+        await claims.note(connection, "op", phase, 120, 77)
+        expected = transitions.advance(running(), phase, progress=120, total_records=77)
+        assert await rows(connection) == {"op": expected}
+        await claims.note(connection, "another lease", phase, 99)
+        assert await rows(connection) == {"op": expected}
+
+
+async def test_a_sweep_requeues_what_lost_its_fetcher(database: Database) -> None:
+    before = [
+        running("lost"),
+        running("lost too", did=OTHER, automatic=True, attempts=3),
+        running("injected", did="did:plc:c", phase=Phase.INJECTED),
+        _sync("queued", did="did:plc:d"),
+        transitions.cancel(_sync("ended", did="did:plc:e"), PAST),
+    ]
+    async with database.transaction() as connection:
+        await put(connection, before, lease_until=PAST)
+        assert await sweeps.requeue_lost(connection) == 2
+        after = await rows(connection)
+    for one in before:
+        if one.id.startswith("lost"):
+            run_after = after[one.id].run_after
+            one = transitions.requeue(one, run_after, error="the fetcher was lost")  # noqa: PLW2901
+        assert after[one.id] == one
+
+
+# -- many at once, in SQL -----------------------------------------------------------------------
+
+
+async def test_settling_cancels_the_automatic_syncs_that_nobody_else_waits_for(
+    database: Database,
+) -> None:
+    grid = product(Status, [Type.DID_SYNC, Type.RECORD_REFRESH], [False, True], [False, True])
+    for status, kind, automatic, asked_for in grid:
+        attempts = 0 if status is Status.QUEUED else 1
+        operation = replace(
+            queued("op", kind, DID, PAST, uri=URI, automatic=automatic),
+            status=status,
+            attempts=attempts,
+            failure=Failure.HOST_TIMEOUT,
+            started_at=PAST if attempts else None,
+            completed_at=PAST if status in FINAL else None,
+        )
+        before = [operation, replace(operation, id="elsewhere", did=OTHER, uri=URI + "x")]
+        if asked_for:
+            before.append(_sync("follows", same_as="op"))
+        async with database.transaction() as connection:
+            now = await now_of(connection)
+            await put(connection, before)
+            await write.settle(connection, [DID])
+            after = await rows(connection)
+        moot = automatic and kind is Type.DID_SYNC and status is Status.QUEUED and not asked_for
+        why = "the repository became active without it"
+        expected = transitions.cancel(operation, now, why) if moot else operation
+        assert after == {one.id: one for one in [expected, *before[1:]]}
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+@pytest.mark.parametrize("step", ["requeue", "try_again", "put_off"])
+async def test_an_automatic_sync_that_is_queued_again_replaces_the_queued_one(
+    database: Database, step: str, automatic: bool
+) -> None:
+    began = running("began", automatic=automatic, attempts=2)
+    waiting = _sync("waiting", automatic=True, failure=Failure.INTERNAL)
+    others = [
+        _sync("asked for"),
+        replace(queued("refresh", Type.RECORD_REFRESH, DID, PAST, uri=URI), automatic=True),
+        _sync("elsewhere", did=OTHER, automatic=True),
+    ]
+    follows, ended = _sync("follows", same_as="waiting"), _sync("ended", same_as="waiting")
+    ended = transitions.cancel(ended, PAST)
+    match step:
+        case "requeue":
+            again = transitions.requeue(began, FUTURE)
+        case "put_off":
+            again = transitions.put_off(began, FUTURE, Failure.HOST_ERROR, "busy")
+        case _:
+            again = transitions.try_again(
+                began, PAST, Failure.HOST_TIMEOUT, "slow", policy=POLICY, chance=0.0
+            )
+    async with database.transaction() as connection:
+        now = await now_of(connection)
+        await put(connection, [began, waiting, follows, ended, *others])
+        await write.save(connection, [again])
+        after = await rows(connection)
+    if automatic:
+        waiting = transitions.cancel(waiting, now, "operation began does the same")
+        # Moved, and told that its new primary has changed.
+        follows = replace(follows, same_as="began", version=follows.version + 2)
+    assert after == {one.id: one for one in [again, waiting, follows, ended, *others]}
+
+
+@on_postgres
+@given(st.sampled_from(sorted(STEPS)), stored_operations, st.sampled_from(Emit))
+async def test_coalesced_operations_end_as_they_are_answered(
+    database: Database, name: str, primary: Operation, emit: Emit
+) -> None:
+    coalesced = replace(
+        queued("waits", primary.type, primary.did, PAST, uri=primary.uri, emit=emit),
+        same_as="op",
+        requested_by="did:web:me",
+    )
+    alone = transitions.cancel(replace(coalesced, id="alone"), PAST)
+    try:
+        after = STEPS[name][0](primary)
+    except IllegalTransition:
+        return
+    async with database.transaction() as connection:
+        await put(connection, [primary, coalesced, alone])
+        await write.save(connection, [after])
+        found = await rows(connection)
+    changed = replace(coalesced, version=coalesced.version + 1)
+    assert found["alone"] == alone
+    if not after.ended:
+        assert found["waits"] == changed
+        return
+    # The row keeps what only its own start would change.
+    expected = replace(answered_through(changed, after), run_after=coalesced.run_after)
+    assert found["waits"] == expected
+
+
+# -- waits ------------------------------------------------------------------------------------
+
+
+async def test_automatic_syncs_are_throttled_as_the_rule_says(database: Database) -> None:
+    async with database.transaction() as connection:
+        now = await now_of(connection)
+        for recent in range(14):
+            await put(
+                connection,
+                [
+                    replace(
+                        transitions.cancel(_sync(f"old-{n}", automatic=True), now),
+                        requested_at=now - 1,
+                    )
+                    for n in range(recent)
+                ],
+            )
+            wanted = [SyncWanted(DID, "gap", 1)]
+            await queue.add(connection, 0, wanted, POLICY.throttle)
+            [new] = [one for one in (await rows(connection)).values() if not one.ended]
+            assert new.run_after == pytest.approx(now + POLICY.throttle.wait(recent), abs=0.001)
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.CANCELLED])
+@pytest.mark.parametrize("repairs", [False, True])
+async def test_renewed_syncs_wait_as_the_rule_says(
+    database: Database, end: Status, repairs: bool
+) -> None:
+    async with database.transaction() as connection:
+        now = await now_of(connection)
+        await connection.execute(
+            "INSERT INTO repos (did, lane, sync_state, status) VALUES (%s, 0, %s, 'active')",
+            [DID, "desynchronized"],
+        )
+        for failures in [*range(14), 30, 40]:
+            ended = replace(_sync(automatic=True), status=end, completed_at=PAST)
+            await put(connection, [ended])
+            await connection.execute("UPDATE operations SET setbacks = %s", [failures])
+            if repairs:
+                await queue.repair(connection, POLICY.renewal, 10)
+            else:
+                await queue.renew(connection, [DID], POLICY.renewal)
+            [new] = [one for one in (await rows(connection)).values() if not one.ended]
+            shortest = POLICY.renewal.wait(failures + 1, 0.0)
+            assert now + shortest - 0.001 <= new.run_after <= now + 2 * shortest + 0.001
+            row = await (
+                await connection.execute("SELECT setbacks FROM operations WHERE id = %s", [new.id])
+            ).fetchone()
+            assert row == (min(failures, 30) + 1,)
+
+
+async def test_a_repo_whose_sync_never_ended_in_vain_is_repaired_at_once(
+    database: Database,
+) -> None:
+    async with database.transaction() as connection:
+        now = await now_of(connection)
+        await connection.execute(
+            "INSERT INTO repos (did, lane, sync_state, status) VALUES (%s, 0, %s, 'active')",
+            [DID, "desynchronized"],
+        )
+        await queue.renew(connection, [DID], POLICY.renewal)
+        assert await rows(connection) == {}, "nothing ended"
+        assert await queue.repair(connection, POLICY.renewal, 10) == 1
+        [new] = (await rows(connection)).values()
+        assert new.run_after == pytest.approx(now, abs=0.001)
+        row = await (await connection.execute("SELECT setbacks FROM operations")).fetchone()
+        assert row == (0,)
