@@ -18,7 +18,7 @@ from procedures import contract, operations, refresh_record, sync_did
 from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
 from procedures.client import new_id as random_id
 from procedures.contract import ErrorName, XrpcError
-from procedures.messages import Cancel, Command, DidSync, RecordRefresh, is_operation_id
+from procedures.messages import Cancel, Command, is_operation_id
 from procedures.operations import FINAL, Operation, Status
 
 _OPEN = frozenset({Status.QUEUED, Status.RUNNING})
@@ -74,10 +74,10 @@ class Calls:
         async with asyncio.timeout_at(deadline):
             await self._sink.send(command)
         log.info(
-            "command sent",
+            "command_sent",
             audit=True,
             command=type(command).__name__,
-            subject=_subject(command),
+            subject=command.subject,
             requested_by=command.requested_by,
             operation=command.id,
         )
@@ -157,16 +157,6 @@ class Calls:
         if operation is None:
             raise XrpcError(ErrorName.NOT_FOUND, "there is no such operation")
         return operation
-
-
-def _subject(command: Command) -> str:
-    match command:
-        case DidSync():
-            return command.did
-        case RecordRefresh():
-            return command.uri
-        case Cancel():
-            return command.operation_id
 
 
 async def _first(known: Operations, identifier: str, deadline: float) -> Operation | None:

@@ -51,7 +51,7 @@ class Page:
 
 
 class Operations(Protocol):
-    """The operations of the deployment, followers as seen through their leader.
+    """The operations of the deployment, coalesced ones shown as their primary.
 
     All methods raise ``Unavailable``.
     """

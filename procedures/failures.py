@@ -59,13 +59,3 @@ PERMANENT = frozenset(
     }
 )
 """Trying again would give the same answer: the operation fails at once."""
-
-OF_THE_HOST = frozenset(
-    {
-        Failure.HOST_UNREACHABLE,
-        Failure.HOST_TIMEOUT,
-        Failure.HOST_ERROR,
-        Failure.RATE_LIMITED,
-    }
-)
-"""One wait for the whole host: such an attempt must not be held against each of its repos."""

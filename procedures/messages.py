@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 
@@ -87,41 +87,101 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DidSync:
-    """Make the index of ``did`` equal to its repository."""
+class _Common:
+    """What every command has; ``requested_at`` is Unix seconds."""
 
     id: str
-    did: str
-    emit: Emit = Emit.CHANGES
     requested_by: str | None = None
     requested_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordRefresh:
+class DidSync(_Common):
+    """Make the index of ``did`` equal to its repository."""
+
+    kind: ClassVar = CommandType.DID_SYNC
+    uri: ClassVar[str | None] = None
+    did: str
+    emit: Emit = Emit.CHANGES
+
+    @property
+    def subject(self) -> str:
+        return self.did
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> DidSync:
+        _known(fields, "did", "emit")
+        did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+        emit = Emit(_text(fields, "emit", lambda text: text in _EMITS) or Emit.CHANGES)
+        return cls(**_values(common), did=did, emit=emit)
+
+    def _encode(self) -> dict[str, str]:
+        return {"did": self.did, "emit": self.emit}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRefresh(_Common):
     """Make the index of one record, ``at://did/collection/rkey``, equal to its repository."""
 
-    id: str
+    kind: ClassVar = CommandType.RECORD_REFRESH
+    emit: ClassVar = Emit.CHANGES
     uri: str
-    requested_by: str | None = None
-    requested_at: float
 
     @property
     def did(self) -> str:
         return self.uri.removeprefix("at://").partition("/")[0]
 
+    @property
+    def subject(self) -> str:
+        return self.uri
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> RecordRefresh:
+        _known(fields, "uri")
+        uri = _required(_text(fields, "uri", is_record_uri, RefusalReason.INVALID_URI), "uri")
+        return cls(**_values(common), uri=uri)
+
+    def _encode(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel:
+class Cancel(_Common):
     """Stop an operation that has not ended."""
 
-    id: str
+    kind: ClassVar = CommandType.CANCEL
     operation_id: str
-    requested_by: str | None = None
-    requested_at: float
+
+    @property
+    def subject(self) -> str:
+        return self.operation_id
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Cancel:
+        _known(fields, "operationId")
+        target = _text(fields, "operationId", is_operation_id, RefusalReason.INVALID_ID)
+        return cls(**_values(common), operation_id=_required(target, "operationId"))
+
+    def _encode(self) -> dict[str, str]:
+        return {"operationId": self.operation_id}
 
 
-Command = DidSync | RecordRefresh | Cancel
+WorkCommand = DidSync | RecordRefresh
+"""Commands that become operations: ``operations.Type`` has the value of their ``kind``."""
+
+Command = WorkCommand | Cancel
+
+_CLASSES: Mapping[CommandType, type[Command]] = {
+    each.kind: each for each in (DidSync, RecordRefresh, Cancel)
+}
+
+
+def _values(common: _Common) -> dict[str, Any]:
+    return {
+        "id": common.id,
+        "requested_by": common.requested_by,
+        "requested_at": common.requested_at,
+    }
 
 
 class _Refused(Exception):
@@ -229,21 +289,8 @@ def _command(fields: Mapping[str, Any], offset: int, timestamp: int) -> Command:
     identifier = identifier or f"{DERIVED_PREFIX}{offset}-{timestamp}"
     by = _text(fields, "requestedBy", lambda text: _REQUESTER.fullmatch(text) is not None)
     at = timestamp / 1000 if when is None else times.from_text(when)
-    match kind:
-        case CommandType.DID_SYNC:
-            _known(fields, "did", "emit")
-            did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
-            emit = Emit(_text(fields, "emit", lambda text: text in _EMITS) or Emit.CHANGES)
-            return DidSync(id=identifier, did=did, emit=emit, requested_by=by, requested_at=at)
-        case CommandType.RECORD_REFRESH:
-            _known(fields, "uri")
-            uri = _required(_text(fields, "uri", is_record_uri, RefusalReason.INVALID_URI), "uri")
-            return RecordRefresh(id=identifier, uri=uri, requested_by=by, requested_at=at)
-        case CommandType.CANCEL:
-            _known(fields, "operationId")
-            target = _text(fields, "operationId", is_operation_id, RefusalReason.INVALID_ID)
-            target = _required(target, "operationId")
-            return Cancel(id=identifier, operation_id=target, requested_by=by, requested_at=at)
+    common = _Common(id=identifier, requested_by=by, requested_at=at)
+    return _CLASSES[kind]._decode(fields, common)  # noqa: SLF001 - of this module
 
 
 def decode(value: bytes | None, offset: int, timestamp: int) -> Command | Refusal:
@@ -258,19 +305,10 @@ def decode(value: bytes | None, offset: int, timestamp: int) -> Command | Refusa
         return refused.refusal
 
 
-def _subject(command: Command) -> dict[str, str]:
-    match command:
-        case DidSync():
-            return {"type": CommandType.DID_SYNC, "did": command.did, "emit": command.emit}
-        case RecordRefresh():
-            return {"type": CommandType.RECORD_REFRESH, "uri": command.uri}
-        case Cancel():
-            return {"type": CommandType.CANCEL, "operationId": command.operation_id}
-
-
 def encode(command: Command) -> bytes:
     """Return the message of a command; ``requested_at`` is rounded to milliseconds."""
-    fields: dict[str, object] = {"v": VERSION, "id": command.id, **_subject(command)}
+    fields: dict[str, object] = {"v": VERSION, "id": command.id, "type": command.kind}
+    fields |= command._encode()  # noqa: SLF001 - of this module
     if command.requested_by is not None:
         fields["requestedBy"] = command.requested_by
     fields["requestedAt"] = times.to_text(command.requested_at)

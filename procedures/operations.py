@@ -11,7 +11,6 @@ with milliseconds in JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -58,9 +57,11 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation; ``requested_by`` None: the system asked itself, for ``reason``.
+    """One operation; ``requested_by`` None: the system began it itself, for ``reason``.
 
-    The first fields are in the order in which the store selects them.  Discovery has no ``did``.
+    ``progress`` is in percent; the counts are of records; ``requested_at``, ``started_at``,
+    ``completed_at`` and ``run_after`` (not before then is it due) are Unix seconds.  A discovery
+    has no ``did``.
     """
 
     id: str
@@ -108,7 +109,7 @@ def queued(
     reason: str | None = None,
     automatic: bool = False,
 ) -> Operation:
-    """Return a new operation, due at once."""
+    """Return a new operation, due at ``now`` (Unix seconds)."""
     return Operation(
         id=identifier,
         type=kind,
@@ -137,18 +138,18 @@ def queued(
     )
 
 
-def answered_through(operation: Operation, leader: Operation) -> Operation:
-    """Return a follower (``same_as`` = ``leader.id``) as it is seen: at its leader's stage.
+def answered_through(operation: Operation, primary: Operation) -> Operation:
+    """Return a coalesced operation (``same_as`` = ``primary.id``) as it is shown: as its primary.
 
-    One that was cancelled by itself stays so.  The store raises the version of the followers
-    together with the leader's.
+    One that was cancelled by itself stays so.  The store raises the version of coalesced
+    operations together with the primary's.
     """
     if operation.ended:
         return operation
     return replace(
-        leader,
+        primary,
         id=operation.id,
-        same_as=leader.id,
+        same_as=primary.id,
         emit=operation.emit,
         automatic=operation.automatic,
         reason=operation.reason,
@@ -204,44 +205,3 @@ def to_json(operation: Operation) -> dict[str, Any]:
 def encode(operation: Operation) -> bytes:
     """Return the message of ``chive.operations``."""
     return orjson.dumps(to_json(operation))
-
-
-def _moment(fields: Mapping[str, Any], name: str) -> float | None:
-    return None if fields.get(name) is None else times.from_text(fields[name])
-
-
-def from_json(fields: Mapping[str, Any]) -> Operation:
-    """Return the operation of a JSON object that ``to_json`` made.
-
-    Raises ``KeyError`` or ``ValueError`` for another one.
-    """
-    phase, failure = fields.get("phase"), fields.get("errorName")
-    requested_at = times.from_text(fields["requestedAt"])
-    return Operation(
-        id=fields["id"],
-        type=Type(fields["type"]),
-        status=Status(fields["status"]),
-        did=fields.get("did"),
-        uri=fields.get("uri"),
-        phase=None if phase is None else Phase(phase),
-        reason=fields.get("reason"),
-        progress=fields["progress"],
-        records_processed=fields["recordsProcessed"],
-        total_records=fields.get("totalRecords"),
-        created=fields["created"],
-        updated=fields["updated"],
-        deleted=fields["deleted"],
-        attempts=fields["attempts"],
-        requested_by=fields.get("requestedBy"),
-        error=fields.get("error"),
-        new_cid=fields.get("newCid"),
-        version=fields["version"],
-        requested_at=requested_at,
-        started_at=_moment(fields, "startedAt") if fields["attempts"] else None,
-        completed_at=_moment(fields, "completedAt"),
-        automatic=fields["automatic"],
-        emit=Emit(fields["emit"]),
-        same_as=fields.get("sameAs"),
-        run_after=_moment(fields, "nextAttemptAt") or requested_at,
-        failure=None if failure is None else Failure(failure),
-    )

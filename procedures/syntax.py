@@ -107,13 +107,6 @@ def parse_cid(text: str) -> bytes:
     return raw
 
 
-def parse_did(text: str) -> str:
-    """Return ``text`` if it is a DID; raise ``SyntaxInvalid`` if it is not."""
-    if not is_did(text):
-        raise SyntaxInvalid(f"not a DID: {text!r}")
-    return text
-
-
 @dataclass(frozen=True, slots=True)
 class AtUri:
     """``at://authority[/collection[/rkey]]``; ``authority`` is a DID or a handle."""

@@ -6,10 +6,10 @@ from consumer.kafka.topics import Topics
 from consumer.scope import Scope
 from consumer.store.database import Connection
 from consumer.store.operations import queue, read, write
-from procedures import transitions
-from procedures.admission import Admitted, Repeated, admit, stop
+from procedures import admission, transitions
+from procedures.admission import Accepted, Repeated
 from procedures.failures import Failure
-from procedures.messages import Cancel, Command, RecordRefresh, Refusal
+from procedures.messages import Cancel, Command, Refusal, WorkCommand
 from procedures.operations import Operation, Type
 from procedures.retries import RetryPolicy
 
@@ -33,23 +33,23 @@ async def carry_out(
     if isinstance(command, Cancel):
         return await _cancel(connection, command, retries, now)
     known = await read.read(connection, command.id)
-    outcome = admit(command, known, await read.open_of(connection, command.did), now)
+    outcome = admission.accept(command, known, await read.open_of(connection, command.did), now)
     match outcome:
         case Refusal():
             return outcome
         case Repeated():
             return None
-        case Admitted(operation=operation, leader=leader):
-            if leader is not None:
-                await write.save(connection, [leader])
+        case Accepted(operation=operation, primary=primary):
+            if primary is not None:
+                await write.save(connection, [primary])
             operation = _within(operation, command, scope, now)
             await write.insert(connection, operation, topics.partition_of(command.did))
     return None
 
 
-def _within(operation: Operation, command: Command, scope: Scope, now: float) -> Operation:
-    """Return ``operation``, as failed if it is a refresh that cannot be made here."""
-    if not isinstance(command, RecordRefresh):
+def _within(operation: Operation, command: WorkCommand, scope: Scope, now: float) -> Operation:
+    """Return ``operation``, as failed if it is work on a record that cannot be done here."""
+    if command.uri is None:
         return operation
     if len(command.uri) > _MAX_URI:
         error = f"a DID of {len(command.did)} characters cannot be resolved"
@@ -67,7 +67,7 @@ async def _cancel(
 ) -> Refusal | None:
     target = await read.read(connection, command.operation_id)
     waiting = await read.coalesced_with(connection, command.operation_id)
-    outcome = stop(command, target, waiting, now)
+    outcome = admission.cancel(command, target, waiting, now)
     if isinstance(outcome, Refusal):
         return outcome
     await write.save(connection, outcome.changed)

@@ -1,4 +1,4 @@
-"""Operations as people and the gateway see them: followers through their leader."""
+"""Operations as people and the gateway see them: coalesced ones as their primary."""
 
 from __future__ import annotations
 
@@ -116,10 +116,12 @@ class History:
 
 
 async def _seen(connection: Connection, operations: list[Operation]) -> list[Operation]:
-    led = [one.same_as for one in operations if one.same_as and not one.ended]
-    leaders = await read.read_all(connection, led) if led else {}
+    ids = [one.same_as for one in operations if one.same_as and not one.ended]
+    primaries = await read.read_all(connection, ids) if ids else {}
     return [
-        one if (leader := leaders.get(one.same_as or "")) is None else answered_through(one, leader)
+        one
+        if (primary := primaries.get(one.same_as or "")) is None
+        else answered_through(one, primary)
         for one in operations
     ]
 

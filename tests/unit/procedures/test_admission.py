@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from procedures import transitions
-from procedures.admission import Admitted, Repeated, Stopped, admit, stop
+from procedures.admission import Accepted, Cancelled, Repeated, accept, cancel
 from procedures.failures import Failure
 from procedures.messages import Cancel, DidSync, Emit, RecordRefresh, Refusal, RefusalReason
 from procedures.operations import Operation, Status, Type, queued
@@ -22,9 +22,9 @@ def _queued(identifier: str = "old", **changes: object) -> Operation:
 
 
 def test_a_sync_becomes_an_operation_that_is_due() -> None:
-    admitted = admit(SYNC, None, [], NOW)
-    assert isinstance(admitted, Admitted)
-    operation = admitted.operation
+    accepted = accept(SYNC, None, [], NOW)
+    assert isinstance(accepted, Accepted)
+    operation = accepted.operation
     assert (operation.id, operation.type, operation.did) == ("new", Type.DID_SYNC, DID)
     assert (operation.status, operation.run_after, operation.same_as) == (Status.QUEUED, NOW, None)
     assert (operation.requested_by, operation.requested_at) == ("did:web:me", 1_999.0)
@@ -32,16 +32,16 @@ def test_a_sync_becomes_an_operation_that_is_due() -> None:
 
 
 def test_a_refresh_knows_its_record() -> None:
-    admitted = admit(REFRESH, None, [_queued()], NOW)
-    assert isinstance(admitted, Admitted)
-    assert admitted.operation.same_as is None
-    assert (admitted.operation.type, admitted.operation.did) == (Type.RECORD_REFRESH, DID)
-    assert admitted.operation.uri == URI
+    accepted = accept(REFRESH, None, [_queued()], NOW)
+    assert isinstance(accepted, Accepted)
+    assert accepted.operation.same_as is None
+    assert (accepted.operation.type, accepted.operation.did) == (Type.RECORD_REFRESH, DID)
+    assert accepted.operation.uri == URI
 
 
 def test_the_same_command_again_changes_nothing() -> None:
     known = transitions.start(_queued("new"), NOW)
-    assert admit(SYNC, known, [known], NOW) == Repeated(known)
+    assert accept(SYNC, known, [known], NOW) == Repeated(known)
 
 
 def test_a_used_id_with_another_subject_is_refused() -> None:
@@ -51,13 +51,13 @@ def test_a_used_id_with_another_subject_is_refused() -> None:
         replace(SYNC, emit=Emit.ALL),
         REFRESH,
     ):
-        refusal = admit(command, _queued("new"), [], NOW)
+        refusal = accept(command, _queued("new"), [], NOW)
         assert isinstance(refusal, Refusal)
         assert refusal.reason == RefusalReason.ID_TAKEN
 
 
 def test_simultaneous_syncs_are_one_work() -> None:
-    assert admit(SYNC, None, [_queued()], NOW) == Admitted(
+    assert accept(SYNC, None, [_queued()], NOW) == Accepted(
         replace(
             queued("new", Type.DID_SYNC, DID, NOW, requested_by="did:web:me"),
             same_as="old",
@@ -66,65 +66,65 @@ def test_simultaneous_syncs_are_one_work() -> None:
     )
 
 
-def test_what_runs_already_or_follows_is_not_the_same_work() -> None:
+def test_what_runs_already_or_is_coalesced_is_not_the_same_work() -> None:
     running = transitions.start(_queued(), NOW)
-    follower = _queued("follower", same_as="old")
-    admitted = admit(SYNC, None, [running, follower], NOW)
-    assert isinstance(admitted, Admitted)
-    assert admitted.operation.same_as is None
+    coalesced = _queued("coalesced", same_as="old")
+    accepted = accept(SYNC, None, [running, coalesced], NOW)
+    assert isinstance(accepted, Accepted)
+    assert accepted.operation.same_as is None
 
 
-def test_publishing_everything_follows_only_its_like() -> None:
+def test_publishing_everything_is_coalesced_only_with_its_like() -> None:
     everything = replace(SYNC, emit=Emit.ALL)
     for emit, same_as in ((Emit.CHANGES, None), (Emit.ALL, "old")):
-        admitted = admit(everything, None, [_queued(emit=emit)], NOW)
-        assert isinstance(admitted, Admitted)
-        assert admitted.operation.same_as == same_as
+        accepted = accept(everything, None, [_queued(emit=emit)], NOW)
+        assert isinstance(accepted, Accepted)
+        assert accepted.operation.same_as == same_as
 
 
 def test_an_automatic_sync_that_somebody_asks_for_goes_first() -> None:
-    leader = _queued(automatic=True, run_after=9_000.0)
-    admitted = admit(SYNC, None, [leader], NOW)
-    assert isinstance(admitted, Admitted)
-    assert admitted.leader == replace(leader, automatic=False, run_after=NOW, version=2)
+    primary = _queued(automatic=True, run_after=9_000.0)
+    accepted = accept(SYNC, None, [primary], NOW)
+    assert isinstance(accepted, Accepted)
+    assert accepted.primary == replace(primary, automatic=False, run_after=NOW, version=2)
 
 
 def test_a_host_that_asked_for_patience_gets_it() -> None:
-    leader = _queued(attempts=1, failure=Failure.RATE_LIMITED, run_after=9_000.0)
-    admitted = admit(SYNC, None, [leader], NOW)
-    assert isinstance(admitted, Admitted)
-    assert admitted.operation.same_as == "old"
-    assert admitted.leader is None
+    primary = _queued(attempts=1, failure=Failure.RATE_LIMITED, run_after=9_000.0)
+    accepted = accept(SYNC, None, [primary], NOW)
+    assert isinstance(accepted, Accepted)
+    assert accepted.operation.same_as == "old"
+    assert accepted.primary is None
 
 
 CANCEL = Cancel(id="c", operation_id="old", requested_by="did:web:me", requested_at=NOW)
 
 
 def test_cancel() -> None:
-    stopped = stop(CANCEL, _queued(), [], NOW)
-    assert isinstance(stopped, Stopped)
-    (operation,) = stopped.changed
+    cancelled = cancel(CANCEL, _queued(), [], NOW)
+    assert isinstance(cancelled, Cancelled)
+    (operation,) = cancelled.changed
     assert (operation.status, operation.completed_at) == (Status.CANCELLED, NOW)
     assert operation.error == "cancelled by did:web:me"
 
 
 def test_cancel_of_what_ended_or_never_was() -> None:
-    assert stop(CANCEL, transitions.cancel(_queued(), 1.0), [], NOW) == Stopped(())
-    refusal = stop(CANCEL, None, [], NOW)
+    assert cancel(CANCEL, transitions.cancel(_queued(), 1.0), [], NOW) == Cancelled(())
+    refusal = cancel(CANCEL, None, [], NOW)
     assert isinstance(refusal, Refusal)
     assert refusal.reason == RefusalReason.UNKNOWN_OPERATION
 
 
-def test_the_work_of_a_cancelled_leader_goes_to_a_follower_that_answers_for_all() -> None:
+def test_the_work_of_a_cancelled_primary_goes_to_a_coalesced_one_that_answers_for_all() -> None:
     gone = transitions.cancel(_queued("gone", same_as="old"), 1.0)
     first, all_, last = (
         _queued("first", same_as="old"),
         _queued("all", same_as="old", emit=Emit.ALL),
         _queued("last", same_as="old"),
     )
-    stopped = stop(CANCEL, _queued(emit=Emit.ALL), [gone, first, all_, last], NOW)
-    assert isinstance(stopped, Stopped)
-    assert [(o.id, o.status, o.same_as) for o in stopped.changed] == [
+    cancelled = cancel(CANCEL, _queued(emit=Emit.ALL), [gone, first, all_, last], NOW)
+    assert isinstance(cancelled, Cancelled)
+    assert [(o.id, o.status, o.same_as) for o in cancelled.changed] == [
         ("old", Status.CANCELLED, None),
         ("all", Status.QUEUED, None),
         ("first", Status.QUEUED, "all"),

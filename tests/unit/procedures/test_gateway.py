@@ -255,7 +255,7 @@ async def test_each_request_is_one_line_and_each_command_is_audited() -> None:
         await rig.post(TRIGGER, json={"did": "x"})
     audit, served, refused = lines
     assert audit == {
-        "event": "command sent",
+        "event": "command_sent",
         "log_level": "info",
         "audit": True,
         "command": "DidSync",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from procedures import operations, transitions
 from procedures.messages import Emit
 from procedures.operations import Operation, Status, Type
+from tests.unit.procedures.operation_json import from_json
 from tests.unit.procedures.strategies import DID
 from tests.unit.procedures.strategies import operations as any_operation
 
@@ -21,7 +22,7 @@ def _sync(identifier: str = "op", now: float = 1_000.0) -> Operation:
 
 @given(any_operation())
 def test_json_survives_the_round_trip(operation: Operation) -> None:
-    assert operations.from_json(json.loads(operations.encode(operation))) == operation
+    assert from_json(json.loads(operations.encode(operation))) == operation
 
 
 def test_json_of_a_new_operation() -> None:
@@ -50,23 +51,23 @@ def test_json_of_a_new_operation() -> None:
 def test_rows_of_the_store_may_hold_plain_text() -> None:
     row = replace(_sync(), type="didSync", status="completed", phase="applied", completed_at=5.0)  # type: ignore[arg-type]
     assert row.ended
-    assert operations.from_json(operations.to_json(row)).status is Status.COMPLETED
+    assert from_json(operations.to_json(row)).status is Status.COMPLETED
 
 
-@given(any_operation("leader"), st.sampled_from(Emit))
-def test_a_follower_is_seen_at_its_leaders_stage(leader: Operation, emit: Emit) -> None:
-    follower = replace(_sync("follower"), same_as="leader", requested_by="did:web:me", emit=emit)
-    seen = operations.answered_through(follower, leader)
-    assert (seen.id, seen.same_as, seen.requested_by) == ("follower", "leader", "did:web:me")
+@given(any_operation("primary"), st.sampled_from(Emit))
+def test_a_coalesced_operation_is_shown_as_its_primary(primary: Operation, emit: Emit) -> None:
+    coalesced = replace(_sync("coalesced"), same_as="primary", requested_by="did:web:me", emit=emit)
+    seen = operations.answered_through(coalesced, primary)
+    assert (seen.id, seen.same_as, seen.requested_by) == ("coalesced", "primary", "did:web:me")
     assert (seen.requested_at, seen.version, seen.emit) == (1_000.0, 1, emit)
     assert (seen.status, seen.phase, seen.progress) == (
-        leader.status,
-        leader.phase,
-        leader.progress,
+        primary.status,
+        primary.phase,
+        primary.progress,
     )
-    assert seen.error == leader.error
+    assert seen.error == primary.error
 
 
-def test_a_cancelled_follower_stays_cancelled() -> None:
-    follower = transitions.cancel(replace(_sync("follower"), same_as="op"), 5.0)
-    assert operations.answered_through(follower, transitions.start(_sync(), 2_000.0)) == follower
+def test_a_cancelled_coalesced_operation_stays_cancelled() -> None:
+    coalesced = transitions.cancel(replace(_sync("coalesced"), same_as="op"), 5.0)
+    assert operations.answered_through(coalesced, transitions.start(_sync(), 2_000.0)) == coalesced

@@ -87,14 +87,13 @@ def test_binary_cids(raw: object, good: bool) -> None:
 
 @pytest.mark.parametrize("did", ["did:web:localhost%3A8099", "did:x:a_b:c", "did:plc:a%zz"])
 def test_dids_of_any_method(did: str) -> None:
-    assert syntax.parse_did(did) == did
+    assert syntax.is_did(did)
     assert syntax.parse_at_uri(f"at://{did}/a.b.c/self").authority == did
 
 
 @pytest.mark.parametrize("text", ["did:plc:abc\n", "did:plc:" + "a" * 2048, "did:plc:é"])
 def test_wrong_dids(text: str) -> None:
-    with pytest.raises(syntax.SyntaxInvalid):
-        syntax.parse_did(text)
+    assert not syntax.is_did(text)
 
 
 @pytest.mark.parametrize(

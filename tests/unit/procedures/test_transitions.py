@@ -113,7 +113,7 @@ def test_discovery_begins_by_listing() -> None:
     assert transitions.start(queued("d", Type.DISCOVERY, None, 0), 1).phase == Phase.LISTING
 
 
-def test_not_before_it_is_due_and_not_as_a_follower() -> None:
+def test_not_before_it_is_due_and_not_when_coalesced() -> None:
     operation = queued("op", Type.DID_SYNC, DID, 1_000.0)
     with pytest.raises(IllegalTransition, match="not due"):
         transitions.start(replace(operation, run_after=1_000.5), 1_000.0)
