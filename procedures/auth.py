@@ -1,13 +1,13 @@
-"""Who calls: the service-auth token of a request, checked to the end.
+"""Authentication of callers by the service-auth token of a request.
 
-In this order, so that the cheap and the harmless come first: form and claims (``tokens``), the
+The checks are in this order, cheap and local ones first: form and claims (``tokens``), the
 allow-list, the issuer's key, the signature, the replay guard.
 
 - Admin methods are for the DIDs of the allow-list alone.  An issuer that is not on it causes no
-  lookup.  No list, no admin.
+  lookup.  Without a list nobody is an administrator.
 - A signature that fails, or a curve that does not fit ``alg``, causes one lookup past the cache:
   the key may have been rotated.
-- A token counts as used only after its signature was good: nobody can use up another's.
+- A token counts as used only after its signature was good: a stranger cannot use it up.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def _unauthenticated(message: str) -> XrpcError:
 
 
 def bearer(authorization: Sequence[str]) -> str:
-    """Return the token of the ``Authorization`` headers of a request: exactly one Bearer."""
+    """Return the token of the ``Authorization`` headers of a request: exactly one Bearer.
+
+    Raises ``XrpcError(AuthenticationRequired)``.
+    """
     if len(authorization) != 1:
         problem = "more than one" if authorization else "missing"
         raise _unauthenticated(f"Authorization is {problem}: a service-auth token is required")

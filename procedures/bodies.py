@@ -10,7 +10,7 @@ from starlette.requests import Request
 from procedures import strict_json
 from procedures.contract import ErrorName, XrpcError
 
-# Parsing it takes the square of its length, and parameters may be numbered beyond all numbers.
+# Parsing takes time in the square of its length, and the number of parameters has no bound.
 _MAX_CONTENT_TYPE = 256
 
 

@@ -22,14 +22,17 @@ from procedures.messages import Cancel, Command, is_operation_id
 from procedures.operations import FINAL, Operation, Status
 
 _OPEN = frozenset({Status.QUEUED, Status.RUNNING})
-_APPEARS_WITHIN = 1.0  # between the broker's acknowledgement of a command and its operation
+_APPEARS_WITHIN_SECONDS = 1.0  # between the broker's acknowledgement of a command and its operation
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call by the DID ``caller``; ``deadline`` (the loop's time) is when it must be answered."""
+    """A call by the DID ``caller``, with its checked ``fields``.
+
+    It must be answered by ``deadline``, in seconds of the event loop's clock.
+    """
 
     caller: str
     fields: Mapping[str, Any]
@@ -37,14 +40,14 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The output of a method, and the operation that it is about."""
+class CallResult:
+    """The output of a method, and the id of the operation that it is about."""
 
     output: dict[str, Any]
     operation: str | None = None
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[CallResult]]
 
 
 class Calls:
@@ -82,15 +85,15 @@ class Calls:
             operation=command.id,
         )
 
-    async def _trigger_did_sync(self, call: Call) -> Answer:
+    async def _trigger_did_sync(self, call: Call) -> CallResult:
         sync = sync_did.command(call.fields, self._new_id(), call.caller, self._clock())
         try:
             await self._send(sync, call.deadline)
         except (Unavailable, TimeoutError) as error:
             raise _in_doubt(sync.id) from error
-        return Answer(sync_did.answer(sync), sync.id)
+        return CallResult(sync_did.answer(sync), sync.id)
 
-    async def _refresh_record(self, call: Call) -> Answer:
+    async def _refresh_record(self, call: Call) -> CallResult:
         refresh = refresh_record.command(call.fields, self._new_id(), call.caller, self._clock())
         try:
             await self._send(refresh, call.deadline)
@@ -98,38 +101,38 @@ class Calls:
             raise _in_doubt(refresh.id) from error
         except TimeoutError:
             why = "its command is not confirmed yet"
-            return Answer(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
+            return CallResult(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
         try:
             operation = await outcome(self._known, refresh.id, call.deadline)
         except Unavailable:
             why = "accepted, but how far it is cannot be read for now"
-            return Answer(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
-        return Answer(refresh_record.answer(refresh, operation), refresh.id)
+            return CallResult(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
+        return CallResult(refresh_record.answer(refresh, operation), refresh.id)
 
-    async def _get_backfill_status(self, call: Call) -> Answer:
+    async def _get_backfill_status(self, call: Call) -> CallResult:
         identifier = call.fields.get("id")
         if identifier is not None:
             operation = await self._operation(identifier)
-            return Answer({"operation": operations.to_json(operation)}, identifier)
+            return CallResult({"operation": operations.to_json(operation)}, identifier)
         status = call.fields.get("status")
         statuses = _OPEN if status is None else frozenset({Status(status)})
         return await self._page(Query(statuses, limit=call.fields["limit"]))
 
-    async def _get_backfill_history(self, call: Call) -> Answer:
+    async def _get_backfill_history(self, call: Call) -> CallResult:
         fields = call.fields
         return await self._page(
             Query(FINAL, fields.get("did"), fields["limit"], fields.get("cursor"))
         )
 
-    async def _page(self, query: Query) -> Answer:
+    async def _page(self, query: Query) -> CallResult:
         try:
             page = await self._known.page(query)
         except CursorInvalid as error:
             raise XrpcError(ErrorName.INVALID_REQUEST, "cursor is not valid") from error
         output: dict[str, Any] = {"operations": [operations.to_json(o) for o in page.operations]}
-        return Answer(output if page.cursor is None else output | {"cursor": page.cursor})
+        return CallResult(output if page.cursor is None else output | {"cursor": page.cursor})
 
-    async def _cancel_backfill(self, call: Call) -> Answer:
+    async def _cancel_backfill(self, call: Call) -> CallResult:
         identifier = call.fields["id"]
         operation = await self._operation(identifier, wait=True)
         if not operation.ended:
@@ -144,7 +147,7 @@ class Calls:
             except TimeoutError as error:
                 raise _in_doubt(identifier) from error
             operation = await outcome(self._known, identifier, call.deadline) or operation
-        return Answer({"success": operation.status == Status.CANCELLED}, identifier)
+        return CallResult({"success": operation.status == Status.CANCELLED}, identifier)
 
     async def _operation(self, identifier: str, *, wait: bool = False) -> Operation:
         """Return an operation; ``wait``: its command may be on its way still."""
@@ -152,7 +155,7 @@ class Calls:
         if is_operation_id(identifier):
             operation = await self._known.get(identifier)
             if operation is None and wait:
-                soon = asyncio.get_running_loop().time() + _APPEARS_WITHIN
+                soon = asyncio.get_running_loop().time() + _APPEARS_WITHIN_SECONDS
                 operation = await _first(self._known, identifier, soon)
         if operation is None:
             raise XrpcError(ErrorName.NOT_FOUND, "there is no such operation")

@@ -1,6 +1,6 @@
 """Ask for something and follow it to its end: for the gateway and the command line.
 
-The two go the same way as anybody else: a command on ``chive.control``, then the operation of
+Both go the way of every other producer: a command on ``chive.control``, then the operation of
 the command's id.  What they need is declared here and provided by the composition root.
 """
 
@@ -71,12 +71,12 @@ class Operations(Protocol):
 
 
 def new_id() -> str:
-    """Return an id for a new operation, which nobody can guess."""
+    """Return a random id for a new operation, which cannot be guessed."""
     return str(uuid4())
 
 
 async def follow(operations: Operations, identifier: str) -> AsyncGenerator[Operation, None]:
-    """Yield an operation each time that it has changed, up to its end."""
+    """Yield an operation each time that it has changed, up to its end.  Raises ``Unavailable``."""
     version = 0
     while True:
         operation = await operations.changed(identifier, version)
@@ -89,7 +89,7 @@ async def follow(operations: Operations, identifier: str) -> AsyncGenerator[Oper
 async def outcome(operations: Operations, identifier: str, deadline: float) -> Operation | None:
     """Return an operation at its end, or as it is at ``deadline`` (the loop's time).
 
-    None if it does not exist by then.
+    None if it does not exist by then.  Raises ``Unavailable``.
     """
     newest: Operation | None = None
     with suppress(TimeoutError):

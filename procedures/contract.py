@@ -1,7 +1,7 @@
 """The XRPC methods: what they take and give, who may call them, how they fail.  Pure.
 
 The lexicons in ``lexicons/`` are the truth about input and output.  Errors are
-``{"error": Name, "message": …}`` with the statuses of DESIGN's gateway and of
+``{"error": Name, "message": …}`` with the statuses of
 https://atproto.com/specs/xrpc; every name that a caller can meet is in ``ErrorName``.
 """
 

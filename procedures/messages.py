@@ -13,7 +13,7 @@ beside ``v`` (1), ``id``, ``requestedBy`` and ``requestedAt``.
 - Decoding never raises: it gives a command or a ``Refusal`` with a reason of a closed set.
 - It is a function of the message and its place alone, so that a replay gives the same command.
   A missing id is derived from offset and timestamp; the prefix of derived ids is reserved, so
-  that nobody can take one beforehand.
+  that no producer can take one beforehand.
 - An unknown field is refused: a misspelt ``emit`` must not quietly do something else.
 """
 

@@ -12,21 +12,21 @@ _IPV6_HOST_BITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many at once, and so many per second in the long run."""
+    """``burst`` requests at once, and ``per_second`` in the long run."""
 
     burst: float
     per_second: float
 
     def at(self, per_second: float) -> Rate:
-        """Return the rate of so many per second, with a burst in proportion."""
+        """Return the rate of ``per_second``, with a burst in proportion."""
         return Rate(max(1.0, self.burst * per_second / self.per_second), per_second)
 
 
 class TokenBuckets:
     """One bucket per key; the least recently used keys are forgotten beyond ``capacity``.
 
-    A forgotten key starts with a full bucket again, which only somebody with more addresses or
-    accounts than ``capacity`` can bring about.
+    A forgotten key starts with a full bucket again; only a caller with more addresses or accounts
+    than ``capacity`` can bring that about.
     """
 
     def __init__(self, rate: Rate, capacity: int = CAPACITY) -> None:

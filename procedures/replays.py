@@ -1,6 +1,6 @@
-"""Each token once: the memory of the tokens that were used and have not expired.
+"""Replay guard: remembers the tokens that were used and have not expired.
 
-Bounded in all and per issuer, so that nobody can fill it for the others.  When it is full a
+Bounded in all and per issuer, so that one issuer cannot fill it for the others.  When it is full a
 token is refused, never let through unseen.  It is per process: several gateways behind one name
 share nothing, so each token could be used once at each of them; ``Replays`` is the place for a
 shared memory.
@@ -28,7 +28,10 @@ class Replays(Protocol):
     """Remembers tokens until they expire."""
 
     async def use(self, issuer: str, jti: str, expires: float, now: float) -> Use:
-        """Use a token; of any number of simultaneous uses exactly one is the first."""
+        """Use a token; of any number of simultaneous uses exactly one is the first.
+
+        ``expires`` and ``now`` are Unix seconds.
+        """
 
 
 class MemoryReplays:

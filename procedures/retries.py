@@ -12,8 +12,8 @@ earlier than it asked, but no host can silence the system for longer than a boun
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+
+from procedures import times
 
 MINUTE = 60.0
 HOUR = 3_600.0
@@ -150,8 +150,6 @@ def parse_retry_after(header: str | None, now: float) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:_MAX_DIGITS])
     try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
+        return max(0.0, times.from_http(text) - now)
+    except ValueError:
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds())

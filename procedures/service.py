@@ -8,12 +8,11 @@ as ``aud``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
-_DID_WEB = re.compile(r"did:web:(?P<host>[a-zA-Z0-9.-]+)(?P<port>%3A[0-9]{1,5})?")
+from procedures import syntax
+
 _LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 
 
@@ -34,15 +33,15 @@ class Service:
     @property
     def url(self) -> str | None:
         """The service endpoint; None if it is neither given nor in the DID."""
-        match = _DID_WEB.fullmatch(self.did)
-        if self.endpoint is not None or match is None:
+        host = syntax.web_host(self.did)
+        if self.endpoint is not None or host is None:
             return self.endpoint
-        scheme = "http" if match["host"] in _LOOPBACK else "https"
-        return f"{scheme}://{match['host']}{unquote(match['port'] or '')}"
+        scheme = "http" if host.partition(":")[0] in _LOOPBACK else "https"
+        return f"{scheme}://{host}"
 
     def document(self) -> dict[str, Any] | None:
         """Return the DID document for ``/.well-known/did.json``; None unless it is a did:web."""
-        if _DID_WEB.fullmatch(self.did) is None:
+        if syntax.web_host(self.did) is None:
             return None
         entry = {"id": f"#{self.fragment}", "type": self.type, "serviceEndpoint": self.url}
         return {

@@ -36,6 +36,9 @@ _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _TOP = r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _HANDLE = re.compile(rf"(?:{_LABEL}\.)+{_TOP}")
 _NSID = re.compile(rf"{_TOP}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
+_NSID_WILDCARD = re.compile(rf"{_TOP}(?:\.{_LABEL})*\.\*")
+_DID_PLC = re.compile(r"did:plc:[a-z2-7]{24}")
+_DID_WEB = re.compile(r"did:web:([a-zA-Z0-9.-]+)(?:%3A([0-9]{1,5}))?")
 _RECORD_KEY = re.compile(r"[A-Za-z0-9._:~-]{1,512}")
 _TID = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
 _TID_DIGITS = str.maketrans("234567abcdefghijklmnopqrstuvwxyz", "0123456789abcdefghijklmnopqrstuv")
@@ -55,6 +58,32 @@ def is_did(text: str) -> bool:
 def is_nsid(text: str) -> bool:
     """Tell whether ``text`` is a namespaced identifier; capitals are legal."""
     return len(text) <= MAX_NSID and _NSID.fullmatch(text) is not None
+
+
+def is_nsid_wildcard(text: str) -> bool:
+    """Tell whether ``text`` is ``a.b.*``: every NSID that begins with these whole segments."""
+    return len(text) <= MAX_NSID and _NSID_WILDCARD.fullmatch(text) is not None
+
+
+def is_plc_did(text: str) -> bool:
+    """Tell whether ``text`` has the form of a did:plc."""
+    return _DID_PLC.fullmatch(text) is not None
+
+
+def web_host(did: str) -> str | None:
+    """Return the host of a did:web without a path, with its ``:port`` if it has one; else None."""
+    match = _DID_WEB.fullmatch(did)
+    if match is None:
+        return None
+    return match[1] if match[2] is None else f"{match[1]}:{match[2]}"
+
+
+def is_resolvable_did(text: str) -> bool:
+    """Tell whether ``text`` has the form of a did:plc, or of a did:web of a whole host.
+
+    A port, for development, is written ``%3A``.
+    """
+    return is_plc_did(text) or _DID_WEB.fullmatch(text) is not None
 
 
 def is_handle(text: str) -> bool:

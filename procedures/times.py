@@ -1,12 +1,13 @@
-"""Moments as text: ISO 8601 in UTC with milliseconds, as atproto writes datetimes.  Pure.
+"""Moments as text: written in ISO 8601, read in the three forms that arrive.  Pure.
 
-Inside, a moment is Unix seconds as ``float``; text exists only in JSON.
+Inside, a moment is Unix seconds as ``float``; text exists only in JSON and HTTP headers.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 # The atproto datetime: RFC 3339 with a capital T, seconds and a zone, never "-00:00".
 _DATETIME = re.compile(
@@ -26,7 +27,7 @@ def to_text(moment: float) -> str:
 
 
 def from_text(text: str) -> float:
-    """Return the Unix seconds of an atproto datetime; raise ``ValueError`` if it is none."""
+    """Return the Unix seconds of an atproto datetime (RFC 3339).  Raises ``ValueError``."""
     match = _DATETIME.fullmatch(text) if len(text) <= _MAX_DATETIME else None
     if match is None or text.endswith("-00:00"):
         raise ValueError(f"not a datetime: {text[:_MAX_DATETIME]!r}")
@@ -37,3 +38,23 @@ def from_text(text: str) -> float:
     if not _FIRST <= moment < _LAST:
         raise ValueError(f"out of range: {text!r}")
     return moment
+
+
+def from_iso(text: str) -> float:
+    """Return the Unix seconds of any ISO 8601 date and time; without a zone it is UTC.
+
+    For what others write without keeping to the atproto datetime.  Raises ``ValueError``.
+    """
+    return _unix(datetime.fromisoformat(text))
+
+
+def from_http(text: str) -> float:
+    """Return the Unix seconds of an HTTP date (RFC 9110).  Raises ``ValueError``."""
+    try:
+        return _unix(parsedate_to_datetime(text))
+    except OverflowError as error:
+        raise ValueError(f"out of range: {text[:_MAX_DATETIME]!r}") from error
+
+
+def _unix(moment: datetime) -> float:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

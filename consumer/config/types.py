@@ -6,7 +6,6 @@ NSIDs, DIDs and patterns follow https://atproto.com/specs/nsid and https://atpro
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -16,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, Field, SecretStr
 
 from consumer.scope import EVERYTHING
+from procedures import syntax
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -25,19 +25,11 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_SEGMENT = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_AUTHORITY = rf"(?![0-9]){_SEGMENT}(?:\.{_SEGMENT})*"
-_NSID = re.compile(rf"(?![0-9]){_SEGMENT}(?:\.{_SEGMENT})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
-_WILDCARD = re.compile(rf"{_AUTHORITY}\.\*")
-_DID = re.compile(r"did:(?:plc:[a-z2-7]{24}|web:[a-zA-Z0-9.-]+(?:%3A[0-9]{1,5})?)")
-_MAX_NSID = 317
 
 
 def pattern(text: str) -> str:
     """Return ``text`` if it is a collection NSID, a wildcard over whole segments, or ``*``."""
-    if text == EVERYTHING or (
-        len(text) <= _MAX_NSID and (_NSID.fullmatch(text) or _WILDCARD.fullmatch(text))
-    ):
+    if text == EVERYTHING or syntax.is_nsid(text) or syntax.is_nsid_wildcard(text):
         return text
     if "*" in text and not text.endswith(".*"):
         raise ValueError(f"'{text}' is not a pattern: a wildcard is a whole last segment ('a.b.*')")
@@ -46,7 +38,7 @@ def pattern(text: str) -> str:
 
 def nsid(text: str) -> str:
     """Return ``text`` if it is the NSID of a collection."""
-    if len(text) > _MAX_NSID or not _NSID.fullmatch(text):
+    if not syntax.is_nsid(text):
         raise ValueError(f"'{text}' is not a collection NSID")
     return text
 
@@ -60,7 +52,7 @@ def patterns(given: tuple[str, ...]) -> tuple[str, ...]:
 
 def did(text: str) -> str:
     """Return ``text`` if it is a did:plc or did:web."""
-    if not _DID.fullmatch(text):
+    if not syntax.is_resolvable_did(text):
         raise ValueError(f"'{text}' is not a did:plc or did:web")
     return text
 

@@ -19,9 +19,8 @@ from pydantic import ValidationError
 
 from consumer.errors import Reason, Refused
 from consumer.verify.keys import SigningKey
-from procedures.syntax import is_handle
+from procedures.syntax import is_handle, is_plc_did
 
-_PLC = re.compile(r"did:plc:[a-z2-7]{24}")
 _LOCALHOST = re.compile(r"localhost(?:%3[Aa]([0-9]{1,5}))?")
 # A host's name is stored, and goes into each event of its accounts: short ASCII.
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
@@ -46,7 +45,7 @@ class Document:
 
 def is_plc(did: str) -> bool:
     """Tell whether the PLC directory answers for ``did``."""
-    return _PLC.fullmatch(did) is not None
+    return is_plc_did(did)
 
 
 def url_of(did: str, plc_url: str, *, allow_loopback: bool) -> str:

@@ -1,9 +1,9 @@
-"""The signing keys of those who call: looked up with the guard, cached, and never in a flood.
+"""Signing keys of callers: looked up through the guard, cached, and bounded in number.
 
-Anybody can name any issuer, so a lookup is bounded in number, done once for all who wait for
-the same DID, and remembered, also when there is no such DID.  Those at hosts of anybody's, which
-may be as slow as they like, take no place of those at the directory.  Keys are kept for an hour:
-one that fails to verify is looked up again, at most once in ``refresh_interval``.
+Any caller can name any issuer.  So lookups are bounded, shared by all requests that wait for the
+same DID, and their results cached, also that there is no such DID.  Lookups at arbitrary hosts,
+which may be slow, take no slot from those at the directory.  Keys are cached for an hour; one
+that fails to verify is looked up again, at most once in ``refresh_interval``.
 
 High-S signatures are refused in tokens as in commits: atproto's own signers make low-S ones.
 """
@@ -20,9 +20,9 @@ from consumer.fetch.documents import Document, is_plc
 from consumer.verify.keys import SigningKey
 from procedures.auth import KeyMissing, KeyUnavailable
 
-_KEPT_SECONDS = 3_600.0
-_MISSING_SECONDS = 60.0
-_MAX_KEPT = 10_000
+_CACHED_SECONDS = 3_600.0
+_MISSING_CACHED_SECONDS = 60.0
+_MAX_CACHED = 10_000
 _AT_ONCE = 16
 _MAX_WAITING = 256
 
@@ -36,15 +36,19 @@ class _Known:
 
 
 @dataclass(slots=True)
-class _LookUps:
-    """Those under way: so many at a time, the rest waits."""
+class _LookupPool:
+    """Lookups under way, by DID: ``_AT_ONCE`` run, the others wait for a slot."""
 
     open: dict[str, asyncio.Task[_Known]] = field(default_factory=dict)
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
 
 class Keys:
-    """A cache in front of ``resolve``, which raises ``Refused`` or ``Transient``."""
+    """A cache in front of ``resolve``, which raises ``Refused`` or ``Transient``.
+
+    A forced refresh looks up one DID at most once in ``refresh_interval`` seconds; ``clock``
+    gives monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -56,10 +60,13 @@ class Keys:
         self._interval = refresh_interval
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._at_directory, self._at_hosts = _LookUps(), _LookUps()
+        self._at_directory, self._at_hosts = _LookupPool(), _LookupPool()
 
     async def key(self, did: str, *, refresh: bool) -> SigningKey:
-        """Return the key of ``did``; raise ``KeyMissing`` or ``KeyUnavailable``."""
+        """Return the key of ``did``; ``refresh``: not from the cache.
+
+        Raises ``KeyMissing`` or ``KeyUnavailable``.
+        """
         known = self._known.get(did)
         if known is None or self._is_old(known, refresh=refresh):
             known = await asyncio.shield(self._looked_up(did))
@@ -69,21 +76,21 @@ class Keys:
 
     def _is_old(self, known: _Known, *, refresh: bool) -> bool:
         age = self._clock() - known.since
-        kept = _MISSING_SECONDS if known.key is None else _KEPT_SECONDS
-        return age >= (min(self._interval, kept) if refresh else kept)
+        cached = _MISSING_CACHED_SECONDS if known.key is None else _CACHED_SECONDS
+        return age >= (min(self._interval, cached) if refresh else cached)
 
     def _looked_up(self, did: str) -> asyncio.Task[_Known]:
         lookups = self._at_directory if is_plc(did) else self._at_hosts
         task = lookups.open.get(did)
         if task is None:
             if len(lookups.open) >= _MAX_WAITING:
-                raise KeyUnavailable("too many lookups at once")
-            task = lookups.open[did] = asyncio.create_task(self._look_up(did, lookups.turns))
+                raise KeyUnavailable("too many lookups of signing keys at once")
+            task = lookups.open[did] = asyncio.create_task(self._look_up(did, lookups.slots))
             task.add_done_callback(lambda done: _close(lookups, did, done))
         return task
 
-    async def _look_up(self, did: str, turns: asyncio.Semaphore) -> _Known:
-        async with turns:
+    async def _look_up(self, did: str, slots: asyncio.Semaphore) -> _Known:
+        async with slots:
             try:
                 key = SigningKey.from_did_key((await self._resolve(did)).signing_key)
                 known = _Known(key, self._clock())
@@ -93,12 +100,12 @@ class Keys:
                 raise KeyUnavailable(str(error)) from error
         self._known.pop(did, None)
         self._known[did] = known
-        if len(self._known) > _MAX_KEPT:
+        if len(self._known) > _MAX_CACHED:
             del self._known[next(iter(self._known))]
         return known
 
 
-def _close(lookups: _LookUps, did: str, task: asyncio.Task[_Known]) -> None:
+def _close(lookups: _LookupPool, did: str, task: asyncio.Task[_Known]) -> None:
     del lookups.open[did]
     if not task.cancelled():
-        task.exception()  # told to those who wait, if anybody still does
+        task.exception()  # seen: the requests that wait raise it themselves

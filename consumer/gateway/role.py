@@ -1,4 +1,4 @@
-"""The gateway as a role: everything ``procedures.gateway`` needs, and its HTTP server."""
+"""The gateway role: builds what ``procedures.gateway`` needs, and serves it over HTTP."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
 from consumer.runtime import health
 from consumer.runtime.lifecycle import persistently
+from consumer.runtime.tasks import first_of
 from consumer.services import Services
 from consumer.store.operations.history import Changes, History
 from procedures.auth import ServiceAuth
@@ -37,7 +38,7 @@ _log = structlog.get_logger()
 
 
 async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.Event) -> None:
-    """Serve until told to stop; ``routes`` are those beside XRPC.  Raises ``Fatal``."""
+    """Serve XRPC and ``routes`` until told to stop.  Raises ``Fatal`` when the server ends."""
     settings = services.settings
     did = settings.gateway.service_did
     service = None if did is None else Service(did, settings.gateway.fragment)
@@ -65,13 +66,8 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             event="gateway_listening",
             proxies=[str(network) for network in settings.gateway.trusted_proxies],
         ) as server:
-            listening = asyncio.create_task(persistently("changes", changes.run, stop))
-            told = asyncio.create_task(stop.wait())
-            try:
-                await asyncio.wait([server, listening, told], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                listening.cancel()
-                told.cancel()
+            listening = persistently("changes", changes.run, stop)
+            await first_of(asyncio.wait([server]), listening, stop.wait())
             if not stop.is_set():
                 raise Fatal("the gateway's server ended")
 

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from consumer.errors import Fatal
 from consumer.metrics import EpochCause
+from procedures import times
 
 HOUR = 3600.0
 # Relays keep about 72 hours, none less than 12; none keeps more than 72.
@@ -46,10 +46,9 @@ def seconds(time: str | None) -> float | None:
     if time is None:
         return None
     try:
-        moment = datetime.fromisoformat(time)
+        unix = times.from_iso(time)
     except ValueError:
         return None
-    unix = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return unix if 0.0 <= unix < _LAST else None
 
 

@@ -98,7 +98,7 @@ async def test_a_flood_of_issuers_is_bounded(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_WAITING", 20)
-    monkeypatch.setattr(module, "_MAX_KEPT", 10)
+    monkeypatch.setattr(module, "_MAX_CACHED", 10)
     network.go_on.clear()
     flood = [
         asyncio.create_task(network.keys.key(f"did:web:n{n}.example", refresh=False))

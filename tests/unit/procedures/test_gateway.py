@@ -221,7 +221,7 @@ async def test_cancel_of_an_operation_whose_command_is_on_its_way(
     await rig.table.awaited.wait()
     rig.table.put(running("mine"))
     assert (await task).status_code == 200
-    monkeypatch.setattr("procedures.calls._APPEARS_WITHIN", 0.01)
+    monkeypatch.setattr("procedures.calls._APPEARS_WITHIN_SECONDS", 0.01)
     error_of(await rig.post(CANCEL, json={"id": "never"}), 404, "NotFound")
 
 
