@@ -463,10 +463,11 @@ LOOKUP_SECONDS = _histogram(
     kind=LookupKind,
 )
 INJECTED = "injected"
+_ATTEMPTED = tuple(kind for kind in Type if kind is not Type.DISCOVERY)
 ATTEMPTS = _counter(
     "chive_fetch_attempts_total",
     "Attempts at syncs and refreshes that ended, by type and outcome",
-    type=(Type.DID_SYNC, Type.RECORD_REFRESH),
+    type=_ATTEMPTED,
     outcome=(INJECTED, *Failure),
 )
 ATTEMPTS_RUNNING = closed(
@@ -475,13 +476,13 @@ ATTEMPTS_RUNNING = closed(
         "Attempts at syncs and refreshes that run now, by type",
         "type",
     ),
-    (Type.DID_SYNC, Type.RECORD_REFRESH),
+    _ATTEMPTED,
 )
 PHASE_SECONDS = _histogram(
     "chive_fetch_phase_seconds",
     "Duration in seconds of one phase of an attempt, by type and phase",
     _SECONDS,
-    type=(Type.DID_SYNC, Type.RECORD_REFRESH),
+    type=_ATTEMPTED,
     phase=(Phase.RESOLVING, Phase.DOWNLOADING, Phase.VERIFYING, Phase.INJECTING),
 )
 DOWNLOADED_BYTES = _counter(

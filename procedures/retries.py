@@ -42,7 +42,7 @@ class Backoff:
 
     @property
     def steps(self) -> tuple[float, ...]:
-        """The waits without jitter after 1, 2, 3, … failures; the last one repeats."""
+        """The waits without jitter after 1, 2, … failures, in seconds; the last one repeats."""
         steps = [self._whole(1)]
         while steps[-1] < self.longest and len(steps) <= _MAX_DOUBLINGS:
             steps.append(self._whole(len(steps) + 1))
@@ -61,14 +61,9 @@ class Throttle:
     window: float
     backoff: Backoff
 
-    def wait(self, recent: int) -> float:
-        """Return the seconds to wait when there were ``recent`` within the window before."""
-        steps = self.steps
-        return steps[min(recent, len(steps) - 1)]
-
     @property
     def steps(self) -> tuple[float, ...]:
-        """The waits after 0, 1, 2, … within the window; the last one repeats."""
+        """The waits, in seconds, after 0, 1, 2, … within the window; the last one repeats."""
         return (0.0,) * self.free + self.backoff.steps
 
 

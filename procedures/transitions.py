@@ -22,11 +22,6 @@ from procedures.operations import Operation, Phase, Status, Type
 from procedures.retries import RetryPolicy
 
 _PHASES = tuple(Phase)
-_FIRST = {
-    Type.DID_SYNC: Phase.RESOLVING,
-    Type.RECORD_REFRESH: Phase.RESOLVING,
-    Type.DISCOVERY: Phase.LISTING,
-}
 _DONE = 100
 
 
@@ -60,7 +55,7 @@ def start(operation: Operation, now: float) -> Operation:
     return replace(
         operation,
         status=Status.RUNNING,
-        phase=_FIRST[operation.type],
+        phase=Phase.LISTING if operation.type is Type.DISCOVERY else Phase.RESOLVING,
         progress=0,
         records_processed=operation.records_processed if goes_on else 0,
         total_records=None,

@@ -19,7 +19,7 @@ from consumer.store.database import Database
 from consumer.store.operations.claims import Claim
 from procedures.failures import Failure
 from procedures.messages import Emit
-from procedures.operations import Phase
+from procedures.operations import Phase, Type
 
 # Progress in percent at which a phase begins; the worker's part is the rest.
 _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
@@ -39,6 +39,20 @@ class Attempts:
     injector: Injector
     database: Database
     scope: Scope
+
+    async def carry_out(self, claim: Claim, report: Report) -> int:
+        """Attempt the claimed operation; return the offset behind what it injected.
+
+        ``report`` is called with the progress.  Raises ``FetchFailed``, and ``Transient`` when
+        Kafka or Postgres is away.
+        """
+        match claim.operation.type:
+            case Type.DID_SYNC:
+                return await self.sync(claim, report)
+            case Type.RECORD_REFRESH:
+                return await self.refresh(claim, report)
+            case Type.DISCOVERY:  # claims of its own: see consumer.fetch.discovery
+                raise AssertionError(claim.operation.id)
 
     async def sync(self, claim: Claim, report: Report) -> int:
         """Inject the repository of the claim's DID; return the offset behind the last chunk.

@@ -125,9 +125,8 @@ class OperationPool:
 
     async def _attempt(self, attempt: Attempt) -> None:
         claim, kind = attempt.claim, attempt.claim.operation.type
-        carry_out = self._attempts.sync if kind is Type.DID_SYNC else self._attempts.refresh
         try:
-            offset = await carry_out(claim, attempt.report)
+            offset = await self._attempts.carry_out(claim, attempt.report)
         except FetchFailed as failed:
             await self._end_failed(claim, failed)
         else:

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from consumer.scope import History, Repos, Scope
 from consumer.state.repo_state import Repo
-from procedures import retries
 from procedures.retries import RetryPolicy
 
 
@@ -18,7 +17,7 @@ class Policy:
 
     lane: int
     scope: Scope
-    retries: RetryPolicy = retries.DEFAULT
+    retries: RetryPolicy
 
     @cached_property
     def digest(self) -> bytes:

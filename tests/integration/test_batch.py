@@ -30,6 +30,7 @@ from consumer.worker.plan import Plan
 from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import BatchTransactions
 from consumer.worker.verdicts import Rules
+from procedures.retries import RetryPolicy
 from tests.unit.worker.frames import NOW, Author, identity
 
 pytestmark = pytest.mark.services
@@ -74,7 +75,7 @@ async def author() -> Author:
 
 @pytest.fixture
 async def bench(database: Database, author: Author) -> Bench:
-    policy = Policy(LANE, Scope(("pub.chive.*",)))
+    policy = Policy(LANE, Scope(("pub.chive.*",)), RetryPolicy())
     cache = LaneCache()
     cache.learn(identity(author.account))
     handed: list[OutRow] = []

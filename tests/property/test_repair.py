@@ -20,11 +20,12 @@ from consumer.state.inputs import ChunkSeen, needs
 from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo, SyncState
 from consumer.verify.verified import Action
+from procedures.retries import RetryPolicy
 from tests.support.snapshots import clipped
 
 DID = "did:plc:a"
 SCOPE = Scope(("app.alpha.*", "app.beta.note"))
-POLICY = Policy(0, SCOPE)
+POLICY = Policy(0, SCOPE, RetryPolicy())
 ORIGIN = Origin(Source.BACKFILL, 0, "", None, "op")
 BEHIND = Repo(DID, 0, reason="loss_window", rev="5", gap_rev="5", scope=POLICY.digest)
 

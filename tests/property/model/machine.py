@@ -24,6 +24,7 @@ from consumer.state.inputs import (
 )
 from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
+from procedures.retries import RetryPolicy
 from tests.property.model.checks import Checks
 from tests.property.model.fetching import Operations, Status
 from tests.property.model.network import SCOPES, ModelNetwork
@@ -103,7 +104,7 @@ class Machine:
             self._load(rows, did, [path])
         for did, interval in need.intervals:
             self._load(rows, did, [p for p in self.rows.get(did, {}) if p in interval])
-        return BatchState(repos, rows, Policy(0, self.scope))
+        return BatchState(repos, rows, Policy(0, self.scope, RetryPolicy()))
 
     def _load(self, rows: Rows, did: str, paths: Iterable[str]) -> None:
         stored = self.rows.get(did, {})

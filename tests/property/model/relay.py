@@ -20,6 +20,7 @@ from consumer.state.inputs import (
     SyncSeen,
 )
 from consumer.state.policy import Policy
+from procedures.retries import RetryPolicy
 from tests.property.model.network import SCOPES, Version
 
 
@@ -83,7 +84,7 @@ class Relay:
 
     def _forwards(self, version: Version) -> bool:
         did = version.did
-        relevant = Policy(0, self.scope).tracks(did, version.paths)
+        relevant = Policy(0, self.scope, RetryPolicy()).tracks(did, version.paths)
         if not (relevant or did in self._tracked or self._is_tracked(did)):
             return False
         self._tracked.add(did)

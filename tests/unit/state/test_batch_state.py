@@ -21,6 +21,7 @@ from consumer.state.inputs import (
 )
 from consumer.state.policy import Policy
 from consumer.verify.verified import Action
+from procedures.retries import RetryPolicy
 from tests.unit.state.batches import account, learnt, reason
 from tests.unit.worker.values import (
     DID,
@@ -141,7 +142,7 @@ def test_triggers_of_one_batch_make_one_sync_with_the_last_want() -> None:
 
 
 def test_with_history_live_nothing_is_queued() -> None:
-    policy = Policy(0, replace(SCOPE, history=History.LIVE))
+    policy = Policy(0, replace(SCOPE, history=History.LIVE), RetryPolicy())
     batch = BatchState({DID: known("5")}, {}, policy)
     batch.apply(Lost(DID, LIVE))
     assert batch.syncs == []
@@ -163,7 +164,7 @@ def test_a_repo_is_born_with_its_first_relevant_commit(
     scope: Scope, path: str, tracked: bool
 ) -> None:
     for one in (committed(genesis("1", create(path, "x"))), unverifiable(path)):
-        batch = BatchState({}, {}, Policy(0, scope))
+        batch = BatchState({}, {}, Policy(0, scope, RetryPolicy()))
         refused = reason(batch, one)
         assert (DID in batch.repos) is tracked
         assert (refused is Reason.UNTRACKED) is not tracked
@@ -178,7 +179,7 @@ def test_other_frames_make_a_repo_known_only_when_all_are_wanted() -> None:
         assert reason(batch, frame) is Reason.UNTRACKED
         assert (batch.repos, batch.events, batch.lookups) == ({}, [], [])
     for frame in frames:
-        batch = BatchState({}, {}, Policy(0, replace(SCOPE, repos=Repos.ALL)))
+        batch = BatchState({}, {}, Policy(0, replace(SCOPE, repos=Repos.ALL), RetryPolicy()))
         assert batch.apply(frame) is None
         assert DID in batch.repos
         assert len(batch.syncs) == 1

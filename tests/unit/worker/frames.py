@@ -12,6 +12,7 @@ from consumer.store.rows import Identity
 from consumer.worker.incoming import IncomingFrame
 from consumer.worker.lane import rules_of
 from consumer.worker.verdicts import Rules
+from procedures.retries import RetryPolicy
 from simulator.account import Account
 from simulator.frames import commit_frame
 from simulator.repo import START, Repo, Write
@@ -26,7 +27,7 @@ def rules(
     repos: Repos = Repos.COLLECTIONS, dids: frozenset[str] = frozenset(), **limits: Any
 ) -> Rules:
     """Return the rules of lane 3, with ``limits`` on top of the defaults."""
-    policy = Policy(3, Scope(("pub.chive.*",), repos, dids=dids))
+    policy = Policy(3, Scope(("pub.chive.*",), repos, dids=dids), RetryPolicy())
     return rules_of(policy, LimitSettings(**limits), refresh_interval=60.0)
 
 

@@ -19,11 +19,12 @@ from consumer.verify.verified import (
     VerifiedOp,
     VerifiedSync,
 )
+from procedures.retries import RetryPolicy
 
 DID = "did:plc:a"
 WANTED, OTHER, UNWANTED = "app.alpha.note/1", "app.alpha.note/2", "app.azure.note/1"
 SCOPE = Scope(("app.alpha.*",))
-POLICY = Policy(3, SCOPE)
+POLICY = Policy(3, SCOPE, RetryPolicy())
 LIVE = Origin(Source.FIREHOSE, 7, "2026-07-04T14:39:14.123Z", "wss://relay.test")
 BACKFILL = replace(LIVE, source=Source.BACKFILL, operation="op")
 REFRESH = replace(LIVE, source=Source.REFRESH, operation="op")
