@@ -55,7 +55,7 @@ class Pace:
     transaction_bytes: int = 8 * 1024 * 1024
     waiting_bytes: int = 16 * 1024 * 1024
     trim_every: float = 1.0
-    look_every: float = 2.0  # into Postgres, for rows that nobody handed over
+    look_every: float = 2.0  # into Postgres, for rows that were not handed over
 
 
 @dataclass(slots=True)

@@ -95,7 +95,7 @@ class LaneTransactions:
     async def hand_over(self, transaction: LaneTransaction) -> None:
         """Give the rows of a committed transaction to the publisher; wait while it has no room.
 
-        Raises ``LaneLost`` when nobody publishes the lane here any more.
+        Raises ``LaneLost`` when the lane's publisher has ended.
         """
         if transaction.rows:
             await self._take_rows(transaction.rows)

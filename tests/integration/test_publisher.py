@@ -49,7 +49,7 @@ class PublisherHarness(Harness):
         return Publisher(self.lane, client or self.client, self.topics, self.database, pace)
 
     async def claim(self) -> Lane:
-        """Take the lane from whoever has it."""
+        """Claim the lane, whichever owner it has."""
         async with self.database.transaction() as connection:
             await lanes.create(connection, LANE)
             seen = await lanes.read(connection, LANE)
