@@ -67,7 +67,7 @@ class _Thread:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A verified snapshot; ``chunks`` may be asked for once."""
+    """A verified snapshot; ``chunks`` may be called once."""
 
     snapshot: Snapshot
     _thread: _Thread

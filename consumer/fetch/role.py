@@ -61,10 +61,8 @@ class Fetcher:
         async with HttpClient(allow_loopback=loopback) as http:
             directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
             accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
-            answers, outage = (
-                Answers(directory, accounts, self._retries),
-                Outage(_log, "plc_directory"),
-            )
+            answers = Answers(directory, accounts, self._retries)
+            outage = Outage(_log, "plc_directory")
             source = RepoSource(http, hosts, settings.limits, settings.fetch)
             look_up = partial(self._look_up, answers, outage)
             operate = partial(self._operate, hosts, directory, source)

@@ -1,0 +1,146 @@
+"""Which operations are claimed into which slots, and what a heartbeat writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from consumer.fetch.attempts import Attempts
+from consumer.fetch.hosts import HostPolicy, Hosts
+from consumer.fetch.operations import Attempt, OperationPool
+from consumer.store.database import Database
+from consumer.store.operations import claims
+from consumer.store.operations.claims import Claim
+from procedures.operations import Operation, Phase, Type
+from procedures.retries import DEFAULT
+
+SYNC, REFRESH = Type.DID_SYNC, Type.RECORD_REFRESH
+
+
+def claim_of(kind: Type, number: int, *, automatic: bool = False) -> Claim:
+    operation = cast("Operation", _Operation(f"{kind}-{number}", kind, automatic))
+    return cast("Claim", _Claim(f"lease-{kind}-{number}", operation))
+
+
+@dataclass(frozen=True)
+class _Operation:
+    id: str
+    type: Type
+    automatic: bool
+
+
+@dataclass(frozen=True)
+class _Claim:
+    lease: str
+    operation: Operation
+
+
+@dataclass
+class Queue:
+    """Stands for the operations in Postgres."""
+
+    due: list[Claim] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    busy: list[Sequence[str]] = field(default_factory=list)
+    noted: list[tuple[object, ...]] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        yield
+
+    async def claim(
+        self,
+        _connection: object,
+        kind: Type,
+        _seconds: float,
+        *,
+        busy: Sequence[str],
+        automatic: bool,
+    ) -> Claim | None:
+        self.busy.append(busy)
+        for one in self.due:
+            if one.operation.type is kind and (automatic or not one.operation.automatic):
+                self.due.remove(one)
+                return one
+        return None
+
+    async def next_due(self, _connection: object) -> float | None:
+        return 7.0
+
+    async def extend(self, _connection: object, leases: Sequence[str], _seconds: float) -> set[str]:
+        return self.held & set(leases)
+
+    async def note(self, _connection: object, *progress: object) -> None:
+        self.noted.append(progress)
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    queue = Queue()
+    for name in ("claim", "next_due", "extend", "note"):
+        monkeypatch.setattr(claims, name, getattr(queue, name))
+    return queue
+
+
+def pool_of(queue: Queue, **slots: int) -> tuple[OperationPool, Hosts]:
+    hosts = Hosts(HostPolicy(1, DEFAULT.host), {}, DEFAULT)
+    by_type = {REFRESH: slots["refreshes"], SYNC: slots["syncs"]}
+    nothing: Any = None
+    database = cast("Database", queue)
+    return OperationPool(cast("Attempts", nothing), database, hosts, by_type, DEFAULT), hosts
+
+
+async def leased(pool: OperationPool, running: list[Attempt]) -> list[str]:
+    before = len(running)
+    look = await pool.lease(running, running.append)
+    assert (look.due, look.after_each) == (7.0, True)
+    return [attempt.claim.operation.id for attempt in running[before:]]
+
+
+async def test_each_type_has_slots_of_its_own(queue: Queue) -> None:
+    queue.due = [claim_of(kind, n) for n in range(3) for kind in (SYNC, REFRESH)]
+    pool, _ = pool_of(queue, syncs=1, refreshes=2)
+    running: list[Attempt] = []
+    assert await leased(pool, running) == [f"{REFRESH}-0", f"{REFRESH}-1", f"{SYNC}-0"]
+    assert await leased(pool, running) == []
+    del running[0]
+    assert await leased(pool, running) == [f"{REFRESH}-2"]
+
+
+async def test_one_slot_is_kept_for_what_a_person_requested(queue: Queue) -> None:
+    queue.due = [claim_of(SYNC, n, automatic=True) for n in range(3)]
+    pool, _ = pool_of(queue, syncs=2, refreshes=1)
+    running: list[Attempt] = []
+    assert await leased(pool, running) == [f"{SYNC}-0"]
+    queue.due.append(claim_of(SYNC, 9))
+    assert await leased(pool, running) == [f"{SYNC}-9"]
+
+
+async def test_a_single_slot_takes_automatic_operations_too(queue: Queue) -> None:
+    queue.due = [claim_of(SYNC, 0, automatic=True)]
+    pool, _ = pool_of(queue, syncs=1, refreshes=1)
+    assert await leased(pool, []) == [f"{SYNC}-0"]
+
+
+async def test_busy_hosts_are_named(queue: Queue) -> None:
+    pool, hosts = pool_of(queue, syncs=1, refreshes=1)
+    async with hosts.slot("pds.example"):
+        await leased(pool, [])
+    assert queue.busy == [["pds.example"], ["pds.example"]]
+
+
+async def test_a_heartbeat_writes_new_progress_of_what_is_held(queue: Queue) -> None:
+    pool, _ = pool_of(queue, syncs=1, refreshes=1)
+    held, quiet, lost = (Attempt(claim_of(SYNC, number)) for number in range(3))
+    queue.held = {held.claim.lease, quiet.claim.lease}
+    held.report(Phase.DOWNLOADING, 5, None)
+    held.report(Phase.INJECTING, 40, 12)
+    lost.report(Phase.DOWNLOADING, 5, None)
+    assert list(await pool.extend([held, quiet, lost])) == [held, quiet]
+    assert queue.noted == [(held.claim.lease, Phase.INJECTING, 40, 12)]
+    assert list(await pool.extend([held])) == [held]
+    assert len(queue.noted) == 1, "written once"
