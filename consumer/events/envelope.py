@@ -7,8 +7,9 @@
   nothing else does, not even the same record published again on request;
 - the key is what compaction keeps the newest value of: the AT-URI of a record, the DID with
   ``#account``, ``#identity`` or ``#sync`` for the rest;
-- no record is ever dropped: one without atproto JSON, or larger than ``MAX_RECORD`` or
-  ``MAX_RECORD_JSON``, travels as its DAG-CBOR in ``recordCbor`` (base64), ``record`` null;
+- no record is ever dropped: one without atproto JSON, or larger than the setting
+  ``limits.record`` or than ``MAX_RECORD_JSON``, travels as its DAG-CBOR in ``recordCbor``
+  (base64), ``record`` null;
 - every value stays below Kafka's maximum of 8 MiB.
 """
 
@@ -27,8 +28,7 @@ from consumer.verify.verified import Action
 from procedures.syntax import cid_text
 
 VERSION = 1
-MAX_RECORD = 1024 * 1024  # bytes of DAG-CBOR
-MAX_RECORD_JSON = 4 * 1024 * 1024
+MAX_RECORD_JSON = 4 * 1024 * 1024  # bytes: with the rest of the envelope below Kafka's maximum
 
 _ID_BYTES = 16
 
@@ -130,11 +130,14 @@ class Encoded:
     tombstone: bool = False
 
 
-def encode(event: Event) -> Encoded:
-    """Return the Kafka record of ``event``."""
+def encode(event: Event, max_record: int) -> Encoded:
+    """Return the Kafka record of ``event``.
+
+    A record of more than ``max_record`` bytes of DAG-CBOR travels as it is, without JSON.
+    """
     match event:
         case RecordEvent():
-            return _encode_record(event)
+            return _encode_record(event, max_record)
         case AccountEvent():
             fields: dict[str, Any] = {"active": event.active, "status": event.status}
             return _encode_state(event, "account", (event.epoch,), fields)
@@ -146,7 +149,7 @@ def encode(event: Event) -> Encoded:
             return _encode_state(event, "sync", stamp, fields)
 
 
-def _encode_record(event: RecordEvent) -> Encoded:
+def _encode_record(event: RecordEvent, max_record: int) -> Encoded:
     uri = f"at://{event.did}/{event.path}"
     collection, _, rkey = event.path.partition("/")
     stamp: tuple[str, ...] = (event.rev, event.path, event.action, (event.cid or b"").hex())
@@ -161,13 +164,13 @@ def _encode_record(event: RecordEvent) -> Encoded:
         "cid": cid_text(event.cid) if event.cid else None,
         "prev": cid_text(event.prev) if event.prev else None,
     }
-    envelope |= _content(event.record) if event.record is not None else {"record": None}
+    envelope |= {"record": None} if event.record is None else _content(event.record, max_record)
     value = orjson.dumps(envelope | _closing(event))
     return Encoded(uri.encode(), value, event.action is Action.DELETE)
 
 
-def _content(record: bytes) -> dict[str, object]:
-    text = to_json(record, MAX_RECORD_JSON) if len(record) <= MAX_RECORD else None
+def _content(record: bytes, max_record: int) -> dict[str, object]:
+    text = to_json(record, MAX_RECORD_JSON) if len(record) <= max_record else None
     if text is None:
         return {"record": None, "recordCbor": b2a_base64(record, newline=False).decode()}
     return {"record": orjson.Fragment(text)}

@@ -50,11 +50,15 @@ class BatchResult:
 
 
 class BatchTransactions:
-    """Every transaction of the worker on one lane."""
+    """Every transaction of the worker on one lane.
 
-    def __init__(self, lane: LaneTransactions, policy: Policy) -> None:
+    A record of more than ``max_record`` bytes of DAG-CBOR is published without JSON.
+    """
+
+    def __init__(self, lane: LaneTransactions, policy: Policy, max_record: int) -> None:
         self._lane = lane
         self._policy = policy
+        self._max_record = max_record
 
     @property
     def lane(self) -> Lane:
@@ -71,7 +75,7 @@ class BatchTransactions:
             plan.look_up_wanted(batch_state.lookups)
             watch.lap(BatchStep.APPLY)
             await _write_plan(connection, plan)
-            await _write_decisions(transaction, batch_state, self.lane.lane)
+            await self._write_decisions(transaction, batch_state)
             for letter in _dead_letters(plan, refused):
                 transaction.add_dead_letter(letter)
             transaction.move_to(plan.position)
@@ -101,7 +105,7 @@ class BatchTransactions:
             batch_state = BatchState(repos, _by_did(found), self._policy)
             if not batch_state.delete_batch(learnt):
                 return False
-            await _write_decisions(transaction, batch_state, self.lane.lane)
+            await self._write_decisions(transaction, batch_state)
         await self._lane.hand_over(transaction)
         return True
 
@@ -119,7 +123,7 @@ class BatchTransactions:
                 batch_state = BatchState({repo.did: repo for repo in page}, {}, self._policy)
                 for repo in page:
                     batch_state.apply(cause(repo.did))
-                await _write_decisions(transaction, batch_state, self.lane.lane)
+                await self._write_decisions(transaction, batch_state)
                 if not page:
                     transaction.move_to(then)
             await self._lane.hand_over(transaction)
@@ -153,6 +157,17 @@ class BatchTransactions:
             found += await records.read_intervals(connection, intervals)
         return BatchState(repos, _by_did(found), self._policy, pds_of)
 
+    async def _write_decisions(self, transaction: LaneTransaction, batch_state: BatchState) -> None:
+        """Write what the batch state decided, its events to the outbox."""
+        lane = self.lane.lane
+        await _write_batch_state(transaction.connection, batch_state)
+        await _write_operations(transaction.connection, lane, batch_state)
+        for event in batch_state.events:
+            encoded = encode(event, self._max_record)
+            transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value)
+            if encoded.tombstone:
+                transaction.add(Topic.EVENTS, lane, encoded.key, None)
+
 
 def _by_did(found: Iterable[Record]) -> dict[str, dict[str, Row]]:
     rows: dict[str, dict[str, Row]] = {}
@@ -166,19 +181,6 @@ def _dead_letters(plan: Plan, refused: Iterable[tuple[Planned, Rejection]]) -> l
     lane = plan.position.lane
     letters = [*plan.dead, *(one.dead_letter(why, lane) for one, why in refused if why.kept)]
     return sorted(letters, key=attrgetter("source"))
-
-
-async def _write_decisions(
-    transaction: LaneTransaction, batch_state: BatchState, lane: int
-) -> None:
-    """Write what the batch state decided, its events to the outbox."""
-    await _write_batch_state(transaction.connection, batch_state)
-    await _write_operations(transaction.connection, lane, batch_state)
-    for event in batch_state.events:
-        encoded = encode(event)
-        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value)
-        if encoded.tombstone:
-            transaction.add(Topic.EVENTS, lane, encoded.key, None)
 
 
 async def _write_batch_state(connection: Connection, batch_state: BatchState) -> None:

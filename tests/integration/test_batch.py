@@ -86,7 +86,7 @@ async def bench(database: Database, author: Author) -> Bench:
     claimed = await lanes.claim(database, LANE, uuid4())
     lane = LaneTransactions(database, claimed.row, "test.", hand_over)
     rules = rules_of(policy, LimitSettings(), 60.0)
-    return Bench(database, lane, BatchTransactions(lane, policy), cache, rules, handed)
+    return Bench(database, lane, BatchTransactions(lane, policy, 1024**2), cache, rules, handed)
 
 
 async def test_everything_moves_together(bench: Bench, author: Author) -> None:

@@ -11,20 +11,22 @@ import cbor2
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from consumer.config.settings import LimitSettings
 from consumer.events import envelope
 from consumer.events.envelope import (
     AccountEvent,
+    Encoded,
     Event,
     IdentityEvent,
     Origin,
     RecordEvent,
     Source,
     SyncEvent,
-    encode,
 )
 from consumer.verify.verified import Action
 from procedures.syntax import DAG_CBOR_PREFIX, cid_text
 
+MAX_RECORD = LimitSettings().record
 SCHEMA = json.loads((Path(__file__).parents[3] / "config/events.schema.json").read_text())
 VALIDATOR = Draft202012Validator(SCHEMA)
 
@@ -64,8 +66,12 @@ EVENTS: list[Event] = [
 ]
 
 
-def decoded(event: Event) -> Any:
-    return json.loads(encode(event).value)
+def encode(event: Event, max_record: int = MAX_RECORD) -> Encoded:
+    return envelope.encode(event, max_record)
+
+
+def decoded(event: Event, max_record: int = MAX_RECORD) -> Any:
+    return json.loads(encode(event, max_record).value)
 
 
 def test_the_schema_is_valid() -> None:
@@ -181,11 +187,18 @@ def test_a_record_with_too_much_json_travels_as_its_bytes(monkeypatch: pytest.Mo
 
 
 def test_a_record_that_is_too_large_travels_as_its_bytes() -> None:
-    fits = cbor2.dumps({"t": "x" * (envelope.MAX_RECORD - 8)}, canonical=True)
-    assert len(fits) == envelope.MAX_RECORD
+    fits = cbor2.dumps({"t": "x" * (MAX_RECORD - 8)}, canonical=True)
+    assert len(fits) == MAX_RECORD
     assert decoded(replace(CREATE, record=fits))["record"] is not None
-    larger = cbor2.dumps({"t": "x" * (envelope.MAX_RECORD - 7)}, canonical=True)
+    larger = cbor2.dumps({"t": "x" * (MAX_RECORD - 7)}, canonical=True)
     assert decoded(replace(CREATE, record=larger))["record"] is None
+
+
+def test_the_setting_decides_what_is_too_large() -> None:
+    assert decoded(CREATE, len(RECORD))["record"] is not None
+    value = decoded(CREATE, len(RECORD) - 1)
+    assert value["record"] is None
+    assert base64.b64decode(value["recordCbor"]) == RECORD
 
 
 def test_the_largest_record_stays_below_the_limit_of_kafka() -> None:
