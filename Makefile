@@ -44,11 +44,14 @@ test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
 	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
 
-check: $(STAMP) ## lint, format, types and import rules
+check: $(STAMP) ## lint, format, types, import rules, dependencies and unused code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry consumer procedures --ignore DEP002
+	$(BIN)/deptry . --ignore DEP004
+	$(BIN)/vulture
 
 format: $(STAMP) ## format the code, apply safe lint fixes
 	$(BIN)/ruff format .

@@ -22,7 +22,6 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -132,7 +131,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise BadSettings(f"{path}: not TOML: {error}") from None
 
 
-def _setting_of(error: ErrorDetails) -> Key:
+def _setting_of(error: Mapping[str, Any]) -> Key:
     """Return the path of the setting (list items belong to their list)."""
     return tuple(part for part in error["loc"] if isinstance(part, str))[:2]
 
@@ -142,7 +141,7 @@ def _may_hold_a_secret(path: Key) -> bool:
     return any(secret[: len(path)] == path for secret in _SECRETS)
 
 
-def _sentence(error: ErrorDetails, name: str) -> str:
+def _sentence(error: Mapping[str, Any], name: str) -> str:
     path = _setting_of(error)
     if error["type"] == "extra_forbidden":
         names = [".".join(p) for p in paths()]

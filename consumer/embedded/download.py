@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-import requests
 import structlog
 from jgo.maven import Artifact, MavenContext, PythonResolver
 
@@ -75,7 +74,8 @@ class _Fetch:
             try:
                 file = self._download(artifact)
                 break
-            except (requests.RequestException, RuntimeError, OSError) as error:
+            # What jgo lets through from requests is an OSError.
+            except (RuntimeError, OSError) as error:
                 if attempt == _ATTEMPTS:
                     raise Transient(f"cannot download {jar.coordinate}: {error}") from error
         found = hashlib.sha256(file.read_bytes()).hexdigest()
