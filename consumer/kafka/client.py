@@ -2,9 +2,9 @@
 
 aiokafka's exceptions do not leave ``consumer.kafka``: ``translated()`` turns them into
 ``Transient`` (the cluster is away or busy: wait) or ``Fatal`` (not allowed, misconfigured:
-stop).  Nothing here waits for ever: every wait on Kafka has a deadline.
+stop).  Every wait on Kafka has a deadline.
 
-Maximum sizes: a record is at most ``MAX_RECORD_BYTES`` on topics, producers and consumers.
+A record has at most ``MAX_RECORD_BYTES`` on topics, in producers and in consumers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from consumer.errors import Fatal, Transient
 from consumer.metrics import Service
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
-# What one partition contributes to one produce request, before compression.
+# Bytes of one partition in one produce request, before compression.
 _BATCH_BYTES = 4 * 1024 * 1024
 _CLOSE_SECONDS = 5.0
 _RETRY_BACKOFF_MS = 50
@@ -60,16 +60,16 @@ def _described(error: BaseException) -> str:
 
 
 def _cancelled() -> bool:
-    """Tell whether somebody cancelled the current task."""
+    """Return whether the current task was cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise ``Transient`` or ``Fatal`` for what the driver raises while ``doing``.
+    """Raise ``Transient`` or ``Fatal`` for what the driver raises; ``doing`` is for the message.
 
-    aiokafka passes on the cancellation of its own tasks: that is no cancellation of ours.
+    aiokafka passes on the cancellation of its own tasks, which does not cancel the caller.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def translated(doing: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def deadline(seconds: float, doing: str) -> AsyncIterator[None]:
-    """Like ``translated``, for at most ``seconds``; then ``Transient``."""
+    """Like ``translated``; raises ``Transient`` too if the block takes more than ``seconds``."""
     try:
         async with asyncio.timeout(seconds):
             with translated(doing):
@@ -99,9 +99,10 @@ async def deadline(seconds: float, doing: str) -> AsyncIterator[None]:
 
 
 class Client:
-    """One Kafka cluster and one deployment on it; makes drivers' objects, holds none.
+    """One Kafka cluster and one deployment on it; makes the driver's objects and keeps none.
 
-    ``settings.bootstrap_servers`` must be set (the embedded stack fills it in).
+    ``settings.bootstrap_servers`` must be set (the embedded stack fills it in).  Raises ``Fatal``
+    if it is not.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -152,7 +153,7 @@ class Client:
         )
 
     def member(self, group: str, client_id: str) -> Any:
-        """Return a group member that has not been started, and never leaves for idleness."""
+        """Return a group member that has not been started; it may be idle for any time."""
         return AIOKafkaConsumer(
             **self._connection(),
             group_id=group,
@@ -166,7 +167,7 @@ class Client:
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[Any]:
-        """Open an admin client for the length of the block."""
+        """Open an admin client for the block.  Raises ``Transient`` or ``Fatal``."""
         admin = AIOKafkaAdminClient(**self._connection())
         async with deadline(self.timeout, "connecting"):
             try:
@@ -181,7 +182,7 @@ class Client:
             await closed(admin.close)
 
     async def cluster_id(self) -> str:
-        """Return the id of the cluster, which never changes."""
+        """Return the id of the cluster, which never changes.  Raises ``Transient`` or ``Fatal``."""
         async with self.admin() as admin, deadline(self.timeout, "asking for the cluster"):
             return str((await admin.describe_cluster())["cluster_id"])
 
@@ -206,9 +207,9 @@ class Client:
 
 
 async def closed(close: Callable[[], Any], seconds: float = _CLOSE_SECONDS) -> bool:
-    """Await a driver's ``close()``; return False if it failed or took too long.
+    """Await a driver's ``close()``; return False if it failed or took more than ``seconds``.
 
-    A group-less consumer's ``stop()`` may raise CancelledError although nobody cancelled us.
+    A group-less consumer's ``stop()`` may raise CancelledError although the task is not cancelled.
     """
     try:
         async with asyncio.timeout(seconds):

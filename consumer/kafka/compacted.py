@@ -1,4 +1,4 @@
-"""Reading a small compacted partition up to a barrier."""
+"""Read a small compacted partition up to a barrier."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Throwing an aiokafka producer away, whatever state it is in.
+"""Dispose of an aiokafka producer, whatever state it is in.
 
 ``stop()`` may wait for a sender task that waits for a Kafka which is gone, and a failed
-transaction leaves futures whose exceptions nobody reads, which asyncio then logs.  Neither can
-be helped from outside: this module alone looks into aiokafka 0.14.
+transaction leaves futures with unread exceptions, which asyncio then logs.  aiokafka has no
+public way around either: this module alone uses the private parts of aiokafka 0.14.
 """
 # ruff: noqa: SLF001 - see above
 
@@ -20,7 +20,7 @@ async def dispose(producer: Any) -> None:
     """Release everything that ``producer`` holds; its open transaction stays open."""
     sender = producer._sender.sender_task
     while sender is not None and not sender.done():
-        sender.cancel()  # ends one of its waits; there may be several
+        sender.cancel()  # ends only its current wait; there may be several
         await asyncio.wait([sender], timeout=0.1)
     _silence(producer)
     # stop() would wait for what the sender was about to send.
@@ -30,7 +30,7 @@ async def dispose(producer: Any) -> None:
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:
-    """Mark the exception of a future that is done as seen."""
+    """Read the exception of a future that is done, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()
 

@@ -1,20 +1,20 @@
-"""Who does what: the partitions of one topic, spread over the members of one group.
+"""Assign work: Kafka spreads the partitions of one topic over the members of one group.
 
 A ``Membership`` joins the group with the range assignor, keeps its partitions paused and never
-reads.  It says which partitions are ours, and nothing more: safety rests on tokens in Postgres
-and on producer epochs.  So ``assigned`` is the last assignment that Kafka gave us: it does not
-flicker during a rebalance, and stays while Kafka is away.
+reads.  It only says which partitions are assigned: safety rests on tokens in Postgres and on
+producer epochs.  So ``assigned`` is the last assignment that Kafka gave: it does not flicker
+during a rebalance, and stays while Kafka is away.
 
-aiokafka can leave a group without a word and not come back, and only logs what goes wrong in
-its background tasks.  A watch therefore asks the broker now and then whether it knows us, and
-joins anew if not.
+aiokafka can leave a group silently and for good, and only logs the errors of its background
+tasks.  A watch task therefore asks the broker every ``_WATCH_SECONDS`` whether it still knows the
+member, and joins again if it does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline, release, translated
 from consumer.kafka.reader import TopicPartition
 from consumer.runtime.logs import Outage
+from consumer.runtime.tasks import first_of, joined
 
 _POLL_SECONDS = 1.0
 _WATCH_SECONDS = 20.0
@@ -36,7 +37,7 @@ log = structlog.get_logger()
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """Pauses what is assigned, and passes it on."""
+    """Pauses the assigned partitions, and passes them on."""
 
     def __init__(self, consumer: Any, assigned: Callable[[Iterable[TopicPartition]], None]) -> None:
         self._consumer = consumer
@@ -65,7 +66,7 @@ class Membership:
 
     @classmethod
     async def open(cls, client: Client, topic: str, role: str) -> Self:
-        """Begin to join; the first assignment comes later, however long Kafka is away."""
+        """Begin to join; the first assignment comes later, once Kafka answers."""
         membership = cls(client, topic, role)
         membership._watch = asyncio.create_task(membership._stay(), name=f"membership-{role}")
         return membership
@@ -83,13 +84,13 @@ class Membership:
 
     @property
     def assigned(self) -> frozenset[int]:
-        """The partitions that are ours."""
+        """The partitions assigned to this member."""
         return self._assigned
 
     async def changed(self, seen: frozenset[int]) -> frozenset[int]:
         """Wait until the assignment differs from ``seen``, and return it.
 
-        Raises what ended the membership: ``Fatal``, if Kafka refuses us.
+        Raises ``Fatal`` if Kafka refuses the member.
         """
         while self._assigned == seen:
             self._changed.clear()
@@ -97,43 +98,40 @@ class Membership:
         return self._assigned
 
     async def until(self, condition: Callable[[frozenset[int]], bool]) -> None:
-        """Wait until ``condition`` holds of what is assigned; raises like ``changed``."""
+        """Wait until ``condition`` holds for the assignment.  Raises like ``changed``."""
         seen = self._assigned
         while not condition(seen):
             seen = await self.changed(seen)
 
     def rejoin(self) -> None:
-        """Leave and join again: nothing is ours until Kafka has assigned anew."""
+        """Leave and join again: nothing is assigned until Kafka assigns anew."""
         self._set([])
         self._rejoin.set()
 
     async def close(self) -> None:
-        """Leave the group, so that others take over at once."""
+        """Leave the group, so that other members take over at once."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
-        """Wait for ``event``, but not beyond the end of the watch."""
-        waiter = asyncio.create_task(event.wait())
-        try:
-            watch = [self._watch] if self._watch else []
-            await asyncio.wait([waiter, *watch], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiter.cancel()
-        if self._watch is not None and self._watch.done():
-            self._watch.result()
+        """Wait for ``event``.  Raises what ended the watch, if that ends first."""
+        if self._watch is None:
+            await event.wait()
+        else:
+            ended: Awaitable[Any] = joined(self._watch)
+            await first_of(ended, event.wait())
 
     def _set(self, partitions: Iterable[TopicPartition]) -> None:
         assigned = frozenset(tp.partition for tp in partitions)
         if assigned != self._assigned:
             self._outage.over(group=self._group)
-            log.info("assigned", group=self._group, partitions=sorted(assigned))
+            log.info("partitions_assigned", group=self._group, partitions=sorted(assigned))
             self._assigned = assigned
         self._changed.set()
 
     async def _stay(self) -> None:
-        """Be a member until cancelled, joining again whenever that ends."""
+        """Be a member until cancelled; join again whenever the membership ends."""
         while True:
             identity = f"{socket.gethostname()}-{uuid4().hex[:12]}"
             consumer = self._client.member(self._group, identity)
@@ -152,24 +150,24 @@ class Membership:
         consumer.subscribe([self._topic], listener=_Listener(consumer, self._set))
         clock = asyncio.get_running_loop().time
         asked = clock()
-        doubts = 0
-        while not self._rejoin.is_set() and doubts < 2:  # noqa: PLR2004 - one miss may be a rebalance
+        unknown = 0
+        while not self._rejoin.is_set() and unknown < 2:  # noqa: PLR2004 - one miss may be a rebalance
             await self._poll(consumer)
             if clock() - asked >= _WATCH_SECONDS:
                 asked = clock()
-                doubts = 0 if await self._known(identity) else doubts + 1
+                unknown = 0 if await self._known(identity) else unknown + 1
 
     async def _poll(self, consumer: Any) -> None:
-        """Raise what the driver's background tasks ran into; nothing is read.
+        """Raise the errors of the driver's background tasks; nothing is read.
 
-        Without an assignment the driver waits for one, however long that takes.
+        Without an assignment the driver waits for one without a limit of its own.
         """
         with translated(f"staying in {self._group}"), suppress(TimeoutError):
             async with asyncio.timeout(2 * _POLL_SECONDS):
                 await consumer.getmany(timeout_ms=round(_POLL_SECONDS * 1000))
 
     async def _known(self, identity: str) -> bool:
-        """Ask the broker whether ``identity`` is in the group; if it is away, believe so."""
+        """Ask the broker whether ``identity`` is in the group; assume so while it is away."""
         try:
             async with self._client.admin() as admin:
                 described = await admin.describe_consumer_groups([self._group])

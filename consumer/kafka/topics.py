@@ -1,7 +1,7 @@
-"""The topics of one deployment: names, partitions, configuration; creating and checking them.
+"""The topics of one deployment: names, partitions and configuration; create and check them.
 
-Everything keyed by a DID lies on partition ``murmur2(DID) mod n``, with n from the settings
-and never from metadata: Kafka's own default for that key, so that any client finds it.
+Every record keyed by a DID lies on partition ``murmur2(DID) mod n``, which is Kafka's own default
+for that key, so that any client finds it.  n comes from the settings, never from metadata.
 All topics use LogAppendTime and zstd.  The small compacted ones have small segments, so that
 reading them from the start stays quick.
 """
@@ -23,7 +23,7 @@ from aiokafka.partitioner import murmur2
 from consumer.errors import Fatal
 from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
 
-_HOUR = 3_600_000
+_HOUR = 3_600_000  # milliseconds
 _DAY = 24 * _HOUR
 _MIB = 1024 * 1024
 
@@ -175,7 +175,7 @@ async def _check_config(admin: Any, specs: Iterable[TopicSpec]) -> None:
 
 
 def _compare(spec: TopicSpec, actual: Mapping[str, str]) -> None:
-    """Raise ``Fatal`` where ``actual`` breaks what correctness rests on; the rest is tuning."""
+    """Raise ``Fatal`` if ``actual`` differs where correctness rests on it; the rest is tuning."""
     for key in ("cleanup.policy", "message.timestamp.type"):
         if actual.get(key) != spec.config[key]:
             raise Fatal(

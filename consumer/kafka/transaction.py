@@ -1,12 +1,12 @@
 """The guarded producer: one call is one Kafka transaction, or the producer is dead.
 
 ``commit()`` writes records to any number of partitions, all or nothing.  When it raises, the
-object must not be used again: its owner closes it, opens a new one (whose higher epoch fences
-the old, so that a delayed request of it cannot take effect later) and asks ``durable()`` what
-has become of the last transaction.
+object must not be used again: its owner closes it, opens a new one (whose higher producer epoch
+fences the old, so that a delayed request of it cannot take effect later) and asks ``durable()``
+what has become of the last transaction.
 
 aiokafka commits although a record of the transaction failed, waits without a deadline, and
-leaves failed futures for the garbage collector to complain about; all of that ends here.
+leaves failed futures for the garbage collector to complain about; this module prevents all three.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
 from consumer.kafka.compacted import BARRIER, read_compacted
 from consumer.kafka.disposal import dispose, retrieve
 
-# One produce request carries all partitions of a broker; the broker's own limit is 100 MiB.
+# Bytes.  One produce request carries all partitions of a broker, whose own limit is 100 MiB.
 MAX_TRANSACTION_BYTES = 64 * 1024 * 1024
-_HEADROOM = 32 * 1024  # for headers and framing
+_HEADROOM = 32 * 1024  # bytes for headers and framing
 
 
 class Fenced(Transient):
-    """Somebody opened a producer with the same transactional id: it is not us any more."""
+    """Another process opened a producer with the same transactional id and has taken over."""
 
 
 class OutcomeUnknown(Transient):
@@ -115,8 +115,9 @@ class TransactionalProducer:
     async def durable(self, topic: str, partition: int) -> dict[bytes, bytes]:
         """Return what the compacted partition says, with all earlier transactions decided.
 
-        Commits a barrier record and reads from the start until it appears: end offsets lie
-        around transaction markers.  Only this producer's name may write to the partition.
+        Commits a barrier record and reads from the start until it appears: transaction markers
+        make end offsets useless for that.  Only producers of this name may write to the partition.
+        Raises like ``commit``, and ``Transient`` if the barrier does not appear in time.
         """
         token = uuid4().hex.encode()
         await self.commit([OutRecord(topic, partition, BARRIER, token)])
@@ -143,15 +144,15 @@ class TransactionalProducer:
         full: list[tuple[str, int, Any]] = []
         open_: dict[tuple[str, int], Any] = {}
         for record in records:
-            place = record.topic, record.partition
-            batch = open_.get(place)
+            partition = record.topic, record.partition
+            batch = open_.get(partition)
             if batch is None:
-                batch = open_[place] = self._producer.create_batch()
+                batch = open_[partition] = self._producer.create_batch()
             if not _append(batch, record):
-                full.append((*place, batch))
-                batch = open_[place] = self._producer.create_batch()
+                full.append((*partition, batch))
+                batch = open_[partition] = self._producer.create_batch()
                 _append(batch, record)
-        return full + [(*place, batch) for place, batch in open_.items()]
+        return full + [(*partition, batch) for partition, batch in open_.items()]
 
 
 def _append(batch: Any, record: OutRecord) -> bool:

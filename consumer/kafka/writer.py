@@ -1,7 +1,7 @@
-"""Writing single records that need no transaction: whoever reads them bears a repetition.
+"""Write single records that need no transaction: their readers tolerate repetition.
 
-A ``Writer`` that raised ``Transient`` may still deliver what it was given; its owner closes it
-and opens another.
+A ``Writer`` that raised ``Transient`` may still deliver the record; its owner closes it and opens
+another.
 """
 
 from __future__ import annotations
