@@ -34,7 +34,8 @@ from consumer.scope import Scope
 from consumer.services import Services, opened, stack_of
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
-from consumer.tail.tailer import RelayState, Store, Tailer
+from consumer.tail.mirror import RelayState
+from consumer.tail.tailer import Store, Tailer
 from consumer.version import commit, version
 from consumer.worker.lane import Resources
 from consumer.worker.role import Worker

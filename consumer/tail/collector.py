@@ -21,7 +21,7 @@ from consumer.errors import Refused
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.metrics import EpochCause, FrameKind, FrameOutcome
-from consumer.tail.cursor import Cursor, Position
+from consumer.tail.cursor import NEXT, Admission, Cursor, Position
 from consumer.tail.outcomes import OUTDATED_CURSOR, Garbage, RelayError, classify
 from consumer.tail.relevance import Relevance
 from consumer.tail.splitter import Message, Unusable
@@ -33,9 +33,9 @@ MAX_BYTES = 8 * 1024 * 1024
 LINGER = 0.05
 _CURSOR_EVERY = 1.0
 _REFRESH_EVERY = 600.0
-# Seconds between two lines in the log about what the relay sends.
-_SAY_EVERY = 1.0
-# So many messages in a row that cannot be read: this is hardly a firehose.
+# Seconds between two warnings about what the relay sends.
+_WARN_EVERY = 1.0
+# After this many refused messages in a row, the relay does not send a firehose.
 _GARBAGE = 10_000
 
 _log = structlog.get_logger()
@@ -51,7 +51,10 @@ class Transaction:
 
 
 class Collector:
-    """The transaction that is being collected; its ``position`` runs ahead of the durable one."""
+    """Collects the next transaction; its ``position`` runs ahead of the durable one.
+
+    ``size`` is in bytes before compression, as is ``limit``, the bound on one message.
+    """
 
     def __init__(
         self, relay: str, topics: Topics, relevance: Relevance, position: Position, limit: int
@@ -74,16 +77,16 @@ class Collector:
 
     @property
     def full(self) -> bool:
-        """True when no more should be taken before the transaction is cut."""
+        """True if the transaction must be cut before more messages are taken."""
         return len(self._records) >= MAX_FRAMES or self.size >= MAX_BYTES
 
     @property
     def pending(self) -> bool:
-        """True if there is anything that the last transaction did not say."""
+        """True if records or a move of the cursor wait for the next transaction."""
         return bool(self._records) or self.position.seq != self._cut_seq
 
     def due_in(self, now: float) -> float:
-        """Return in how many seconds a transaction is due; 0 or less: at once."""
+        """Return the seconds until a transaction is due (``now``: monotonic seconds)."""
         if self.full:
             return 0.0
         if self._since is not None:
@@ -93,10 +96,10 @@ class Collector:
         return self._cut_at + (_CURSOR_EVERY if self.pending else _REFRESH_EVERY) - now
 
     def take(self, messages: Iterable[Message], now: float) -> None:
-        """Take in what came, in order.
+        """Collect ``messages`` in their order; ``now`` is monotonic, in seconds.
 
-        Raises ``RelayError`` at an error frame, and ``Garbage`` if nothing makes sense; what
-        came before it is collected.
+        Raises ``RelayError`` at an error frame, and ``Garbage`` after too many refused messages
+        in a row; the messages before that are collected.
         """
         self._now = now
         try:
@@ -112,7 +115,7 @@ class Collector:
                 self._since = now
 
     def cut(self, now: float) -> Transaction:
-        """Return the transaction, and begin the next."""
+        """Return the transaction and begin the next; ``now`` is monotonic, in seconds."""
         records, frames = self._records, len(self._records)
         cursor = self.position.cursor()
         records.append(OutRecord(self._topics.name(Topic.CURSOR), 0, self._relay, cursor.encode()))
@@ -129,18 +132,19 @@ class Collector:
     def _take(self, message: Message) -> None:
         if isinstance(message, Unusable):
             outcome = classify(message, time.time())
-            self._say("unusable_message", cause=outcome.cause, detail=outcome.detail)
+            self._warn("message_unusable", cause=outcome.cause.value, detail=outcome.detail)
             raise Refused(message.reason, message.detail)
         look = peek(message, self._limit)
         if look.seq is None:
             self._notice(message)
             return
-        admitted = self.position.admit(look.seq, look.time)
-        if not admitted:
-            self._counts[look.kind, FrameOutcome.DUPLICATE] += 1
-            return
-        if admitted is not True:
-            self._broken(admitted)
+        admission = self.position.admit(look.seq, look.time)
+        if admission is not NEXT:
+            if admission is Admission.REPLAY:
+                self._counts[look.kind, FrameOutcome.DUPLICATE] += 1
+                return
+            if cause := admission.cause:
+                report_epoch(cause, self.position.epoch)
         if self._relevance.wants(look):
             self._forward(look, look.seq, message)
         else:
@@ -184,23 +188,25 @@ class Collector:
         self.size += record.size
 
     def _notice(self, message: bytes) -> None:
-        """Read a frame that is about the stream itself."""
+        """Handle a frame about the stream itself: an error ends it, an info may break the epoch."""
         match decode_frame(message, self._limit):
             case ErrorFrame(error=name, message=text):
                 self._counts[Kind.ERROR, FrameOutcome.IRRELEVANT] += 1
                 raise RelayError(name, text)
             case InfoFrame(name=name, message=text):
                 self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
-                self._say("relay_says", name=name, message=text)
+                self._warn("relay_info_received", name=name, message=text)
                 if name == OUTDATED_CURSOR and self.position.outdated():
-                    self._broken(EpochCause.TOO_OLD)
+                    report_epoch(EpochCause.TOO_OLD, self.position.epoch)
 
-    def _say(self, event: str, **fields: object) -> None:
-        """Warn of something that the relay may send without end: now and then."""
+    def _warn(self, event: str, **fields: object) -> None:
+        """Warn of what the relay may send without end, at most once in ``_WARN_EVERY``."""
         if self._now >= self._silent_until:
-            self._silent_until = self._now + _SAY_EVERY
+            self._silent_until = self._now + _WARN_EVERY
             _log.warning(event, **fields)
 
-    def _broken(self, cause: EpochCause) -> None:
-        metrics.EPOCHS.labels(cause).inc()
-        _log.warning("epoch_began", cause=cause, epoch=self.position.epoch)
+
+def report_epoch(cause: EpochCause, epoch: int) -> None:
+    """Count and log that a new epoch begins: every repository may have missed frames."""
+    metrics.EPOCHS.labels(cause).inc()
+    _log.warning("epoch_began", cause=cause.value, epoch=epoch)

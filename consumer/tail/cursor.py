@@ -13,14 +13,15 @@ before it.  Continuity breaks when
 - the cursor is too old: the relay says OutdatedCursor, or we were away so long that the relay
   may have forgotten frames, and the first one is much younger than the cursor.
 
-A jump in seq alone proves nothing: gaps are legal.  Frames with a seq at or below the position
-are replays, and dropped.  Times are Unix seconds, but for ``time``, the frame's own text.
+A jump in seq alone proves nothing: gaps are legal.  A frame with a seq at or below the position
+is a replay, and dropped.  Times are Unix seconds, except ``time``: the frame's own text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -30,15 +31,33 @@ from consumer.metrics import EpochCause
 from procedures import times
 
 HOUR = 3600.0
-# Relays keep about 72 hours, none less than 12; none keeps more than 72.
+# Seconds.  Relays keep about 72 hours of frames: every relay 12, none more than 72.
 _REMEMBERED = 12 * HOUR
 _FORGOTTEN = 72 * HOUR
-# The first frame after the cursor may be this much younger without a doubt.
+# Seconds by which the first frame after the cursor may be younger while nothing is missing.
 _JUMP = 600.0
-# The year 9000: times near the end of the calendar cannot be written in every zone.
+# Unix seconds, the year 9000: times near the end of the calendar cannot be written in every zone.
 _LAST = 221_845_392_000.0
-# So many frames in a row with seqs of the past are not replays.
+# This many frames in a row with seqs of the past are not replays.
 _REPLAYS = 1_000
+
+
+class Admission(Enum):
+    """What a frame is to the position.  The breaks have moved it into a new epoch."""
+
+    NEXT = "next"
+    REPLAY = "replay"
+    RESET = EpochCause.RESET
+    TOO_OLD = EpochCause.TOO_OLD
+
+    @property
+    def cause(self) -> EpochCause | None:
+        """Why a new epoch begins with the frame; None if it does not."""
+        return self.value if isinstance(self.value, EpochCause) else None
+
+
+# Each frame compares with it: a global is found sooner than the member of a class.
+NEXT = Admission.NEXT
 
 
 def seconds(time: str | None) -> float | None:
@@ -80,7 +99,7 @@ class Cursor:
 
     @classmethod
     def decode(cls, value: bytes) -> Cursor:
-        """Parse ``encode()``'s form; raise ``Fatal`` for anything else."""
+        """Parse ``encode()``'s form.  Raises ``Fatal`` for anything else."""
         try:
             fields: dict[str, Any] = orjson.loads(value)
             epoch, last = fields.pop("session"), fields.pop("last")
@@ -90,10 +109,10 @@ class Cursor:
 
 
 class Position:
-    """The tailer's place on the firehose: ahead of the durable cursor by what is in flight.
+    """The tailer's position on the firehose: ahead of the durable cursor by what is in flight.
 
-    Before each connection read ``ask`` and call ``connected``.  Of each frame with a seq ask
-    ``admit``.
+    Before each connection read ``ask`` and call ``connected``.  Pass each frame that has a seq
+    to ``admit``.  ``now`` is in Unix seconds.
     """
 
     def __init__(self, epoch: int, partitions: int, *, oldest: bool, now: float) -> None:
@@ -106,11 +125,11 @@ class Position:
         self._settled = True  # continuity with what came before the connection is decided
         self._away = 0.0
         self._replays = 0
-        self._told = False  # that the cursor is too old, on this connection
+        self._outdated = False  # the relay has said so, on this connection
 
     @property
     def ask(self) -> int | None:
-        """The cursor to connect with; None to begin live."""
+        """The cursor to connect with; None to start with the frames to come."""
         return self.seq or (0 if self._oldest else None)
 
     def cursor(self) -> Cursor:
@@ -122,36 +141,37 @@ class Position:
         self._away = now - self.as_of
         self._settled = not self.seq
         self._replays = 0
-        self._told = False
+        self._outdated = False
 
     def caught_up(self, now: float) -> None:
-        """Note that the relay has nothing more for us at present."""
+        """Note that the relay has no more frames for now."""
         self.as_of = max(self.as_of, now)
 
     def reached(self, now: float) -> None:
         """Note that everything up to the newest frame has come, whatever time it claims."""
         self.as_of = max(self.as_of, min(seconds(self.time) or 0.0, now))
 
-    def admit(self, seq: int, time: str | None) -> EpochCause | bool:
-        """Move to ``seq``; return True, False for a replay, or why a new epoch begins."""
+    def admit(self, seq: int, time: str | None) -> Admission:
+        """Move to ``seq``, unless the frame is a replay; return what it is."""
         if seq > self.seq and self._settled:
             self.seq, self.time, self._replays = seq, time, 0
-            return True
+            return NEXT
         return self._judge(seq, time)
 
     def outdated(self) -> bool:
-        """Begin an epoch because the relay says that the cursor is too old; tell whether it was.
+        """Begin an epoch if the relay says for the first time that the cursor is too old.
 
-        Once in a connection: each epoch has every repository looked at again.
+        Return whether it began.  Once for each connection: every epoch has all repositories
+        looked at again.
         """
-        if not self.seq or self._told:
+        if not self.seq or self._outdated:
             return False
-        self._told = True
+        self._outdated = True
         self.begin_epoch()
         return True
 
     def begin_epoch(self) -> None:
-        """Continuity is broken, what comes next has no known predecessor."""
+        """Note that continuity is broken: the next frame has no known predecessor."""
         self.epoch += 1
         self.last = [0] * len(self.last)
         self._settled = True
@@ -161,23 +181,25 @@ class Position:
         self.begin_epoch()
         self.seq, self.time = 0, None
 
-    def _judge(self, seq: int, time: str | None) -> EpochCause | bool:
-        cause = self._break(seq, time)
-        if cause is None and seq <= self.seq:
+    def _judge(self, seq: int, time: str | None) -> Admission:
+        admission = self._classify(seq, time)
+        if admission is Admission.REPLAY:
             self._settled = True  # it replays our own position: nothing is missing
             self._replays += 1
-            return False
-        if cause is not None:
+            return admission
+        if admission is not Admission.NEXT:
             self.begin_epoch()
         self.seq, self.time, self._settled, self._replays = seq, time, True, 0
-        return cause or True
+        return admission
 
-    def _break(self, seq: int, time: str | None) -> EpochCause | None:
+    def _classify(self, seq: int, time: str | None) -> Admission:
         if seq < self.seq and (not self._settled or self._replays >= _REPLAYS):
-            return EpochCause.RESET
-        if seq > self.seq and not self._settled and self._forgotten(time):
-            return EpochCause.TOO_OLD
-        return None
+            return Admission.RESET
+        if seq <= self.seq:
+            return Admission.REPLAY
+        if not self._settled and self._forgotten(time):
+            return Admission.TOO_OLD
+        return Admission.NEXT
 
     def _forgotten(self, time: str | None) -> bool:
         """Tell whether the relay may have dropped frames between the position and ``time``."""
@@ -192,8 +214,9 @@ def resume(
 ) -> tuple[Position, EpochCause | None]:
     """Return the position on ``relay`` to go on from, and why its epoch is new, if it is.
 
-    ``cursors`` are the durable ones of all relays.  Without one of ``relay`` the position is
-    the oldest frame kept, or (not ``oldest``) whatever comes next.
+    ``cursors`` are the durable ones of all relays, by URL.  Without one of ``relay`` the position
+    is the oldest frame kept, or (not ``oldest``) the next one to come.  Raises ``Fatal`` if the
+    cursor was written with another number of ``partitions``.
     """
     newest = max((cursor.epoch for cursor in cursors.values()), default=0)
     own = cursors.get(relay)

@@ -1,8 +1,8 @@
 """What can happen to a firehose connection, and what to do about each.
 
-``classify`` is the one place that tells these apart: a clean close, a broken transport, a peer
-that is not there, an HTTP answer instead of a websocket, silence, a text or an oversized
-message, an error frame, broken framing.  Nothing of it is fatal: the tailer goes on for ever.
+``classify`` is the one place that tells these apart: a clean close, a broken transport, no peer,
+an HTTP answer instead of a websocket, silence, a text or an oversized message, an error frame,
+broken framing.  None is fatal: the tailer goes on for ever.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from procedures.retries import parse_retry_after
 FUTURE_CURSOR = "FutureCursor"
 OUTDATED_CURSOR = "OutdatedCursor"
 
+# Seconds.
 _LONGEST_PAUSE = 60.0
-_LONGEST_OBEYED = 600.0
+_LONGEST_RETRY_AFTER = 600.0
 
 
 class Pace(Enum):
     """What follows; the value is the first pause before a reconnect, in seconds."""
 
     GO_ON = 0.0  # the connection is still good
-    SOON = 0.5  # nothing speaks against trying again
-    LATER = 5.0  # the relay does not want us, or is not what it should be
+    SOON = 0.5  # the next attempt may well succeed
+    LATER = 5.0  # the relay refuses us, or is no relay
 
 
 class Silent(Exception):
-    """The socket is half-open: neither a frame nor a pong came for too long."""
+    """The socket is half-open: too long without a frame or a pong."""
 
 
 class RelayError(Exception):
@@ -54,7 +55,7 @@ class RelayError(Exception):
 
 
 class Garbage(Exception):
-    """So many messages in a row could not be read that this is hardly a firehose."""
+    """Too many messages in a row were refused: the relay does not send a firehose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,9 @@ _PLAIN: tuple[tuple[type[Exception], ReconnectCause, Pace], ...] = (
 
 
 def classify(event: Exception | Unusable, now: float) -> Outcome:
-    """Tell what ``event`` was; it came from connecting, or from reading a connection.
+    """Return what ``event`` means: it came from connecting, or from reading a connection.
 
-    ``now`` is Unix seconds: a relay may give a date in Retry-After.
+    ``now`` is in Unix seconds: a relay may give a date in Retry-After.
     """
     match event:
         case Unusable(reason=reason):
@@ -130,4 +131,4 @@ def _closed(event: ConnectionClosedError) -> Outcome:
 
 def _retry_after(headers: Headers, now: float) -> float:
     values = headers.get_all("Retry-After")
-    return min(parse_retry_after(values[0] if values else None, now) or 0.0, _LONGEST_OBEYED)
+    return min(parse_retry_after(values[0] if values else None, now) or 0.0, _LONGEST_RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""Transactions one behind the other: while one is committed, the next is collected."""
+"""Commit transactions one after the other: while one is committed, the next is collected."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from consumer.tail.cursor import Cursor, seconds
 
 
 class Pipeline:
-    """At most one transaction under way; ``done`` is called with the cursor of each committed.
+    """Commits at most one transaction at a time.
 
-    ``woken`` is called whenever a transaction has ended, either way.
+    ``done`` is called with the cursor of each committed transaction, ``woken`` whenever one has
+    ended, committed or not.
     """
 
     def __init__(
@@ -25,36 +26,37 @@ class Pipeline:
     ) -> None:
         self._producer = producer
         self._done = done
-        self._under_way: asyncio.Task[None] | None = None
+        self._commit_task: asyncio.Task[None] | None = None
         self.woken: Callable[[], None] = lambda: None
 
     @property
     def busy(self) -> bool:
-        """True while a transaction is under way."""
-        return self._under_way is not None and not self._under_way.done()
+        """True while a transaction is being committed."""
+        return self._commit_task is not None and not self._commit_task.done()
 
     async def submit(self, transaction: Transaction) -> None:
-        """Begin to commit; first wait for the one under way.  Raises what became of that."""
+        """Begin to commit ``transaction``, after the one before it.  Raises like ``settle``."""
         await self.settle()
-        self._under_way = asyncio.create_task(self._commit(transaction), name="tailer-commit")
-        self._under_way.add_done_callback(lambda _: self.woken())
+        self._commit_task = asyncio.create_task(self._commit(transaction), name="tailer-commit")
+        self._commit_task.add_done_callback(lambda _: self.woken())
 
     async def settle(self) -> None:
-        """Wait for the transaction under way.
+        """Wait for the end of the current commit.
 
-        Raises ``Fenced`` or ``OutcomeUnknown``; the pipeline is then as dead as its producer.
+        Raises ``Fenced``, ``OutcomeUnknown`` or ``Fatal``; the producer and the pipeline are then
+        dead.
         """
-        if self._under_way is not None:
-            await asyncio.shield(self._under_way)
-            self._under_way = None
+        if self._commit_task is not None:
+            await asyncio.shield(self._commit_task)
+            self._commit_task = None
 
     async def close(self) -> None:
-        """Give up what is under way."""
-        if self._under_way is not None:
-            self._under_way.cancel()
-            await asyncio.wait([self._under_way])
-            if not self._under_way.cancelled():
-                self._under_way.exception()
+        """Cancel the current commit; it may take effect nevertheless."""
+        if self._commit_task is not None:
+            self._commit_task.cancel()
+            await asyncio.wait([self._commit_task])
+            if not self._commit_task.cancelled():
+                self._commit_task.exception()
 
     async def _commit(self, transaction: Transaction) -> None:
         outcome = TransactionOutcome.UNKNOWN

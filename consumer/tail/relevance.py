@@ -1,7 +1,7 @@
 """Which frames are forwarded to ``chive.firehose``.  Pure.
 
-``#account``, ``#identity`` and ``#sync`` always are.  A commit is, if its repository is
-tracked, or touches a wanted collection: then the repository is tracked from that commit on.
+``#account``, ``#identity`` and ``#sync`` always are.  A commit is forwarded if its repository is
+tracked, or if it touches a wanted collection: the repository is tracked from that commit on.
 So a tracked repository's chain of commits arrives without holes, and the tracked set can be
 found again: it is what the workers know, and what they have not read yet.
 """
@@ -25,7 +25,7 @@ class Relevance:
 
     @property
     def selective(self) -> bool:
-        """False if every frame is forwarded, so that nobody needs to know what is tracked."""
+        """False if every frame is forwarded, whatever is tracked."""
         return not self._everything
 
     @property

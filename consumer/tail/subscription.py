@@ -1,9 +1,9 @@
 """One firehose connection: ``com.atproto.sync.subscribeRepos`` over a websocket.
 
-Everything received and not yet taken is bounded: above ``HIGH_WATER`` bytes, or very many messages,
-the socket is not read, so that back-pressure reaches the relay.  While we do not read, silence is
-our own.  Nor do answers to pings heap up: a relay that leaves more than ``HIGH_WATER`` bytes of
-them unread is given up.
+Memory is bounded: above ``HIGH_WATER`` bytes, or ``_MANY`` messages, received and not yet taken,
+the socket is not read, so that back-pressure reaches the relay.  While it is not read, silence
+does not count against the relay.  Answers to pings are bounded too: a relay that leaves more than
+``HIGH_WATER`` bytes of them unread is disconnected.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _SCHEMES = {"http": "ws", "https": "wss"}
 
 
 class Connection(ClientConnection):
-    """A websocket whose data frames we cut out ourselves; see ``splitter``.
+    """A websocket whose data frames ``splitter`` cuts out.
 
-    Only ``receive``, ``wake`` and ``close`` are for use.  ``silence``: seconds without a frame
-    or pong after which the socket is taken for half-open.
+    Only ``receive``, ``wake``, ``queued`` and ``close`` are for use.  ``limit``: bytes of one
+    message.  ``silence``: seconds without a frame or pong after which the socket counts as
+    half-open.
     """
 
     def __init__(
@@ -46,8 +47,8 @@ class Connection(ClientConnection):
         self._splitter = Splitter(limit)
         self._silence = silence
         self._head: bytes | None = b""  # the last bytes of the HTTP answer; None behind it
-        self._heard = self._pinged = self.loop.time()
-        self._held = False
+        self._heard_at = self._pinged_at = self.loop.time()
+        self._paused = False
         self._ended = False
         self._broken: Violation | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -55,20 +56,20 @@ class Connection(ClientConnection):
     async def receive(self, wait: float) -> list[Message]:
         """Return all messages that are there, waiting up to ``wait`` seconds for the first.
 
-        May return none: in vain, or because of ``wake``.  Raises ``Silent``, ``Violation`` or
-        websockets' ``ConnectionClosed`` when the connection is over and everything taken.
+        Returns none if none came, or because of ``wake``.  Raises ``Silent``, ``Violation`` or
+        websockets' ``ConnectionClosed`` once the connection has ended and everything is taken.
         """
         if not self._splitter.messages and not self._ended:
-            await self._rest(min(wait, self._silence / 4))
+            await self._wait_for_message(min(wait, self._silence / 4))
         if self._splitter.size:
             metrics.TAIL_BYTES.inc(self._splitter.size)
         messages = self._splitter.take()
-        if self._held:
-            self._hold(on=False)
+        if self._paused:
+            self._resume()
         if not messages:
             if self._ended:
                 raise self._broken or self.close_exc
-            self._listen()
+            self._check_silence()
         return messages
 
     def wake(self) -> None:
@@ -82,7 +83,7 @@ class Connection(ClientConnection):
         return self._splitter.size
 
     def data_received(self, data: bytes) -> None:
-        """Sort what arrives: messages for us, the rest for websockets."""
+        """Pass data frames to the splitter and everything else to websockets."""
         if self._head is not None:
             data = self._shake_hands(data)
             if not data:
@@ -112,7 +113,7 @@ class Connection(ClientConnection):
         super().data_received(data[:end])
         if self.protocol.state is State.OPEN:
             self._head = None
-            self._heard = self.loop.time()
+            self._heard_at = self.loop.time()
             return data[end:]
         if data[end:]:
             super().data_received(data[end:])  # the body of a refusal
@@ -121,7 +122,7 @@ class Connection(ClientConnection):
     def _deliver(self) -> None:
         splitter = self._splitter
         if splitter.messages or splitter.control:
-            self._heard = self.loop.time()
+            self._heard_at = self.loop.time()
         if splitter.control:
             frames, splitter.control = splitter.control, []
             for frame in frames:
@@ -130,23 +131,25 @@ class Connection(ClientConnection):
                 self._broken = Violation("pings whose answers are not read")
                 self.transport.abort()
         full = splitter.size > HIGH_WATER or len(splitter.messages) > _MANY
-        if full and not self._held:
-            self._hold(on=True)
+        if full and not self._paused:
+            self._pause()
         if splitter.messages:
             self.wake()
 
-    def _hold(self, *, on: bool) -> None:
-        """Stop or resume reading from the socket."""
-        self._held = on
-        if self._ended:
-            return
-        if on:
+    def _pause(self) -> None:
+        """Stop reading from the socket."""
+        self._paused = True
+        if not self._ended:
             self.transport.pause_reading()
-        else:
-            self._heard = self.loop.time()
+
+    def _resume(self) -> None:
+        """Read from the socket again."""
+        self._paused = False
+        if not self._ended:
+            self._heard_at = self.loop.time()
             self.transport.resume_reading()
 
-    async def _rest(self, wait: float) -> None:
+    async def _wait_for_message(self, wait: float) -> None:
         self._waiter = self.loop.create_future()
         timer = self.loop.call_later(wait, self.wake)
         try:
@@ -155,14 +158,15 @@ class Connection(ClientConnection):
             timer.cancel()
             self._waiter = None
 
-    def _listen(self) -> None:
-        """Nothing came: ask the peer whether it is there, and give it up after a while."""
+    def _check_silence(self) -> None:
+        """Ping a silent peer.  Raises ``Silent`` if it has been silent for too long."""
         now = self.loop.time()
-        quiet = now - self._heard
+        quiet = now - self._heard_at
         if quiet > self._silence:
             raise Silent(f"no frame and no pong for {quiet:.1f} s")
-        if min(quiet, now - self._pinged) > self._silence / 4 and self.protocol.state is State.OPEN:
-            self._pinged = now
+        unasked = min(quiet, now - self._pinged_at)
+        if unasked > self._silence / 4 and self.protocol.state is State.OPEN:
+            self._pinged_at = now
             self.protocol.send_ping(b"")
             self.send_data()
 
@@ -178,7 +182,8 @@ def endpoint(relay: str, cursor: int | None) -> str:
 async def subscribe(relay: str, cursor: int | None, *, limit: int, silence: float) -> Connection:
     """Connect to ``relay`` at ``cursor`` (None: live).
 
-    ``limit`` bounds a message in bytes.  Raises what ``outcomes.classify`` understands.
+    ``limit`` bounds a message in bytes; ``silence`` is in seconds.  Raises ``Fatal`` if ``relay``
+    is no websocket address, and what ``outcomes.classify`` tells apart.
     """
     factory = functools.partial(Connection, limit=limit, silence=silence)
     try:

@@ -1,4 +1,4 @@
-"""Finding the tracked set again: what the workers know, and what they have not read yet."""
+"""Find the tracked set again: what the workers know, and what they have not read yet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ async def track_unread(
 ) -> None:
     """Track the repositories of all commits in ``chive.firehose`` from ``offsets`` on.
 
-    ``offsets`` are the workers' positions by partition, read *before* what they know was:
-    whatever they take in between is seen twice, and nothing is missed.  Call it while nobody
-    else writes to the topic.
+    ``offsets`` are the workers' positions by partition.  Read them *before* what the workers
+    know: a frame that they take in between is then seen twice, and none is missed.  Call it while
+    no other process writes to the topic.  Raises ``Transient``.
     """
     firehose = topics.name(Topic.FIREHOSE)
     places = {TopicPartition(firehose, partition): None for partition in range(topics.partitions)}

@@ -62,9 +62,7 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
         lane.mark_healthy()
         buffer = RecordBuffer(reader, firehose, backfill)
         loop = BatchLoop(
-            transactions=BatchTransactions(
-                lane.transactions, policy, settings.limits.record
-            ),
+            transactions=BatchTransactions(lane.transactions, policy, settings.limits.record),
             reader=BatchReader(buffer, database, cache, settings.worker),
             cache=cache,
             rules=rules_of(policy, settings.limits, settings.identity.refresh_interval),

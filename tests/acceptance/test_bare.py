@@ -58,7 +58,7 @@ async def test_the_embedded_servers_keep_their_state_and_leave_nothing_running(
 
     await accounts.write()
     second = await consumer("run", env=environment)
-    await second.saying("connected", deadline=120)
+    await second.saying("relay_connected", deadline=120)
     assert accounts.relay.cursors[-1] == newest
     await eventually(all_there, deadline=60)
     events = await consumer("events", "--type", "record", env=environment)

@@ -32,7 +32,7 @@ async def test_a_signal_drains_and_stops_with_exit_0(
 ) -> None:
     async with ScriptedRelay() as relay:
         process = await consumer("run", "--relay", relay.url, env=deployment.environment())
-        await process.saying("connected")
+        await process.saying("relay_connected")
         began = time.monotonic()
         process.signal(number)
         assert await process.ended() == 0
@@ -141,7 +141,7 @@ async def test_a_role_that_dies_takes_the_process_down_with_its_reason(
     consumer: Start, deployment: Deployment
 ) -> None:
     process = await consumer("run", "--relay", NOWHERE, env=deployment.environment())
-    await process.saying("assigned")
+    await process.saying("partitions_assigned")
     async with await psycopg.AsyncConnection.connect(deployment.dsn, autocommit=True) as tables:
         schema = deployment.prefix.removesuffix(".")
         await tables.execute(f'DROP SCHEMA "{schema}" CASCADE'.encode())
@@ -157,7 +157,7 @@ async def test_status_and_check_of_a_running_deployment(
     async with ScriptedRelay() as relay:
         environment = {**deployment.environment(), "CHIVE_RELAY__URL": relay.url}
         process = await consumer("run", env=environment)
-        await process.saying("connected")
+        await process.saying("relay_connected")
         check = await consumer("check", env=environment)
         status = await consumer("status", "--json", env=environment)
         events = await consumer("events", env=environment)

@@ -16,7 +16,8 @@ from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.scope import Scope
 from consumer.tail import tailer as module
 from consumer.tail.cursor import Cursor
-from consumer.tail.tailer import RelayState, Store, Tailer
+from consumer.tail.mirror import RelayState
+from consumer.tail.tailer import Store, Tailer
 from tests.support.eventually import eventually
 from tests.support.firehose import Forwarded, forwarded
 from tests.support.harness import Harness

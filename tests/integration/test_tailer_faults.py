@@ -74,8 +74,8 @@ async def test_one_tails_and_the_other_stands_by(harness: TailerHarness) -> None
     async with running(first.run, second.run, may_end=True) as tasks:
         await harness.reached(1_000)
         assert harness.relay.connections == 1
-        active = 0 if first._newest else 1
-        assert (second, first)[active]._newest is None
+        active = 0 if first._mirror._newest else 1
+        assert (second, first)[active]._mirror._newest is None
         tasks[active].cancel()
         await asyncio.wait([tasks[active]])
         tasks[active] = tasks[1 - active]

@@ -19,7 +19,7 @@ async def test_events_rows_and_the_pds_agree(
 ) -> None:
     environment = deployment.environment() | pds_network.endpoints.environment()
     process = await consumer("run", env=environment)
-    await process.saying("connected", deadline=90)
+    await process.saying("relay_connected", deadline=90)
     traffic = Traffic(
         pds_network.endpoints, seed=7, accounts=6, rate=20, span=SECONDS, people="agreed"
     )

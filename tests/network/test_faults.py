@@ -219,7 +219,7 @@ async def test_servers_that_are_away_are_waited_out(
         own_kafka.bootstrap_servers, "away.", own_postgres.dsn, tmp_path / "data"
     )
     process: Consumer = await consumer("run", env=environment_of(deployment, pds_network))
-    await process.saying("connected", deadline=90)
+    await process.saying("relay_connected", deadline=90)
     async with watching(pds_network, deployment) as observer:
         await moved(observer)
         await own_kafka.stop()

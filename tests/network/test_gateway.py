@@ -82,7 +82,7 @@ async def test_both_procedures_with_tokens_of_a_real_pds(
         }
         process = await consumer("run", env=environment)
         await process.saying("gateway_listening", deadline=90)
-        await process.saying("connected", deadline=90)
+        await process.saying("relay_connected", deadline=90)
         paper = user.author.written[0]
         async with (
             httpx.AsyncClient(timeout=60, trust_env=False) as client,

@@ -76,7 +76,7 @@ async def test_what_the_relay_lost_is_repaired_on_demand(
 ) -> None:
     environment = environment_of(deployment, pds_network)
     process = await consumer("run", env=environment)
-    await process.saying("connected", deadline=90)
+    await process.saying("relay_connected", deadline=90)
     async with (
         observing(pds_network, deployment.settings()) as observer,
         people(pds_network, "asked") as traffic,
@@ -85,7 +85,7 @@ async def test_what_the_relay_lost_is_repaired_on_demand(
         assert await process.stopped() == 0
         drift = await drifted(observer, traffic)
         process = await consumer("run", env=environment)
-        await process.saying("connected", deadline=90)
+        await process.saying("relay_connected", deadline=90)
         await eventually(lambda: none_open(observer), what="nothing is open", deadline=60)
         await repair(observer, drift)
         await eventually(lambda: asked(observer, 2), what="commands are taken", deadline=60)

@@ -155,7 +155,7 @@ def test_what_a_relay_sends_without_end_does_not_fill_the_log(collector: Collect
     with capture_logs() as logs:
         for now in (0.0, 0.5, 1.5):
             collector.take([text, info_frame("Maintenance")] * 100, now)
-    assert [entry["event"] for entry in logs] == ["unusable_message"] * 2
+    assert [entry["event"] for entry in logs] == ["message_unusable"] * 2
     assert len(collector.cut(2.0).records) == 300 + 1
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.errors import Fatal
 from consumer.metrics import EpochCause
-from consumer.tail.cursor import HOUR, Cursor, Position, resume, seconds
+from consumer.tail.cursor import HOUR, Admission, Cursor, Position, resume, seconds
 
 RELAY, OTHER = "wss://relay.test", "wss://other.test"
 NOON = 1_750_000_000.0
@@ -88,7 +88,7 @@ def test_seconds(time: str | None, expected: float | None) -> None:
 def test_the_first_start_is_epoch_one_and_live() -> None:
     position, cause = started({})
     assert (position.epoch, position.ask, cause) == (1, None, None)
-    assert position.admit(5_000_000_000, iso(NOON)) is True
+    assert position.admit(5_000_000_000, iso(NOON)) is Admission.NEXT
 
 
 def test_the_first_start_may_begin_at_the_oldest_frame() -> None:
@@ -122,99 +122,100 @@ def test_frames_go_up_and_replays_are_dropped() -> None:
     position = reconnected(away=1)
     seqs = [100, 101, 103, 103, 102, 104]
     assert [position.admit(seq, iso(NOON)) for seq in seqs] == [
-        False,
-        True,
-        True,
-        False,
-        False,
-        True,
+        Admission.REPLAY,
+        Admission.NEXT,
+        Admission.NEXT,
+        Admission.REPLAY,
+        Admission.REPLAY,
+        Admission.NEXT,
     ]
     assert (position.seq, position.epoch) == (104, 3)
 
 
 def test_a_jump_in_seq_proves_nothing() -> None:
     position = reconnected(away=HOUR)
-    assert position.admit(10**10, iso(NOON + HOUR)) is True
+    assert position.admit(10**10, iso(NOON + HOUR)) is Admission.NEXT
 
 
 def test_a_first_seq_below_the_cursor_is_a_reset() -> None:
     position = reconnected(away=1)
-    assert position.admit(7, iso(NOON + 1)) is EpochCause.RESET
+    assert position.admit(7, iso(NOON + 1)) is Admission.RESET
     assert (position.seq, position.epoch, position.last) == (7, 4, [0, 0])
-    assert position.admit(8, iso(NOON + 1)) is True
+    assert position.admit(8, iso(NOON + 1)) is Admission.NEXT
 
 
 def test_a_replay_in_mid_stream_is_no_reset() -> None:
     position = reconnected(away=1)
-    assert position.admit(101, iso(NOON)) is True
-    assert not any(position.admit(seq, iso(NOON)) for seq in range(1, 101))
+    assert position.admit(101, iso(NOON)) is Admission.NEXT
+    admitted = {position.admit(seq, iso(NOON)) for seq in range(1, 101)}
+    assert admitted == {Admission.REPLAY}
     assert position.epoch == 3
 
 
 def test_a_replay_of_the_cursor_itself_proves_continuity() -> None:
     position = reconnected(away=100 * HOUR)
-    assert position.admit(100, iso(NOON)) is False
-    assert position.admit(101, iso(NOON + 99 * HOUR)) is True
+    assert position.admit(100, iso(NOON)) is Admission.REPLAY
+    assert position.admit(101, iso(NOON + 99 * HOUR)) is Admission.NEXT
 
 
 def test_a_seq_from_nowhere_does_not_stop_the_stream_for_ever() -> None:
     position = reconnected(away=1)
-    assert position.admit(2**62, iso(NOON)) is True
+    assert position.admit(2**62, iso(NOON)) is Admission.NEXT
     admitted = [position.admit(seq, iso(NOON)) for seq in range(101, 2_000)]
-    assert admitted.count(False) == 1_000
-    assert admitted[1_000] is EpochCause.RESET
-    assert all(verdict is True for verdict in admitted[1_001:])
+    assert admitted.count(Admission.REPLAY) == 1_000
+    assert admitted[1_000] is Admission.RESET
+    assert all(one is Admission.NEXT for one in admitted[1_001:])
 
 
 @pytest.mark.parametrize(
     ("away", "first", "expected"),
     [
-        pytest.param(11 * HOUR, 11 * HOUR, True, id="no relay forgets so soon"),
-        pytest.param(50 * HOUR, 60.0, True, id="the relay remembers"),
-        pytest.param(50 * HOUR, 20 * HOUR, EpochCause.TOO_OLD, id="the relay forgot"),
-        pytest.param(80 * HOUR, 60.0, EpochCause.TOO_OLD, id="none remembers so long"),
+        pytest.param(11 * HOUR, 11 * HOUR, Admission.NEXT, id="no relay forgets so soon"),
+        pytest.param(50 * HOUR, 60.0, Admission.NEXT, id="the relay remembers"),
+        pytest.param(50 * HOUR, 20 * HOUR, Admission.TOO_OLD, id="the relay forgot"),
+        pytest.param(80 * HOUR, 60.0, Admission.TOO_OLD, id="none remembers so long"),
     ],
 )
-def test_a_cursor_too_old(away: float, first: float, expected: object) -> None:
+def test_a_cursor_too_old(away: float, first: float, expected: Admission) -> None:
     position = reconnected(away)
     assert position.admit(200, iso(NOON + first)) is expected
-    assert position.epoch == (4 if expected is EpochCause.TOO_OLD else 3)
+    assert position.epoch == (4 if expected is Admission.TOO_OLD else 3)
     assert position.seq == 200
 
 
 def test_a_time_that_is_none_is_not_trusted() -> None:
     position = reconnected(away=50 * HOUR)
-    assert position.admit(200, "later") is EpochCause.TOO_OLD
+    assert position.admit(200, "later") is Admission.TOO_OLD
 
 
 def test_a_quiet_relay_that_we_listened_to_forgot_nothing() -> None:
     position = reconnected(away=1)
     position.caught_up(NOON + 200 * HOUR)
     position.connected(NOON + 200 * HOUR + 5)
-    assert position.admit(101, iso(NOON + 200 * HOUR)) is True
+    assert position.admit(101, iso(NOON + 200 * HOUR)) is Admission.NEXT
 
 
 def test_far_behind_counts_as_away() -> None:
     position = reconnected(away=50 * HOUR)
-    assert position.admit(101, iso(NOON + 60)) is True
+    assert position.admit(101, iso(NOON + 60)) is Admission.NEXT
     position.reached(NOON + 50 * HOUR)
     position.connected(NOON + 50 * HOUR + 1)
-    assert position.admit(102, iso(NOON + 3 * HOUR)) is EpochCause.TOO_OLD
+    assert position.admit(102, iso(NOON + 3 * HOUR)) is Admission.TOO_OLD
 
 
 def test_a_frame_from_the_future_hides_no_absence() -> None:
     position = reconnected(away=1)
-    assert position.admit(101, "2999-01-01T00:00:00Z") is True
+    assert position.admit(101, "2999-01-01T00:00:00Z") is Admission.NEXT
     position.reached(NOON + 1)
     position.connected(NOON + 80 * HOUR)
-    assert position.admit(102, iso(NOON + 80 * HOUR)) is EpochCause.TOO_OLD
+    assert position.admit(102, iso(NOON + 80 * HOUR)) is Admission.TOO_OLD
 
 
 def test_told_that_the_cursor_is_outdated() -> None:
     position = reconnected(away=1)
     assert position.outdated()
     assert (position.epoch, position.ask, position.last) == (4, 100, [0, 0])
-    assert position.admit(900, iso(NOON)) is True
+    assert position.admit(900, iso(NOON)) is Admission.NEXT
     assert position.epoch == 4
 
 
@@ -231,4 +232,4 @@ def test_told_that_the_cursor_is_of_the_future() -> None:
     position.forget()
     assert (position.epoch, position.ask) == (4, None)
     position.connected(NOON + 2)
-    assert position.admit(7, iso(NOON)) is True
+    assert position.admit(7, iso(NOON)) is Admission.NEXT

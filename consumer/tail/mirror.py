@@ -1,0 +1,87 @@
+"""The mirror: the newest cursor and the state of the connection, in Postgres for people to see.
+
+Best effort: what cannot be written is left to the next write.  The truth is ``chive.cursor``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+import anyio
+
+from consumer.errors import Transient
+from consumer.tail.cursor import Cursor
+
+# Seconds.
+_WRITE_EVERY = 1.0
+_REPORT_EVERY = 20.0  # readers take a report of a minute ago for none
+
+_clock = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class RelayState:
+    """Whether the tailer is connected, since when (Unix seconds), and if not, why."""
+
+    connected: bool
+    since: float
+    reason: str = ""
+
+
+class Mirror:
+    """What the tailer shows of one relay; ``mirror`` and ``report`` write it to Postgres."""
+
+    def __init__(
+        self,
+        relay: str,
+        mirror: Callable[[str, Cursor], Awaitable[None]],
+        report: Callable[[str, RelayState], Awaitable[None]],
+    ) -> None:
+        self._relay = relay
+        self._mirror = mirror
+        self._report = report
+        self._state = RelayState(connected=False, since=time.time(), reason="not tried yet")
+        self._newest: Cursor | None = None
+        self._changed = asyncio.Event()
+
+    def committed(self, cursor: Cursor) -> None:
+        """Note the newest durable cursor."""
+        self._newest = cursor
+        self._changed.set()
+
+    def connected(self) -> None:
+        """Note that the relay is connected."""
+        self._set(connected=True)
+
+    def disconnected(self, reason: str) -> None:
+        """Note that the relay is not connected, and why; ``since`` stays if it was not before."""
+        self._set(connected=False, reason=reason)
+
+    async def run(self) -> NoReturn:
+        """Write what changed until cancelled, at most once in ``_WRITE_EVERY``."""
+        mirrored: Cursor | None = None
+        reported: RelayState | None = None
+        report_at = 0.0
+        while True:
+            with anyio.move_on_after(_REPORT_EVERY):
+                await self._changed.wait()
+            self._changed.clear()
+            state, newest = self._state, self._newest
+            with suppress(Transient):
+                if state != reported or _clock() >= report_at:
+                    await self._report(self._relay, state)
+                    reported, report_at = state, _clock() + _REPORT_EVERY
+                if newest is not None and newest != mirrored:
+                    await self._mirror(self._relay, newest)
+                    mirrored = newest
+            await asyncio.sleep(_WRITE_EVERY)
+
+    def _set(self, *, connected: bool, reason: str = "") -> None:
+        since = time.time() if connected != self._state.connected else self._state.since
+        self._state = RelayState(connected, since, reason)
+        self._changed.set()
