@@ -5,7 +5,8 @@ worker trusts the topic and decides only whether the message still applies.
 
 Each is one DAG-CBOR map: ``v`` (the version), ``kind`` and the fields of its dataclass, with
 intervals and entries as arrays.  Missing, unknown and mistyped fields are refused, so a change
-of a field needs another version.
+of a field needs another version.  Version 2 is written; version 1 is read, with defaults for the
+fields that it lacks (``_SINCE_2``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import cbor2
 from consumer.errors import Fatal, Reason, Refused
 from consumer.scope import Interval
 
-VERSION = 1
+VERSION = 2
 ROWS = "rows"
 """A header: how many known records a chunk may speak of beside those in it, in decimal."""
 
@@ -29,6 +30,20 @@ class LookupKind(StrEnum):
 
     IDENTITY = "identity"
     ACCOUNT = "account"
+
+
+class AnswerSource(StrEnum):
+    """Who answered a question about an account."""
+
+    HOST = "host"
+    DIRECTORY = "directory"
+
+
+class Via(StrEnum):
+    """What a record proof was read from: getRecord, or the whole repository."""
+
+    RECORD = "record"
+    REPOSITORY = "repository"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +65,25 @@ class IdentityAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AccountAnswer:
-    """What the DID's own PDS of today says about the account, to confirm a deletion.
+    """What the DID's own PDS of today, or the directory, says about the account.
 
     ``epoch`` and ``seq`` are those of the ``#account`` frame that asked; ``status`` is
     ``active`` or one of the lexicon's statuses (``deleted``, ``deactivated``, …).  The epoch
     travels as ``session``.
+
+    ``source`` tells who answered; ``host`` is the host that was asked, ``asked_at`` the Unix
+    seconds before the request, ``cause`` why it was made, ``name`` what the host called its error.
     """
 
     did: str
     epoch: int
     seq: int
     status: str
+    source: str = AnswerSource.HOST
+    host: str | None = None
+    asked_at: float = 0.0
+    cause: str = ""
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +102,10 @@ class Chunk:
     ``after`` and ``through`` bound the chunk in key order (``after`` exclusive, None at the
     start; ``through`` inclusive, None at the end, where ``last`` is true).  ``intervals``
     are the wanted intervals clipped to it; ``entries`` are sorted by path.
+
+    ``unknown`` are the wanted paths that the tree names and whose bytes the host did not send:
+    such a record is neither present nor absent.  ``warnings`` counts, on the last chunk, what was
+    left out of the whole repository, by the value of its ``Reason``.
     """
 
     did: str
@@ -95,13 +122,15 @@ class Chunk:
     intervals: tuple[Interval, ...]
     entries: tuple[Entry, ...]
     emit_all: bool = False
+    unknown: tuple[str, ...] = ()
+    warnings: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """A verified getRecord proof: the record at ``path``, or its absence (``entry`` None).
 
-    ``attempt`` is the operation's, as in a chunk.
+    ``attempt`` is the operation's, as in a chunk; ``via`` tells what the host sent.
     """
 
     did: str
@@ -110,6 +139,7 @@ class Proof:
     rev: str
     path: str
     entry: Entry | None
+    via: str = Via.RECORD
 
 
 Message = IdentityAnswer | AccountAnswer | Chunk | Proof
@@ -127,6 +157,16 @@ _FIELDS = {
     shape: {_SENT.get(field.name, field.name): field.name for field in fields(shape)}
     for shape in _KINDS.values()
 }
+_SINCE_2: dict[type[Message], frozenset[str]] = {
+    IdentityAnswer: frozenset(),
+    AccountAnswer: frozenset({"source", "host", "asked_at", "cause", "name"}),
+    Chunk: frozenset({"unknown", "warnings"}),
+    Proof: frozenset({"via"}),
+}
+_SENT_BY = {
+    1: {shape: set(names) - _SINCE_2[shape] for shape, names in _FIELDS.items()},
+    2: {shape: set(names) for shape, names in _FIELDS.items()},
+}
 _TYPES = {shape: get_type_hints(shape) for shape in _KINDS.values()}
 
 
@@ -140,7 +180,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """Return the message that ``encode`` wrote.
+    """Return the message that ``encode`` of this or an earlier version wrote.
 
     Raises ``Refused(BACKFILL_MALFORMED)`` for anything else, and ``Fatal`` for a version newer
     than this process: dropping such a message would lose what its sender takes for delivered.
@@ -150,10 +190,10 @@ def decode(data: bytes) -> Message:
     if isinstance(version, int) and version > VERSION:
         raise Fatal(f"chive.backfill holds messages of version {version}: upgrade this process")
     shape = _KINDS.get(str(members.pop("kind", None)))
-    if version != VERSION or shape is None:
+    if type(version) is not int or version not in _SENT_BY or shape is None:
         raise _malformed("unknown version or kind")
     names, types = _FIELDS[shape], _TYPES[shape]
-    if members.keys() != names.keys():
+    if members.keys() != _SENT_BY[version][shape]:
         raise _malformed(f"wrong fields for {shape.__name__}")
     return shape(
         **{names[sent]: _typed(value, sent, types[names[sent]]) for sent, value in members.items()}
@@ -192,6 +232,10 @@ def _typed(value: Any, name: str, expected: Any) -> Any:
             return tuple(_interval(*item) for item in value)
         if name == "entries":
             return tuple(_entry(*item) for item in value)
+        if name == "unknown":
+            return tuple(_path(item) for item in value)
+        if name == "warnings":
+            return tuple(_warning(*item) for item in value)
         if name == "entry":
             return None if value is None else _entry(*value)
     except TypeError as error:
@@ -211,3 +255,15 @@ def _entry(path: object, cid: object, record: object) -> Entry:
     if not (isinstance(path, str) and isinstance(cid, bytes) and isinstance(record, bytes)):
         raise TypeError("an entry is a path, a CID and a record")
     return Entry(path, cid, record)
+
+
+def _path(path: object) -> str:
+    if not isinstance(path, str):
+        raise TypeError("a path is a text")
+    return path
+
+
+def _warning(reason: object, count: object) -> tuple[str, int]:
+    if not isinstance(reason, str) or type(count) is not int:
+        raise TypeError("a warning is a reason and a number")
+    return reason, count
