@@ -25,6 +25,7 @@ from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery import discover
 from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
+from consumer.known_collections import empty_wildcards
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
@@ -98,6 +99,14 @@ def _introduce(plan: Plan) -> None:
         kafka=settings.kafka.bootstrap_servers or f"embedded in {settings.data_dir}",
         collections=settings.scope.collections,
     )
+    known = settings.discovery.known_collections
+    for wildcard in empty_wildcards(_scope(settings), known):
+        _log.warning(
+            "wildcard_empty",
+            wildcard=wildcard,
+            meaning="no collection is known of it: repositories that hold its records already "
+            "are not found; name them in discovery.known_collections",
+        )
     if settings.network.allow_loopback:
         _log.warning(
             "loopback_allowed", meaning="requests may go to this machine; for development only"

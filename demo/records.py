@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 SUBMISSION = "pub.chive.eprint.submission"
 COMMENT = "pub.chive.review.comment"
-VOTE = "pub.chive.eprint.vote"
+VOTE = "pub.chive.graph.vote"
 DOCUMENT = "site.standard.document"
 POST = "app.bsky.feed.post"
 LIKE = "app.bsky.feed.like"

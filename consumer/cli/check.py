@@ -23,7 +23,9 @@ from consumer.config.sources import dump
 from consumer.embedded import running
 from consumer.errors import ChiveError, Transient
 from consumer.kafka.client import Client
+from consumer.known_collections import empty_wildcards
 from consumer.printable import escape
+from consumer.scope import Scope
 from consumer.services import at, is_embedded
 from consumer.store.database import Database
 from consumer.tail.outcomes import classify
@@ -73,7 +75,19 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
             "postgres": _ask(lambda: _postgres(settings)),
         }
     answers = await asyncio.gather(*asked.values())
+    if (wildcards := _wildcards(settings)) is not None:
+        servers = servers | {"scope": wildcards}
     return servers | dict(zip(asked, answers, strict=True))
+
+
+def _wildcards(settings: Settings) -> CheckResult | None:
+    """Name the wildcards that stand for no known collection; None: there is none of these."""
+    scope = Scope(settings.scope.collections)
+    empty = empty_wildcards(scope, settings.discovery.known_collections)
+    if not empty:
+        return None
+    detail = f"nobody is found by {', '.join(empty)}: see discovery.known_collections"
+    return CheckResult(None, detail)
 
 
 async def _ask(question: Callable[[], Awaitable[str]]) -> CheckResult:

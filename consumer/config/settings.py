@@ -118,26 +118,11 @@ class ScopeSettings(Section):
 class DiscoverySettings(Section):
     """Finding repositories that already hold wanted records (``history = full`` alone).
 
-    A relay lists the repositories of one collection: ``collections`` are those that a wildcard
-    of the scope may stand for.
+    ``known_collections``: what a wildcard of the scope may stand for beyond the built-in list
+    (``consumer.known_collections``).
     """
 
-    collections: tuple[Nsid, ...] = (
-        "pub.chive.eprint.submission",
-        "pub.chive.eprint.userTag",
-        "pub.chive.eprint.version",
-        "pub.chive.eprint.vote",
-        "pub.chive.review.comment",
-        "pub.chive.review.endorsement",
-        "network.cosmik.card",
-        "network.cosmik.collection",
-        "network.cosmik.collectionLink",
-        "at.margin.annotation",
-        "at.margin.bookmark",
-        "at.margin.highlight",
-        "site.standard.document",
-        "site.standard.publication",
-    )
+    known_collections: tuple[Nsid, ...] = ()
     sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
     queued: Count = 2_000  # automatic syncs that may wait before a page is asked for
 

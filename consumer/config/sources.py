@@ -48,6 +48,12 @@ _SECRET_PARAMETERS = frozenset(
 _MAX_QUOTE = 80
 
 Key = tuple[str, ...]  # ("relay", "url")
+# Settings of earlier versions, and what took their place.
+_SUCCESSORS: Mapping[Key, str] = {
+    ("discovery", "collections"): (
+        "discovery.known_collections (what is wanted is scope.collections alone)"
+    ),
+}
 
 
 class BadSettings(Fatal):
@@ -113,8 +119,11 @@ def _combine(overrides: Mapping[str, Any], file: Mapping[str, Any]) -> Settings:
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = {variable(path) for path in paths()}
     valid = known | NOT_SETTINGS
+    successors = {variable(path): now for path, now in _SUCCESSORS.items()}
     return [
-        f"{escape(name[:_MAX_QUOTE])}: unknown variable; did you mean {_nearest(name, valid)}?"
+        f"{name}: is now {successors[name.upper()]}"
+        if name.upper() in successors
+        else f"{escape(name[:_MAX_QUOTE])}: unknown variable; did you mean {_nearest(name, valid)}?"
         for name in sorted(environ)
         if name.upper().startswith(PREFIX)
         and name.upper() not in valid
@@ -143,6 +152,8 @@ def _may_hold_a_secret(path: Key) -> bool:
 
 def _sentence(error: Mapping[str, Any], name: str) -> str:
     path = _setting_of(error)
+    if path in _SUCCESSORS:
+        return f"{name}: is now {_SUCCESSORS[path]}"
     if error["type"] == "extra_forbidden":
         names = [".".join(p) for p in paths()]
         return f"{name}: unknown key; did you mean {_nearest('.'.join(path), names)}?"

@@ -26,6 +26,7 @@ from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Inconclusive
 from consumer.fetch.listing import Listings, NotSupported, Page
 from consumer.kafka.topics import Topics
+from consumer.known_collections import expanded
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import wait_for_stop
 from consumer.scope import EVERYTHING, History, Repos, Scope
@@ -49,15 +50,13 @@ _log = structlog.get_logger()
 def listings(scope: Scope, known: Sequence[str]) -> tuple[str, ...]:
     """Return the listings that name the repositories of ``scope``.
 
-    A listing is of one collection: a wildcard stands for the ``known`` collections it covers.
+    A listing is of one collection: a wildcard stands for the built-in and ``known`` ones it covers.
     """
     if scope.repos is Repos.ALL or EVERYTHING in scope.collections:
         return (EVERYTHING,)
     if scope.repos is Repos.LISTED:
         return ()
-    exact = [name for name in scope.collections if not name.endswith(".*")]
-    covered = [name for name in known if scope.wants(f"{name}/")]
-    return tuple(dict.fromkeys([*exact, *covered]))
+    return expanded(scope, known)
 
 
 async def discover(
@@ -106,7 +105,7 @@ class Discovery:
                 await self._search(search, stop)
 
     async def _next(self) -> Search | None:
-        wanted = listings(self._scope, self._settings.collections)
+        wanted = listings(self._scope, self._settings.known_collections)
         if self._settings.sweep_every:
             wanted = (*wanted, SWEEP)
         async with self._database.transaction() as connection:

@@ -35,7 +35,7 @@ Judge = Callable[[bytes], str | None]
 MAX_BYTES = 2_000_000
 NOW = START + 10**6
 _LATER = START + 10**9  # than anything that the reference PDS has signed
-PATH = "pub.chive.eprint.vote/k0007"
+PATH = "pub.chive.graph.vote/k0007"
 ACCOUNT = Account.from_seed("fuzz")
 METHOD, SERVICE = "a.b.c", "did:web:x"
 

@@ -24,7 +24,7 @@ from tests.fuzz.judges import ACCOUNT, MAX_BYTES, METHOD, NOW, PATH, SERVICE, Ju
 from tests.fuzz.mutate import mutated, resealed, signed_by
 
 _DEFAULTS = Path(__file__).parents[2] / "config" / "default.toml"
-_COLLECTIONS = ("app.bsky.feed.post", "pub.chive.eprint.vote")
+_COLLECTIONS = ("app.bsky.feed.post", "pub.chive.graph.vote")
 _SHARE = 0.5
 
 Tampering = Callable[[list[bytes], Random], bytes]
@@ -84,7 +84,7 @@ def _records() -> list[bytes]:
     """Return records with every kind of value, among them bytes that look like a CID."""
     link = cid_of(b"somewhere")
     values: list[Any] = [None, True, -(2**40), "é", b"\xff", link, link[:-1], [], {}]
-    plain = {"$type": "pub.chive.eprint.vote", "text": "x" * 40, "list": [1, [2, {"a": 3}]]}
+    plain = {"$type": "pub.chive.graph.vote", "text": "x" * 40, "list": [1, [2, {"a": 3}]]}
     return [libipld.encode_dag_cbor(plain | {"value": value}) for value in values]
 
 

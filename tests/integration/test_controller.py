@@ -24,7 +24,7 @@ from tests.support.harness import Harness, running
 pytestmark = pytest.mark.services
 
 ALICE, BOB = (f"did:plc:{letter * 24}" for letter in "ab")
-URI = f"at://{ALICE}/pub.chive.eprint.vote/one"
+URI = f"at://{ALICE}/pub.chive.graph.vote/one"
 
 
 def sync(did: str, **more: Any) -> bytes:

@@ -22,7 +22,7 @@ from tests.support.web import Web, response, web
 
 pytestmark = pytest.mark.services
 
-VOTES, NOTES = "pub.chive.eprint.vote", "pub.chive.eprint.note"
+VOTES, NOTES = "pub.chive.graph.vote", "pub.chive.review.comment"
 OLD, OLDER = "3l6oveex3ii2l", "3k6oveex3ii2l"
 
 

@@ -27,7 +27,7 @@ from simulator.tree import cid_of
 
 PEER = Path(__file__).with_name("peer.mjs")
 EDITS = 10_000
-COLLECTIONS = ("app.bsky.feed.post", "pub.chive.eprint.vote", "pub.chive.review.comment")
+COLLECTIONS = ("app.bsky.feed.post", "pub.chive.graph.vote", "pub.chive.review.comment")
 NOW = START + 10**6
 
 Answer = dict[str, Any]

@@ -28,7 +28,7 @@ LIMITS = SnapshotLimits()
 SCOPE = Scope(("pub.chive.*", "site.standard.document"))
 COLLECTIONS = (
     "app.bsky.feed.post",
-    "pub.chive.eprint.vote",
+    "pub.chive.graph.vote",
     "pub.chive.review.comment",
     "pub.chivery.note",
     "site.standard.document",
@@ -126,8 +126,8 @@ def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> Non
 def test_a_cut_covers_no_more_of_what_is_known_than_lies_between_two_marks(
     kept: set[int], known: set[int], every: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    repo = repo_of([f"pub.chive.eprint.vote/k{n:02}" for n in sorted(kept)])
-    paths = [f"pub.chive.eprint.vote/k{n:02}" for n in sorted(known)]
+    repo = repo_of([f"pub.chive.graph.vote/k{n:02}" for n in sorted(kept)])
+    paths = [f"pub.chive.graph.vote/k{n:02}" for n in sorted(known)]
     boundaries = paths[every - 1 :: every]
     found = chunks(opened(tmp_path_factory.mktemp("spool"), repo.whole()), boundaries)
     assert [entry.path for chunk in found for entry in chunk.entries] == sorted(repo.records)
@@ -143,9 +143,7 @@ def test_a_cut_covers_no_more_of_what_is_known_than_lies_between_two_marks(
 def test_a_cut_is_bounded_in_bytes(tmp_path: Path) -> None:
     repo = Repo(ALICE)
     large = {"text": "x" * 700_000}
-    repo.commit(
-        [Write("create", f"pub.chive.eprint.vote/k{n}", large | {"n": n}) for n in range(4)]
-    )
+    repo.commit([Write("create", f"pub.chive.graph.vote/k{n}", large | {"n": n}) for n in range(4)])
     assert [len(chunk.entries) for chunk in chunks(opened(tmp_path, repo.whole()))] == [1, 1, 1, 1]
 
 
@@ -215,13 +213,13 @@ def test_whose_it_is_and_who_signed_it(tmp_path: Path) -> None:
 
 def test_a_revision_of_the_future(tmp_path: Path) -> None:
     repo = Repo(ALICE, clock=NOW + 10_000)
-    repo.commit([Write("create", "pub.chive.eprint.vote/a", {})])
+    repo.commit([Write("create", "pub.chive.graph.vote/a", {})])
     assert refusal(tmp_path, repo.whole()) is Reason.REV_FUTURE
 
 
 def signed_over(root: bytes, blocks: Blocks) -> bytes:
     """Return a repository of ALICE whose tree is whatever ``root`` is."""
-    repo = repo_of(["pub.chive.eprint.vote/a"])
+    repo = repo_of(["pub.chive.graph.vote/a"])
     assert repo.rev is not None
     commit = sign_commit(ALICE, repo.rev, root)
     return car(cid_of(commit), {cid_of(commit): commit, **blocks})
@@ -316,16 +314,16 @@ def test_a_proof_of_another_record_proves_nothing_of_this_one() -> None:
 @pytest.mark.parametrize(
     ("data", "account", "did", "reason"),
     [
-        (lambda repo: repo.proof("pub.chive.eprint.vote/a"), BOB, ALICE.did, "signature_invalid"),
-        (lambda repo: repo.proof("pub.chive.eprint.vote/a"), BOB, BOB.did, "commit_mismatch"),
-        (lambda repo: repo.proof("pub.chive.eprint.vote/a")[:-1], ALICE, None, "car_invalid"),
+        (lambda repo: repo.proof("pub.chive.graph.vote/a"), BOB, ALICE.did, "signature_invalid"),
+        (lambda repo: repo.proof("pub.chive.graph.vote/a"), BOB, BOB.did, "commit_mismatch"),
+        (lambda repo: repo.proof("pub.chive.graph.vote/a")[:-1], ALICE, None, "car_invalid"),
         (lambda _repo: b"", ALICE, None, "car_invalid"),
     ],
 )
 def test_forged_proofs(
     data: Callable[[Repo], bytes], account: Account, did: str | None, reason: str
 ) -> None:
-    repo = repo_of(["pub.chive.eprint.vote/a"])
+    repo = repo_of(["pub.chive.graph.vote/a"])
     with pytest.raises(Refused) as caught:
-        proven(data(repo), "pub.chive.eprint.vote/a", account, did)
+        proven(data(repo), "pub.chive.graph.vote/a", account, did)
     assert caught.value.reason == reason

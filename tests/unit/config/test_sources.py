@@ -324,3 +324,13 @@ def test_one_server_alone_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.startswith("postgres.dsn: not set")
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", "postgresql://h/db")
     assert load().kafka.bootstrap_servers == "h:1"
+
+
+def test_a_setting_of_an_earlier_version_names_its_successor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = "is now discovery.known_collections (what is wanted is scope.collections alone)"
+    (line,) = mistakes(written(tmp_path / "x.toml", '[discovery]\ncollections = ["a.b.c"]'))
+    assert line == f"discovery.collections in {tmp_path / 'x.toml'}: {now}"
+    monkeypatch.setenv("CHIVE_DISCOVERY__COLLECTIONS", "a.b.c")
+    assert mistakes() == [f"CHIVE_DISCOVERY__COLLECTIONS: {now}"]

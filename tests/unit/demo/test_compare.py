@@ -14,8 +14,8 @@ from demo.listing import Listing
 
 SCOPE = Scope(("pub.chive.*",))
 DID = "did:plc:aaa"
-URI = f"at://{DID}/pub.chive.eprint.vote/1"
-OTHER = f"at://{DID}/pub.chive.eprint.vote/2"
+URI = f"at://{DID}/pub.chive.graph.vote/1"
+OTHER = f"at://{DID}/pub.chive.graph.vote/2"
 
 
 def folded(cids: dict[str, str], record: object = None) -> Fold:
@@ -38,7 +38,7 @@ def test_three_equal_sides_are_equal() -> None:
         listing({URI: "c"}), Rows({URI: "c"}, {DID: "active"}), folded({URI: "c"}), SCOPE
     )
     assert verdict.equal
-    assert verdict.collections == {"pub.chive.eprint.vote": (1, 1, 1)}
+    assert verdict.collections == {"pub.chive.graph.vote": (1, 1, 1)}
 
 
 @pytest.mark.parametrize("rows", [{}, {URI: "other"}, {URI: "c", OTHER: "c"}])

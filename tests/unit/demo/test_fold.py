@@ -9,7 +9,7 @@ import pytest
 
 from demo.fold import Fold, Json, Place
 
-URI = "at://did:plc:aaa/pub.chive.eprint.vote/1"
+URI = "at://did:plc:aaa/pub.chive.graph.vote/1"
 
 
 def event(**changes: object) -> Json:

@@ -13,7 +13,7 @@ from demo.compare import Comparison
 from demo.run import _verdict
 from demo.view import show_verdict
 
-VOTES = "pub.chive.eprint.vote"
+VOTES = "pub.chive.graph.vote"
 
 
 def comparison(*differences: str) -> Comparison:

@@ -77,8 +77,8 @@ async def test_where_the_pages_are() -> None:
 
 
 def test_which_listings_a_scope_needs() -> None:
-    known = ("pub.chive.eprint.vote", "pub.chivery.note", "site.standard.document")
-    assert listings(Scope(("pub.chive.*", "a.b.c")), known) == ("a.b.c", "pub.chive.eprint.vote")
+    known = ("org.chive.note", "org.chivery.note", "site.standard.document")
+    assert listings(Scope(("org.chive.*", "a.b.c")), known) == ("a.b.c", "org.chive.note")
     assert listings(Scope(("*",)), known) == ("*",)
     assert listings(Scope(("pub.chive.*",), Repos.ALL), known) == ("*",)
     assert listings(Scope(("pub.chive.*",), Repos.LISTED), known) == ()
