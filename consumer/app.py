@@ -80,17 +80,17 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
     ):
         roots = _roots(replace(plan, settings=settings), services, state)
         state.expect(_checks(plan.roles, services), roots)
-        _log.info("running", roots=sorted(roots))
+        _log.info("process_running", roots=sorted(roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
         await supervise({**roots, "http": _watching(server, state)}, stop, drain)
-    _log.info("stopped")
+    _log.info("process_stopped")
 
 
 def _introduce(plan: Plan) -> None:
     settings = plan.settings
     metrics.BUILD.labels(version(), commit()).set(1)
     _log.info(
-        "starting",
+        "process_starting",
         version=version(),
         commit=commit(),
         pid=os.getpid(),

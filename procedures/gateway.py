@@ -126,7 +126,7 @@ class Gateway:
         seconds = time.monotonic() - began
         self._observe(trace.method, response.status_code, seconds)
         log.info(
-            "request served",
+            "request_served",
             method=trace.method,
             path=request.scope["path"],
             status=response.status_code,
@@ -149,7 +149,7 @@ class Gateway:
         except ClientDisconnect:
             refusal = XrpcError(ErrorName.INVALID_REQUEST, "the body ended early")
         except Exception:  # the root of the request's task: the caller gets no details
-            log.exception("request failed", method=trace.method)
+            log.exception("request_failed", method=trace.method)
             refusal = XrpcError(ErrorName.INTERNAL_SERVER_ERROR, "something went wrong here")
         trace.error = refusal.name
         return error_response(refusal)

@@ -32,7 +32,9 @@ async def download(jars: list[Jar], staging: Path) -> None:
     """
     (staging / "jars").mkdir()
     fetch = _Fetch(staging)
-    _log.info("downloading kafka", version=KAFKA_VERSION, jars=len(jars), cache=str(staging.parent))
+    _log.info(
+        "kafka_download_started", version=KAFKA_VERSION, jars=len(jars), cache=str(staging.parent)
+    )
     with show_progress(f"Kafka {KAFKA_VERSION}", total=len(jars)) as progress:
         pending = iter(jars)
 

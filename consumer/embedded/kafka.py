@@ -107,7 +107,7 @@ class EmbeddedKafka:
             else:
                 break
         took = round(time.monotonic() - began, 1)
-        _log.info("embedded kafka ready", servers=self.bootstrap_servers, seconds=took)
+        _log.info("embedded_kafka_started", servers=self.bootstrap_servers, seconds=took)
 
     async def stop(self) -> None:
         """Stop the broker: in order, or after 20 s at once."""

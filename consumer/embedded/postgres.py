@@ -77,7 +77,7 @@ class EmbeddedPostgres:
             else:
                 break
         await self._ensure_database()
-        _log.info("embedded postgres ready", seconds=round(time.monotonic() - began, 1))
+        _log.info("embedded_postgres_started", seconds=round(time.monotonic() - began, 1))
 
     async def stop(self) -> None:
         """Stop the server: open transactions are rolled back; after 20 s at once."""
@@ -175,7 +175,7 @@ def _entry_of(name: str) -> pwd.struct_passwd | None:
 
 
 def _added(name: str) -> pwd.struct_passwd:
-    _log.info("adding a system user: PostgreSQL does not run as root", user=name)
+    _log.info("system_user_added", user=name, meaning="PostgreSQL does not run as root")
     try:
         subprocess.run(["useradd", "--system", name], check=True, capture_output=True)  # noqa: S603, S607
     except (OSError, subprocess.CalledProcessError) as error:

@@ -35,7 +35,7 @@ class _Lines:
         if self._done == self._total or time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
             _log.info(
-                "downloading",
+                "download_progressed",
                 what=self._name,
                 done=f"{self._done}/{self._total}",
                 megabytes=round(received / 1e6, 1),

@@ -81,7 +81,7 @@ class EmbeddedStack:
         self._lock = await self._own_or_attach()
         if self._lock is not None:
             await self._start()
-        _log.info("embedded stack", attached=self.attached, kafka=self.bootstrap_servers)
+        _log.info("embedded_stack_ready", attached=self.attached, kafka=self.bootstrap_servers)
         return self
 
     async def __aexit__(

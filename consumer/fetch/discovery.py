@@ -123,17 +123,15 @@ class Discovery:
             await self._through(search, stop)
         except NotSupported as absent:
             self._outage.over(relay=self._pages.origin)
-            # Warn once: a relay lists every collection or none.
-            say = _log.info if self._warned else _log.warning
-            self._warned = True
-            say(
-                "discovery_unsupported",
-                listing=search.listing,
-                relay=self._pages.origin,
-                error=str(absent),
-                meaning="repositories that write nothing new are not found",
-            )
-            again, detail = self._retries.unsupported_listing, printable(absent)
+            if not self._warned:  # a relay lists every collection or none
+                self._warned = True
+                _log.warning(
+                    "discovery_unsupported",
+                    listing=search.listing,
+                    relay=self._pages.origin,
+                    error=str(absent),
+                    meaning="repositories that write nothing new are not found by themselves",
+                )
             async with self._database.transaction() as connection:
                 await discoveries.fail(
                     connection, self._owner, search, Failure.HOST_ERROR, detail, again

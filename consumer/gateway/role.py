@@ -43,7 +43,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
     did = settings.gateway.service_did
     service = None if did is None else Service(did, settings.gateway.fragment)
     if service is None:
-        _log.warning("gateway_without_service_did", meaning="every XRPC call is refused")
+        _log.warning("service_did_missing", meaning="every XRPC call is refused")
     loopback = settings.network.allow_loopback
     hosts = Hosts.of(settings)
     changes = Changes(services.database)
@@ -63,7 +63,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
         async with health.serving(
             create_app(gateway, routes),
             _address(settings),
-            event="gateway_listening",
+            name="gateway",
             proxies=[str(network) for network in settings.gateway.trusted_proxies],
         ) as server:
             listening = persistently("changes", changes.run, stop)

@@ -61,7 +61,7 @@ class Membership:
         self._assigned: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._rejoin = asyncio.Event()
-        self._outage = Outage(log, "kafka_group")
+        self._outage = Outage(log, "kafka")
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod

@@ -207,12 +207,12 @@ def _listening(settings: HttpSettings) -> socket.socket:
 async def serving(
     app: Starlette,
     settings: HttpSettings,
-    event: str = "listening",
+    name: str = "http",
     proxies: Sequence[str] = (),
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Serve ``app`` for the length of the block; the task ends when the server does.
 
-    ``event`` is what the log says when it listens; ``proxies`` are the addresses or networks
+    ``name`` is the server's in the log; ``proxies`` are the addresses or networks
     whose ``X-Forwarded-For`` names the caller.
     """
     with _listening(settings) as listener:
@@ -231,7 +231,11 @@ async def serving(
             )
         )
         task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
-        _log.info(event, url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        _log.info(
+            "server_listening",
+            server=name,
+            url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        )
         try:
             yield task
         finally:

@@ -100,7 +100,7 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         stop.set()
         _end_in_any_case(0)
-        _log.info("stopping", signal=number.name)
+        _log.info("process_stopping", signal=number.name)
 
     for each in _SIGNALS:
         loop.add_signal_handler(each, first, each)
@@ -177,7 +177,7 @@ async def supervise(
         stop.set()
         _, late = await asyncio.wait(tasks, timeout=drain)
         if late:
-            _log.warning("drain_cut_short", roots=sorted(task.get_name() for task in late))
+            _log.warning("drain_cut", roots=sorted(task.get_name() for task in late))
     finally:
         stop.set()
         await cancel(tasks)

@@ -132,7 +132,10 @@ class Collector:
     def _take(self, message: Message) -> None:
         if isinstance(message, Unusable):
             outcome = classify(message, time.time())
-            self._warn("message_unusable", cause=outcome.cause.value, detail=outcome.detail)
+            if self._may_warn():
+                _log.warning(
+                    "message_unusable", cause=outcome.cause.value, detail=outcome.detail
+                )
             raise Refused(message.reason, message.detail)
         look = peek(message, self._limit)
         if look.seq is None:
@@ -195,15 +198,17 @@ class Collector:
                 raise RelayError(name, text)
             case InfoFrame(name=name, message=text):
                 self._counts[Kind.INFO, FrameOutcome.IRRELEVANT] += 1
-                self._warn("relay_info_received", name=name, message=text)
+                if self._may_warn():
+                    _log.warning("relay_info_received", name=name, message=text)
                 if name == OUTDATED_CURSOR and self.position.outdated():
                     report_epoch(EpochCause.TOO_OLD, self.position.epoch)
 
-    def _warn(self, event: str, **fields: object) -> None:
-        """Warn of what the relay may send without end, at most once in ``_WARN_EVERY``."""
-        if self._now >= self._silent_until:
-            self._silent_until = self._now + _WARN_EVERY
-            _log.warning(event, **fields)
+    def _may_warn(self) -> bool:
+        """Tell whether to warn of what the relay may send without end, once in ``_WARN_EVERY``."""
+        if self._now < self._silent_until:
+            return False
+        self._silent_until = self._now + _WARN_EVERY
+        return True
 
 
 def report_epoch(cause: EpochCause, epoch: int) -> None:

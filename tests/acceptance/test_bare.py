@@ -39,7 +39,7 @@ async def test_the_embedded_servers_keep_their_state_and_leave_nothing_running(
 ) -> None:
     environment = settings(accounts, server_directory / "bare")
     first = await consumer("run", env=environment)
-    await first.saying("running", deadline=120)
+    await first.saying("process_running", deadline=120)
     await accounts.write(2)
 
     async def all_there() -> bool:
@@ -71,7 +71,7 @@ async def test_a_server_that_ends_takes_the_process_down_with_its_reason(
     consumer: Start, accounts: Accounts, server_directory: Path
 ) -> None:
     process = await consumer("run", env=settings(accounts, server_directory / "doomed"))
-    await process.saying("running", deadline=120)
+    await process.saying("process_running", deadline=120)
     (postgres,) = [each for each in process.children() if "postgres" in each.exe()][:1]
     postgres.kill()
     assert await process.ended() == 1

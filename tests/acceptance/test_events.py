@@ -38,7 +38,7 @@ async def test_what_is_written_is_shown_and_a_restart_goes_on(
 ) -> None:
     environment = accounts.environment(deployment)
     first = await consumer("run", env=environment)
-    await first.saying("running")
+    await first.saying("process_running")
     events = await follow(consumer, environment)
     await accounts.write(3)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=60)
@@ -61,7 +61,7 @@ async def test_filters_and_readable_lines(
 ) -> None:
     environment = accounts.environment(deployment)
     running = await consumer("run", env=environment)
-    await running.saying("running")
+    await running.saying("process_running")
     someone, other = (repo.account.did for repo in accounts.repos[:2])
     await accounts.write(2)
     one = await follow(consumer, environment, "--did", someone)
@@ -137,7 +137,7 @@ async def test_worker_processes_die_with_a_parent_that_is_killed(
 ) -> None:
     parent = await consumer("run", "--workers", "2", env=accounts.environment(deployment))
     for name in ("worker-1", "worker-2"):
-        await parent.saying("running", process=name)
+        await parent.saying("process_running", process=name)
     children = parent.children()
     assert len(children) == 2
     parent.signal(signal.SIGKILL)
@@ -149,11 +149,11 @@ async def test_the_second_signal_ends_a_process_whose_worker_hangs(
     consumer: Start, deployment: Deployment, accounts: Accounts
 ) -> None:
     parent = await consumer("run", "--workers", "1", env=accounts.environment(deployment))
-    await parent.saying("running", process="worker-1")
+    await parent.saying("process_running", process="worker-1")
     (child,) = parent.children()
     child.suspend()
     parent.signal(signal.SIGTERM)
-    await parent.saying("stopping")
+    await parent.saying("process_stopping")
     parent.signal(signal.SIGTERM)
     assert await parent.ended(deadline=3) == -signal.SIGTERM
     await eventually(lambda: not psutil.pid_exists(child.pid))
@@ -164,7 +164,7 @@ async def test_a_worker_process_that_fails_takes_everything_down(
 ) -> None:
     environment = accounts.environment(deployment)
     parent = await consumer("run", "--workers", "2", env=environment)
-    await parent.saying("running", process="worker-2")
+    await parent.saying("process_running", process="worker-2")
     (child, *_) = parent.children()
     child.terminate()  # it ends by itself, with status 0, though nobody asked the parent
     assert await parent.ended() == 1

@@ -37,8 +37,8 @@ async def test_a_signal_drains_and_stops_with_exit_0(
         process.signal(number)
         assert await process.ended() == 0
     assert time.monotonic() - began < 30
-    assert process.said("stopping", signal=number.name)
-    assert process.said("stopped")
+    assert process.said("process_stopping", signal=number.name)
+    assert process.said("process_stopped")
     assert process.lines == []
 
 
@@ -94,7 +94,7 @@ async def test_services_that_are_not_up_yet_are_waited_for(
     await process.saying("kafka_unreachable")
     await kafka_proxy.start()
     await process.saying("kafka_back")
-    await process.saying("running")
+    await process.saying("process_running")
     assert await process.stopped() == 0
 
 
@@ -128,7 +128,7 @@ async def test_another_deployment_in_the_tables_is_refused(
     consumer: Start, deployment: Deployment
 ) -> None:
     first = await consumer("run", "--relay", NOWHERE, env=deployment.environment())
-    await first.saying("running")
+    await first.saying("process_running")
     assert await first.stopped() == 0
     environment = {**deployment.environment(), "CHIVE_KAFKA__PARTITIONS": "5"}
     second = await consumer("run", "--relay", NOWHERE, env=environment)

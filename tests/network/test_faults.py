@@ -172,7 +172,7 @@ async def test_roles_killed_in_mid_stream_lose_and_repeat_nothing(
 
     async def start(role: str) -> Consumer:
         process: Consumer = await consumer("run", "--role", role, env=environment)
-        await process.saying("running", deadline=90)
+        await process.saying("process_running", deadline=90)
         return process
 
     tailer, fetcher = await start("tailer"), await start("fetcher")

@@ -81,7 +81,7 @@ async def test_both_procedures_with_tokens_of_a_real_pds(
             "CHIVE_GATEWAY__ADMINS": admin.author.did,
         }
         process = await consumer("run", env=environment)
-        await process.saying("gateway_listening", deadline=90)
+        await process.saying("server_listening", server="gateway", deadline=90)
         await process.saying("relay_connected", deadline=90)
         paper = user.author.written[0]
         async with (

@@ -105,7 +105,7 @@ async def test_fetcher_and_worker_killed_in_mid_sync_change_nothing_in_the_end(
 
     async def started(role: str) -> Consumer:
         process: Consumer = await consumer("run", "--role", role, env=environment)
-        await process.saying("running", deadline=90)
+        await process.saying("process_running", deadline=90)
         return process
 
     await started("tailer")

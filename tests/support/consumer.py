@@ -85,7 +85,7 @@ class Consumer:
 
     async def url(self) -> str:
         """Return the address of its HTTP server."""
-        return str((await self.saying("listening"))["url"])
+        return str((await self.saying("server_listening", server="http"))["url"])
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -266,7 +266,7 @@ async def test_each_request_is_one_line_and_each_command_is_audited() -> None:
     seconds = served.pop("seconds")
     assert 0 <= seconds < 5
     assert served == {
-        "event": "request served",
+        "event": "request_served",
         "log_level": "info",
         "method": TRIGGER_DID_SYNC,
         "path": TRIGGER,
