@@ -33,7 +33,7 @@ setup: $(STAMP) ## make the virtual environment with the pinned dependencies
 run: $(STAMP) ## run the consumer with the embedded Kafka and PostgreSQL (ARGS="--relay URL")
 	$(BIN)/python -m consumer run $(ARGS)
 
-demo: $(STAMP) ## the main job on a real network on loopback; FOR=45 ends by itself and compares
+demo: $(STAMP) ## the consumer on a real network on loopback, live; FOR=45 ends after 45 s and compares
 	$(BIN)/python -m demo $(if $(FOR),--for $(FOR)) $(ARGS)
 
 test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS

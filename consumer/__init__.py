@@ -1,1 +1,1 @@
-"""The machine: tailer, worker, publisher, fetcher and their composition."""
+"""The consumer: tailer, worker, publisher, fetcher, controller, gateway and their composition."""

@@ -11,7 +11,7 @@ def _leave(number: int, _frame: FrameType | None) -> None:
     os._exit(0 if sys.argv[1:2] == ["run"] else 128 + number)
 
 
-# Before the imports below, which take a second: whoever stops us then sees no traceback.
+# Before the imports below, which take a second: a signal meanwhile shows no traceback.
 signal.signal(signal.SIGTERM, _leave)
 signal.signal(signal.SIGINT, _leave)
 

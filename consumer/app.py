@@ -1,7 +1,7 @@
 """The composition root: which roles run in this process, and everything they are made of.
 
 Nothing else builds a role.  The order of starting is the reverse of stopping: the HTTP server
-(so that a process that starts can be asked), the embedded servers, pool and topics, the roles.
+(so that a process that starts can be examined), the embedded servers, pool and topics, the roles.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What this process is to be.
+    """What this process runs.
 
     ``workers``: run that many worker processes instead of the worker in this one.  ``file``:
-    the settings file to hand down to them.
+    the settings file that they read.
     """
 
     settings: Settings
@@ -70,7 +70,7 @@ class Plan:
 
 
 async def run(plan: Plan, stop: asyncio.Event) -> None:
-    """Live until told to stop.  Raises ``Fatal`` (``RootDied``) when a part of it dies."""
+    """Run until told to stop.  Raises ``Fatal`` (``RootDied``) when a root dies."""
     _introduce(plan)
     state = Health(plan.settings.http.ready_lag)
     async with (
@@ -213,7 +213,7 @@ def _inherited(plan: Plan, number: int) -> dict[str, str]:
     """Return the variables that give a worker process this one's settings and servers."""
     settings = plan.settings
     if settings.postgres.dsn is None or settings.kafka.bootstrap_servers is None:
-        raise Fatal("worker processes need servers with addresses")
+        raise Fatal("worker processes need kafka.bootstrap_servers and postgres.dsn")
     port = settings.http.port
     inherited = {
         ("kafka", "bootstrap_servers"): settings.kafka.bootstrap_servers,
@@ -237,7 +237,7 @@ def _checks(roles: frozenset[Role], services: Services) -> dict[str, Check]:
 
 
 async def _relay_connected() -> None:
-    """Raise ``Transient`` if it is this process's turn to tail and there is no connection."""
+    """Raise ``Transient`` if this process is the tailer and is not connected."""
     if metrics.by_label(metrics.TAIL_ACTIVE).get("") != 1:
         return
     if metrics.by_label(metrics.TAIL_CONNECTED).get("") != 1:

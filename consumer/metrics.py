@@ -90,7 +90,7 @@ class EpochCause(StrEnum):
 
 
 class Stage(StrEnum):
-    """Who refused."""
+    """The role that refused."""
 
     TAILER = "tailer"
     WORKER = "worker"
@@ -118,7 +118,7 @@ class BatchStep(StrEnum):
 
 
 class Service(StrEnum):
-    """What can be away and is waited for."""
+    """What can be unreachable and is waited for."""
 
     KAFKA = "kafka"
     POSTGRES = "postgres"
@@ -211,7 +211,7 @@ def by_label(metric: Gauge | Counter) -> dict[str, float]:
 
 
 class Ages(Collector):
-    """A gauge of seconds since a moment, computed when it is read, so that what is stuck grows.
+    """A gauge of seconds since a moment, computed when read: the age of what is stuck grows.
 
     ``since(moment)`` takes Unix seconds; ``settled()`` means nothing waits (0); a label that
     was never set, or was dropped, has no series.  ``label`` names the one label, if any.
@@ -231,7 +231,7 @@ class Ages(Collector):
         self._moments[str(label)] = None
 
     def drop(self, label: object = "") -> None:
-        """Forget the series: it is somebody else's."""
+        """Remove the series: another process measures it now."""
         self._moments.pop(str(label), None)
 
     def read(self, now: float) -> dict[str, float]:

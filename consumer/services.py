@@ -74,7 +74,7 @@ def attached(settings: Settings) -> Settings:
 
 
 async def waited_for(service: str, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-    """Return the result of ``attempt``, tried again for ever while it raises ``Transient``."""
+    """Return the result of ``attempt``, repeated while it raises ``Transient``."""
     outage, backoff = Outage(_log, service), Backoff(longest=5.0)
     while True:
         try:
@@ -130,7 +130,7 @@ def kafka_of(settings: Settings) -> tuple[Client, Topics]:
 
 @asynccontextmanager
 async def read_only(settings: Settings) -> AsyncIterator[Services]:
-    """Give both servers as they are; nothing is waited for, made or changed."""
+    """Give both servers as they are; nothing is waited for, created or changed."""
     client, topics = kafka_of(settings)
     database = Database(settings.postgres, settings.kafka.topic_prefix)
     try:

@@ -79,7 +79,7 @@ class Author:
     async def write(self, subject: Written | None) -> int:
         """Do one random thing: create, update or delete records; return how many ops it took.
 
-        ``subject`` is somebody's record to review or vote on.
+        ``subject`` is another author's record to review or vote on.
         """
         async with self.busy:
             if not self.active:

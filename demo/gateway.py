@@ -59,7 +59,7 @@ class Gateway:
 
 
 async def _answered(client: Xrpc, method: str, body: dict[str, str]) -> Any:
-    """Call a procedure; wait for the service while nobody listens there yet."""
+    """Call a procedure; wait for the service while its port is closed."""
     give_up = time.monotonic() + _DEADLINE
     while True:
         try:

@@ -50,7 +50,7 @@ class Endpoints:
     def environment(self) -> dict[str, str]:
         """Return the settings that point a consumer at this network.
 
-        Everybody on it is new, and changes handles soon: nobody waits a minute to see that.
+        All accounts are new and change handles soon: identities are refreshed without a pause.
         """
         return {
             "CHIVE_RELAY__URL": self.firehose,

@@ -37,7 +37,7 @@ _DEADLINE = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What was changed while nobody listened.
+    """What was changed while the consumer was down.
 
     ``synced`` and ``asker`` have changed much of their repositories; ``deleted`` is a
     submission that is gone, ``revised`` one that ``reviser`` has changed.

@@ -20,7 +20,7 @@ _TIMEOUT = 60.0  # seconds; a busy machine makes the PDS slow
 
 
 class XrpcFailed(Exception):
-    """A call was refused, or nobody was reached: ``error`` is the XRPC error's name."""
+    """A call was refused, or no server was reached: ``error`` is the XRPC error's name."""
 
     def __init__(self, nsid: str, status: int | None, error: str, message: str) -> None:
         super().__init__(f"{nsid}: {status} {error}: {message}")

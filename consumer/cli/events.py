@@ -1,7 +1,7 @@
 """``consumer events``: reading ``chive.events`` for people.
 
-What is shown was written by strangers: lines are free of control characters.  Tombstones are
-passed over (the delete event before one says the same).  Only committed events are seen.
+Lines are free of control characters, whatever the authors of records wrote.  Tombstones are
+skipped (the delete event before one says the same).  Only committed events are shown.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def events_command(
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events are wanted; an empty filter is no filter.
+    """Which events are wanted; an empty filter wants all.
 
     With ``collections`` only events of records remain.
     """
@@ -179,7 +179,7 @@ def _parsed(value: bytes) -> dict[str, Any]:
     try:
         event = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise Fatal(f"an event that is not JSON: {error}") from error
+        raise Fatal(f"an event is not JSON: {error}") from error
     if not isinstance(event, dict):
-        raise Fatal("an event that is not a JSON object")
+        raise Fatal("an event is not a JSON object")
     return event

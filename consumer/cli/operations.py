@@ -39,9 +39,7 @@ def _waiting(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option("--json", "as_json", is_flag=True, help="The operation as JSON.")(
         command
     )
-    return click.option("--no-wait", is_flag=True, help="Print the id and leave it to itself.")(
-        command
-    )
+    return click.option("--no-wait", is_flag=True, help="Print the id and do not wait.")(command)
 
 
 def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: bool) -> NoReturn:
@@ -183,7 +181,7 @@ def requester() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        user = "somebody"
+        user = "unknown"
     text = f"cli:{user}@{socket.gethostname()}"
     return "".join(each if " " <= each <= "~" else "?" for each in text)[:200]
 

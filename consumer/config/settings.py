@@ -47,7 +47,7 @@ class RelaySettings(Section):
 
     url: RelayUrl = "wss://bsky.network"
     forward: Literal["relevant", "all"] = "relevant"
-    silence: Seconds = 30.0  # no frame and no pong for so long: the socket is half-open
+    silence: Seconds = 30.0  # no frame and no pong in that time: the connection counts as dead
     start: Literal["live", "oldest"] = "live"  # where to begin without a cursor
 
 
@@ -57,7 +57,7 @@ class IdentitySettings(Section):
     plc_url: HttpOrigin = "https://plc.directory"
     timeout: Seconds = 10.0
     document_limit: Bytes = 512 * 1024
-    refresh_interval: Seconds = 60.0  # at most one forced refresh of a DID in so long
+    refresh_interval: Seconds = 60.0  # at most one forced refresh of a DID in that time
 
 
 class NetworkSettings(Section):
@@ -102,7 +102,7 @@ class PostgresSettings(Section):
 
 
 class ScopeSettings(Section):
-    """Which repositories and collections are wanted."""
+    """Which repositories and collections are indexed."""
 
     repos: Repos = Repos.COLLECTIONS
     collections: Patterns = (
@@ -124,7 +124,7 @@ class DiscoverySettings(Section):
 
     known_collections: tuple[Nsid, ...] = ()
     sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
-    queued: Count = 2_000  # automatic syncs that may wait before a page is asked for
+    queued: Count = 2_000  # no page is requested while that many automatic syncs wait
 
 
 class LimitSettings(Section):
@@ -149,7 +149,7 @@ class LimitSettings(Section):
 
 
 class FetchSettings(Section):
-    """Syncs and refreshes: how many at once in a process, and the patience with hosts."""
+    """Syncs and refreshes: how many run at once in a process, and timeouts for hosts."""
 
     syncs: Count = 4
     refreshes: Count = 8
@@ -160,9 +160,9 @@ class FetchSettings(Section):
 
 
 class OperationsSettings(Section):
-    """What is kept of operations."""
+    """How long operations are kept."""
 
-    history: Seconds = 90 * 86_400.0  # after their end
+    history: Seconds = 90 * 86_400.0  # seconds after their end
 
 
 class RetrySettings(Section):

@@ -57,7 +57,7 @@ _SUCCESSORS: Mapping[Key, str] = {
 
 
 class BadSettings(Fatal):
-    """Settings that cannot be right; ``lines`` has one sentence per mistake."""
+    """Invalid settings; ``lines`` has one sentence per mistake."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("; ".join(lines))
@@ -146,7 +146,7 @@ def _setting_of(error: Mapping[str, Any]) -> Key:
 
 
 def _may_hold_a_secret(path: Key) -> bool:
-    """Tell whether a secret is at ``path`` or below it, in whatever is there in its place."""
+    """Tell whether ``path`` is a secret or a section with one, whatever its value is."""
     return any(secret[: len(path)] == path for secret in _SECRETS)
 
 
@@ -183,8 +183,8 @@ def _check_file(data: Mapping[str, Any], file: Path) -> None:
             raise BadSettings(*lines) from None
 
 
-def _author(path: Key, environ: Mapping[str, str], file: Path | None) -> str:
-    """Name the setting as whoever set it wrote it."""
+def _source_of(path: Key, environ: Mapping[str, str], file: Path | None) -> str:
+    """Name the setting in the form of its source: variable, key in a file, or key."""
     if environ.get(variable(path)):
         return variable(path)
     return ".".join(path) + (f" in {file}" if file else "")
@@ -214,7 +214,7 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         settings = _combine(overrides or {}, data)
     except ValidationError as invalid:
         raise BadSettings(
-            *(_sentence(e, _author(_setting_of(e), os.environ, file)) for e in invalid.errors())
+            *(_sentence(e, _source_of(_setting_of(e), os.environ, file)) for e in invalid.errors())
         ) from None
     _check_servers(settings)
     return settings

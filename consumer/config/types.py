@@ -1,4 +1,4 @@
-"""The checked types of single settings: each refuses impossible values in one clear phrase.
+"""The checked types of single settings: each refuses invalid values with one clear phrase.
 
 Validators return the value in its one normal form; their errors never quote secrets.
 NSIDs, DIDs and patterns follow https://atproto.com/specs/nsid and https://atproto.com/specs/did.
@@ -46,7 +46,7 @@ def nsid(text: str) -> str:
 def patterns(given: tuple[str, ...]) -> tuple[str, ...]:
     """Return at least one pattern."""
     if not given:
-        raise ValueError("no collection is wanted; '*' wants every one")
+        raise ValueError("no collection is wanted; for all of them write '*'")
     return given
 
 
@@ -58,7 +58,7 @@ def did(text: str) -> str:
 
 
 def _without_credentials(text: str) -> None:
-    """Raise before any part of a password is quoted as the host, port or path it is not."""
+    """Refuse credentials first: no later message may quote a part of a password."""
     if "@" in text:
         raise ValueError("credentials in a URL or address are refused")
 
@@ -73,7 +73,7 @@ def _split_url(text: str) -> SplitResult:
     if not url.hostname:
         raise ValueError("not a URL: no host")
     if url.query or url.fragment:
-        raise ValueError("a URL with a query or fragment has no meaning here")
+        raise ValueError("the URL has a query or fragment; leave it out")
     return url
 
 
@@ -124,7 +124,7 @@ def dsn(secret: SecretStr) -> SecretStr:
         raise ValueError("the connection string starts with postgresql://")
     authority, _, rest = text.partition("://")[2].partition("/")
     if "@" in rest or authority.count("@") > 1:
-        # libpq would take a part of the password for the host or the database, which are shown.
+        # libpq would read a part of the password as the host or the database, which are shown.
         raise ValueError("in the URL's user, password and parameters @ is written %40, and / %2F")
     try:
         conninfo_to_dict(text)

@@ -1,4 +1,4 @@
-"""Download the locked jars with jgo: several at once, checked, given up when the caller goes."""
+"""Download the locked jars with jgo: several at once, checked, stopped when the caller ends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def download(jars: list[Jar], staging: Path) -> None:
 
 
 class _Cancelled(Exception):
-    """The caller has gone."""
+    """The caller does not wait any more."""
 
 
 class _Fetch:

@@ -77,7 +77,10 @@ async def _install(jars: list[Jar], directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     lock = await take_lock(directory.with_name(f"{directory.name}.lock"), deadline=600)
     if lock is None:
-        raise Fatal(f"another process has been downloading Kafka to {directory} for 10 minutes")
+        raise Fatal(
+            f"another process has been downloading Kafka to {directory} for 10 minutes; "
+            "end it and start again"
+        )
     try:
         if not _is_there(directory):
             for left in directory.parent.glob(f"{directory.name}.*.partial"):

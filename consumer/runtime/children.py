@@ -1,8 +1,8 @@
-"""Worker processes under one parent: started, watched, started again, and never left behind.
+"""Worker processes under one parent: started, watched, restarted, and never left behind.
 
 A child is ``python -m consumer run --role worker`` on the stack that the parent uses.  One that
-a signal killed is started again after a pause, and the lanes it had move meanwhile.  One that
-ends by itself has said why on standard error, and takes the whole process down.  On Linux the
+a signal killed is restarted after a pause; its lanes move meanwhile.  One that ends by itself
+has said why on standard error, and ends the whole process.  On Linux the
 kernel kills the children when the parent dies, however that happens; everywhere they are in
 process groups of their own, so that Ctrl-C reaches only the parent, which tells them to drain.
 """
@@ -26,7 +26,7 @@ from consumer.runtime.lifecycle import DRAIN_SECONDS, Backoff
 from consumer.runtime.tasks import cancel, first_of, joined, wait_for_stop
 
 _KILL_SECONDS = DRAIN_SECONDS + 4.0
-_STEADY_SECONDS = 60.0  # a child that lived so long was not failing at its start
+_STEADY_SECONDS = 60.0  # a child that ran this long did not fail at its start
 
 _log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class WorkerProcesses:
             if stop.is_set():
                 return
             if status >= 0:
-                raise Fatal(f"{name} ended with status {status}; its last words are above")
+                raise Fatal(f"{name} ended with status {status}; its last lines are above")
             if loop.time() - began > _STEADY_SECONDS:
                 backoff.reset()
             pause = backoff.pause()
@@ -98,7 +98,7 @@ class WorkerProcesses:
 
 
 async def _ended(process: Process, ended: asyncio.Task[int]) -> None:
-    """Tell the process to drain, and kill it if that takes too long or nobody waits for it."""
+    """Tell the process to drain, and kill it if that takes too long or the wait is cancelled."""
     try:
         _send(process, signal.SIGTERM)
         await asyncio.wait({ended}, timeout=_KILL_SECONDS)

@@ -1,10 +1,10 @@
 """One small HTTP server per process: ``/livez``, ``/readyz`` and ``/metrics``.
 
-- ``/livez`` answers 200 while the process works: its event loop turns and every root runs.
-  A quiet network, or a service that is away, is not a fault of the process.
+- ``/livez`` answers 200 while the process works: its event loop is on time and every root runs.
+  A quiet network or an unreachable service is no fault of the process.
 - ``/readyz`` answers 200 while everything it needs answers and its lag is below
   ``http.ready_lag``; else 503.  The JSON body says which check failed and why.
-- Checks run at most once in ``_FRESH_SECONDS``, however often somebody asks.
+- Checks run at most once in ``_FRESH_SECONDS``, however often they are requested.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Health:
         return ok, {"alive": ok, "roots": running, "loopDelay": round(self.loop_delay, 4)}
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether the process can do its work at present, and the detail."""
+        """Return whether the process can do its work now, and the detail."""
         checks = dict(await self._answers())
         seconds = lag(time.time())
         worst = max(seconds.values(), default=0.0)

@@ -1,12 +1,12 @@
-"""How a process lives and ends: signals, supervised roots, restarts after infrastructure trouble.
+"""How a process lives and ends: signals, supervised roots, restarts when a service is unreachable.
 
 - The first SIGTERM or SIGINT sets the stop event: roles finish what they hold and return.
-  Whoever has not returned when ``DRAIN_SECONDS`` are over is cancelled (every durable step is a
+  A role that has not returned after ``DRAIN_SECONDS`` is cancelled (every durable step is a
   transaction, so nothing is lost), and after ``STOP_SECONDS`` the process ends in any case.
   The exit code is 0.  A second signal kills the process at once.
-- A root that raises ``Transient`` starts again after a pause, for ever: infrastructure trouble
-  is waited out.  A root that raises anything else, or returns unasked, has died: the others
-  are stopped and ``RootDied`` says which one it was and why.
+- A root that raises ``Transient`` starts again after a pause, without limit.  A root that raises
+  anything else, or returns without being told to stop, has died: the others are stopped, and
+  ``RootDied`` says which one died and why.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from consumer.runtime.tasks import Stopped, cancel, first_of, wait_for_stop
 
 DRAIN_SECONDS = 12.0
 STOP_SECONDS = 28.0
-_ALLOCATIONS = 10_000  # containers between two looks of the garbage collector
+_ALLOCATIONS = 10_000  # containers between two runs of the garbage collector
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HEALTHY_SECONDS = 30.0  # a root that ran so long was not failing at its start
+_HEALTHY_SECONDS = 30.0  # a root that ran this long did not fail at its start
 
 Root = Callable[[asyncio.Event], Awaitable[None]]
 
@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 
 
 class RootDied(Fatal):
-    """A root of this process ended unasked."""
+    """A root of this process failed, or ended without being told to."""
 
     def __init__(self, root: str, reason: str) -> None:
         super().__init__(f"{root} died: {reason}")
@@ -80,10 +80,10 @@ def run(main: Root) -> None:
 
 
 def spare_the_collector() -> None:
-    """Let the garbage collector look less often, and not at what is there from the beginning.
+    """Let the garbage collector run less often, and ignore what exists at the start.
 
-    Decoding makes containers by the thousand, and no cycles: with the interpreter's own settings
-    looking for them takes twice as long as a large record full of arrays does otherwise.
+    Decoding makes thousands of containers and no cycles: with the interpreter's own settings, a
+    large record full of arrays takes three times as long.
     """
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS)
@@ -96,7 +96,7 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
     def first(number: signal.Signals) -> None:
         for each in _SIGNALS:
             loop.remove_signal_handler(each)
-            # The second one is the kernel's business: it works even when the loop hangs.
+            # The kernel handles the second one, which works even when the loop hangs.
             signal.signal(each, signal.SIG_DFL)
         stop.set()
         _end_in_any_case(0)
@@ -157,7 +157,7 @@ async def _root(name: str, root: Root, stop: asyncio.Event) -> None:
     finally:
         metrics.ROOT_UP.labels(name).set(0)
     if not stop.is_set():
-        raise RootDied(name, "it ended unasked")
+        raise RootDied(name, "it ended without being told to stop")
 
 
 async def supervise(

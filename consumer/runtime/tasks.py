@@ -1,7 +1,7 @@
 """Waiting for the first of several things, for an event, for a stop; ending tasks.
 
 Times are in seconds.  Every wait here ends its own helpers before it returns, and waits for
-their end for at most ``CANCEL_SECONDS``: a task that ignores its cancellation blocks nobody.
+their end for at most ``CANCEL_SECONDS``: a task that ignores its cancellation blocks no caller.
 Timeouts are anyio's scopes, which do not lose a result that comes together with the timeout.
 """
 

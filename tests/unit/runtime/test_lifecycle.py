@@ -91,7 +91,7 @@ async def test_a_root_that_returns_unasked_has_died() -> None:
     async def short(_stop: asyncio.Event) -> None:
         await asyncio.sleep(0)
 
-    with pytest.raises(RootDied, match="unasked"):
+    with pytest.raises(RootDied, match="without being told to stop"):
         await supervise({"a": short, "b": idle}, asyncio.Event())
 
 
