@@ -130,8 +130,9 @@ class Discovery:
                     listing=search.listing,
                     relay=self._pages.origin,
                     error=str(absent),
-                    meaning="repositories that write nothing new are not found by themselves",
+                    meaning="repositories that write nothing new are not found",
                 )
+            again, detail = self._retries.unsupported_listing, printable(absent)
             async with self._database.transaction() as connection:
                 await discoveries.fail(
                     connection, self._owner, search, Failure.HOST_ERROR, detail, again
