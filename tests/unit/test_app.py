@@ -54,5 +54,5 @@ def test_every_process_has_a_port_of_its_own(
 
 
 def test_without_addresses_there_is_nothing_to_inherit() -> None:
-    with pytest.raises(Fatal, match="kafka.bootstrap_servers and postgres.dsn"):
+    with pytest.raises(Fatal, match=r"kafka\.bootstrap_servers and postgres\.dsn"):
         app._inherited(Plan(Settings()), 1)
