@@ -133,9 +133,7 @@ class Collector:
         if isinstance(message, Unusable):
             outcome = classify(message, time.time())
             if self._may_warn():
-                _log.warning(
-                    "message_unusable", cause=outcome.cause.value, detail=outcome.detail
-                )
+                _log.warning("message_unusable", cause=outcome.cause.value, detail=outcome.detail)
             raise Refused(message.reason, message.detail)
         look = peek(message, self._limit)
         if look.seq is None:
