@@ -4,5 +4,5 @@
 measures every stage on a real embedded Kafka and PostgreSQL.  Costs are CPU microseconds per
 commit (or frame), since wall-clock rates depend on what else the machine does; beside them
 stands their ratio to the *floor* of the same run: SHA-256 of the blocks and one signature check,
-which nobody who verifies can avoid.
+which every verification needs.
 """

@@ -1,4 +1,4 @@
-"""PLC directory and PDS in a process of its own, for everybody of ``bench.hosted``.
+"""PLC directory and PDS in a process of its own, for the accounts of ``bench.hosted``.
 
 ``python -m bench.host PORT FILE``.  Every answer is ready before it is asked for, so that it is
 never this server that is measured.

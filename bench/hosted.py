@@ -20,7 +20,7 @@ from simulator.repo import Repo, Write
 WANTED, UNWANTED = "pub.chive.eprint.submission", "app.bsky.feed.post"
 RKEY = "k00000"  # of the record that every small repository proves
 _SIMULATOR = Path(__file__).parents[1] / "simulator"
-_TEXT = "so many words that a record has the size of a short post, or of a vote with its subject"
+_TEXT = "enough words so that a record has the size of a short post, or of a vote with its subject"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Syncs and refreshes, from the command to the last event.
 
 A deployment of its own, each role in a process of its own, on a scripted directory and PDS.
-In this order: the sync of a large repository that nobody knew; the same again, when nothing has
-changed; the same with every record published once more, while other accounts write at a steady
-rate (their lag is measured); many small repositories queued at once; refreshes over XRPC, one
-after the other.  Each step checks that what it asked for has completed, with the right counts.
+In this order: the first sync of a large repository; the same again, when nothing has changed; the
+same with every record republished, while other accounts write at a steady rate (their lag is
+measured); many small repositories queued at once; refreshes over XRPC, one after the other.  Each
+step checks that what it asked for has completed, with the right counts.
 """
 
 from __future__ import annotations

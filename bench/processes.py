@@ -106,14 +106,14 @@ class RelayProcess:
 
 
 def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
+    """Return a port that is free now."""
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
         return int(free.getsockname()[1])
 
 
 async def answering(url: str) -> bool:
-    """Tell whether somebody serves HTTP at ``url``."""
+    """Tell whether a server answers HTTP at ``url``."""
     async with httpx.AsyncClient(trust_env=False) as client:
         try:
             await client.get(url)

@@ -31,7 +31,7 @@ _SEQ_KEY = b"\x63seq\x1b"  # the map key, and the head of an integer of 8 bytes
 
 
 class Stream:
-    """The frames in their websocket form, for ever; ``index`` counts from 0 over all laps."""
+    """The frames in their websocket form, without end; ``index`` counts from 0 over all laps."""
 
     def __init__(self, frames: list[bytes]) -> None:
         self._frames = [bytearray(_websocket_header(len(f)) + f) for f in frames]

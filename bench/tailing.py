@@ -1,7 +1,7 @@
 """The tailer alone: frames per second with nothing relevant among them, and with all forwarded.
 
-A deployment of its own, no worker.  Frames of unrelated collections by accounts that nobody
-tracks; the relay sends as fast as they are taken.
+A deployment of its own, no worker.  The frames are of unrelated collections and of accounts that
+are not tracked; the relay sends as fast as they are taken.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Spec:
     """What traffic to make.
 
     One account in ten signs with P-256.  ``related``: three of four records are in wanted
-    collections, else none is, and nobody introduces himself.
+    collections, else none is, and no account introduces itself.
     """
 
     accounts: int

@@ -65,7 +65,7 @@ class IdentityAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AccountAnswer:
-    """What the DID's own PDS of today, or the directory, says about the account.
+    """What the DID's current PDS, or the directory, says about the account.
 
     ``epoch`` and ``seq`` are those of the ``#account`` frame that asked; ``status`` is
     ``active`` or one of the lexicon's statuses (``deleted``, ``deactivated``, …).  The epoch

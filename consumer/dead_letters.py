@@ -7,7 +7,7 @@ Tailer, worker and controller write it; ``config/dead-letter.schema.json`` publi
 - The partition is that of the input's record; a message of the relay has none and goes to 0.
 - The input's own headers follow ours, except those with a name of ours: a header that we set
   occurs once.
-- Anybody may have written the input.  Whatever could exceed Kafka's limits is cut.
+- The input may come from any writer: what could exceed Kafka's limits is cut.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 ``ChiveError``
 ├── ``Refused``    upstream's fault: counted by reason, kept in the dead letter or as a
 │                  desynchronized repo; processing goes on
-├── ``Transient``  infrastructure trouble: waited out with backoff, never dead-lettered
+├── ``Transient``  outage of the infrastructure: waited out with backoff, never dead-lettered
 └── ``Fatal``      our own corruption or misconfiguration: the process stops loudly
 
 Driver exceptions (aiokafka, psycopg, httpx, websockets) do not leave the package that

@@ -1,7 +1,7 @@
 """The collections that Chive writes and reads: what a wildcard of the scope stands for.  Pure.
 
-A listing is of one collection, so a wildcard has to be expanded before anybody can be found by
-it.  The names are those that the code of Chive uses; a setting adds others.
+A listing is of one collection, so a wildcard is expanded before accounts are found by it.  The
+names are those that the code of Chive uses; a setting adds others.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def expanded(scope: Scope, known: Sequence[str] = ()) -> tuple[str, ...]:
 def empty_wildcards(scope: Scope, known: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the wildcards of ``scope`` that cover neither a built-in nor a ``known`` collection.
 
-    Nobody who holds records of them already can be found by them.
+    Accounts that hold records of them already are not found by them.
     """
     return tuple(
         pattern

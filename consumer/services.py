@@ -79,8 +79,8 @@ async def waited_for(service: str, attempt: Callable[[], Awaitable[T]], stop: as
     while True:
         try:
             result = await unless_stopped(stop, _awaited(attempt))
-        except Transient as trouble:
-            outage.again(trouble)
+        except Transient as error:
+            outage.again(error)
             metrics.WAITS.labels(service).inc()
             if await wait_for_stop(stop, backoff.pause()):
                 raise Stopped from None

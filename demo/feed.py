@@ -50,7 +50,7 @@ class Feed:
         return sum(lags) / len(lags) if lags else None
 
     async def run(self) -> None:
-        """Follow the topic, which must exist, for ever."""
+        """Follow the topic, which must exist, until cancelled."""
         name = self._topics.name(Topic.EVENTS)
         places = [TopicPartition(name, partition) for partition in range(self._topics.partitions)]
         async with await PartitionReader.open(self._client, dict.fromkeys(places)) as reader:

@@ -75,7 +75,7 @@ async def _skip(observer: Observer) -> None:
 
 
 async def repair(observer: Observer, drift: Missed) -> list[str]:
-    """Ask for one half of the repair, as anybody may; return the commands as they were sent."""
+    """Ask for one half of the repair by commands; return them as they were sent."""
     commands = [
         {"type": "didSync", "did": drift.synced.did, "emit": "all"},
         {"type": "recordRefresh", "uri": drift.deleted.uri},

@@ -1,13 +1,13 @@
 """What a command does to the operations: the controller's decision.  Pure.
 
-- An id names one operation for ever: the same command again changes nothing, another subject
+- An id always names one operation: the same command again changes nothing, another subject
   under a used id is refused.
 - A sync asked for while one for that DID is still queued is the same work: the new operation is
   coalesced with the queued one, its primary (``same_as``), and is answered through it.  The same
   goes for refreshes of one record.  A sync that publishes everything is coalesced only with one
   that does so too.
-- What somebody asks for goes first: a primary is due at once and no longer automatic, unless it
-  waits because its host said so (``RateLimited``).
+- What is asked for goes before what is automatic: a primary is due at once and no longer
+  automatic, unless it waits because its host said so (``RateLimited``).
 - Cancelling a primary makes the oldest of its coalesced operations that can answer for all of
   them the new primary.
 """

@@ -4,7 +4,7 @@ The checks are in this order, cheap and local ones first: form and claims (``tok
 allow-list, the issuer's key, the signature, the replay guard.
 
 - Admin methods are for the DIDs of the allow-list alone.  An issuer that is not on it causes no
-  lookup.  Without a list nobody is an administrator.
+  lookup.  Without a list there are no administrators.
 - A signature that fails, or a curve that does not fit ``alg``, causes one lookup past the cache:
   the key may have been rotated.
 - A token counts as used only after its signature was good: a stranger cannot use it up.

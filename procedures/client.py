@@ -65,8 +65,8 @@ class Operations(Protocol):
     async def changed(self, identifier: str, version: int) -> Operation:
         """Return the operation as soon as its version is above ``version``.
 
-        At once if it is already; with 0, as soon as the operation exists.  Waits for ever: the
-        caller sets the deadline by cancelling.
+        At once if it is already; with 0, as soon as the operation exists.  Has no deadline of its
+        own: the caller cancels it.
         """
 
 

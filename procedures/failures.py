@@ -32,7 +32,7 @@ class Failure(StrEnum):
     REPO_INVALID = "RepoInvalid"  # a wrong hash, a missing block, a broken tree
     REPO_FOREIGN = "RepoForeign"  # the commit is another DID's
     REPO_TOO_BIG = "RepoTooBig"
-    SIGNATURE_INVALID = "SignatureInvalid"  # not signed by the key of today
+    SIGNATURE_INVALID = "SignatureInvalid"  # not signed by the current key
     OLDER_THAN_KNOWN = "OlderThanKnown"  # the host went back in time
     # ourselves
     OUT_OF_SCOPE = "OutOfScope"  # a collection that is not wanted here

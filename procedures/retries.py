@@ -72,19 +72,19 @@ class RetryPolicy:
     """The rules of one deployment.
 
     ``asked_for``, ``automatic``
-        Between attempts of an operation that somebody asked for, or the system by itself.
+        Between attempts of an operation that was asked for, and of an automatic one.
     ``give_up_after``
         An operation fails when it would be tried for longer than this since its first attempt.
     ``at_once``
-        So many attempts are repeated without a wait when something came in between.
+        The number of attempts repeated without a wait when something came in between.
     ``throttle``
         Before automatic syncs of one DID.
     ``renewal``
         Before another automatic sync, after one that failed or was cancelled.
     ``host``, ``directory``
-        A host that failed is not asked for so long (the circuit is open).
+        While the circuit of a host that failed is open: it is not asked.
     ``busy_host``
-        A host that has no slot free is asked again after so long.
+        Before a host that had no slot free is asked again.
     ``deferral``
         What waits for a host waits up to this share longer, so that not all come back at once.
     ``lookup``, ``listing``

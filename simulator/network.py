@@ -1,4 +1,4 @@
-"""A network of accounts whose firehose is deterministic: a seed gives the same frames for ever.
+"""A network of accounts whose firehose is deterministic: a seed always gives the same frames.
 
 Every account has a signed repository; one in ten signs with P-256.  ``truth`` is what the
 repositories hold after the frames that were taken: the answer that a consumer must reach.

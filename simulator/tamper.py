@@ -18,7 +18,7 @@ from simulator.account import ORDERS, Account
 from simulator.repo import Commit, Op, encode_signed, sign_commit, tid
 from simulator.tree import cid_of
 
-OTHER = Account.from_seed("somebody else")
+OTHER = Account.from_seed("another account")
 FORGER_SEED = "forger"
 FLOAT_RECORD = b"\xa2\x61x\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00\x65$type\x65a.b.c"
 

@@ -81,12 +81,12 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
 
 
 def _wildcards(settings: Settings) -> CheckResult | None:
-    """Name the wildcards that stand for no known collection; None: there is none of these."""
+    """Name the wildcards that stand for no known collection; None if there are none."""
     scope = Scope(settings.scope.collections)
     empty = empty_wildcards(scope, settings.discovery.known_collections)
     if not empty:
         return None
-    detail = f"nobody is found by {', '.join(empty)}: see discovery.known_collections"
+    detail = f"{', '.join(empty)} finds no accounts: set discovery.known_collections"
     return CheckResult(None, detail)
 
 

@@ -150,7 +150,7 @@ async def events(
 ) -> AsyncGenerator[tuple[dict[str, Any], bytes], None]:
     """Yield wanted events, parsed and as published, in the order of each partition.
 
-    From the oldest kept one (``from_start``) or from the end; for ever (``follow``) or up to
+    From the oldest kept one (``from_start``) or from the end; until stopped (``follow``) or up to
     the end as it was found.  Raises ``Transient`` or ``Fatal``.
     """
     places = await _places(client, topics, wanted.dids)

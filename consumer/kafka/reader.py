@@ -50,8 +50,8 @@ class OffsetExpired(ChiveError):
     """Retention has deleted the record at the position ``wanted``; ``earliest`` is the oldest kept.
 
     A loss that the owner of the position can take up from ``earliest``.  It is neither waited
-    out nor a reason to stop, so it is neither ``Transient`` nor ``Fatal``: whoever reads from a
-    stored position catches it.
+    out nor a reason to stop, so it is neither ``Transient`` nor ``Fatal``: a caller that reads
+    from a stored position catches it.
     """
 
     def __init__(self, partition: TopicPartition, wanted: int, earliest: int) -> None:

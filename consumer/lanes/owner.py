@@ -1,4 +1,4 @@
-"""Owning a lane: claim it, publish and work on it, resume after trouble, release it.
+"""Owning a lane: claim it, publish and work on it, resume after an outage, release it.
 
 Kafka's group says which lanes this process should own; that alone gives no right to write.  The
 claim is a compare-and-set of the lane's token, and every later transaction repeats it.
@@ -140,8 +140,8 @@ class Owner:
                 _log.info("lane_lost", lane=self._number, because=str(lost))
                 metrics.CLAIMS.labels(metrics.Claim.LOST).inc()
                 token = uuid4()
-            except Transient as trouble:
-                self._outage.again(trouble, lane=self._number)
+            except Transient as error:
+                self._outage.again(error, lane=self._number)
             else:
                 return
             if time.monotonic() - began > _HEALTHY_SECONDS:
@@ -184,7 +184,7 @@ class Owner:
     async def _attempts(
         self, claimed: ClaimedLane, publisher: Publisher, stop: asyncio.Event
     ) -> None:
-        """Work, and again after trouble, until told to stop.  Raises ``LaneLost``, ``Fatal``."""
+        """Work until stopped, again after a ``Transient``.  Raises ``LaneLost``, ``Fatal``."""
         unclean_takeover, backoff = claimed.unclean_takeover, Backoff()
         while not stop.is_set():
             began = time.monotonic()
@@ -196,10 +196,10 @@ class Owner:
                 await self._work(OwnedLane(transactions, unclean_takeover, stop, self._outage))
             except LaneLost:
                 raise
-            except Transient as trouble:
+            except Transient as error:
                 if time.monotonic() - began > _HEALTHY_SECONDS:
                     backoff.reset()
-                self._outage.again(trouble, lane=self._number)
+                self._outage.again(error, lane=self._number)
                 await wait_for_stop(stop, backoff.pause())
             unclean_takeover = False
 
@@ -208,7 +208,7 @@ async def _release(database: Database, row: Lane) -> None:
     """Give the lane up; if that fails, the next owner takes it over as after a crash."""
     try:
         await release(database, row)
-    except Transient as trouble:
-        _log.warning("lane_not_released", lane=row.lane, error=str(trouble))
+    except Transient as error:
+        _log.warning("lane_not_released", lane=row.lane, error=str(error))
     else:
         metrics.CLAIMS.labels(metrics.Claim.RELEASED).inc()

@@ -76,8 +76,8 @@ class Health:
     def expect(self, checks: Mapping[str, Check], roots: Collection[str]) -> None:
         """Say what must hold from here on.
 
-        ``checks`` raise (a ``ChiveError``, for an expected trouble) when what they ask does not
-        answer; ``roots`` are the names that must be running.
+        ``checks`` raise when the service they ask does not answer (a ``ChiveError`` for a failure
+        of a known kind); ``roots`` are the names that must be running.
         """
         self._checks, self._roots, self._last = dict(checks), tuple(roots), None
 
@@ -106,7 +106,7 @@ class Health:
             return self._last[1]
 
     async def beat(self) -> None:
-        """Measure for ever how late the event loop is."""
+        """Measure how late the event loop is, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _BEAT_SECONDS
@@ -156,29 +156,29 @@ def application(health: Health) -> Starlette:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, which by itself waits for ever for a caller that says nothing, or half a head."""
+    """uvicorn's server, with a deadline for clients that send nothing, or half a head."""
 
-    _patience: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._patience = self.loop.call_later(_HEAD_SECONDS, transport.close)
+        self._deadline = self.loop.call_later(_HEAD_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._be_patient()
-        elif self._patience is None:  # the next request has begun
-            self._patience = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+            self._clear_deadline()
+        elif self._deadline is None:  # the next request has begun
+            self._deadline = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._be_patient()
+        self._clear_deadline()
 
-    def _be_patient(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class _Server(uvicorn.Server):

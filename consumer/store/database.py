@@ -3,10 +3,10 @@
 Contract
 - ``transaction()`` is the only way to write.  What its block raises rolls back; psycopg's
   errors leave it as ``Transient`` or ``Fatal``; ``CommitUnknown`` (a ``Transient``) means that
-  COMMIT was sent and nobody knows its outcome.
+  COMMIT was sent and its outcome is unknown.
 - Every session has ``search_path`` set to the deployment's schema, and both
   ``idle_in_transaction_session_timeout`` and ``transaction_timeout``: an owner that freezes in
-  mid-transaction loses its locks after so long.  That needs PostgreSQL 17.
+  mid-transaction loses its locks after that.  It needs PostgreSQL 17.
 - ``synchronous_commit`` stays on: what was answered must survive the server's crash, since the
   publisher's markers in Kafka are compared with it.
 """
@@ -34,7 +34,7 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 _MIN_SERVER = 170000
 _CONNECT_TIMEOUT = 10
-# The pool gives up an attempt to reconnect after so long; the next caller starts a new one.
+# The pool gives up an attempt to reconnect after this time; the next caller starts a new one.
 _RECONNECT_TIMEOUT = 2
 # The server's own bounds fire first; these only notice a server that has vanished.
 _GRACE = 5.0

@@ -28,7 +28,7 @@ class Deployment:
 
 
 async def read(connection: Connection) -> Deployment | None:
-    """Return what the tables were made for, None when nobody has used them yet."""
+    """Return what the tables were made for, None while they are unused."""
     row = await (await connection.execute(_READ)).fetchone()
     return Deployment(*row) if row else None
 

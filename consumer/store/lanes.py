@@ -1,8 +1,8 @@
 """Lanes: who owns one, and how far it has got.
 
 ``token`` proves ownership.  Claiming replaces the token that was seen; every later write of
-the owner names the token and the positions it believes in, and finds no row when somebody
-else has claimed meanwhile.  The nil token means: released in good order.
+the owner names the token and the positions it believes in, and finds no row when another
+process has claimed meanwhile.  The nil token means: released in good order.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ async def read_all(connection: Connection) -> list[Lane]:
 
 
 async def claim(connection: Connection, lane: int, seen: UUID, token: UUID) -> Lane | None:
-    """Replace the token ``seen`` by ``token``; None when somebody else was quicker."""
+    """Replace the token ``seen`` by ``token``; None when another process was quicker."""
     row = await (await connection.execute(_CLAIM, [token, lane, seen])).fetchone()
     return Lane(*row) if row else None
 
 
 async def create(connection: Connection, lane: int) -> None:
-    """Make the row of a lane that nobody has owned yet."""
+    """Make the row of a lane that has had no owner yet."""
     await connection.execute(_CREATE, [lane, RELEASED])
 
 

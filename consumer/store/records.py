@@ -95,7 +95,7 @@ async def count(connection: Connection, did: str, most: int) -> int:
 
 
 async def boundaries(connection: Connection, did: str, every: int) -> list[str]:
-    """Return each path of ``did`` that is so many behind the last one, in order."""
+    """Return every ``every``-th path of ``did``, in order."""
     rows = await (await connection.execute(_BOUNDARIES, [did, every])).fetchall()
     return [path for (path,) in rows]
 

@@ -10,8 +10,8 @@ before it.  Continuity breaks when
 - the relay was changed: another one's frames came between;
 - the sequence was reset: the first frame after connecting has a seq below the cursor, or the
   relay says FutureCursor, or nothing but old seqs comes for a long while;
-- the cursor is too old: the relay says OutdatedCursor, or we were away so long that the relay
-  may have forgotten frames, and the first one is much younger than the cursor.
+- the cursor is too old: the relay says OutdatedCursor, or we were away for longer than the relay
+  may keep frames, and the first one is much younger than the cursor.
 
 A jump in seq alone proves nothing: gaps are legal.  A frame with a seq at or below the position
 is a replay, and dropped.  Times are Unix seconds, except ``time``: the frame's own text.

@@ -2,7 +2,7 @@
 
 ``classify`` is the one place that tells these apart: a clean close, a broken transport, no peer,
 an HTTP answer instead of a websocket, silence, a text or an oversized message, an error frame,
-broken framing.  None is fatal: the tailer goes on for ever.
+broken framing.  None is fatal: the tailer always goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The read loop: connect to the relay, read until the connection ends, connect again, for ever.
+"""The read loop: connect to the relay, read until the connection ends, connect again.
 
 - Whatever goes wrong with the relay, the next connection starts at the position reached.
 - Whatever goes wrong with Kafka ends the loop: the position must be read again.

@@ -1,7 +1,7 @@
 """Cutting a websocket server's byte stream into messages.  Pure.  RFC 6455, section 5.2.
 
 websockets parses every frame with generators and wakes a coroutine for every message, which
-costs more than the rest of the tailer's work on a frame that nobody wants; and it must end the
+costs more than the rest of the tailer's work on a frame that is not wanted; and it must end the
 connection at a message above the limit, which the relay would send again at each reconnect.
 So the tailer cuts out data frames itself, and leaves handshake and control frames to websockets.
 

@@ -52,9 +52,9 @@ async def test_the_embedded_servers_keep_their_state_and_leave_nothing_running(
     assert await first.stopped() == 0
     assert not any(psutil.pid_exists(each.pid) for each in family)
 
-    nobody = await consumer("status", env=environment)
-    assert await nobody.ended() == 1
-    assert nobody.lines[0].startswith("error: nothing runs in")
+    status = await consumer("status", env=environment)
+    assert await status.ended() == 1
+    assert status.lines[0].startswith("error: nothing runs in")
 
     await accounts.write()
     second = await consumer("run", env=environment)

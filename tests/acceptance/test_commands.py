@@ -12,7 +12,7 @@ from tests.support.deployment import Deployment
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
-NOBODY = "did:plc:" + "z" * 24
+UNKNOWN = "did:plc:" + "z" * 24
 
 
 async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code(
@@ -22,17 +22,17 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     fetcher = await consumer("run", "--role", "fetcher", env=environment)
     await fetcher.saying("lane_claimed", deadline=90)
 
-    sync = await consumer("sync", NOBODY, env=environment)
+    sync = await consumer("sync", UNKNOWN, env=environment)
     assert await sync.ended(60) == 1, sync
     assert "failed" in sync.out
     assert "DidNotFound" in sync.out
 
-    other = f"at://{NOBODY}/app.bsky.feed.post/one"
+    other = f"at://{UNKNOWN}/app.bsky.feed.post/one"
     refresh = await consumer("refresh", other, "--json", env=environment)
     assert await refresh.ended(60) == 1, refresh
     assert json.loads(refresh.out)["errorName"] == "OutOfScope"
 
-    left = await consumer("sync", NOBODY, "--no-wait", env=environment)
+    left = await consumer("sync", UNKNOWN, "--no-wait", env=environment)
     assert await left.ended(60) == 0
     identifier = left.out.strip()
 
@@ -40,7 +40,7 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     assert await stop.ended(60) == 1
     assert stop.lines == ["error: operation nothing was not cancelled: there is none"]
 
-    shown = await consumer("operations", "--json", "--did", NOBODY, env=environment)
+    shown = await consumer("operations", "--json", "--did", UNKNOWN, env=environment)
     assert await shown.ended(60) == 0
     found = [json.loads(line) for line in shown.out.splitlines()]
     assert {each["id"] for each in found} > {identifier}
@@ -49,7 +49,7 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
 
 
 @pytest.mark.parametrize(
-    "arguments", [("sync", "did:nobody"), ("refresh", "at://alice.test/a.b.c/d"), ("sync",)]
+    "arguments", [("sync", "did:unknown"), ("refresh", "at://alice.test/a.b.c/d"), ("sync",)]
 )
 async def test_wrong_usage(arguments: tuple[str, ...], consumer: Start) -> None:
     process = await consumer(*arguments)

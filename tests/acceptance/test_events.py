@@ -166,7 +166,7 @@ async def test_a_worker_process_that_fails_takes_everything_down(
     parent = await consumer("run", "--workers", "2", env=environment)
     await parent.saying("process_running", process="worker-2")
     (child, *_) = parent.children()
-    child.terminate()  # it ends by itself, with status 0, though nobody asked the parent
+    child.terminate()  # it ends with status 0, though the parent was not told to stop
     assert await parent.ended() == 1
     assert parent.said("root_died", root="workers")
     assert "ended with status 0" in parent.lines[-1]

@@ -1,4 +1,4 @@
-"""Whoever reads hostile input, as one function each: bytes in, the reason of a refusal out.
+"""The readers of hostile input, one function each: bytes in, the reason of a refusal out.
 
 None means that the input was accepted.  Anything that is raised is a finding.
 """

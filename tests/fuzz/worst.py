@@ -69,7 +69,7 @@ def _array(item: bytes, size: int, *more: bytes) -> bytes:
 
 
 def _framed(odd: bytes) -> bytes:
-    """Return an ``#identity`` with a field that nobody looks at."""
+    """Return an ``#identity`` with a field that is not read."""
     good = frame("#identity", {"did": ACCOUNT.did, "seq": 1, "time": "2026-07-04T14:39:14Z"})
     at = good.index(b"\xa3cdid")
     return good[:at] + b"\xa4" + good[at + 1 :] + b"fzzzzzz" + odd

@@ -159,7 +159,7 @@ async def test_a_deletion_is_confirmed_by_the_pds_of_today(harness: FetcherHarne
     ]
 
 
-async def test_a_pds_in_trouble_answers_nothing_and_the_lookup_stays(
+async def test_a_failing_pds_answers_nothing_and_the_lookup_stays(
     harness: FetcherHarness,
 ) -> None:
     harness.plc.replies[f"/{ALICE}"] = known(ALICE, harness.pds.origin)

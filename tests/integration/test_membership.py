@@ -97,7 +97,7 @@ async def test_a_member_that_left_without_a_word_comes_back(
     monkeypatch.setattr(client, "member", remember)
     async with await joined(client, topics) as member:
         await member.until(lambda mine: mine == ALL)
-        # It now leaves as if nobody had read for too long, and waits for somebody to read.
+        # It now leaves as after too long without a read, and waits for the next read.
         consumers[0]._coordinator._max_poll_interval = -1
         await eventually(lambda: len(consumers) > 1, what="a new member")
         await eventually(_known(client, topics), what="a member that the broker knows")

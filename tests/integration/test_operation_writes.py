@@ -236,7 +236,7 @@ async def test_a_sweep_requeues_what_lost_its_fetcher(database: Database) -> Non
 # -- many at once, in SQL -----------------------------------------------------------------------
 
 
-async def test_settling_cancels_the_automatic_syncs_that_nobody_else_waits_for(
+async def test_settling_cancels_automatic_syncs_without_coalesced_ones(
     database: Database,
 ) -> None:
     grid = product(Status, [Type.DID_SYNC, Type.RECORD_REFRESH], [False, True], [False, True])

@@ -245,9 +245,9 @@ LIES: dict[str, tuple[Callable[[Repo], Reply], str, str]] = {
 }
 
 
-async def test_every_lie_and_trouble_has_a_name_and_none_deletes_anything(stage: Stage) -> None:
+async def test_each_bad_answer_has_a_reason_and_deletes_nothing(stage: Stage) -> None:
     async with AsyncExitStack() as hosts, stage.fetching(syncs=8):
-        # A host for each: trouble is the host's.
+        # A host for each: failures count for the host.
         homes = {name: await hosts.enter_async_context(pds(stage.plc)) for name in LIES}
         repos = {name: home.account(name, records=30) for name, home in homes.items()}
         for name, repo in repos.items():
@@ -341,7 +341,7 @@ async def test_a_cancel_stops_the_download_and_frees_its_place(stage: Stage) -> 
     assert await stage.index(slow) == {}
 
 
-async def test_a_place_is_kept_for_what_somebody_asked_for(stage: Stage) -> None:
+async def test_a_slot_is_kept_for_what_was_asked_for(stage: Stage) -> None:
     slow = [stage.pds.account(f"slow {n}", records=3) for n in range(3)]
     asked = stage.pds.account("asked", records=3)
     for repo in slow:

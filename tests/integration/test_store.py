@@ -133,7 +133,7 @@ async def test_a_commit_without_an_answer_is_unknown(database: Database) -> None
 
 
 async def test_an_unreachable_server_is_transient() -> None:
-    settings = PostgresSettings.model_validate({"dsn": "postgresql://nobody@127.0.0.1:1/nothing"})
+    settings = PostgresSettings.model_validate({"dsn": "postgresql://user@127.0.0.1:1/nothing"})
     with pytest.raises(Transient):
         await Database(settings, "nowhere.").open()
 
@@ -172,14 +172,14 @@ async def test_repos_round_trip(database: Database) -> None:
     async with database.transaction() as connection:
         await table.write(connection, [full, bare])
         await table.write(connection, [replace(full, resync_generation=8)])
-        assert sorted(await table.read(connection, [ALICE, BOB, "did:plc:nobody"]), key=str) == [
+        assert sorted(await table.read(connection, [ALICE, BOB, "did:plc:unknown"]), key=str) == [
             replace(full, resync_generation=8),
             bare,
         ]
         assert await table.page(connection, 3, "", 1) == [replace(full, resync_generation=8)]
         assert await table.page(connection, 3, ALICE, 5) == [bare]
         assert await table.page(connection, 4, "", 5) == []
-        assert await repos.known(connection, [BOB, "did:plc:nobody"]) == {BOB}
+        assert await repos.known(connection, [BOB, "did:plc:unknown"]) == {BOB}
         assert await repos.dids(connection) == {ALICE, BOB}
 
 

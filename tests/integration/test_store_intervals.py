@@ -36,5 +36,5 @@ async def test_intervals_are_bytewise_and_of_one_did(database: Database) -> None
             PATHS[6],
         ]
         assert await records.read_intervals(
-            connection, [(BOB, Interval("", None)), ("did:plc:nobody", Interval("", None))]
+            connection, [(BOB, Interval("", None)), ("did:plc:unknown", Interval("", None))]
         ) == [rows[-1]]

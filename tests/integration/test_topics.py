@@ -16,7 +16,7 @@ from tests.support.kafka import client_of, config_of, configure, topics_of
 pytestmark = pytest.mark.services
 
 
-async def test_created_as_specified_by_whoever_comes_first(deployment: Deployment) -> None:
+async def test_the_first_process_creates_them_as_specified(deployment: Deployment) -> None:
     client, topics = client_of(deployment), topics_of(deployment)
     await asyncio.gather(*(topics.ensure(client) for _ in range(3)))
     await topics.ensure(client)

@@ -1,4 +1,4 @@
-"""The guarded producer on a real Kafka: all or nothing, one at a time, never for ever."""
+"""The guarded producer on a real Kafka: all or nothing, one at a time, bounded in time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def client(deployment: Deployment) -> Client:
 
 @asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """Fail on tasks that outlive the block, and on failures that nobody looked at."""
+    """Fail on tasks that outlive the block, and on exceptions that were never retrieved."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))

@@ -163,7 +163,7 @@ async def test_a_new_epoch_is_a_loss_window(harness: WorkerHarness) -> None:
     async with harness.fetching(), harness.working():
         await harness.publish(network.introduce(3))
         await harness.settled()
-        list(network.frames(30))  # nobody hears these
+        list(network.frames(30))  # these are lost
         harness.new_epoch()
         await harness.publish(network.frames(60))
         await harness.settled()
@@ -291,7 +291,7 @@ async def _work(harness: WorkerHarness) -> None:
 
 
 async def _owners(harness: WorkerHarness, count: int) -> bool:
-    """Tell whether so many workers are members of the group."""
+    """Tell whether ``count`` workers are members of the group."""
     async with harness.client.admin() as admin:
         [described] = await admin.describe_consumer_groups([harness.client.scoped("worker")])
     [group] = described.groups

@@ -63,7 +63,7 @@ def refused(reason: Reason) -> float:
 
 
 def forged(author: Author) -> bytes:
-    """Somebody else signs, with a key of the same kind."""
+    """Return a commit signed by another account's key of the same curve."""
     seq, stranger = author.next_seq(), Account.from_seed("stranger", did=author.did)
     commit = author.repo.commit([Write("create", f"{COLLECTION}/forged", {})])
     signed = sign_commit(stranger, commit.rev, commit.data)

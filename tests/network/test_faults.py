@@ -91,7 +91,7 @@ class Witness:
         self._url = f"{endpoints.firehose}/xrpc/com.atproto.sync.subscribeRepos?cursor=0"
 
     async def read(self) -> None:
-        """Read for ever."""
+        """Read until cancelled."""
         async with connect(self._url, max_size=None, compression=None) as socket:
             async for frame in socket:
                 assert isinstance(frame, bytes)
@@ -117,7 +117,7 @@ async def witness_of(endpoints: Endpoints) -> AsyncIterator[Witness]:
 
 
 async def agreed(observer: Observer, witness: Witness) -> None:
-    """Check that nothing is left to do and that everybody agrees on everything."""
+    """Check that nothing is left to do and that PDS, store and topic agree."""
     left = await observer.caught_up(deadline=CATCH_UP)
     assert left.nothing, str(left)
     comparison = await observer.compared()
@@ -130,7 +130,7 @@ async def same_frames(observer: Observer, witness: Witness) -> None:
     """Check ``chive.firehose``: every frame once, in order, each naming the one before it.
 
     A PDS forgets the frames of an account that is deleted.  Who connects again after that
-    cannot have them; what the PDS still serves in the end, everybody must have.
+    cannot have them; what the PDS still serves in the end, store and topic must have.
     """
     newest = await observer.network.newest_seq()
     seen = await witness.through(newest)
@@ -140,7 +140,7 @@ async def same_frames(observer: Observer, witness: Witness) -> None:
     assert_chained(records)
     frames = {record.seq: record.frame for record in records}
     assert len(frames) == len(records)
-    assert {record.epoch for record in records} == {1}  # nobody saw a loss
+    assert {record.epoch for record in records} == {1}  # no loss was noticed
     assert served.keys() <= frames.keys() <= seen.keys()
     assert frames == {seq: seen[seq] for seq in frames}
 
@@ -152,7 +152,7 @@ async def killed(process: Consumer) -> None:
 
 @asynccontextmanager
 async def watching(network: LocalNetwork, deployment: Deployment) -> AsyncIterator[Observer]:
-    """Observe while people write; after the block, check that everybody agrees."""
+    """Observe while people write; after the block, check that PDS, store and topic agree."""
     people = deployment.prefix.rstrip(".")[:8]  # a handle has 18 characters at most
     async with (
         observing(network, deployment.settings()) as observer,

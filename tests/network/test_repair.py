@@ -1,4 +1,4 @@
-"""Syncs and refreshes on a real PDS: what nobody announced is found, whoever writes meanwhile."""
+"""Syncs and refreshes on a real PDS find unannounced changes while authors write."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def open_operations(observer: Observer) -> int:
 
 
 async def asked(observer: Observer, count: int) -> bool:
-    """Tell whether ``count`` operations that somebody asked for have ended well."""
+    """Tell whether ``count`` operations that were asked for have completed."""
     async with observer.database.transaction() as connection:
         rows = await connection.execute("SELECT status FROM operations WHERE id LIKE 'control-%'")
         found = [status for (status,) in await rows.fetchall()]

@@ -24,7 +24,7 @@ class Pds:
         self._directory = directory
 
     def account(self, name: str, records: int = 0) -> Repo:
-        """Host a new account with so many wanted records, and one more that is not wanted."""
+        """Host a new account with ``records`` wanted records, and one that is not wanted."""
         repo = Repo(Account.from_seed(name))
         writes = [
             Write("create", f"{COLLECTION}/k{n:05}", {"$type": COLLECTION, "n": n})
@@ -47,7 +47,7 @@ class Pds:
         self.site.replies[repo_path(account.did)] = whole
 
     def says(self, repo: Repo, reply: Reply) -> None:
-        """Answer ``reply`` to whoever asks for the whole of ``repo``."""
+        """Answer ``reply`` to requests for the whole of ``repo``."""
         self.site.replies[repo_path(repo.account.did)] = reply
 
     def proves(self, repo: Repo, path: str, reply: Reply | None = None) -> None:
@@ -74,7 +74,7 @@ async def silence(_writer: asyncio.StreamWriter) -> None:
 
 
 def trickle(body: bytes, *, every: float, size: int = 1) -> Reply:
-    """Send ``body`` in portions of ``size`` bytes, ``every`` so many seconds."""
+    """Send ``body`` in portions of ``size`` bytes, one each ``every`` seconds."""
 
     async def reply(writer: asyncio.StreamWriter) -> None:
         head = response(200, body)
@@ -88,7 +88,7 @@ def trickle(body: bytes, *, every: float, size: int = 1) -> Reply:
 
 
 def cut_off(body: bytes, after: int) -> bytes:
-    """Return a response that announces ``body``, and ends after so many bytes of it."""
+    """Return a response that announces ``body``, and ends after ``after`` bytes of it."""
     whole = response(200, body)
     return whole[: len(whole) - len(body) + after]
 

@@ -1,7 +1,7 @@
 """A TCP proxy in front of a real server, that tests stop, stall and start again.
 
 Its port stays reserved from creation to ``close()``: while stopped it refuses connections
-and nobody else can take it.
+and no other process can take it.
 """
 
 from __future__ import annotations

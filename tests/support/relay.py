@@ -76,7 +76,7 @@ class ScriptedRelay:
         self._script.extend(behaviours)
 
     async def publish(self, frames: Iterable[tuple[int, bytes]]) -> None:
-        """Add frames to the log, and send them to whoever is connected."""
+        """Add frames to the log, and send them to all connections."""
         async with self._published:
             self.log.extend(frames)
             self._published.notify_all()
@@ -135,7 +135,7 @@ def sends(*messages: bytes | str, then: Behaviour | None = None) -> Behaviour:
 
 
 async def freeze(_relay: ScriptedRelay, connection: ServerConnection, _cursor: int | None) -> None:
-    """Be half-open: the socket stays, and nobody reads or answers, not even a close."""
+    """Be half-open: the socket stays, and nothing is read or answered, not even a close."""
     connection.transport.pause_reading()
     await connection.wait_closed()
 

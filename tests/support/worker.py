@@ -106,7 +106,7 @@ class WorkerHarness(Harness):
         self._count(records)
 
     def identity(self, did: str, **fields: Any) -> IdentityAnswer:
-        """Return what the fetcher would find at present."""
+        """Return what the fetcher would find now."""
         key = self.keys.get(did)
         known = {"signing_key": key, "pds": PDS} if key else {"error": "no such DID"}
         return IdentityAnswer(**{"did": did, "fetched_at": time.time(), **known, **fields})

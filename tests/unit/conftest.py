@@ -1,4 +1,4 @@
-"""No unit test sees the settings of whoever runs it, and none makes a label of its input."""
+"""No unit test sees the settings of its environment, and none makes a label of its input."""
 
 from __future__ import annotations
 

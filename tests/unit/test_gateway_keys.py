@@ -19,7 +19,7 @@ INTERVAL = 60.0
 
 
 class Network:
-    """The DID documents of everybody; ``error`` is raised in place of one."""
+    """The DID documents of all accounts; ``error`` is raised in place of one."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -112,7 +112,7 @@ async def test_a_flood_of_issuers_is_bounded(
     assert len(network.keys._known) == 10
 
 
-async def test_slow_hosts_hold_up_nobody_in_the_directory(
+async def test_slow_hosts_do_not_delay_lookups_at_the_directory(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_WAITING", 20)

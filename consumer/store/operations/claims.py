@@ -2,8 +2,8 @@
 
 A claim is a lease with a name of its own: its holder extends it while it works, and stops when
 the row no longer bears the name.  Syncs of one DID follow each other, so do refreshes of one
-record; what somebody asked for goes first.  An injected operation needs no lease: the worker
-ends it.
+record; what was asked for goes before what is automatic.  An injected operation needs no lease:
+the worker ends it.
 """
 
 from __future__ import annotations

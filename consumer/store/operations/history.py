@@ -22,7 +22,7 @@ from procedures.messages import is_operation_id
 from procedures.operations import Operation, answered_through
 
 _CHANNEL = "operations"
-_LOOK_SECONDS = 2.0  # at Postgres, though nobody told of a change
+_LOOK_SECONDS = 2.0  # between two looks at Postgres when no notification came
 _STOP_SECONDS = 0.5
 
 _PAGE = f"""

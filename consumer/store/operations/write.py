@@ -197,7 +197,7 @@ async def save(
 async def settle(connection: Connection, dids: Sequence[str]) -> None:
     """Cancel the automatic syncs that are still queued for ``dids``: they are moot.
 
-    One that another operation is coalesced with stays: somebody asked for that one.
+    One that another operation is coalesced with stays: that one was asked for.
     """
     await connection.execute(_SETTLE, [Texts(dids)])
 

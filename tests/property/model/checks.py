@@ -187,7 +187,7 @@ class Checks:
             self._chain(repo)
             require(self.sync_states.get(did) == repo.sync_state, "sync state not told", repo)
             if repo.account_active and not repo.active:
-                require(operations.is_open(did), "desynchronized for ever", repo)
+                require(operations.is_open(did), "desynchronized without an operation", repo)
             if repo.active:
                 self._complete(repo, rows, scope)
 

@@ -85,7 +85,7 @@ def test_wrong_statuses_and_untracked_accounts_are_found() -> None:
     ]
 
 
-def test_a_record_nobody_wants_is_found() -> None:
+def test_a_record_out_of_scope_is_found() -> None:
     uri = f"at://{DID}/app.bsky.feed.post/1"
     truth = Listing({uri: "c"}, {}, {DID: "active"})
     fold = folded({uri: "c"})

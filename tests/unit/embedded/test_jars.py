@@ -70,7 +70,7 @@ async def test_a_failed_download_leaves_nothing_and_may_be_tried_again(
     assert len(await kafka_jars(tmp_path / "cache")) == 2
 
 
-async def test_a_straggler_of_a_failed_download_is_in_nobody_s_way(
+async def test_a_leftover_of_a_failed_download_blocks_no_other(
     tmp_path: Path, repository: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove = shutil.rmtree

@@ -295,7 +295,7 @@ def test_where_documents_are(did: str, url: str) -> None:
         "did:web:exa_mple.com",
     ],
 )
-def test_dids_that_nobody_resolves(did: str) -> None:
+def test_dids_that_cannot_be_resolved(did: str) -> None:
     with pytest.raises(Refused) as caught:
         url_of(did, PLC, allow_loopback=False)
     assert caught.value.reason == Reason.DID_UNSUPPORTED

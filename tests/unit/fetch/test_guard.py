@@ -117,7 +117,7 @@ class Internet:
     async def connect_tcp(self, host: str, _port: int, *_: Any) -> httpcore.AsyncNetworkStream:
         self.dialled.append(host)
         if host not in self.ports:
-            raise httpcore.ConnectError(f"nobody at {host}")
+            raise httpcore.ConnectError(f"no server at {host}")
         return await self._loopback.connect_tcp("127.0.0.1", self.ports[host])
 
 

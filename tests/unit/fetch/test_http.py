@@ -82,7 +82,7 @@ async def test_redirects_are_judged_like_any_url(
     "location",
     [
         "http:path",
-        "mailto:somebody@example.com",
+        "mailto:someone@example.com",
         "data:,x",
         "javascript:1",
         "https:\\\\example.com",

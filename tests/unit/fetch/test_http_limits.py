@@ -37,7 +37,7 @@ async def test_a_body_at_the_limit_passes_and_above_it_does_not(
 
 
 def endless(head: bytes, part: bytes, every: float = 0.0) -> Reply:
-    """Send ``head``, then ``part`` for ever, ``every`` so many seconds."""
+    """Send ``head``, then ``part`` again and again, one each ``every`` seconds."""
 
     async def reply(writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -142,7 +142,7 @@ async def test_slowness_of_any_kind_ends_at_the_deadline(
 async def test_a_slow_download_ends_at_its_timeout(
     http: HttpClient, site: Web, replies: dict[str, Reply], limit: str
 ) -> None:
-    """Only the timeout that is meant is short; with the others it would take for ever."""
+    """Only the timeout that is meant is short; with the others the test would hang."""
     little = replace(Timeouts(3600.0, 3600.0, 3600.0), **{limit: 0.1})
     for name, reply in replies.items():
         site.replies["/a"] = reply

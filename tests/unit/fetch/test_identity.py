@@ -75,7 +75,7 @@ async def test_only_the_directory_gives_tombstones(network: ScriptedNetwork) -> 
     assert type(caught.value) is Refused
 
 
-async def test_a_document_of_somebody_else(network: ScriptedNetwork) -> None:
+async def test_a_document_of_another_account(network: ScriptedNetwork) -> None:
     network.plc.replies[f"/{DID}"] = response(200, document(id="did:plc:" + "a" * 24))
     with pytest.raises(Refused) as caught:
         await network.directory.document(DID)
@@ -148,7 +148,7 @@ async def test_an_unknown_did_proves_nothing(network: ScriptedNetwork) -> None:
         await network.accounts.status(DID)
 
 
-async def test_without_a_pds_nobody_can_tell(network: ScriptedNetwork) -> None:
+async def test_without_a_pds_the_answer_is_inconclusive(network: ScriptedNetwork) -> None:
     network.plc.replies[f"/{DID}"] = response(200, document(service=[]))
     with pytest.raises(Inconclusive):
         await network.accounts.status(DID)

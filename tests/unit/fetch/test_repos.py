@@ -1,4 +1,4 @@
-"""Repositories and records from a scripted host: what its troubles are called, what is left."""
+"""Repositories and records from a scripted host: the reasons of its failures, what is left."""
 
 from __future__ import annotations
 

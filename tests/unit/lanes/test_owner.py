@@ -93,7 +93,9 @@ async def test_a_stop_ends_the_work_then_the_publisher_then_the_ownership(stage:
     assert stage.events == ["claim", "work ends", "publisher ends", "release"]
 
 
-async def test_trouble_ends_an_attempt_and_only_the_first_is_after_a_crash(stage: Stage) -> None:
+async def test_a_transient_error_ends_an_attempt_and_only_the_first_is_after_a_crash(
+    stage: Stage,
+) -> None:
     attempts: list[bool] = []
 
     async def work(lane: OwnedLane) -> None:

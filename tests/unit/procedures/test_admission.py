@@ -82,7 +82,7 @@ def test_publishing_everything_is_coalesced_only_with_its_like() -> None:
         assert accepted.operation.same_as == same_as
 
 
-def test_an_automatic_sync_that_somebody_asks_for_goes_first() -> None:
+def test_an_automatic_sync_that_is_asked_for_goes_first() -> None:
     primary = _queued(automatic=True, run_after=9_000.0)
     accepted = accept(SYNC, None, [primary], NOW)
     assert isinstance(accepted, Accepted)

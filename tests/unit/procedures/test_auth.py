@@ -377,7 +377,7 @@ async def test_an_issuer_without_a_key(auth: ServiceAuth, keys: Keys) -> None:
     await _refused(auth, token(K256, claims(REFRESH_RECORD)), "no signing key")
 
 
-async def test_a_directory_that_is_away_is_nobodys_fault(auth: ServiceAuth, keys: Keys) -> None:
+async def test_a_directory_that_is_away_refuses_no_token(auth: ServiceAuth, keys: Keys) -> None:
     keys.error = KeyUnavailable()
     text = token(K256, claims(REFRESH_RECORD))
     with pytest.raises(XrpcError) as caught:

@@ -50,8 +50,8 @@ async def test_trigger_did_sync_answers_with_the_operation() -> None:
 
 
 async def test_without_the_brokers_acknowledgement_there_is_no_success() -> None:
-    for rig, trouble in ((Rig(), Unavailable()), (Rig(deadline=0.02), None)):
-        rig.broker.error, rig.broker.hangs = trouble, trouble is None
+    for rig, error in ((Rig(), Unavailable()), (Rig(deadline=0.02), None)):
+        rig.broker.error, rig.broker.hangs = error, error is None
         response = await rig.post(TRIGGER, json={"did": DID})
         assert "operation op-1 may yet begin" in error_of(response, 503, "ServiceUnavailable")
         assert response.headers["retry-after"] == "5"

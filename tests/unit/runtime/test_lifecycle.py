@@ -121,7 +121,7 @@ async def test_cancelling_supervise_cancels_the_roots() -> None:
     assert ended.is_set()
 
 
-async def test_trouble_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_transient_error_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle.Backoff, "pause", lambda _self: 0.0)
     attempts: list[int] = []
 

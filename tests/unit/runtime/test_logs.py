@@ -98,7 +98,7 @@ def test_json_has_level_time_and_fields() -> None:
     assert entry["timestamp"].endswith("Z")
 
 
-def test_auto_is_json_when_nobody_looks() -> None:
+def test_auto_is_json_without_a_terminal() -> None:
     stream = configured("auto")
     structlog.get_logger().info("started")
     assert json.loads(stream.getvalue())["event"] == "started"

@@ -84,7 +84,7 @@ async def test_an_error_during_the_cancellation_is_dropped() -> None:
     assert not lost
 
 
-async def test_a_task_that_ignores_its_cancellation_blocks_nobody() -> None:
+async def test_a_task_that_ignores_its_cancellation_blocks_no_caller() -> None:
     free = asyncio.Event()
 
     async def deaf() -> str:

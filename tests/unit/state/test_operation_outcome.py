@@ -136,7 +136,7 @@ def test_a_host_that_contradicts_itself_is_not_asked_again() -> None:
 def test_an_automatic_sync_of_a_repo_that_is_right_is_moot() -> None:
     again = went(OperationEffect.AGAIN, Reason.SNAPSHOT_HOLE)
     assert end(running(automatic=True), again, active=True).status == "cancelled"
-    assert end(running(), again, active=True).status == "queued", "somebody asked for it"
+    assert end(running(), again, active=True).status == "queued", "it was asked for"
 
 
 def test_every_reason_for_another_attempt_is_known() -> None:

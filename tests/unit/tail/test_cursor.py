@@ -173,7 +173,7 @@ def test_a_seq_from_nowhere_does_not_stop_the_stream_for_ever() -> None:
         pytest.param(11 * HOUR, 11 * HOUR, Admission.NEXT, id="no relay forgets so soon"),
         pytest.param(50 * HOUR, 60.0, Admission.NEXT, id="the relay remembers"),
         pytest.param(50 * HOUR, 20 * HOUR, Admission.TOO_OLD, id="the relay forgot"),
-        pytest.param(80 * HOUR, 60.0, Admission.TOO_OLD, id="none remembers so long"),
+        pytest.param(80 * HOUR, 60.0, Admission.TOO_OLD, id="no relay keeps it that long"),
     ],
 )
 def test_a_cursor_too_old(away: float, first: float, expected: Admission) -> None:

@@ -52,7 +52,7 @@ def test_what_was_tracked_before_is_forwarded() -> None:
     assert not filter_.wants(commit(ALICE, OTHER))
 
 
-def test_listed_repositories_are_forwarded_whatever_they_hold_and_nobody_joins() -> None:
+def test_listed_repositories_are_forwarded_whatever_they_hold_and_no_other_joins() -> None:
     filter_ = relevance(Repos.LISTED)
     assert filter_.wants(commit(BOB, OTHER))
     assert not filter_.wants(commit(ALICE, WANTED))

@@ -197,7 +197,7 @@ async def test_wake_ends_waiting() -> None:
 
 
 async def test_back_pressure_reaches_the_relay() -> None:
-    """Nobody takes: the relay gets stuck, what we hold is bounded, and it all comes later."""
+    """Without a reader the relay blocks, memory is bounded, and all messages come later."""
     message = b"x" * 50_000
     total = 20 * HIGH_WATER // len(message)
 

@@ -155,7 +155,7 @@ def test_a_signature_of_one_curve_is_none_under_a_key_of_the_other() -> None:
 
 @pytest.mark.parametrize("curve", list(Curve))
 def test_a_point_of_the_other_curve_is_no_key(curve: Curve) -> None:
-    """Half of all numbers are on a curve; those that are on both make a key of nobody."""
+    """Half of all numbers are on a curve; those that are on both make no key."""
     (other,) = set(Curve) - {curve}
     refused = 0
     for seed in range(20):

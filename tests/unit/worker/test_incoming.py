@@ -49,7 +49,7 @@ def test_a_record_of_the_tailer_is_an_incoming_frame() -> None:
         Record(key=b"\xff"),
     ],
 )
-def test_a_record_of_somebody_else_is_refused(record: Record) -> None:
+def test_a_record_of_another_writer_is_refused(record: Record) -> None:
     with pytest.raises(Refused) as raised:
         incoming.of_record(record)
     assert raised.value.reason is Reason.FRAME_MALFORMED

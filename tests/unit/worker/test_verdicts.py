@@ -291,7 +291,7 @@ def test_an_unreadable_frame_of_a_tracked_account_is_missed() -> None:
     assert verdict.input.origin.time == to_text(NOW)
     kept = Drop(Reason.FRAME_MALFORMED, "nonsense")
     assert judge(frame, NOTHING, rules(), NOW) == kept
-    stranger = unread(replace(frame.incoming, key="nobody"), why)
+    stranger = unread(replace(frame.incoming, key="stranger"), why)
     assert judge(stranger, NOTHING, rules(Repos.ALL), NOW) == kept
 
 
@@ -333,7 +333,7 @@ def test_what_must_be_known_is_asked_only_of_what_is_not_cached() -> None:
         verdicts.read(account, rules()),
         unread(incoming_frame(b"", "did:plc:unreadable"), unreadable),
         unread(incoming_frame(b"", cached.did), unreadable),
-        unread(incoming_frame(b"", "nobody"), unreadable),
+        unread(incoming_frame(b"", "stranger"), unreadable),
     ]
     assert unknown(found, cache) == Unknown(
         repos={unwanted.did, "did:plc:unreadable"}, identities={wanted.did, unwanted.did}
