@@ -39,6 +39,21 @@ class AnswerSource(StrEnum):
     DIRECTORY = "directory"
 
 
+class Cause(StrEnum):
+    """Which sign made an account's status a question."""
+
+    FRAME = "frame"  # an #account frame says that the account is deleted
+    RELAY = "relay"  # another relay states another status
+    COMMIT = "commit"  # a newer signed commit of an account that is not active
+    REFUSAL = "refusal"  # its host refused a request by name
+    DIRECTORY = "directory"  # the directory has no such DID any more
+    LISTING = "listing"  # a listing states another status
+    PERSON = "person"  # somebody asked for a sync or refresh
+    LOSS = "loss"  # frames of an account that is not active may have been lost
+    CONFIRM = "confirm"  # a host's word on a deletion needs a second answer
+    OVERTAKEN = "overtaken"  # a newer frame overtook an answer that states another status
+
+
 class Via(StrEnum):
     """What a record proof was read from: getRecord, or the whole repository."""
 

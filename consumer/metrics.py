@@ -30,7 +30,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from consumer.backfill import LookupKind
+from consumer.backfill import Cause, LookupKind
 from consumer.errors import Reason
 from procedures.contract import METHODS
 from procedures.failures import Failure
@@ -411,6 +411,16 @@ DESYNCHRONIZED = _counter(
     "Repositories marked as desynchronized, by reason",
     reason=(),
 )
+ACCOUNT_ANSWERS = _counter(
+    "chive_worker_account_answers_total",
+    "Answers about accounts, by what they did",
+    verdict=(),
+)
+ACCOUNT_QUESTIONS = _counter(
+    "chive_worker_account_questions_total",
+    "Questions about accounts that the worker had, by their cause",
+    cause=Cause,
+)
 PARKED = _counter(
     "chive_worker_parked_total", "Frames parked because the account's signing key is not known yet"
 )
@@ -484,6 +494,11 @@ PHASE_SECONDS = _histogram(
     _SECONDS,
     type=_ATTEMPTED,
     phase=(Phase.RESOLVING, Phase.DOWNLOADING, Phase.VERIFYING, Phase.INJECTING),
+)
+HOST_REFUSALS = _counter(
+    "chive_fetch_refusals_total",
+    "Errors that hosts answered by name, by meaning; what is not known is other",
+    meaning=(),
 )
 DOWNLOADED_BYTES = _counter(
     "chive_fetch_downloaded_bytes_total", "Bytes of repositories downloaded"

@@ -70,6 +70,9 @@ def report(
         "lookups": found.lookups,
         "operations": dict(found.operations),
         "outbox": sum(found.outbox.values()),
+        "heldDeletions": [
+            {"host": one.host, "gone": one.gone, "tracked": one.tracked} for one in found.held
+        ],
         "lanes": lanes_,
     }
 
@@ -183,6 +186,12 @@ def _summary(seen: Report) -> Table:
         table.add_row("", f"desynchronized: {_counts(repos['desynchronizedBy'])}")
     if set(repos["byStatus"]) - {"active"}:
         table.add_row("accounts", _plain(_counts(repos["byStatus"])))
+    for one in seen["heldDeletions"]:
+        text = (
+            f"{one['host']} says that {one['gone']:,} of {one['tracked']:,} accounts are gone; "
+            f"if it is true, run: consumer sync --host {one['host']}"
+        )
+        table.add_row("DELETIONS WAIT", _plain(text))
     table.add_row("records", f"{seen['records']:,}")
     table.add_row("operations", _counts(seen["operations"]))
     table.add_row("waiting", f"{seen['parked']:,} parked frames, {seen['lookups']:,} lookups")

@@ -29,6 +29,8 @@ from consumer.config.types import (
     Servers,
 )
 from consumer.scope import History, Repos
+from consumer.state.accounts import DEFAULT as _ACCOUNTS
+from consumer.state.accounts import AccountRules
 from procedures.retries import DEFAULT as _RETRIES
 from procedures.retries import Backoff, RetryPolicy, Throttle
 
@@ -125,6 +127,20 @@ class DiscoverySettings(Section):
     known_collections: tuple[Nsid, ...] = ()
     sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
     queued: Count = 2_000  # no page is requested while that many automatic syncs wait
+
+
+class AccountSettings(Section):
+    """How accounts are asked about when a sign says that their status may be wrong."""
+
+    ask_every: Seconds = _ACCOUNTS.ask_every  # at most one answer about an account in so long
+    # A deletion that only the host states counts when it states it again after so long.
+    deletion_confirm_after: Seconds = _ACCOUNTS.deletion_confirm_after
+    # While more of a host's accounts are gone in a day, their deletions wait; 0: all of them.
+    deletion_share: Annotated[float, Field(ge=0, le=1)] = _ACCOUNTS.deletion_share
+
+    def rules(self) -> AccountRules:
+        """Return the rules that these settings give."""
+        return AccountRules(self.ask_every, self.deletion_confirm_after, self.deletion_share)
 
 
 class LimitSettings(Section):
@@ -270,6 +286,7 @@ class Settings(Section):
     postgres: PostgresSettings = PostgresSettings()
     scope: ScopeSettings = ScopeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
+    accounts: AccountSettings = AccountSettings()
     limits: LimitSettings = LimitSettings()
     fetch: FetchSettings = FetchSettings()
     operations: OperationsSettings = OperationsSettings()

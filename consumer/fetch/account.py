@@ -1,18 +1,22 @@
 """The status of an account, as its current PDS states it.
 
 Lexicon: com.atproto.sync.getRepoStatus.  An old host states "deleted" after a migration, so the
-DID document decides which host to call.  Only two sources can state that an account is deleted:
-its own PDS, by status or by not having the repository, and the PLC directory, by a tombstone of
-the DID.  Everything else is inconclusive.
+DID document, fetched anew, decides which host to call.  Only two sources can state that an account
+is deleted: its own PDS, by status or by not having the repository, and the PLC directory, by a
+tombstone of the DID.  Everything else is inconclusive.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import orjson
 
+from consumer.backfill import AnswerSource
+from consumer.fetch import refusals
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient, HttpResponse, host_of
 from consumer.fetch.identity import Directory, Inconclusive, Tombstoned
@@ -20,14 +24,26 @@ from consumer.fetch.identity import Directory, Inconclusive, Tombstoned
 ACTIVE, DELETED, UNEXPLAINED = "active", "deleted", "inactive"
 
 _LIMIT = 64 * 1024
+_OK = 200
+_SHOWN = 100
+_MAX_NAME = 128
 _STATUS = re.compile(r"[a-z][a-zA-Z-]{0,63}")
-# Errors of com.atproto.sync.* that stand for a status.
-_ERRORS = {
-    "RepoNotFound": DELETED,
-    "RepoTakendown": "takendown",
-    "RepoSuspended": "suspended",
-    "RepoDeactivated": "deactivated",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The status of an account as ``source`` states it.
+
+    ``status`` is ``active``, a status of the lexicon, or another that the PDS states; ``inactive``
+    stands for an inactive account without a usable status.  ``host`` was asked at ``asked_at``
+    (Unix seconds, before the first request), ``name`` is the name of its error.
+    """
+
+    status: str
+    source: AnswerSource
+    host: str | None
+    asked_at: float
+    name: str | None = None
 
 
 class Accounts:
@@ -41,40 +57,54 @@ class Accounts:
         self._hosts = hosts
         self._seconds = seconds
 
-    async def status(self, did: str) -> str:
-        """Return ``active``, a status of the lexicon, or another that the PDS states.
+    async def ask(self, did: str) -> Stated:
+        """Return the status of ``did`` as its PDS of today or the directory states it.
 
-        ``inactive`` stands for an inactive account without a usable status.  Raises
-        ``HostUnavailable``, ``Inconclusive`` or ``Refused`` when the status is not known now.
+        Raises ``HostUnavailable``, ``Inconclusive`` or ``Refused`` when it is not known now.
         """
+        asked_at = time.time()
         try:
             document = await self._directory.document(did)
         except Tombstoned:
-            return DELETED
+            return Stated(DELETED, AnswerSource.DIRECTORY, None, asked_at)
         if document.pds is None:
             raise Inconclusive(f"the document of {did} names no PDS")
         url = f"{document.pds}/xrpc/com.atproto.sync.getRepoStatus?{urlencode({'did': did})}"
-        async with self._hosts.slot(host_of(url)):
+        host = host_of(url)
+        async with self._hosts.slot(host):
             response = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
-        return status_of(did, response)
+        status, name = status_of(did, response, url)
+        return Stated(status, AnswerSource.HOST, host, asked_at, name)
 
 
-def status_of(did: str, response: HttpResponse) -> str:
+def status_of(did: str, response: HttpResponse, url: str) -> tuple[str, str | None]:
     """Return the status that a response of ``getRepoStatus`` states for ``did``.
 
-    Raises ``Inconclusive`` if it states none.
+    With it, the name of the error that stands for it.  Raises ``Inconclusive`` if there is none.
     """
+    if response.status == _OK:
+        status = _stated(did, response.body)
+        if status is not None:
+            return status, None
+    else:
+        refusal = refusals.read(response, url)
+        if refusal.status is not None:
+            return refusal.status, refusal.name[:_MAX_NAME]
+    raise Inconclusive(
+        f"status {response.status} states nothing of {did}: {response.body[:_SHOWN]!r}"
+    )
+
+
+def _stated(did: str, body: bytes) -> str | None:
     try:
-        stated = orjson.loads(response.body)
+        stated = orjson.loads(body)
     except orjson.JSONDecodeError:
-        stated = None
-    match response.status, stated:
-        case 200, {"did": str(about), "active": True} if about == did:
+        return None
+    match stated:
+        case {"did": str(about), "active": True} if about == did:
             return ACTIVE
-        case 200, {"did": str(about), "active": False} if about == did:
+        case {"did": str(about), "active": False} if about == did:
             status = stated.get("status")
             named = isinstance(status, str) and _STATUS.fullmatch(status) and status != ACTIVE
             return str(status) if named else UNEXPLAINED
-        case 400 | 404, {"error": str(error)} if error in _ERRORS:
-            return _ERRORS[error]
-    raise Inconclusive(f"status {response.status} states nothing of {did}: {response.body[:100]!r}")
+    return None

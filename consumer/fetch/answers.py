@@ -8,7 +8,7 @@ import time
 from consumer import metrics
 from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Refused
-from consumer.fetch.account import Accounts
+from consumer.fetch.account import Accounts, Stated
 from consumer.fetch.hosts import HostBusy
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.metrics import Stage
@@ -55,8 +55,26 @@ class Answers:
 
     async def _account(self, lookup: LeasedLookup) -> AccountAnswer:
         try:
-            status = await self._accounts.status(lookup.did)
+            stated = await self._accounts.ask(lookup.did)
         except Refused as refused:
             metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
             raise Inconclusive(str(refused)) from refused
-        return AccountAnswer(lookup.did, lookup.epoch, lookup.seq, status)
+        return answer_of(lookup.did, lookup.epoch, lookup.seq, stated, lookup.cause)
+
+
+def answer_of(did: str, epoch: int, seq: int, stated: Stated, cause: str) -> AccountAnswer:
+    """Return the message that carries what was stated of ``did``.
+
+    ``epoch`` and ``seq`` are those of the newest ``#account`` frame known when it was asked.
+    """
+    return AccountAnswer(
+        did,
+        epoch,
+        seq,
+        stated.status,
+        stated.source,
+        stated.host,
+        stated.asked_at,
+        cause,
+        stated.name,
+    )

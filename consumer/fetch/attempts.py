@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consumer.backfill import Chunk, Entry, Proof
+from consumer.backfill import Cause, Chunk, Entry, Proof
 from consumer.errors import Refused
+from consumer.fetch.account import ACTIVE, Accounts
+from consumer.fetch.answers import answer_of
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
 from consumer.fetch.hosts import HostUnavailable
@@ -14,8 +16,10 @@ from consumer.fetch.identity import Directory, Inconclusive
 from consumer.fetch.inject import Injector
 from consumer.fetch.repos import RepoSource
 from consumer.scope import Scope
-from consumer.store import records
+from consumer.state.accounts import AccountRules
+from consumer.store import answers, records
 from consumer.store.database import Database
+from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
 from procedures.failures import Failure
 from procedures.messages import Emit
@@ -24,6 +28,7 @@ from procedures.operations import Phase, Type
 # Progress in percent at which a phase begins; the worker's part is the rest.
 _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
+_APPLIED_SECONDS = 30.0  # for the worker to take an answer
 _ROWS = 1_000  # known records of a repository that one chunk may cover
 
 Report = Callable[[Phase, int, int | None], None]
@@ -39,13 +44,18 @@ class Attempts:
     injector: Injector
     database: Database
     scope: Scope
+    accounts: Accounts
+    account_rules: AccountRules
 
     async def carry_out(self, claim: Claim, report: Report) -> int:
         """Attempt the claimed operation; return the offset behind what it injected.
 
-        ``report`` is called with the progress.  Raises ``FetchFailed``, and ``Transient`` when
-        Kafka or Postgres is away.
+        If somebody asked for it and the account is not active, its host is asked first, and the
+        worker is given the answer.  ``report`` is called with the progress.  Raises
+        ``FetchFailed``, and ``Transient`` when Kafka or Postgres is away.
         """
+        if not (claim.account in (None, ACTIVE) or claim.operation.automatic):
+            claim = await self._ask_first(claim)
         match claim.operation.type:
             case Type.DID_SYNC:
                 return await self.sync(claim, report)
@@ -118,6 +128,38 @@ class Attempts:
             entry = Entry(path, proven.cid, proven.record)
         proof = Proof(did, operation.id, operation.attempts, proven.rev, path, entry)
         return await self.injector.put(proof)
+
+    async def _ask_first(self, claim: Claim) -> Claim:
+        """Ask about the account; return the claim as it is when the worker knows the answer.
+
+        Raises ``FetchFailed`` if the account is not active after all.
+        """
+        did = claim.operation.did or ""
+        async with self.database.transaction() as connection:
+            known = await answers.last(connection, did)
+        if known is None or known[2] >= self.account_rules.pause(Cause.PERSON):
+            try:
+                stated = await self.accounts.ask(did)
+            except (Refused, HostUnavailable, Inconclusive) as error:
+                raise of_resolving(error) from error
+            answer = answer_of(did, claim.epoch, claim.seq, stated, Cause.PERSON)
+            offset = await self.injector.put(answer)
+            async with self.database.transaction() as connection:
+                await answers.note(connection, answer)
+            if not await self.injector.applied(did, offset, _APPLIED_SECONDS):
+                detail = "the worker has not taken the answer about the account yet"
+                raise FetchFailed(Failure.INTERNAL, detail)
+            known = (stated.status, stated.host, 0.0)
+        async with self.database.transaction() as connection:
+            claim = await claims.look_again(connection, claim)
+        if claim.account != ACTIVE:
+            status, host, age = known
+            detail = (
+                f"the account is {claim.account} here; "
+                f"{host or 'the directory'} said {status} {age:.0f} s ago"
+            )
+            raise FetchFailed(Failure.ACCOUNT_INACTIVE, detail)
+        return claim
 
     async def _document(self, did: str) -> Document:
         try:

@@ -29,13 +29,6 @@ _BY_KIND = {
     HostErrorKind.BROKEN: Failure.HOST_ERROR,
     HostErrorKind.CUT_SHORT: Failure.REPO_TRUNCATED,
 }
-# Errors of com.atproto.sync.getRepo and getRecord.
-BY_ERROR = {
-    "RepoNotFound": Failure.REPO_NOT_FOUND,
-    "RepoTakendown": Failure.REPO_TAKENDOWN,
-    "RepoSuspended": Failure.REPO_SUSPENDED,
-    "RepoDeactivated": Failure.REPO_DEACTIVATED,
-}
 
 
 def printable(error: object) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from consumer import backfill, metrics
-from consumer.backfill import Chunk, Proof
+from consumer.backfill import AccountAnswer, Chunk, Proof
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
@@ -43,7 +44,7 @@ class Injector:
         self._limit = limit
         self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
 
-    async def put(self, message: Chunk | Proof, rows: int = 0) -> int:
+    async def put(self, message: AccountAnswer | Chunk | Proof, rows: int = 0) -> int:
         """Write ``message`` when there is room, and return the offset behind it.
 
         ``rows``: how many known records it may cover beside those in it.  Raises ``Transient``
@@ -59,6 +60,18 @@ class Injector:
         lane.add(offset, len(value))
         metrics.INJECTED_BYTES.inc(len(value))
         return offset + 1
+
+    async def applied(self, did: str, offset: int, seconds: float) -> bool:
+        """Wait until the lane of ``did`` is at ``offset``; False if it is not in ``seconds``."""
+        number = self._topics.partition_of(did)
+        give_up = time.monotonic() + seconds
+        while True:
+            async with self._database.transaction() as connection:
+                if await claims.backfill_offset(connection, number) >= offset:
+                    return True
+            if time.monotonic() >= give_up:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _room(self, number: int, lane: _Lane, size: int) -> None:
         """Wait until ``size`` more bytes are within the limit, or everything is applied."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 import structlog
 
 from consumer import backfill, metrics
-from consumer.backfill import IdentityAnswer
+from consumer.backfill import AccountAnswer, Cause, IdentityAnswer, LookupKind
 from consumer.fetch.answers import Answers, LookupAnswer
 from consumer.fetch.documents import is_plc
 from consumer.fetch.failed import printable
@@ -31,7 +31,7 @@ from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
 from consumer.metrics import LookupOutcome, Service
 from consumer.runtime.logs import Outage
-from consumer.store import lookups
+from consumer.store import answers, lookups
 from consumer.store.database import Database
 from consumer.store.rows import LeasedLookup
 from procedures.retries import RetryPolicy
@@ -121,6 +121,8 @@ class LookupPool:
         topic, partition = self._topics.name(Topic.BACKFILL), self._topics.partition_of(did)
         await self._writer.write(OutRecord(topic, partition, did.encode(), backfill.encode(answer)))
         async with self._database.transaction() as connection:
+            if isinstance(answer, AccountAnswer):
+                await answers.note(connection, answer)
             return await lookups.close(connection, lookup)
 
     async def _defer(self, lookup: LeasedLookup, unavailable: HostUnavailable) -> None:
@@ -130,7 +132,10 @@ class LookupPool:
             await lookups.defer(connection, lookup, delay, printable(unavailable))
 
     async def _postpone(self, lookup: LeasedLookup, inconclusive: Inconclusive) -> None:
-        delay = self._retries.lookup.wait(lookup.attempts + 1, random.random())  # noqa: S311
+        backoff = self._retries.lookup
+        if lookup.kind == LookupKind.ACCOUNT and lookup.cause != Cause.FRAME:
+            backoff = self._retries.renewal  # a sign is not urgent, and its host may never answer
+        delay = backoff.wait(lookup.attempts + 1, random.random())  # noqa: S311
         _log.info(
             "lookup_postponed",
             did=lookup.did,

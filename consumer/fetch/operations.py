@@ -16,13 +16,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from consumer import metrics
+from consumer.backfill import Cause
 from consumer.fetch.attempts import Attempts
 from consumer.fetch.failed import FetchFailed, NotAttempted
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.leasing import LeaseRules, NextLook
+from consumer.fetch.refusals import ACCOUNT_FAILURES
+from consumer.state.accounts import AccountRules
+from consumer.store import lookups
 from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
+from procedures.failures import Failure
 from procedures.operations import Phase, Type
 from procedures.retries import RetryPolicy
 
@@ -68,12 +73,14 @@ class OperationPool:
         hosts: Hosts,
         slots: Mapping[Type, int],
         retries: RetryPolicy,
+        accounts: AccountRules,
     ) -> None:
         self._attempts = attempts
         self._database = database
         self._hosts = hosts
         self._slots = slots
         self._retries = retries
+        self._accounts = accounts
 
     async def lease(
         self, running: Collection[Attempt], start: Callable[[Attempt], None]
@@ -141,9 +148,12 @@ class OperationPool:
                 seconds = self._retries.deferred(failed.seconds, random.random())  # noqa: S311
                 await claims.put_off(connection, claim.lease, failure, detail, seconds, failed.host)
                 return
-            await claims.failed(
+            ended = await claims.failed(
                 connection, claim.lease, failure, detail, failed.retry_after, self._retries
             )
+            if ended is not None and failure in ACCOUNT_FAILURES and operation.did:
+                cause = cause_of(failure, automatic=operation.automatic)
+                await lookups.ask(connection, [operation.did], cause, self._accounts)
         metrics.ATTEMPTS.labels(operation.type, failure).inc()
         _log.info(
             "attempt_failed",
@@ -153,6 +163,13 @@ class OperationPool:
             failure=failure.value,
             detail=detail,
         )
+
+
+def cause_of(failure: Failure, *, automatic: bool) -> Cause:
+    """Return why an attempt that failed so makes the account's status a question."""
+    if not automatic:
+        return Cause.PERSON
+    return Cause.DIRECTORY if failure is Failure.DID_NOT_FOUND else Cause.REFUSAL
 
 
 def _taken(running: Collection[Attempt], kind: Type, *, automatic: bool = False) -> int:

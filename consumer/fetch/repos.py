@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlencode
 
-import orjson
-
 from consumer import metrics
 from consumer.config.settings import FetchSettings, LimitSettings
+from consumer.fetch import refusals
 from consumer.fetch.documents import Document
-from consumer.fetch.failed import BY_ERROR, FetchFailed, of_fetching
+from consumer.fetch.failed import FetchFailed, of_fetching
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient, HttpResponse, Timeouts, host_of
 from consumer.fetch.spool import SpooledBlocks
@@ -193,12 +192,6 @@ def _pds(did: str, document: Document) -> str:
 
 
 def _refusal(response: HttpResponse, url: str) -> FetchFailed:
-    try:
-        stated = orjson.loads(response.body)
-    except orjson.JSONDecodeError:
-        stated = None
-    name = stated.get("error") if isinstance(stated, dict) else None
-    if not isinstance(name, str):  # never shown: it may be nested deeply
-        name = ""
-    failure = BY_ERROR.get(name, Failure.HOST_ERROR)
-    return FetchFailed(failure, f"status {response.status} {name} from {url}")
+    refusal = refusals.read(response, url)
+    detail = f"status {response.status} {refusal.name} from {url}"
+    return FetchFailed(refusal.failure, detail)

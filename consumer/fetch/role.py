@@ -65,7 +65,7 @@ class Fetcher:
             outage = Outage(_log, "plc_directory")
             source = RepoSource(http, hosts, settings.limits, settings.fetch)
             look_up = partial(self._look_up, answers, outage)
-            operate = partial(self._operate, hosts, directory, source)
+            operate = partial(self._operate, hosts, directory, source, accounts)
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(persistently("lookups", look_up, stop))
@@ -80,12 +80,18 @@ class Fetcher:
             await LeasingLoop(database, pool, lookups.RULES).run(stop)
 
     async def _operate(
-        self, hosts: Hosts, directory: Directory, source: RepoSource, stop: asyncio.Event
+        self,
+        hosts: Hosts,
+        directory: Directory,
+        source: RepoSource,
+        accounts: Accounts,
+        stop: asyncio.Event,
     ) -> None:
         settings, database = self._settings.fetch, self._database
         slots = {Type.RECORD_REFRESH: settings.refreshes, Type.DID_SYNC: settings.syncs}
         async with await Writer.open(self._client) as writer:
             injector = Injector(writer, self._topics, database, settings.injected_bytes)
-            attempts = Attempts(directory, source, injector, database, self._scope)
-            pool = OperationPool(attempts, database, hosts, slots, self._retries)
+            rules = self._settings.accounts.rules()
+            attempts = Attempts(directory, source, injector, database, self._scope, accounts, rules)
+            pool = OperationPool(attempts, database, hosts, slots, self._retries, rules)
             await LeasingLoop(database, pool, operations.RULES, pool.extend).run(stop)

@@ -12,6 +12,7 @@ same inputs always give the same outputs:
 ``applied``   what chunks and proofs did for their operations, in order
 ``cleared``   tombstones to be deleted, before or after the dirty rows are written
 ``triggers``  how often each sync reason occurred
+``judgements``  what answers about accounts did, for the log and the metrics
 
 ``dirty_repos()`` and ``dirty_rows()`` are what the store upserts or deletes.
 """
@@ -19,14 +20,15 @@ same inputs always give the same outputs:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from consumer.backfill import Chunk, LookupKind, Proof
+from consumer.backfill import Cause, Chunk, LookupKind, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Event, Origin
 from consumer.state import accounts, event_building, facts, repo_state
+from consumer.state.accounts import Judgement, Question, Verdict
 from consumer.state.effects import (
     AppliedOperation,
     Cleared,
@@ -70,6 +72,8 @@ class BatchState:
     """Repos by DID and rows by DID and path, as they change while a batch is applied.
 
     It owns ``repos`` and ``rows``.  ``pds_of`` gives the host of a DID that has no repo yet.
+    ``whole``: the DIDs all of whose rows are loaded (None: every one); only their accounts can be
+    deleted.  What only one of ``held_hosts`` says of a deletion has to wait.
     """
 
     def __init__(
@@ -78,6 +82,9 @@ class BatchState:
         rows: Rows,
         policy: Policy,
         pds_of: Callable[[str], str | None] = _no_host,
+        *,
+        whole: Collection[str] | None = None,
+        held_hosts: Collection[str] = (),
     ) -> None:
         self.repos = repos
         self.rows = rows
@@ -88,7 +95,10 @@ class BatchState:
         self.cleared: list[Cleared] = []
         self.settled: set[str] = set()
         self.triggers: Counter[SyncReason] = Counter()
+        self.judgements: list[tuple[AccountLearnt, Judgement]] = []
         self._pds_of = pds_of
+        self._whole = whole
+        self._held_hosts = held_hosts
         self._syncs: dict[str, SyncRequest] = {}
         self._dirty_repos: set[str] = set()
         self._dirty_rows: set[tuple[str, str]] = set()
@@ -145,7 +155,31 @@ class BatchState:
         if transition.applies:
             said = facts.of_commit(commit, self.policy.scope.wants)
             self._reconcile(transition.repo, said, seen.origin)
+        if repo.gone_at is not None and transition.applies:
+            transition = replace(transition, repo=accounts.present(transition.repo))
+        elif not repo.account_active:
+            transition = self._doubt_status(transition, commit.rev, seen.origin)
         return self._accept(transition, seen.origin)
+
+    def _doubt_status(self, ignored: Transition, rev: str, origin: Origin) -> Transition:
+        """Ask about an account that is not active and has a newer signed commit at ``rev``."""
+        repo = ignored.repo
+        if not accounts.is_sign(repo, rev):
+            return ignored
+        self._ask(repo, Question(Cause.COMMIT))
+        return replace(ignored, repo=accounts.with_sign(repo, rev, origin.relay))
+
+    def _ask(self, repo: Repo, question: Question) -> None:
+        self.lookups.append(
+            Lookup(
+                repo.did,
+                LookupKind.ACCOUNT,
+                repo.status_epoch,
+                repo.status_seq,
+                question.cause,
+                question.delay,
+            )
+        )
 
     def _unverifiable(
         self, seen: CommitUnverifiable | SyncUnverifiable, paths: Sequence[str]
@@ -155,13 +189,18 @@ class BatchState:
             return _UNTRACKED
         why = Rejection(seen.reason, seen.detail)
         transition = repo_state.on_unverifiable(repo, seen.rev, signed=seen.signed, why=why)
+        if seen.signed and seen.rev is not None and not repo.account_active:
+            transition = self._doubt_status(transition, seen.rev, seen.origin)
         return self._accept(transition, seen.origin)
 
     def _sync(self, seen: SyncSeen) -> Rejection | None:
         repo = self._known_or_announced(seen.did)
         if repo is None:
             return _UNTRACKED
-        return self._accept(repo_state.on_sync(repo, seen.verified), seen.origin)
+        transition = repo_state.on_sync(repo, seen.verified)
+        if not repo.account_active:
+            transition = self._doubt_status(transition, seen.verified.rev, seen.origin)
+        return self._accept(transition, seen.origin)
 
     def _account(self, seen: AccountSeen) -> Rejection | None:
         repo, seq = self._known_or_announced(seen.did), seen.origin.seq
@@ -169,13 +208,20 @@ class BatchState:
             return _UNTRACKED
         if not accounts.is_news(repo, seen.epoch, seq):
             return _REPLAY
-        noted = accounts.ratcheted(repo, seen.epoch, seq)
         status = accounts.stated_status(active=seen.active, status=seen.status)
-        if status != accounts.DELETED:
-            return self._set_status(noted, status, seen.epoch, seen.origin)
-        if repo.status != accounts.DELETED:
-            self.lookups.append(Lookup(seen.did, LookupKind.ACCOUNT, seen.epoch, seq))
-        return self._accept(Transition(noted), seen.origin)
+        if accounts.of_other_relay(repo, seen.origin.relay):
+            if status != repo.status:
+                self._ask(repo, Question(Cause.RELAY))
+            return None
+        noted = accounts.ratcheted(repo, seen.epoch, seq, status, seen.origin.relay)
+        if status == accounts.DELETED:
+            if repo.status != accounts.DELETED:
+                self._ask(noted, Question(Cause.FRAME))
+            return self._accept(Transition(noted), seen.origin)
+        if accounts.contradicts_epoch(repo, seen.epoch, status):
+            self._ask(noted, Question(Cause.RELAY))
+        transition = accounts.with_frame(repo, noted, status)
+        return self._set_status(transition, seen.epoch, seen.origin)
 
     def _identity(self, seen: IdentitySeen) -> Rejection | None:
         repo = self._known_or_announced(seen.did)
@@ -199,21 +245,53 @@ class BatchState:
 
     def _identity_learnt(self, learnt: IdentityLearnt) -> Rejection | None:
         repo, answer = self.repos.get(learnt.did), learnt.answer
-        if repo is not None and answer.error is None and answer.pds != repo.pds:
-            self._accept(Transition(replace(repo, pds=answer.pds)), learnt.origin)
+        if repo is None:
+            return None
+        if answer.error is None:
+            if answer.pds != repo.pds:
+                self._accept(Transition(replace(repo, pds=answer.pds)), learnt.origin)
+        elif answer.error.startswith(Reason.DID_NOT_FOUND) and repo.status != accounts.DELETED:
+            self._ask(repo, Question(Cause.DIRECTORY))
         return None
 
     def _account_learnt(self, learnt: AccountLearnt) -> Rejection | None:
-        repo, answer = self.repos.get(learnt.did), learnt.answer
+        repo = self.repos.get(learnt.did)
         if repo is None:
             return _UNTRACKED
-        if not accounts.answers_newest(repo, answer.epoch, answer.seq):
-            return _REPLAY
-        if answer.status != accounts.DELETED:
-            return self._set_status(repo, answer.status, answer.epoch, learnt.origin)
-        if repo.status != accounts.DELETED:
-            self._delete_account(repo, answer.epoch, learnt.origin)
+        judgement = self._judge(repo, learnt)
+        self.judgements.append((learnt, judgement))
+        answer = learnt.answer
+        if judgement.question is not None:
+            self._ask(judgement.repo, judgement.question)
+        match judgement.verdict:
+            case Verdict.OVERTAKEN:
+                return _REPLAY
+            case Verdict.STATUS:
+                transition = accounts.with_status(judgement.repo, answer.status)
+                return self._set_status(transition, answer.epoch, learnt.origin)
+            case Verdict.DELETE:
+                self._delete_account(judgement.repo, answer.epoch, learnt.origin)
+            case _:
+                self._accept(Transition(judgement.repo), learnt.origin)
         return None
+
+    def _judge(self, repo: Repo, learnt: AccountLearnt) -> Judgement:
+        answer = learnt.answer
+        held = answer.host is not None and answer.host in self._held_hosts
+        found = accounts.judge(repo, answer, self.policy.accounts, held=held)
+        if found.verdict is Verdict.DELETE and not self._is_whole(repo.did):
+            # Something in this batch has changed the verdict after the rows were loaded.
+            again = Question(Cause.FRAME if accounts.agreed(repo, answer) else Cause.CONFIRM)
+            return Judgement(Verdict.UNCONFIRMED, repo, again)
+        return found
+
+    def _is_whole(self, did: str) -> bool:
+        return self._whole is None or did in self._whole
+
+    def deletes(self, learnt: AccountLearnt) -> bool:
+        """Tell whether ``learnt`` deletes the account if nothing comes before it."""
+        repo = self.repos.get(learnt.did)
+        return repo is not None and self._judge(repo, learnt).verdict is Verdict.DELETE
 
     def delete_batch(self, learnt: AccountLearnt) -> bool:
         """Delete the loaded records of an account, if ``learnt`` says that it is deleted.
@@ -222,10 +300,8 @@ class BatchState:
         status changes with the last batch.  If the account returns before that, only a snapshot
         from then on can restore the records.
         """
-        repo, answer = self.repos.get(learnt.did), learnt.answer
-        if repo is None or not accounts.answers_newest(repo, answer.epoch, answer.seq):
-            return False
-        if answer.status != accounts.DELETED or repo.status == accounts.DELETED:
+        repo = self.repos.get(learnt.did)
+        if repo is None or not self.deletes(learnt):
             return False
         emptied = replace(accounts.emptied(repo), resync_generation=repo.resync_generation + 1)
         self._delete_records(replace(repo, rev=emptied.rev), learnt.origin)
@@ -241,7 +317,8 @@ class BatchState:
             attempt = f"{chunk.operation}/{chunk.attempt}" if chunk.emit_all else None
             self._reconcile(transition.repo, said, seen.origin, attempt)
             if chunk.last:
-                transition = repo_state.on_last_chunk(transition.repo, chunk)
+                present = accounts.present(transition.repo)
+                transition = repo_state.on_last_chunk(present, chunk)
         changes = self.events[begin:]
         self._accept(transition, seen.origin)
         if chunk.last and transition.rejection is None:
@@ -333,14 +410,14 @@ class BatchState:
         if self.policy.automatic:
             self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.resync_generation)
 
-    def _set_status(self, repo: Repo, status: str, epoch: int, origin: Origin) -> Rejection | None:
-        """Set any status but ``deleted``; the first status of a repo makes an event as well."""
+    def _set_status(self, transition: Transition, epoch: int, origin: Origin) -> Rejection | None:
+        """Accept any status but ``deleted``; the first status of a repo makes an event as well."""
+        repo = transition.repo
         before = self.repos.get(repo.did)
-        transition = accounts.with_status(repo, status)
-        if before is None or before.status != status:
+        if before is None or before.status != repo.status:
             self.events.append(
                 event_building.account_event(
-                    origin, repo, status, active=transition.repo.account_active, epoch=epoch
+                    origin, repo, repo.status, active=repo.account_active, epoch=epoch
                 )
             )
         return self._accept(transition, origin)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consumer.backfill import Chunk, LookupKind, Proof
+from consumer.backfill import Cause, Chunk, LookupKind, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Event, RecordEvent
 from consumer.verify.verified import Action
@@ -47,12 +47,17 @@ class SyncRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A lookup for the fetcher; ``epoch`` and ``seq`` are those of the frame that asks."""
+    """A lookup for the fetcher; ``epoch`` and ``seq`` are those of the newest frame.
+
+    ``cause``: why an account is asked about; ``delay``: in so many seconds at the earliest.
+    """
 
     did: str
     kind: LookupKind
     epoch: int
     seq: int
+    cause: Cause = Cause.FRAME
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

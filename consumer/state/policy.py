@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from consumer.scope import History, Repos, Scope
+from consumer.state.accounts import DEFAULT as ACCOUNT_RULES
+from consumer.state.accounts import AccountRules
 from consumer.state.repo_state import Repo
 from procedures.retries import RetryPolicy
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The scope as seen from ``lane``, and when operations are tried again."""
+    """The scope as seen from ``lane``, and the rules of retries and of questions."""
 
     lane: int
     scope: Scope
     retries: RetryPolicy
+    accounts: AccountRules = ACCOUNT_RULES
 
     @cached_property
     def digest(self) -> bytes:

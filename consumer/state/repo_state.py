@@ -47,7 +47,12 @@ class SyncState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """One row of table ``repos``."""
+    """One row of table ``repos``.
+
+    ``frame_status`` is what the newest ``#account`` frame states, ``status_relay`` its relay,
+    ``inactive_rev`` a signed rev newer than all that was known, seen while the account was not
+    active.  Since ``gone_at`` (Unix seconds) ``gone_host`` alone says that it is deleted.
+    """
 
     did: str
     lane: int
@@ -71,6 +76,11 @@ class Repo:
     snapshot_attempt: int | None = None
     snapshot_rev: str | None = None
     snapshot_through: str | None = None
+    frame_status: str | None = None
+    status_relay: str | None = None
+    inactive_rev: str | None = None
+    gone_at: float | None = None
+    gone_host: str | None = None
 
     @property
     def account_active(self) -> bool:
@@ -133,6 +143,11 @@ def moved_to(repo: Repo, rev: str, data: bytes) -> Repo:
         snapshot_attempt=repo.snapshot_attempt,
         snapshot_rev=repo.snapshot_rev,
         snapshot_through=repo.snapshot_through,
+        frame_status=repo.frame_status,
+        status_relay=repo.status_relay,
+        inactive_rev=repo.inactive_rev,
+        gone_at=repo.gone_at,
+        gone_host=repo.gone_host,
     )
 
 

@@ -9,27 +9,68 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from consumer.backfill import Cause
+from consumer.state.accounts import AccountRules
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
 from consumer.store.rows import LeasedLookup, LookupRequest
 
 CHANNEL = "lookups"
 
-# A lookup that is backing off keeps its time: a new request does not hammer the host.
-_REQUEST = """
-INSERT INTO lookups AS open (did, kind, lane, session, seq, run_after)
-SELECT did, kind, lane, session, seq, now() + make_interval(secs => delay)
-FROM unnest(%s, %s, %s, %s, %s, %s) AS new (did, kind, lane, session, seq, delay)
+# A question about an account keeps its distance from the last answer, and from one on its way;
+# ``every`` 0: none.
+_DUE = """
+    greatest(
+        now() + make_interval(secs => new.delay),
+        CASE WHEN new.kind = 'account' AND new.every > 0
+            THEN answered.asked_at + make_interval(secs => new.every) END,
+        CASE WHEN new.kind = 'account' AND running.lease_until > now()
+            THEN now() + make_interval(secs => new.every) END
+    )
+"""
+_KNOWN = """
+    LEFT JOIN account_answers AS answered ON answered.did = new.did
+    LEFT JOIN lookups AS running ON running.did = new.did AND running.kind = new.kind
+"""
+# A lookup that is backing off keeps its time: a new request does not hammer the host.  One that
+# is on its way is due again when it is back, because its answer may be too old for the request.
+# The cause of the newest frame's own question stays: its answer is the second source.  So does that
+# of a person, whose question lifts what holds deletions.
+_RENEW = """
 ON CONFLICT (did, kind) DO UPDATE SET
     lane = EXCLUDED.lane,
+    cause = CASE WHEN open.cause IN ('frame', 'person')
+            AND (open.session, open.seq) >= (EXCLUDED.session, EXCLUDED.seq)
+        THEN open.cause ELSE EXCLUDED.cause END,
     session = greatest(open.session, EXCLUDED.session),
     seq = CASE WHEN EXCLUDED.session > open.session THEN EXCLUDED.seq
                WHEN EXCLUDED.session = open.session THEN greatest(open.seq, EXCLUDED.seq)
                ELSE open.seq END,
     version = open.version + 1,
-    run_after = CASE WHEN open.attempts = 0 THEN least(open.run_after, EXCLUDED.run_after)
-                     ELSE open.run_after END
+    run_after = CASE
+        WHEN open.kind = 'account' AND open.lease_until > now() THEN EXCLUDED.run_after
+        WHEN open.attempts = 0 THEN least(open.run_after, EXCLUDED.run_after)
+        ELSE open.run_after END
 """
+_REQUEST = f"""
+INSERT INTO lookups AS open (did, kind, lane, session, seq, cause, run_after)
+SELECT new.did, new.kind, new.lane, new.session, new.seq, new.cause, {_DUE}
+FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s)
+    AS new (did, kind, lane, session, seq, cause, delay, every) {_KNOWN}
+{_RENEW}
+"""  # noqa: S608 - constants of this module
+# The question of somebody who is not the lane's owner.  A deleted account is not asked about
+# because of what follows from its deletion.
+_ASK = f"""
+INSERT INTO lookups AS open (did, kind, lane, session, seq, cause, run_after)
+SELECT new.did, new.kind, r.lane, r.status_session, r.status_seq, new.cause, {_DUE}
+FROM (
+    SELECT did, 'account' AS kind, cause, 0::float8 AS delay, every
+    FROM unnest(%s, %s, %s) AS given (did, cause, every)
+) AS new JOIN repos AS r ON r.did = new.did {_KNOWN}
+WHERE r.status <> 'deleted' OR new.cause NOT IN ('refusal', 'directory')
+{_RENEW}
+"""  # noqa: S608
 _NOTIFY = f"SELECT pg_notify(current_schema() || '_{CHANNEL}', '')"
 
 # The only place that says which lookups go to the PLC directory and to no account's host.
@@ -43,7 +84,7 @@ WHERE (did, kind) IN (
     ORDER BY run_after LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 )
-RETURNING did, kind, lane, session, seq, version, attempts, {_AT_DIRECTORY}
+RETURNING did, kind, lane, session, seq, version, attempts, {_AT_DIRECTORY}, cause
 """  # noqa: S608 - a constant of this module
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(due) - now())::float8
@@ -83,9 +124,30 @@ async def request(connection: Connection, requests: Sequence[LookupRequest]) -> 
             Bigints([each.lane for each in requests]),
             Bigints([each.epoch for each in requests]),
             Bigints([each.seq for each in requests]),
+            Texts([each.cause for each in requests]),
             Doubles([each.delay for each in requests]),
+            Doubles([each.every for each in requests]),
         ],
     )
+    await connection.execute(_NOTIFY)
+
+
+async def ask(
+    connection: Connection, dids: Sequence[str], cause: Cause, rules: AccountRules
+) -> None:
+    """Ask about the accounts of ``dids``: a sign says that their status may be wrong.
+
+    What is known of the newest frame comes from ``repos``, and an account without a repo is not
+    asked about.  May be called in any transaction, as often as there is a sign: at most one
+    question of an account is open, and the rules say how soon after an answer the next one may be
+    asked.
+    """
+    unique = sorted(set(dids))  # in order, so that two transactions do not wait for each other
+    if not unique:
+        return
+    every = rules.pause(cause)
+    parameters = [Texts(unique), Texts([cause] * len(unique)), Doubles([every] * len(unique))]
+    await connection.execute(_ASK, parameters)
     await connection.execute(_NOTIFY)
 
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from consumer.errors import Fatal
-from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Texts
+from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Doubles, Texts
 from consumer.store.database import Connection
 
 Row = TypeVar("Row")
@@ -21,6 +21,7 @@ Row = TypeVar("Row")
 _TEXTS = (
     "did status sync_state reason rev gap_rev hint_rev floor_rev proof_rev pds"
     " snapshot_operation snapshot_rev snapshot_through"
+    " frame_status status_relay inactive_rev gone_host"
 )
 _BIGINTS = "lane status_session status_seq want incarnation snapshot_attempt"
 _RENAMED = {"status_epoch": "status_session", "resync_generation": "want"}
@@ -29,6 +30,7 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
     **dict.fromkeys(_BIGINTS.split(), Bigints),
     **dict.fromkeys(("data", "scope"), Byteas),
     "complete": Booleans,
+    "gone_at": Doubles,
 }
 
 _KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from consumer.backfill import Cause
+
 RELEASED = UUID(int=0)
 """The token of a lane that its last owner gave up in good order."""
 
@@ -99,10 +101,11 @@ class Parking:
 
 @dataclass(frozen=True, slots=True)
 class LookupRequest:
-    """A lookup that a worker wants: ``kind`` is a ``LookupKind``.
+    """A lookup that a worker wants: ``kind`` is a ``LookupKind``, ``cause`` a ``Cause``.
 
-    ``epoch`` and ``seq`` are those of the ``#account`` frame to be confirmed (0 for
-    identities); ``delay`` is in seconds from now.
+    ``epoch`` and ``seq`` are those of the newest ``#account`` frame (0 for identities); ``delay``
+    is in seconds from now, ``every`` the seconds that must lie between two answers about one
+    account (0: no bound).
     """
 
     did: str
@@ -111,6 +114,8 @@ class LookupRequest:
     epoch: int = 0
     seq: int = 0
     delay: float = 0.0
+    cause: str = Cause.FRAME
+    every: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ class LeasedLookup:
     version: int
     attempts: int
     at_directory: bool
+    cause: str = Cause.FRAME
 
 
 @dataclass(frozen=True, slots=True)

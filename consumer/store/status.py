@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from consumer.store import lanes, outbox
+from consumer.store import answers, lanes, outbox
+from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import read as read_operations
 from consumer.store.rows import Lane
@@ -49,6 +50,7 @@ class Status:
     operations: dict[str, int]
     outbox: dict[int, int]
     relays: list[RelayConnection] = field(default_factory=list)
+    held: list[HeldHost] = field(default_factory=list)
 
 
 _RELAYS = """
@@ -90,6 +92,7 @@ async def read(connection: Connection) -> Status:
         operations=await read_operations.by_status(connection),
         outbox=await outbox.depth(connection),
         relays=[RelayConnection(*row) for row in relays],
+        held=await answers.held_hosts(connection),
     )
 
 

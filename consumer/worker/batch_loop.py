@@ -25,6 +25,7 @@ from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.kafka.reader import OffsetExpired
 from consumer.metrics import BatchStep
+from consumer.state.effects import Lookup
 from consumer.state.inputs import Lost, ScopeChanged
 from consumer.store import identities, repos
 from consumer.store.database import Database
@@ -212,7 +213,7 @@ class BatchLoop:
         plan = self._new_plan()
         for did, queue in self.cache.queues.items():
             if not queue.ready:
-                plan.look_up(did, LookupKind.IDENTITY)
+                plan.look_up(Lookup(did, LookupKind.IDENTITY, 0, 0))
         if plan.lookups or backfill_offset != plan.backfill_offset:
             plan.backfill_offset = backfill_offset
             await self.transactions.commit(plan, Stopwatch())

@@ -57,7 +57,7 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
     firehose = TopicPartition(topics.name(Topic.FIREHOSE), row.lane)
     backfill = TopicPartition(topics.name(Topic.BACKFILL), row.lane)
     positions = {firehose: row.firehose_offset, backfill: row.backfill_offset}
-    policy = Policy(row.lane, resources.scope, settings.retries.policy())
+    policy = Policy(row.lane, resources.scope, settings.retries.policy(), settings.accounts.rules())
     async with await PartitionReader.open(resources.client, positions) as reader:
         lane.mark_healthy()
         buffer = RecordBuffer(reader, firehose, backfill)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from consumer.backfill import IdentityAnswer, LookupKind
+from consumer.backfill import Cause, IdentityAnswer, LookupKind
 from consumer.dead_letters import DeadLetter, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.state.effects import Lookup, Rejection
@@ -168,7 +168,7 @@ class Plan:
         if identity is None or self.now - identity.fetched_at <= _STALE:
             return
         if self.cache.refresh_due(identity.did, self.now, _REFRESH):
-            self.look_up(identity.did, LookupKind.IDENTITY)
+            self.look_up(Lookup(identity.did, LookupKind.IDENTITY, 0, 0))
 
     def _drop(self, incoming: IncomingFrame, verdict: Drop) -> None:
         self.refused[verdict.reason] += 1
@@ -225,25 +225,32 @@ class Plan:
 
     # -- lookups -----------------------------------------------------------------------
 
-    def look_up(
-        self, did: str, kind: LookupKind, *, epoch: int = 0, seq: int = 0, delay: float = 0.0
-    ) -> None:
-        """Let the fetchers look ``did`` up, in ``delay`` seconds at the earliest.
+    def look_up(self, wanted: Lookup) -> None:
+        """Let the fetchers look a DID up.
 
-        ``epoch`` and ``seq`` are those of the ``#account`` frame to be confirmed.  If the batch
-        asks more than once, its newest frame and its shortest delay count.
+        If the batch asks more than once, its newest frame counts with its cause, and its shortest
+        delay.
         """
-        known = self.lookups.get((did, kind))
+        key, every = (wanted.did, wanted.kind), 0.0
+        if wanted.kind is LookupKind.ACCOUNT:
+            every = self.rules.policy.accounts.pause(wanted.cause)
+        epoch, seq, cause, delay = wanted.epoch, wanted.seq, wanted.cause, wanted.delay
+        known = self.lookups.get(key)
         if known is not None:
-            epoch, seq = max((epoch, seq), (known.epoch, known.seq))
-            delay = min(delay, known.delay)
-        self.lookups[did, kind] = LookupRequest(did, kind, self.lane, epoch, seq, delay)
+            newer = (known.epoch, known.seq) > (epoch, seq)
+            same = (known.epoch, known.seq) == (epoch, seq)
+            if newer or (same and known.cause == Cause.FRAME):
+                epoch, seq, cause = known.epoch, known.seq, Cause(known.cause)
+            delay, every = min(delay, known.delay), min(every, known.every)
+        self.lookups[key] = LookupRequest(
+            wanted.did, wanted.kind, self.lane, epoch, seq, delay, cause, every
+        )
 
     def look_up_wanted(self, wanted: Iterable[Lookup]) -> None:
         """Request the lookups that applying the inputs asks for."""
         for one in wanted:
-            delay = self._identity_delay(one.did) if one.kind is LookupKind.IDENTITY else 0.0
-            self.look_up(one.did, one.kind, epoch=one.epoch, seq=one.seq, delay=delay)
+            identity = one.kind is LookupKind.IDENTITY
+            self.look_up(replace(one, delay=self._identity_delay(one.did)) if identity else one)
 
     def pds_of(self, did: str) -> str | None:
         """Return the host of ``did``, if it is known."""
@@ -251,7 +258,8 @@ class Plan:
         return identity.pds if identity else None
 
     def _look_up_identity(self, did: str) -> None:
-        self.look_up(did, LookupKind.IDENTITY, delay=self._identity_delay(did))
+        delay = self._identity_delay(did)
+        self.look_up(Lookup(did, LookupKind.IDENTITY, 0, 0, delay=delay))
 
     def _identity_delay(self, did: str) -> float:
         """Return the seconds until the identity of ``did`` may be fetched again."""

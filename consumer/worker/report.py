@@ -8,12 +8,15 @@ from collections import Counter
 import structlog
 
 from consumer import metrics
+from consumer.backfill import LookupKind
+from consumer.bounded import BoundedMap
 from consumer.errors import Reason
 from consumer.events.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
 from consumer.metrics import BatchStep, Stage
+from consumer.state.accounts import Judgement, Verdict
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import OperationEffect, Rejection, SyncReason
-from consumer.state.inputs import CommitSeen
+from consumer.state.inputs import AccountLearnt, CommitSeen
 from consumer.worker.batch_reader import Batch
 from consumer.worker.incoming import IncomingFrame
 from consumer.worker.plan import Plan
@@ -25,9 +28,13 @@ _TYPES: dict[type[Event], str] = {
     SyncEvent: "sync",
 }
 
+_TELL_SECONDS = 3_600.0
+_told: BoundedMap[str, float] = BoundedMap(1_000)
+
 _log = structlog.get_logger()
 
 metrics.closed(metrics.DESYNCHRONIZED, SyncReason)
+metrics.closed(metrics.ACCOUNT_ANSWERS, Verdict)
 
 
 class Stopwatch:
@@ -82,5 +89,54 @@ def decided(plan: Plan, batch_state: BatchState, rejections: list[Rejection]) ->
     for one in batch_state.applied:
         if one.hint_missed and one.effect is OperationEffect.COMPLETED:
             _log.warning("announced_commit_missed", did=one.did, operation=one.operation)
+    for learnt, judgement in batch_state.judgements:
+        _judged(learnt, judgement)
+    causes = Counter(one.cause for one in batch_state.lookups if one.kind is LookupKind.ACCOUNT)
+    for cause, count in causes.items():
+        metrics.ACCOUNT_QUESTIONS.labels(cause).inc(count)
     for trigger, count in batch_state.triggers.items():
         metrics.DESYNCHRONIZED.labels(trigger).inc(count)
+
+
+def _judged(learnt: AccountLearnt, judgement: Judgement) -> None:
+    """Count what an answer about an account did, and log what it changes or contradicts."""
+    answer, verdict = learnt.answer, judgement.verdict
+    metrics.ACCOUNT_ANSWERS.labels(verdict).inc()
+    if judgement.overruled is not None:
+        _log.warning(
+            "account_disputed",
+            relay_says=judgement.overruled,
+            did=answer.did,
+            says=answer.status,
+            source=answer.source,
+            host=answer.host,
+            name=answer.name,
+            cause=answer.cause,
+            verdict=verdict.value,
+        )
+    elif verdict not in (Verdict.NOTHING, Verdict.OVERTAKEN):
+        _log.info(
+            "account_answered",
+            did=answer.did,
+            says=answer.status,
+            source=answer.source,
+            host=answer.host,
+            name=answer.name,
+            cause=answer.cause,
+            verdict=verdict.value,
+        )
+
+
+def held(host: str, gone: int, tracked: int) -> None:
+    """Tell the operator, once an hour, that the deletions of a host's accounts wait."""
+    now = time.monotonic()
+    if now < (_told.get(host) or 0.0):
+        return
+    _told.put(host, now + _TELL_SECONDS)
+    _log.warning(
+        "deletions_held",
+        host=host,
+        gone=gone,
+        tracked=tracked,
+        what_to_do=f"if it is true, run: consumer sync --host {host}",
+    )

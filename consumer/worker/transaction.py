@@ -17,18 +17,20 @@ from consumer.events.envelope import encode
 from consumer.kafka.topics import Topic
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.metrics import BatchStep
-from consumer.state import operation_outcome
+from consumer.state import accounts, operation_outcome
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import AppliedOperation, Rejection
 from consumer.state.facts import Row
 from consumer.state.inputs import AccountLearnt, Input, needs
 from consumer.state.policy import Policy
 from consumer.state.repo_state import Repo
-from consumer.store import identities, lookups, parked, records
+from consumer.store import answers, identities, lookups, parked, records
+from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
 from consumer.store.repos import Repos
 from consumer.store.rows import Lane, Record, SyncWanted
+from consumer.worker import report
 from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
 from procedures.operations import Status
@@ -102,7 +104,8 @@ class BatchTransactions:
             if len(found) <= _DELETED:
                 return False
             repos = {repo.did: repo for repo in await _repos.read(connection, [learnt.did])}
-            batch_state = BatchState(repos, _by_did(found), self._policy)
+            held = await self._held(connection, [learnt], repos)
+            batch_state = BatchState(repos, _by_did(found), self._policy, held_hosts=held)
             if not batch_state.delete_batch(learnt):
                 return False
             await self._write_decisions(transaction, batch_state)
@@ -148,6 +151,11 @@ class BatchTransactions:
         """
         wanted = needs(inputs, self._policy.scope)
         repos = {repo.did: repo for repo in await _repos.read(connection, list(wanted.dids))}
+        learnt = [one for one in inputs if isinstance(one, AccountLearnt)]
+        held = await self._held(connection, learnt, repos) if learnt else {}
+        if wanted.whole_repos:  # of those that the answer deletes
+            looking = BatchState(dict(repos), {}, self._policy, held_hosts=held)
+            wanted.whole_repos = {one.did for one in learnt if looking.deletes(one)}
         in_part = repos.keys() - wanted.whole_repos  # without a repo there are no rows
         paths = [key for key in wanted.paths if key[0] in in_part]
         found = await records.read(connection, paths) if paths else []
@@ -155,7 +163,35 @@ class BatchTransactions:
             found += await records.read_repos(connection, list(wanted.whole_repos))
         if intervals := [one for one in wanted.intervals if one[0] in in_part]:
             found += await records.read_intervals(connection, intervals)
-        return BatchState(repos, _by_did(found), self._policy, pds_of)
+        return BatchState(
+            repos,
+            _by_did(found),
+            self._policy,
+            pds_of,
+            whole=wanted.whole_repos,
+            held_hosts=held,
+        )
+
+    async def _held(
+        self, connection: Connection, inputs: Sequence[AccountLearnt], repos: dict[str, Repo]
+    ) -> dict[str, HeldHost]:
+        """Return the hosts that alone say of one of ``inputs`` what deletes, and may not yet.
+
+        Counting a host's accounts is not cheap, so that it waits for a deletion that is confirmed.
+        """
+        looking = BatchState(dict(repos), {}, self._policy)
+        hosts = [
+            one.answer.host
+            for one in inputs
+            if one.answer.host is not None
+            and one.did in repos
+            and not accounts.agreed(repos[one.did], one.answer)
+            and looking.deletes(one)
+        ]
+        held = await answers.weigh(connection, hosts, self._policy.accounts) if hosts else {}
+        for one in held.values():
+            report.held(one.host, one.gone, one.tracked)
+        return held
 
     async def _write_decisions(self, transaction: LaneTransaction, batch_state: BatchState) -> None:
         """Write what the batch state decided, its events to the outbox."""

@@ -10,9 +10,11 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
 import consumer.worker.report  # noqa: F401  # closes a label
 from consumer import metrics
-from consumer.backfill import LookupKind
+from consumer.backfill import Cause, LookupKind
 from consumer.errors import Reason
+from consumer.fetch.refusals import Meaning
 from consumer.gateway import role
+from consumer.state.accounts import Verdict
 from consumer.state.effects import SyncReason
 from procedures.contract import METHODS
 from procedures.failures import Failure
@@ -40,7 +42,9 @@ CLOSED: dict[str, set[str]] = {
         *Failure,
         metrics.INJECTED,
     },
-    "cause": {*metrics.ReconnectCause, *metrics.EpochCause},
+    "cause": {*metrics.ReconnectCause, *metrics.EpochCause, *Cause},
+    "verdict": {*Verdict},
+    "meaning": {*Meaning},
     "service": {*metrics.Service},
     "step": {*metrics.BatchStep},
     "method": {*METHODS, metrics.OTHER_METHOD},

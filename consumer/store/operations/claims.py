@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from psycopg.rows import dict_row
@@ -33,7 +33,8 @@ class Claim:
     """A claimed operation, and what the repo's row said then.
 
     ``lane`` is the number of the DID's lane; ``floor``
-    and ``rev`` are revisions, None without one or without a row.
+    and ``rev`` are revisions, None without one or without a row.  ``account`` is the account's
+    status (None without a row), ``epoch`` and ``seq`` are those of its newest ``#account`` frame.
     """
 
     lease: str
@@ -42,6 +43,9 @@ class Claim:
     resync_generation: int
     floor: str | None
     rev: str | None
+    account: str | None = None
+    epoch: int = 0
+    seq: int = 0
 
 
 _ONE_BY_ONE = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '_claims', 0))"
@@ -60,6 +64,7 @@ WITH due AS (
     ORDER BY automatic, run_after LIMIT 2000
 )
 SELECT {COLUMNS}, operations.lane, coalesce(r.want, 0) AS want, r.floor_rev AS floor, r.rev,
+    r.status AS account, coalesce(r.status_session, 0) AS epoch, coalesce(r.status_seq, 0) AS seq,
     extract(epoch FROM now())::float8 AS now
 FROM due JOIN operations ON operations.id = due.id LEFT JOIN repos AS r ON r.did = due.did
 WHERE coalesce(due.host, substring(r.pds FROM '//(.*)'), '') <> ALL(%(busy)s)
@@ -67,7 +72,8 @@ WHERE coalesce(due.host, substring(r.pds FROM '//(.*)'), '') <> ALL(%(busy)s)
     AND operations.run_after <= now()
 ORDER BY due.automatic, due.run_after LIMIT 1 FOR UPDATE OF operations SKIP LOCKED
 """  # noqa: S608 - our own columns
-_BESIDE = ("lane", "want", "floor", "rev", "now")  # what is no part of the operation
+# What is no part of the operation.
+_BESIDE = ("lane", "want", "floor", "rev", "account", "epoch", "seq", "now")
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(run_after) - now())::float8 FROM operations
 WHERE status = 'queued' AND same_as IS NULL AND type <> 'discovery' AND run_after > now()
@@ -77,6 +83,9 @@ UPDATE operations SET lease_until = now() + make_interval(secs => %s)
 WHERE lease_owner = ANY(%s) AND status = 'running' RETURNING lease_owner
 """
 _AT_HOST = "UPDATE operations SET host = %s WHERE id = ANY(%s)"
+_AGAIN = """
+SELECT want, floor_rev, rev, status, status_session, status_seq FROM repos WHERE did = %s
+"""
 _LANE = "SELECT backfill_offset FROM lanes WHERE lane = %s"
 
 
@@ -101,11 +110,28 @@ async def claim(
         row = await cursor.fetchone()
     if row is None:
         return None
-    lane, generation, floor, rev, now = (row.pop(name) for name in _BESIDE)
+    lane, generation, floor, rev, account, epoch, seq, now = (row.pop(name) for name in _BESIDE)
     operation = transitions.start(of_row(row), now)
     lease = str(uuid4())
     await write.save(connection, [operation], lease=write.Lease(lease, seconds))
-    return Claim(lease, operation, lane, generation, floor, rev)
+    return Claim(lease, operation, lane, generation, floor, rev, account, epoch, seq)
+
+
+async def look_again(connection: Connection, claim: Claim) -> Claim:
+    """Return ``claim`` with what the repo's row says now."""
+    row = await (await connection.execute(_AGAIN, [claim.operation.did])).fetchone()
+    if row is None:
+        return claim
+    generation, floor, rev, account, epoch, seq = row
+    return replace(
+        claim,
+        resync_generation=generation,
+        floor=floor,
+        rev=rev,
+        account=account,
+        epoch=epoch,
+        seq=seq,
+    )
 
 
 async def next_due(connection: Connection) -> float | None:

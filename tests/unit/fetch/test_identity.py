@@ -127,37 +127,41 @@ def says(status: int, **fields: Any) -> bytes:
 
 async def test_the_pds_of_today_is_asked(network: ScriptedNetwork) -> None:
     network.pds.replies[STATUS] = says(200, did=DID, active=True, rev="3lbcdefghijkl")
-    assert await network.accounts.status(DID) == "active"
+    stated = await network.accounts.ask(DID)
+    assert (stated.status, stated.source, stated.name) == ("active", "host", None)
+    assert stated.host == network.pds.origin.removeprefix("http://")
     assert network.pds.paths == [STATUS]
 
 
 async def test_the_pds_of_today_does_not_know_the_account(network: ScriptedNetwork) -> None:
     network.pds.replies[STATUS] = says(400, error="RepoNotFound", message="Could not find repo")
-    assert await network.accounts.status(DID) == "deleted"
+    stated = await network.accounts.ask(DID)
+    assert (stated.status, stated.source, stated.name) == ("deleted", "host", "RepoNotFound")
 
 
 async def test_a_tombstoned_did_is_a_deleted_account(network: ScriptedNetwork) -> None:
     network.plc.replies[f"/{DID}"] = response(410)
-    assert await network.accounts.status(DID) == "deleted"
+    stated = await network.accounts.ask(DID)
+    assert (stated.status, stated.source, stated.host) == ("deleted", "directory", None)
     assert network.pds.requests == []
 
 
 async def test_an_unknown_did_proves_nothing(network: ScriptedNetwork) -> None:
     network.plc.replies[f"/{DID}"] = response(404)
     with pytest.raises(Refused):
-        await network.accounts.status(DID)
+        await network.accounts.ask(DID)
 
 
 async def test_without_a_pds_the_answer_is_inconclusive(network: ScriptedNetwork) -> None:
     network.plc.replies[f"/{DID}"] = response(200, document(service=[]))
     with pytest.raises(Inconclusive):
-        await network.accounts.status(DID)
+        await network.accounts.ask(DID)
 
 
 async def test_a_pds_that_is_down_proves_nothing(network: ScriptedNetwork) -> None:
     network.pds.replies[STATUS] = response(502)
     with pytest.raises(HostUnavailable):
-        await network.accounts.status(DID)
+        await network.accounts.ask(DID)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +180,13 @@ async def test_a_pds_that_is_down_proves_nothing(network: ScriptedNetwork) -> No
         (400, {"error": "RepoTakendown"}, "takendown"),
         (400, {"error": "RepoDeactivated"}, "deactivated"),
         (400, {"error": "RepoSuspended"}, "suspended"),
+        (400, {"error": "NotFound", "message": "Repo not found"}, "deleted"),
+        (400, {"error": "InvalidRequest", "message": f"Could not find repo: {DID}"}, "deleted"),
     ],
 )
 def test_what_answers_mean(status: int, fields: dict[str, Any], expected: str) -> None:
-    assert status_of(DID, HttpResponse(status, json.dumps(fields).encode())) == expected
+    found, name = status_of(DID, HttpResponse(status, json.dumps(fields).encode()), STATUS)
+    assert (found, name) == (expected, fields.get("error"))
 
 
 @pytest.mark.parametrize(
@@ -200,4 +207,4 @@ def test_what_answers_mean(status: int, fields: dict[str, Any], expected: str) -
 )
 def test_answers_that_settle_nothing(status: int, body: bytes) -> None:
     with pytest.raises(Inconclusive):
-        status_of(DID, HttpResponse(status, body))
+        status_of(DID, HttpResponse(status, body), STATUS)

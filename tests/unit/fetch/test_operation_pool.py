@@ -12,6 +12,7 @@ import pytest
 from consumer.fetch.attempts import Attempts
 from consumer.fetch.hosts import HostPolicy, Hosts
 from consumer.fetch.operations import Attempt, OperationPool
+from consumer.state.accounts import AccountRules
 from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
@@ -91,7 +92,8 @@ def pool_of(queue: Queue, **slots: int) -> tuple[OperationPool, Hosts]:
     by_type = {REFRESH: slots["refreshes"], SYNC: slots["syncs"]}
     nothing: Any = None
     database = cast("Database", queue)
-    return OperationPool(cast("Attempts", nothing), database, hosts, by_type, DEFAULT), hosts
+    attempts = cast("Attempts", nothing)
+    return OperationPool(attempts, database, hosts, by_type, DEFAULT, AccountRules()), hosts
 
 
 async def leased(pool: OperationPool, running: list[Attempt]) -> list[str]:

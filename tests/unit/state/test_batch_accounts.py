@@ -96,7 +96,15 @@ def test_an_answer_that_newer_frames_overtook_does_not_count() -> None:
     batch.apply(account("deleted", seq=7))
     batch.apply(account(None, seq=8))
     assert reason(batch, learnt("deleted", seq=7)) is Reason.REPLAY
-    assert batch.events == []
+    assert kinds(batch.events) == ["SyncEvent"]
+
+
+def test_an_account_that_is_active_again_is_synced_even_if_it_was_never_deleted_here() -> None:
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3")})
+    batch.apply(account("deleted", seq=7))
+    batch.apply(account(None, seq=8))
+    assert batch.syncs == [SyncRequest(DID, SyncReason.REACTIVATED, 1)]
+    assert batch.repos[DID].account_active
 
 
 def test_an_answer_may_state_another_status() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind, Message
+from consumer.backfill import AccountAnswer, Cause, IdentityAnswer, LookupKind, Message
 from consumer.dead_letters import InputRecord, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
@@ -345,13 +345,29 @@ def test_messages_that_cannot_be_for_this_lane_are_refused() -> None:
 
 def test_the_newest_frame_and_the_shortest_delay_make_the_lookup() -> None:
     batch = plan()
-    batch.look_up("did:plc:x", LookupKind.ACCOUNT, epoch=2, seq=5, delay=9.0)
-    batch.look_up("did:plc:x", LookupKind.ACCOUNT, epoch=1, seq=8, delay=3.0)
-    batch.look_up("did:plc:x", LookupKind.IDENTITY)
+    batch.look_up(Lookup("did:plc:x", LookupKind.ACCOUNT, 2, 5, delay=9.0))
+    batch.look_up(Lookup("did:plc:x", LookupKind.ACCOUNT, 1, 8, delay=3.0))
+    batch.look_up(Lookup("did:plc:x", LookupKind.IDENTITY, 0, 0))
     assert sorted(batch.lookups.values(), key=str) == [
         LookupRequest("did:plc:x", "account", 3, 2, 5, 3.0),
         LookupRequest("did:plc:x", "identity", 3),
     ]
+
+
+def test_a_frames_own_question_goes_before_a_sign_and_waits_for_no_answer() -> None:
+    for causes in ((Cause.COMMIT, Cause.FRAME), (Cause.FRAME, Cause.COMMIT)):
+        batch = plan()
+        for cause in causes:
+            batch.look_up(Lookup("did:plc:x", LookupKind.ACCOUNT, 2, 5, cause))
+        [request] = batch.lookups.values()
+        assert (request.cause, request.every) == (Cause.FRAME, 0.0)
+
+
+def test_a_sign_waits_for_the_pause_between_two_answers() -> None:
+    batch = plan()
+    batch.look_up(Lookup("did:plc:x", LookupKind.ACCOUNT, 2, 5, Cause.COMMIT))
+    [request] = batch.lookups.values()
+    assert (request.cause, request.every) == (Cause.COMMIT, 3_600.0)
 
 
 def test_an_announced_identity_is_fetched_at_most_once_in_an_interval() -> None:
