@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from consumer.embedded.process import Server, take_lock
@@ -181,12 +180,7 @@ class LocalNetwork:
         self.endpoints = Endpoints(ready["pds"], ready["plc"], ready["adminPassword"])
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
     async def newest_seq(self) -> int:

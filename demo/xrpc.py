@@ -7,7 +7,6 @@ are of others.  Submodules only: its top package costs a second to import.
 from __future__ import annotations
 
 import base64
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -15,6 +14,8 @@ import orjson
 from atproto_client.exceptions import AtProtocolError, RequestErrorBase
 from atproto_client.models.common import XrpcError
 from atproto_client.request import AsyncRequest
+
+from consumer.runtime.closing import Closing
 
 _TIMEOUT = 60.0  # seconds; a busy machine makes the PDS slow
 
@@ -28,7 +29,7 @@ class XrpcFailed(Exception):
         self.error = error
 
 
-class Xrpc:
+class Xrpc(Closing):
     """A client of one PDS or service.  ``authorization`` is the header of every call, if set."""
 
     def __init__(self, pds: str, authorization: str | None = None) -> None:
@@ -41,17 +42,6 @@ class Xrpc:
         """Return a client that acts as the administrator of the PDS."""
         credentials = base64.b64encode(f"admin:{password}".encode()).decode()
         return cls(pds, f"Basic {credentials}")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Release the connections."""

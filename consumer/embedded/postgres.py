@@ -23,14 +23,13 @@ import structlog
 
 from consumer.embedded import ports
 from consumer.embedded.ports import LOOPBACK
-from consumer.embedded.process import Server, User
+from consumer.embedded.process import Server, User, start_on_free_ports
 from consumer.errors import Fatal
 
 _ROLE = _DATABASE = "chive"
 _SYSTEM_USER = "embedded_postgres"
 _START_DEADLINE = 60.0  # seconds
 _STOP_DEADLINE = 20.0
-_START_ATTEMPTS = 3  # a port can be taken between its choice and its use
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -67,15 +66,7 @@ class EmbeddedPostgres:
         began = time.monotonic()
         if not (self._directory / "data").exists():
             await self._initialise()
-        for attempt in range(1, _START_ATTEMPTS + 1):
-            try:
-                await self._start_once()
-            except Fatal:
-                await self.stop()
-                if attempt == _START_ATTEMPTS or "already in use" not in self._log_text():
-                    raise
-            else:
-                break
+        await start_on_free_ports(self.server, self._start_once)
         await self._ensure_database()
         _log.info("embedded_postgres_started", seconds=round(time.monotonic() - began, 1))
 
@@ -147,9 +138,6 @@ class EmbeddedPostgres:
             found = await connection.execute(query, (_DATABASE,))
             if await found.fetchone() is None:
                 await connection.execute(f"CREATE DATABASE {_DATABASE}")
-
-    def _log_text(self) -> str:
-        return self.server.log.read_text(errors="replace") if self.server.log.exists() else ""
 
 
 def _binaries() -> Path:

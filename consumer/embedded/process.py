@@ -22,6 +22,7 @@ from consumer.errors import Fatal
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _POLL = 0.05  # seconds between looks at a lease, a port or a process
+_START_ATTEMPTS = 3  # a port can be taken between its choice and its use
 _TAIL = 15  # lines of a server's log shown when it fails
 
 
@@ -173,3 +174,20 @@ class Server:
         lines = self.log.read_text(errors="replace").splitlines()[-_TAIL:]
         tail = "\n".join(f"  | {line}" for line in lines)
         return Fatal(f"the embedded {self.name} {what}; its log {self.log} ends with:\n{tail}")
+
+
+async def start_on_free_ports(server: Server, start_once: Callable[[], Awaitable[None]]) -> None:
+    """Start ``server`` by ``start_once``, which chooses its ports; again if one was taken.
+
+    Raises ``Fatal`` when it does not start.
+    """
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            await start_once()
+        except Fatal:
+            await server.stop()
+            log = server.log.read_text(errors="replace") if server.log.exists() else ""
+            if attempt == _START_ATTEMPTS or "already in use" not in log:
+                raise
+        else:
+            return

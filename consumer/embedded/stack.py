@@ -14,7 +14,6 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import structlog
@@ -84,12 +83,7 @@ class EmbeddedStack:
         _log.info("embedded_stack_ready", attached=self.attached, kafka=self.bootstrap_servers)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._lock is not None:
             await self._stop()
 

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import httpcore
 import httpx
@@ -31,6 +30,7 @@ from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import addresses
 from consumer.fetch.addresses import Address
 from consumer.fetch.guard import GuardedBackend, Permit, Resolve, Resolver
+from consumer.runtime.closing import Closing
 from procedures.retries import parse_retry_after
 
 MAX_REDIRECTS = 3
@@ -109,7 +109,7 @@ class _Transport(httpx.AsyncHTTPTransport):
         )
 
 
-class HttpClient:
+class HttpClient(Closing):
     """Makes guarded requests; close it after use.  ``resolve`` is for tests."""
 
     def __init__(self, *, allow_loopback: bool, resolve: Resolve | None = None) -> None:
@@ -129,17 +129,6 @@ class HttpClient:
             trust_env=False,
             timeout=None,  # noqa: S113 - get() bounds the whole
         )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Close every connection."""

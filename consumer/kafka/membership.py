@@ -16,7 +16,6 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
@@ -26,6 +25,7 @@ from aiokafka import ConsumerRebalanceListener
 from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline, release, translated
 from consumer.kafka.reader import TopicPartition
+from consumer.runtime.closing import Closing
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import first_of, joined
 
@@ -51,7 +51,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is
         self._assigned(assigned)
 
 
-class Membership:
+class Membership(Closing):
     """Membership of the group ``role`` on ``topic``.  Open with ``open``, always close."""
 
     def __init__(self, client: Client, topic: str, role: str) -> None:
@@ -70,17 +70,6 @@ class Membership:
         membership = cls(client, topic, role)
         membership._watch = asyncio.create_task(membership._stay(), name=f"membership-{role}")
         return membership
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     @property
     def assigned(self) -> frozenset[int]:

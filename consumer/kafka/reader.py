@@ -7,13 +7,13 @@ the next record beside what the records led to.  Only committed records are seen
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from aiokafka import errors
 
 from consumer.errors import ChiveError, Fatal
 from consumer.kafka.client import Client, deadline, release, translated
+from consumer.runtime.closing import Closing
 
 if TYPE_CHECKING:
 
@@ -64,7 +64,7 @@ class OffsetExpired(ChiveError):
         self.earliest = earliest
 
 
-class PartitionReader:
+class PartitionReader(Closing):
     """Reads a fixed set of partitions.  Open with ``open``, always close."""
 
     def __init__(self, client: Client, consumer: Any, partitions: Iterable[TopicPartition]) -> None:
@@ -93,17 +93,6 @@ class PartitionReader:
             await reader.close()
             raise
         return reader
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def fetch(
         self, *partitions: TopicPartition, wait: float, limit: int | None = None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
@@ -22,7 +21,8 @@ from aiokafka import errors
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
 from consumer.kafka.compacted import BARRIER, read_compacted
-from consumer.kafka.disposal import dispose, retrieve
+from consumer.kafka.producers import dispose, retrieve, start
+from consumer.runtime.closing import Closing
 
 # Bytes.  One produce request carries all partitions of a broker, whose own limit is 100 MiB.
 MAX_TRANSACTION_BYTES = 64 * 1024 * 1024
@@ -55,7 +55,7 @@ class OutRecord(NamedTuple):
         return len(self.key or b"") + len(self.value or b"")
 
 
-class TransactionalProducer:
+class TransactionalProducer(Closing):
     """The only live producer with one transactional id.  Open with ``open``, always close."""
 
     def __init__(self, client: Client, producer: Any) -> None:
@@ -71,24 +71,8 @@ class TransactionalProducer:
         Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
         """
         producer = client.producer(client.scoped(name))
-        try:
-            async with deadline(client.timeout, f"opening the producer {name}"):
-                await producer.start()
-        except BaseException:
-            await dispose(producer)
-            raise
+        await start(producer, client.timeout, f"opening the producer {name}")
         return cls(client, producer)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def commit(self, records: Sequence[OutRecord]) -> None:
         """Write ``records`` in one transaction, in their order per partition.

@@ -6,16 +6,16 @@ another.
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any, Self
 
 from consumer.errors import Fatal
 from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
-from consumer.kafka.disposal import dispose
+from consumer.kafka.producers import dispose, start
 from consumer.kafka.transaction import OutRecord
+from consumer.runtime.closing import Closing
 
 
-class Writer:
+class Writer(Closing):
     """An idempotent producer.  Open with ``open``, always close."""
 
     def __init__(self, client: Client, producer: Any) -> None:
@@ -24,26 +24,13 @@ class Writer:
 
     @classmethod
     async def open(cls, client: Client) -> Self:
-        """Connect.  Raises ``Transient`` if Kafka does not answer in time."""
+        """Connect.
+
+        Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
+        """
         producer = client.idempotent_producer()
-        try:
-            async with deadline(client.timeout, "opening a producer"):
-                await producer.start()
-        except BaseException:
-            await dispose(producer)
-            raise
+        await start(producer, client.timeout, "opening a producer")
         return cls(client, producer)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def write(self, record: OutRecord) -> int:
         """Write one record, wait until all replicas have it, and return its offset.

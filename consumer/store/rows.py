@@ -134,12 +134,3 @@ class LeasedLookup:
     attempts: int
     at_directory: bool
     cause: str = Cause.FRAME
-
-
-@dataclass(frozen=True, slots=True)
-class SyncWanted:
-    """An automatic sync to be queued: why, and the repo's generation when it was noticed."""
-
-    did: str
-    reason: str
-    resync_generation: int

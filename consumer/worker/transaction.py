@@ -29,7 +29,7 @@ from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
 from consumer.store.repos import Repos
-from consumer.store.rows import Lane, Record, SyncWanted
+from consumer.store.rows import Lane, Record
 from consumer.worker import report
 from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
@@ -242,10 +242,7 @@ async def _write_operations(connection: Connection, lane: int, batch_state: Batc
     if batch_state.settled:
         await write.settle(connection, list(batch_state.settled))
     if batch_state.syncs:
-        wanted = [
-            SyncWanted(sync.did, sync.reason, sync.resync_generation) for sync in batch_state.syncs
-        ]
-        await queue.add(connection, lane, wanted, retries.throttle)
+        await queue.add(connection, lane, batch_state.syncs, retries.throttle)
     if ended and batch_state.policy.automatic:
         await queue.renew(connection, ended, retries.renewal)
 

@@ -26,7 +26,7 @@ from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.harness import Harness, running
 from tests.support.proxy import TcpProxy
-from tests.support.web import Web, response, web
+from tests.support.web import Reply, Web, response, web
 from tests.unit.fetch.test_documents import K256, document, method, service
 
 pytestmark = pytest.mark.services
@@ -79,6 +79,18 @@ class FetcherHarness(Harness):
             assert record.partition == self.topics.partition_of(message.did)
             found.append(message)
         return found
+
+
+def held(answer: bytes, asked: asyncio.Event, go_on: asyncio.Event) -> Reply:
+    """Set ``asked`` when a request comes, and ``answer`` it once ``go_on`` is set."""
+
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.write(answer)
+        await writer.drain()
+
+    return reply
 
 
 def identity(did: str) -> LookupRequest:
@@ -209,14 +221,7 @@ async def test_the_directory_is_waited_for(harness: FetcherHarness) -> None:
 
 async def test_no_transaction_is_open_while_the_network_is_slow(harness: FetcherHarness) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await go_on.wait()
-        writer.write(known(ALICE, harness.pds.origin))
-        await writer.drain()
-
-    harness.plc.replies[f"/{ALICE}"] = slow
+    harness.plc.replies[f"/{ALICE}"] = held(known(ALICE, harness.pds.origin), asked, go_on)
     await harness.request(identity(ALICE))
     async with running(harness.fetcher().run):
         await asyncio.wait_for(asked.wait(), 90)
@@ -242,13 +247,8 @@ async def test_hosts_that_say_nothing_hold_up_no_lookup_to_the_directory(
 ) -> None:
     monkeypatch.setattr(pool, "_SLOTS", 3)
     monkeypatch.setattr(pool, "_HOST_SLOTS", 2)
-    go_on = asyncio.Event()
-
-    async def slow(writer: asyncio.StreamWriter) -> None:
-        await go_on.wait()
-        writer.write(response(200, b'{"did": "x", "active": true}'))
-        await writer.drain()
-
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    slow = held(response(200, b'{"did": "x", "active": true}'), asked, go_on)
     slow_ones = [f"did:plc:{letter * 24}" for letter in "bcdefg"]
     for did in (ALICE, *slow_ones):
         harness.plc.replies[f"/{did}"] = known(did, harness.pds.origin)
@@ -271,14 +271,7 @@ async def test_hosts_that_say_nothing_hold_up_no_lookup_to_the_directory(
 
 async def test_a_lookup_asked_again_meanwhile_is_answered_again(harness: FetcherHarness) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await go_on.wait()
-        writer.write(known(ALICE, harness.pds.origin))
-        await writer.drain()
-
-    harness.plc.replies[f"/{ALICE}"] = slow
+    harness.plc.replies[f"/{ALICE}"] = held(known(ALICE, harness.pds.origin), asked, go_on)
     await harness.request(identity(ALICE))
     async with running(harness.fetcher().run):
         await asyncio.wait_for(asked.wait(), 90)

@@ -14,24 +14,12 @@ from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from tests.support.deployment import PARTITIONS, Deployment
 from tests.support.eventually import eventually
-from tests.support.kafka import client_of, client_through, topics_of
+from tests.support.kafka import client_through
 from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.services
 
 ALL = frozenset(range(PARTITIONS))
-
-
-@pytest.fixture
-async def topics(deployment: Deployment) -> Topics:
-    topics = topics_of(deployment)
-    await topics.ensure(client_of(deployment))
-    return topics
-
-
-@pytest.fixture
-async def client(deployment: Deployment) -> Client:
-    return client_of(deployment)
 
 
 async def joined(client: Client, topics: Topics, topic: Topic = Topic.FIREHOSE) -> Membership:

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from consumer.state.effects import SyncReason, SyncRequest
 from consumer.store.database import Connection, Database
 from consumer.store.operations import claims, queue, read, sweeps, write
-from consumer.store.rows import SyncWanted
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.messages import Emit
@@ -345,7 +345,7 @@ async def test_automatic_syncs_are_throttled_as_the_rule_says(database: Database
                     for n in range(recent)
                 ],
             )
-            wanted = [SyncWanted(DID, "gap", 1)]
+            wanted = [SyncRequest(DID, SyncReason.LOSS_WINDOW, 1)]
             await queue.add(connection, 0, wanted, POLICY.throttle)
             [new] = [one for one in (await rows(connection)).values() if not one.ended]
             wait = POLICY.throttle.steps[min(recent, len(POLICY.throttle.steps) - 1)]

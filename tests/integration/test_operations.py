@@ -17,8 +17,8 @@ from consumer.control.role import Controller
 from consumer.fetch import attempts
 from consumer.fetch.role import Fetcher
 from consumer.kafka.topics import Topic
+from consumer.state.effects import SyncReason, SyncRequest
 from consumer.store.operations import claims, queue
-from consumer.store.rows import SyncWanted
 from procedures.failures import Failure
 from procedures.operations import Type
 from procedures.retries import RetryPolicy
@@ -83,7 +83,12 @@ class Stage:
         did = repo.account.did
         async with self.harness.database.transaction() as connection:
             lane = self.harness.topics.partition_of(did)
-            await queue.add(connection, lane, [SyncWanted(did, "gap", 0)], RetryPolicy().throttle)
+            await queue.add(
+                connection,
+                lane,
+                [SyncRequest(did, SyncReason.LOSS_WINDOW, 0)],
+                RetryPolicy().throttle,
+            )
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """Return all operations by their ids, as JSON would have them."""

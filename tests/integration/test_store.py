@@ -11,6 +11,7 @@ import pytest
 
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
+from consumer.state.effects import SyncReason, SyncRequest
 from consumer.state.repo_state import Repo
 from consumer.store import deployment as noted
 from consumer.store import (
@@ -34,7 +35,6 @@ from consumer.store.rows import (
     ParkedFrame,
     Parking,
     Record,
-    SyncWanted,
 )
 from procedures.retries import RetryPolicy
 from tests.support.deployment import Deployment
@@ -343,11 +343,14 @@ async def test_an_earlier_wish_brings_a_delayed_question_forward(database: Datab
 
 async def test_one_automatic_sync_of_a_did_is_queued_at_a_time(database: Database) -> None:
     async with database.transaction() as connection:
-        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)], THROTTLE)
+        await queue.add(connection, 4, [SyncRequest(ALICE, SyncReason.BROKEN_CHAIN, 1)], THROTTLE)
         await queue.add(
             connection,
             4,
-            [SyncWanted(ALICE, "loss_window", 2), SyncWanted(BOB, "loss_window", 1)],
+            [
+                SyncRequest(ALICE, SyncReason.LOSS_WINDOW, 2),
+                SyncRequest(BOB, SyncReason.LOSS_WINDOW, 1),
+            ],
             THROTTLE,
         )
         found = await write.take_unpublished(connection, 10)
@@ -360,13 +363,13 @@ async def test_one_automatic_sync_of_a_did_is_queued_at_a_time(database: Databas
 
 async def test_a_settled_sync_is_published_once_more(database: Database) -> None:
     async with database.transaction() as connection:
-        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)], THROTTLE)
+        await queue.add(connection, 4, [SyncRequest(ALICE, SyncReason.BROKEN_CHAIN, 1)], THROTTLE)
         await write.take_unpublished(connection, 10)
         await write.settle(connection, [ALICE, BOB])
         [cancelled] = await write.take_unpublished(connection, 10)
         assert (cancelled.status, cancelled.version) == ("cancelled", 2)
         assert await read.by_status(connection) == {"cancelled": 1}
-        await queue.add(connection, 4, [SyncWanted(ALICE, "broken_chain", 1)], THROTTLE)
+        await queue.add(connection, 4, [SyncRequest(ALICE, SyncReason.BROKEN_CHAIN, 1)], THROTTLE)
         assert await read.by_status(connection) == {"cancelled": 1, "queued": 1}
 
 

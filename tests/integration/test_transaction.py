@@ -17,22 +17,10 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.kafka import client_of, client_through, committed, configure, topics_of, values
+from tests.support.kafka import client_through, committed, configure, values
 from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-async def topics(deployment: Deployment) -> Topics:
-    topics = topics_of(deployment)
-    await topics.ensure(client_of(deployment))
-    return topics
-
-
-@pytest.fixture
-async def client(deployment: Deployment) -> Client:
-    return client_of(deployment)
 
 
 @asynccontextmanager

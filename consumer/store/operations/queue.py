@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
+from consumer.state.effects import SyncRequest
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
-from consumer.store.rows import SyncWanted
 from procedures.retries import Backoff, Throttle
 
 _ADD = """
@@ -68,7 +68,7 @@ LEFT JOIN LATERAL ({_LAST_VAIN}) AS last ON true
 
 
 async def add(
-    connection: Connection, lane: int, wanted: Sequence[SyncWanted], throttle: Throttle
+    connection: Connection, lane: int, wanted: Sequence[SyncRequest], throttle: Throttle
 ) -> None:
     """Queue automatic syncs, throttled per DID; a DID occurs at most once in ``wanted``."""
     parameters = {

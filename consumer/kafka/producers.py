@@ -1,4 +1,4 @@
-"""Dispose of an aiokafka producer, whatever state it is in.
+"""Start an aiokafka producer, and dispose of one, whatever state it is in.
 
 ``stop()`` may wait for a sender task that waits for a Kafka which is gone, and a failed
 transaction leaves futures with unread exceptions, which asyncio then logs.  aiokafka has no
@@ -13,7 +13,21 @@ from typing import Any
 
 from aiokafka.errors import ProducerClosed
 
-from consumer.kafka.client import closed
+from consumer.kafka.client import closed, deadline
+
+
+async def start(producer: Any, seconds: float, doing: str) -> None:
+    """Connect ``producer`` within ``seconds``; if that fails, dispose of it.
+
+    ``doing`` names the attempt in errors.  Raises ``Transient`` if Kafka does not answer in time,
+    ``Fatal`` if it refuses.
+    """
+    try:
+        async with deadline(seconds, doing):
+            await producer.start()
+    except BaseException:
+        await dispose(producer)
+        raise
 
 
 async def dispose(producer: Any) -> None:
