@@ -32,6 +32,7 @@ from prometheus_client.registry import Collector
 
 from consumer.backfill import Cause, LookupKind
 from consumer.errors import Reason
+from consumer.state.discovery import AnswerKind, SearchState
 from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason
@@ -456,6 +457,30 @@ TRANSACTIONS = _counter(
     "Kafka transactions, by role and outcome",
     role=("tailer", "publisher"),
     outcome=TransactionOutcome,
+)
+
+# --- discovery -------------------------------------------------------------------------------
+
+LISTING_PAGES = _counter(
+    "chive_discovery_pages_total",
+    "Requests for pages of listings, by what the source answered",
+    answer=AnswerKind,
+)
+LISTED = _counter(
+    "chive_discovery_listed_total", "Entries of listings: repositories or hosts, known or not"
+)
+DISCOVERED = _counter(
+    "chive_discovery_found_total", "Repositories found in listings that were not known before"
+)
+SEARCHES = closed(
+    _gauge("chive_discovery_searches", "Searches of listings at sources, by state", "state"),
+    SearchState,
+)
+FOUND_WAITING = _gauge(
+    "chive_discovery_remembered", "Repositories found and not yet synced, nor known to be gone"
+)
+FOUND_FAILED = _gauge(
+    "chive_discovery_failed", "Repositories found whose last sync failed; they are tried again"
 )
 
 # --- fetcher ---------------------------------------------------------------------------------

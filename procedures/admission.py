@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from procedures import transitions
 from procedures.failures import Failure
-from procedures.messages import Cancel, Emit, Refusal, RefusalReason, WorkCommand
+from procedures.messages import Cancel, Discover, Emit, Refusal, RefusalReason, WorkCommand
 from procedures.operations import Operation, Status, Type, queued
 
 
@@ -98,6 +98,27 @@ def accept(
     if primary is None:
         return Accepted(operation)
     return Accepted(replace(operation, same_as=primary.id), _brought_forward(primary, now))
+
+
+def discover(command: Discover, known: Operation | None, now: float) -> Accepted | Refusal | None:
+    """Decide about a command to read listings again; None: it is known already.
+
+    ``known`` is the operation that has the command's id, if any; ``now`` is Unix seconds.
+    """
+    if known is not None:
+        if (known.type, known.reason) == (Type.DISCOVERY, command.subject):
+            return None
+        return Refusal(RefusalReason.ID_TAKEN, f"{command.id} names another operation")
+    operation = queued(
+        command.id,
+        Type.DISCOVERY,
+        None,
+        now,
+        requested_by=command.requested_by,
+        requested_at=command.requested_at,
+        reason=command.subject,
+    )
+    return Accepted(operation)
 
 
 def _with_new_primary(coalesced: Sequence[Operation], now: float) -> tuple[Operation, ...]:

@@ -7,6 +7,7 @@ JSON Schema).  Only ``type`` and its subject are required, so that a bare line f
     {"type": "didSync", "did": "did:plc:…", "emit": "changes" | "all"}
     {"type": "recordRefresh", "uri": "at://did:plc:…/collection/rkey"}
     {"type": "cancel", "operationId": "…"}
+    {"type": "discover", "collection": "…", "source": "https://…"}
 
 beside ``v`` (1), ``id``, ``requestedBy`` and ``requestedAt``.
 
@@ -35,6 +36,7 @@ DERIVED_PREFIX = "control-"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}")
 _REQUESTER = re.compile(r"[\x20-\x7e]{1,2048}")
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?")
 _SHOWN = 128  # of a wrong value, in a message for people
 
 _COMMON = frozenset({"v", "id", "type", "requestedBy", "requestedAt"})
@@ -46,6 +48,7 @@ class CommandType(StrEnum):
     DID_SYNC = "didSync"
     RECORD_REFRESH = "recordRefresh"
     CANCEL = "cancel"
+    DISCOVER = "discover"
 
 
 class Emit(StrEnum):
@@ -166,13 +169,38 @@ class Cancel(_Common):
         return {"operationId": self.operation_id}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discover(_Common):
+    """Read the listings again: of one collection or all, at one source or from the first on."""
+
+    kind: ClassVar = CommandType.DISCOVER
+    collection: str | None = None
+    source: str | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"collection={self.collection or '*'} source={self.source or '*'}"
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Discover:
+        _known(fields, "collection", "source")
+        collection = _text(fields, "collection", syntax.is_nsid)
+        return cls(
+            **_values(common), collection=collection, source=_text(fields, "source", is_origin)
+        )
+
+    def _encode(self) -> dict[str, str]:
+        fields = {"collection": self.collection, "source": self.source}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
 WorkCommand = DidSync | RecordRefresh
 """Commands that become operations: ``operations.Type`` has the value of their ``kind``."""
 
-Command = WorkCommand | Cancel
+Command = WorkCommand | Cancel | Discover
 
 _CLASSES: Mapping[CommandType, type[Command]] = {
-    each.kind: each for each in (DidSync, RecordRefresh, Cancel)
+    each.kind: each for each in (DidSync, RecordRefresh, Cancel, Discover)
 }
 
 
@@ -193,6 +221,11 @@ class _Refused(Exception):
 def is_operation_id(text: str) -> bool:
     """Tell whether ``text`` can name an operation: 1 to 128 characters, no blanks."""
     return _ID.fullmatch(text) is not None
+
+
+def is_origin(text: str) -> bool:
+    """Tell whether ``text`` is ``https://host[:port]``, or the same with http."""
+    return _ORIGIN.fullmatch(text) is not None
 
 
 def is_record_uri(text: str) -> bool:
@@ -316,5 +349,5 @@ def encode(command: Command) -> bytes:
 
 
 def key(command: Command) -> bytes | None:
-    """Return the Kafka key of a command: its DID; none for a cancel, which names no DID."""
-    return None if isinstance(command, Cancel) else command.did.encode()
+    """Return the Kafka key of a command: its DID, None for commands that name none."""
+    return None if isinstance(command, Cancel | Discover) else command.did.encode()

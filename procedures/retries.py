@@ -80,7 +80,8 @@ class RetryPolicy:
     ``throttle``
         Before automatic syncs of one DID.
     ``renewal``
-        Before another automatic sync, after one that failed or was cancelled.
+        Before another automatic sync, after one that failed or was cancelled; of a listed
+        repository as well.
     ``host``, ``directory``
         While the circuit of a host that failed is open: it is not asked.
     ``busy_host``
@@ -88,11 +89,9 @@ class RetryPolicy:
     ``deferral``
         What waits for a host waits up to this share longer, so that not all come back at once.
     ``lookup``, ``listing``
-        Between attempts of a lookup, and of a page of the relay's listing, without a result.
+        Between attempts of a lookup, and of a page of a listing, without a result.
     ``unsupported_listing``
-        Before a listing is tried again that the relay does not have.
-    ``listed_again``
-        Before a listed repository whose sync ended, without making it known, gets another.
+        Before a source is asked again for a listing that it does not serve, or not to its end.
     ``longest_retry_after``
         What a host asks for by ``Retry-After`` counts up to this.
     """
@@ -110,7 +109,6 @@ class RetryPolicy:
     lookup: Backoff = Backoff(1.0, HOUR)
     listing: Backoff = Backoff(1.0, HOUR)
     unsupported_listing: float = DAY
-    listed_again: float = DAY
     longest_retry_after: float = HOUR
 
     def attempt_wait(

@@ -1,4 +1,4 @@
-"""``consumer check``: the effective settings; whether Kafka, Postgres and the relay answer.
+"""``consumer check``: the effective settings; whether Kafka, Postgres, relay and listings answer.
 
 Each is asked in the way in which it will be used.
 """
@@ -22,16 +22,21 @@ from consumer.config.settings import Settings
 from consumer.config.sources import dump
 from consumer.embedded import running
 from consumer.errors import ChiveError, Transient
+from consumer.fetch.discovery import sources_of
+from consumer.fetch.http import HttpClient
+from consumer.fetch.listings import Listings
 from consumer.kafka.client import Client
 from consumer.known_collections import empty_wildcards
 from consumer.printable import escape
-from consumer.scope import Scope
+from consumer.scope import History, Repos, Scope
 from consumer.services import at, is_embedded
+from consumer.state.discovery import AnswerKind, listings
 from consumer.store.database import Database
 from consumer.tail.outcomes import classify
 from consumer.tail.subscription import subscribe
 
 _SECONDS = 15.0
+_SOURCE_SECONDS = 4.0  # of each source of listings
 
 
 @click.command("check")
@@ -63,6 +68,8 @@ class CheckResult:
 async def check(settings: Settings) -> dict[str, CheckResult]:
     """Ask all three at once."""
     asked = {"relay": _ask(lambda: _relay(settings))}
+    if settings.scope.history is History.FULL and settings.scope.repos is not Repos.LISTED:
+        asked["discovery"] = _sources(settings)
     if is_embedded(settings) and (found := running(settings.data_dir)) is None:
         idle = CheckResult(None, f"embedded, not running; 'run' starts it in {settings.data_dir}")
         servers = {"kafka": idle, "postgres": idle}
@@ -125,10 +132,34 @@ async def _relay(settings: Settings) -> str:
     return relay.url
 
 
+async def _sources(settings: Settings) -> CheckResult:
+    """Ask the sources in turn for the first listing, until one serves it."""
+    began = time.monotonic()
+    words: list[str] = []
+    scope = Scope(settings.scope.collections, settings.scope.repos)
+    listing = listings(scope, settings.discovery.known_collections)[:1]
+    loopback = settings.network.allow_loopback
+    try:
+        async with asyncio.timeout(_SECONDS), HttpClient(allow_loopback=loopback) as http:
+            pages = Listings(http, allow_loopback=loopback, seconds=_SOURCE_SECONDS)
+            for source in sources_of(settings) if listing else ():
+                answer, _ = await pages.ask(source, listing[0], None, 1)
+                if answer.kind is AnswerKind.PAGE:
+                    before = f" ({'; '.join(words)})" if words else ""
+                    detail = f"{source} serves {listing[0]}{before}"
+                    return CheckResult(True, escape(detail), round(time.monotonic() - began, 3))
+                words.append(f"{source} does not: {answer.detail}")
+    except TimeoutError:
+        words.append(f"no answer in {_SECONDS:g} s")
+    what = f"no source serves {listing[0]}" if listing else "no listing names these collections"
+    detail = f"repositories that write nothing new are not found: {what}; {'; '.join(words)}"
+    return CheckResult(None, escape(detail), round(time.monotonic() - began, 3))
+
+
 def to_toml(settings: Settings, answers: Mapping[str, CheckResult]) -> str:
     """Return the effective settings as TOML, and the answers as comments in front."""
     words = {True: "ok", False: "FAILED", None: "-"}
-    lines = [f"# {name:<9}{words[a.ok]:<7}{a.detail}" for name, a in sorted(answers.items())]
+    lines = [f"# {name:<10}{words[a.ok]:<7}{a.detail}" for name, a in sorted(answers.items())]
     return "\n".join([*lines, "", tomli_w.dumps(_without_none(dump(settings)))])
 
 

@@ -49,6 +49,7 @@ for command in (
     events_command,
     operations.sync_command,
     operations.refresh_command,
+    operations.discover_command,
     operations.cancel_command,
     operations.operations_command,
 ):

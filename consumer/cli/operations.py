@@ -1,4 +1,4 @@
-"""``consumer sync | refresh | cancel | operations``: commands, and what became of them."""
+"""``consumer sync | refresh | discover | cancel | operations``: commands and what they came to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ from consumer.runtime.tasks import wait_for_stop
 from consumer.services import Services, attached, read_only
 from consumer.store.operations.history import Changes, History
 from procedures.client import Query, Unavailable, follow, new_id
-from procedures.messages import Cancel, Command, DidSync, Emit, RecordRefresh, is_record_uri
+from procedures.messages import (
+    Cancel,
+    Command,
+    DidSync,
+    Discover,
+    Emit,
+    RecordRefresh,
+    is_record_uri,
+)
 from procedures.operations import Operation, Status, encode
 
 _COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
@@ -114,6 +122,30 @@ def refresh_command(settings: Settings, *, uri: str, no_wait: bool, as_json: boo
     """
     command = RecordRefresh(
         id=new_id(), uri=uri, requested_by=requester(), requested_at=time.time()
+    )
+    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+
+
+@click.command("discover")
+@with_settings
+@click.option("--collection", callback=validated(types.nsid), help="Only the listing of this one.")
+@click.option(
+    "--source", callback=validated(types.http_origin), help="Only at this one of the sources."
+)
+@_waiting
+def discover_command(
+    settings: Settings, *, collection: str | None, source: str | None, no_wait: bool, as_json: bool
+) -> None:
+    """Read the listings of repositories again, now.
+
+    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    """
+    command = Discover(
+        id=new_id(),
+        collection=collection,
+        source=source,
+        requested_by=requester(),
+        requested_at=time.time(),
     )
     _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
 

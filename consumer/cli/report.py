@@ -19,6 +19,7 @@ from rich.text import Text
 
 from consumer.kafka.topics import Topic
 from consumer.printable import escape
+from consumer.state.discovery import Search, SearchState
 from consumer.store import status as store
 from consumer.store.rows import RELEASED, Lane
 
@@ -73,7 +74,47 @@ def report(
         "heldDeletions": [
             {"host": one.host, "gone": one.gone, "tracked": one.tracked} for one in found.held
         ],
+        "discovery": _discovery(found),
         "lanes": lanes_,
+    }
+
+
+def _discovery(found: store.Status) -> Report:
+    """Return how far each listing was read at each source; hosts of a relay in one line."""
+    own = [each for each in found.searches if each.named_by is None]
+    hosts = [each for each in found.searches if each.named_by is not None]
+    by_listing: dict[str, list[Search]] = {}
+    for each in own:
+        by_listing.setdefault(each.listing, []).append(each)
+    remembered, syncing, failed = found.found
+    return {
+        "listings": len(by_listing),
+        "read": sum(
+            any(each.state is SearchState.COMPLETED for each in searches)
+            for searches in by_listing.values()
+        ),
+        "searches": [
+            {
+                "listing": each.listing,
+                "source": each.source,
+                "state": each.state.value,
+                "pages": each.pages,
+                "found": each.found,
+                "failed": each.failed,
+                "detail": each.detail or None,
+            }
+            for each in own
+        ],
+        "hosts": {
+            "total": len(hosts),
+            "byState": dict(Counter(each.state.value for each in hosts)),
+            "pages": sum(each.pages for each in hosts),
+            "found": sum(each.found for each in hosts),
+            "failed": sum(each.failed for each in hosts),
+        },
+        "remembered": remembered,
+        "syncing": syncing,
+        "failedBefore": failed,
     }
 
 
@@ -145,6 +186,8 @@ def _age(moment: datetime | None, now: float) -> float | None:
 def render(seen: Report, console: Console) -> None:
     """Print the report for people."""
     console.print(_summary(seen))
+    if seen["discovery"]["searches"]:
+        console.print(_listings(seen["discovery"]))
     if seen["lanes"]:
         console.print(_lanes(seen["lanes"]))
 
@@ -196,6 +239,44 @@ def _summary(seen: Report) -> Table:
     table.add_row("operations", _counts(seen["operations"]))
     table.add_row("waiting", f"{seen['parked']:,} parked frames, {seen['lookups']:,} lookups")
     table.add_row("outbox", f"{seen['outbox']:,} rows")
+    discovery = seen["discovery"]
+    if discovery["listings"] or discovery["remembered"]:
+        table.add_row("discovery", _progress(discovery))
+    if hosts := discovery["hosts"]["byState"]:
+        table.add_row("hosts", f"{discovery['hosts']['found']:,} listed; {_counts(hosts)}")
+    return table
+
+
+def _progress(discovery: Report) -> str:
+    read, listings = discovery["read"], discovery["listings"]
+    waiting, failed = discovery["remembered"], discovery["failedBefore"]
+    return (
+        f"{read:,} of {listings:,} listings read; of the repositories found {waiting:,} are not "
+        f"synced yet, {failed:,} of them failed before"
+    )
+
+
+def _listings(discovery: Report) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "listing", "source", "state", "pages", "found", "failed", "detail"):
+        table.add_column(name, justify="right" if name in ("pages", "found", "failed") else "left")
+    numbers = {
+        listing: number
+        for number, listing in enumerate(
+            dict.fromkeys(row["listing"] for row in discovery["searches"]), 1
+        )
+    }
+    for row in discovery["searches"]:
+        table.add_row(
+            f"{numbers[row['listing']]} of {len(numbers)}",
+            _plain(row["listing"]),
+            _plain(row["source"]),
+            row["state"],
+            f"{row['pages']:,}",
+            f"{row['found']:,}",
+            f"{row['failed']:,}",
+            _plain(row["detail"] or ""),
+        )
     return table
 
 

@@ -27,6 +27,7 @@ from consumer.config.types import (
     RelayUrl,
     Seconds,
     Servers,
+    Source,
 )
 from consumer.scope import History, Repos
 from consumer.state.accounts import DEFAULT as _ACCOUNTS
@@ -36,6 +37,15 @@ from procedures.retries import Backoff, RetryPolicy, Throttle
 
 # The largest message on any topic is 8 MiB; a frame leaves room for its headers.
 _MAX_FRAME = 8 * 1024 * 1024 - 64 * 1024
+
+
+# Where repositories are found unless the settings say otherwise: not every relay has listings.
+DEFAULT_SOURCES = (
+    "relay",
+    "https://relay1.us-east.bsky.network",
+    "https://relay1.us-west.bsky.network",
+    "https://lightrail.microcosm.blue",
+)
 
 
 class Section(BaseModel):
@@ -120,13 +130,19 @@ class ScopeSettings(Section):
 class DiscoverySettings(Section):
     """Finding repositories that already hold wanted records (``history = full`` alone).
 
+    ``sources``: origins in order of preference; the word ``relay`` is the relay's own.  None:
+    ``DEFAULT_SOURCES``, or the relay alone where requests may go to loopback.
     ``known_collections``: what a wildcard of the scope may stand for beyond the built-in list
     (``consumer.known_collections``).
     """
 
+    sources: tuple[Source, ...] | None = None
+    repeat_every: Seconds = 7 * 86_400.0
+    pace: PerSecond = 2.0  # requests to a source
+    unconfirmed: Count = 100_000  # DIDs of a source whose documents were not seen yet
     known_collections: tuple[Nsid, ...] = ()
     sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
-    queued: Count = 2_000  # no page is requested while that many automatic syncs wait
+    queued: Count = 2_000  # automatic syncs that may be due before more are queued
 
 
 class AccountSettings(Section):
@@ -208,7 +224,6 @@ class RetrySettings(Section):
     listing_first: Seconds = _RETRIES.listing.first
     listing_longest: Seconds = _RETRIES.listing.longest
     unsupported_listing: Seconds = _RETRIES.unsupported_listing
-    listed_again: Seconds = _RETRIES.listed_again
     longest_retry_after: Seconds = _RETRIES.longest_retry_after
 
     def policy(self) -> RetryPolicy:
@@ -231,7 +246,6 @@ class RetrySettings(Section):
             lookup=Backoff(self.lookup_first, self.lookup_longest),
             listing=Backoff(self.listing_first, self.listing_longest),
             unsupported_listing=self.unsupported_listing,
-            listed_again=self.listed_again,
             longest_retry_after=self.longest_retry_after,
         )
 

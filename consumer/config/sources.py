@@ -53,6 +53,7 @@ _SUCCESSORS: Mapping[Key, str] = {
     ("discovery", "collections"): (
         "discovery.known_collections (what is wanted is scope.collections alone)"
     ),
+    ("retries", "listed_again"): "retries.renewal_first and retries.renewal_longest",
 }
 
 

@@ -24,6 +24,8 @@ Count = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
+RELAY = "relay"
+"""A source of listings: the relay's own origin."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -100,6 +102,16 @@ def http_origin(text: str) -> str:
     return f"{url.scheme}://{url.netloc.lower()}"
 
 
+def source(text: str) -> str:
+    """Return ``relay``, or an origin as ``http_origin`` does."""
+    return text if text == RELAY else http_origin(text)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether ``host`` names this machine."""
+    return host in _LOOPBACK
+
+
 def host_port(text: str) -> str:
     """Return ``text`` if it is ``host:port``."""
     _without_credentials(text)
@@ -147,6 +159,7 @@ Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
 Did = Annotated[str, AfterValidator(did)]
 RelayUrl = Annotated[str, AfterValidator(relay_url)]
 HttpOrigin = Annotated[str, AfterValidator(http_origin)]
+Source = Annotated[str, AfterValidator(source)]
 HostPort = Annotated[str, AfterValidator(host_port)]
 Servers = Annotated[str, AfterValidator(servers)]
 Dsn = Annotated[SecretStr, AfterValidator(dsn)]

@@ -9,7 +9,7 @@ from consumer.store.operations import queue, read, write
 from procedures import admission, transitions
 from procedures.admission import Accepted, Repeated
 from procedures.failures import Failure
-from procedures.messages import Cancel, Command, Refusal, WorkCommand
+from procedures.messages import Cancel, Command, Discover, Refusal, WorkCommand
 from procedures.operations import Operation, Type
 from procedures.retries import RetryPolicy
 
@@ -33,6 +33,11 @@ async def carry_out(
     if isinstance(command, Cancel):
         return await _cancel(connection, command, retries, now)
     known = await read.read(connection, command.id)
+    if isinstance(command, Discover):
+        found = admission.discover(command, known, now)
+        if isinstance(found, Accepted):
+            await write.insert(connection, found.operation, topics.partitions)
+        return found if isinstance(found, Refusal) else None
     outcome = admission.accept(command, known, await read.open_of(connection, command.did), now)
     match outcome:
         case Refusal():

@@ -12,12 +12,13 @@ from consumer.fetch.answers import answer_of
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
 from consumer.fetch.hosts import HostUnavailable
+from consumer.fetch.http import host_of
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.fetch.inject import Injector
 from consumer.fetch.repos import RepoSource
 from consumer.scope import Scope
 from consumer.state.accounts import AccountRules
-from consumer.store import answers, records
+from consumer.store import answers, found, records
 from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
@@ -72,6 +73,8 @@ class Attempts:
         """
         operation, did = claim.operation, claim.operation.did or ""
         document = await self._document(did)
+        if operation.automatic and operation.reason == found.DISCOVERED:
+            await self._check_listed(did, document)
         report(Phase.DOWNLOADING, _DOWNLOADING, None)
 
         def downloaded(size: int) -> None:
@@ -82,8 +85,8 @@ class Attempts:
 
         async with self.source.snapshot(
             did, document, self.scope.intervals, progress=downloaded, verifying=verifying
-        ) as found:
-            snapshot = found.snapshot
+        ) as fetched:
+            snapshot = fetched.snapshot
             _check_age(snapshot.rev, claim)
             report(Phase.INJECTING, _INJECTING, snapshot.records)
             async with self.database.transaction() as connection:
@@ -92,7 +95,7 @@ class Attempts:
                     await records.boundaries(connection, did, _ROWS) if rows == _ROWS else []
                 )
             offset = 0
-            async for content in found.chunks(boundaries):
+            async for content in fetched.chunks(boundaries):
                 chunk = Chunk(
                     did=did,
                     operation=operation.id,
@@ -160,6 +163,19 @@ class Attempts:
             )
             raise FetchFailed(Failure.ACCOUNT_INACTIVE, detail)
         return claim
+
+    async def _check_listed(self, did: str, document: Document) -> None:
+        """Refuse what a host listed as its own and the DID's document does not.
+
+        A listing is hearsay.  Raises ``FetchFailed``.
+        """
+        async with self.database.transaction() as connection:
+            host = await found.host_of(connection, did)
+        if host is None:
+            return
+        if document.pds is None or host_of(document.pds) != host_of(host):
+            detail = f"{host} lists {did}, whose document names {document.pds or 'no host'}"
+            raise FetchFailed(Failure.DID_DOCUMENT, detail)
 
     async def _document(self, did: str) -> Document:
         try:

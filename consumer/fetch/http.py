@@ -70,12 +70,22 @@ class HostErrorKind(StrEnum):
 
 
 class HostError(Transient):
-    """The host failed; ``retry_after`` are the seconds of its header."""
+    """The host failed.
 
-    def __init__(self, kind: HostErrorKind, detail: str, retry_after: float | None = None) -> None:
+    ``retry_after`` are the seconds of its header; ``status`` is None without an answer.
+    """
+
+    def __init__(
+        self,
+        kind: HostErrorKind,
+        detail: str,
+        retry_after: float | None = None,
+        status: int | None = None,
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.retry_after = retry_after
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +290,7 @@ async def _read(response: httpx.Response, limit: int) -> HttpResponse:
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
         after = parse_retry_after(response.headers.get("retry-after"), time.time())
         kind = HostErrorKind.BUSY if status == _TOO_MANY_REQUESTS else HostErrorKind.BROKEN
-        raise HostError(kind, f"status {status} from {response.url}", after)
+        raise HostError(kind, f"status {status} from {response.url}", after, status)
     _check_plain(response)
     body = bytearray()
     async for part in response.aiter_raw():

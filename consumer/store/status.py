@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from consumer.store import answers, lanes, outbox
+from consumer.state.discovery import Search
+from consumer.store import answers, lanes, outbox, searches
+from consumer.store import found as found_repos
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import read as read_operations
@@ -39,7 +41,10 @@ class RelayConnection:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Counts and positions; ``repos`` by (status, sync state, reason), ``outbox`` by lane."""
+    """Counts and positions; ``repos`` by (status, sync state, reason), ``outbox`` by lane.
+
+    ``found``: repositories that are remembered, being synced, and failed before.
+    """
 
     cursors: list[Cursor]
     lanes: list[Lane]
@@ -51,6 +56,8 @@ class Status:
     outbox: dict[int, int]
     relays: list[RelayConnection] = field(default_factory=list)
     held: list[HeldHost] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
+    found: tuple[int, int, int] = (0, 0, 0)
 
 
 _RELAYS = """
@@ -93,6 +100,8 @@ async def read(connection: Connection) -> Status:
         outbox=await outbox.depth(connection),
         relays=[RelayConnection(*row) for row in relays],
         held=await answers.held_hosts(connection),
+        searches=await searches.read_all(connection),
+        found=await found_repos.counts(connection),
     )
 
 

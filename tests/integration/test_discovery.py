@@ -1,29 +1,51 @@
-"""Discovery on a real PostgreSQL, with a scripted relay that lists repositories."""
+"""Discovery on a real PostgreSQL, with scripted sources of listings."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import orjson
 import pytest
 
-from consumer.config.settings import DiscoverySettings, NetworkSettings, RelaySettings
+from consumer.config.settings import (
+    DiscoverySettings,
+    IdentitySettings,
+    NetworkSettings,
+    RelaySettings,
+    RetrySettings,
+)
+from consumer.control.commands import carry_out
 from consumer.fetch import discovery
 from consumer.fetch.discovery import discover
 from consumer.scope import Repos, Scope
+from consumer.state.discovery import HOSTS, SWEEP, SearchRules
+from procedures.messages import Discover
+from procedures.retries import DEFAULT, Backoff
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.harness import Harness, running
-from tests.support.web import Web, response, web
+from tests.support.web import Reply, Web, response, web
 
 pytestmark = pytest.mark.services
 
-VOTES, NOTES = "pub.chive.graph.vote", "pub.chive.review.comment"
+VOTES, COMMENTS = "pub.chive.graph.vote", "pub.chive.review.comment"
 OLD, OLDER = "3l6oveex3ii2l", "3k6oveex3ii2l"
+BAD_REQUEST = response(400, b'{"error":"BadRequest","message":"failed to proxy to upstream relay"}')
+_WAITS = Backoff(0.02, 0.05)
+RULES = SearchRules(refused_for=0.2, down_after=60.0, waits=_WAITS, page_waits=_WAITS)
+_METHODS = {"*": "listRepos", SWEEP: "listRepos", HOSTS: "listHosts"}
+
+
+class _Replies(dict[str, Reply]):
+    """Replies by path, whatever the size of the page."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        return super().get(re.sub(r"limit=\d+&?", "", path).rstrip("?&"), default)
 
 
 def did(number: int) -> str:
@@ -35,32 +57,44 @@ def page(numbers: Sequence[int], cursor: str | None = None, **more: Any) -> byte
     return response(200, orjson.dumps({"repos": repos} | ({"cursor": cursor} if cursor else {})))
 
 
+def lists(source: Web, listing: str, cursor: str | None, reply: Reply) -> None:
+    method = _METHODS.get(listing, "listReposByCollection")
+    query = [] if listing in _METHODS else [f"collection={listing}"]
+    query += [f"cursor={cursor}"] if cursor else []
+    path = f"/xrpc/com.atproto.sync.{method}"
+    source.replies[f"{path}?{'&'.join(query)}" if query else path] = reply
+
+
 @dataclass
 class DiscoveryHarness(Harness):
-    """A scripted relay that lists repositories."""
+    """Two scripted sources; ``relay`` is the one of the firehose."""
 
     relay: Web
+    other: Web
     scope: Scope = field(default_factory=lambda: Scope((VOTES,)))
+    sources: tuple[str, ...] | None = None
     sweep_every: float = 0.0
     queued: int = 1_000
-
-    def lists(self, collection: str, cursor: str | None, reply: bytes) -> None:
-        more = f"&cursor={cursor}" if cursor else ""
-        path = "/xrpc/com.atproto.sync."
-        if collection == "*":
-            path += f"listRepos?limit=1000{more}"
-        else:
-            path += f"listReposByCollection?collection={collection}&limit=2000{more}"
-        self.relay.replies[path] = reply
+    unconfirmed: int = 1_000
+    rules: SearchRules = RULES
 
     @asynccontextmanager
     async def discovering(self) -> AsyncIterator[None]:
         settings = self.deployment.settings(
             relay=RelaySettings(url=self.relay.origin.replace("http", "ws")),
             network=NetworkSettings(allow_loopback=True),
-            discovery=DiscoverySettings(sweep_every=self.sweep_every, queued=self.queued),
+            identity=IdentitySettings(plc_url=self.relay.origin),
+            discovery=DiscoverySettings(
+                sources=self.sources,
+                sweep_every=self.sweep_every,
+                queued=self.queued,
+                unconfirmed=self.unconfirmed,
+                pace=1_000.0,
+            ),
+            retries=RetrySettings(renewal_first=3_600.0),
         )
-        async with running(partial(discover, settings, self.scope, self.topics, self.database)):
+        root = partial(discover, settings, self.scope, self.topics, self.database, rules=self.rules)
+        async with running(root):
             yield
 
     async def synced(self) -> list[str]:
@@ -68,9 +102,33 @@ class DiscoveryHarness(Harness):
         sql = "SELECT did FROM operations WHERE type = 'didSync' AND automatic ORDER BY did"
         return [found for (found,) in await self.rows(sql)]
 
-    async def searched(self, listing: str, status: str = "completed") -> bool:
-        sql = "SELECT reason, status FROM operations WHERE type = 'discovery'"
-        return (listing, status) in await self.rows(sql)
+    async def both(self) -> bool:
+        return await self.synced() == [did(1), did(2)]
+
+    async def state(self, listing: str, source: Web | None = None) -> str | None:
+        sql = "SELECT state FROM searches WHERE listing = %s AND source = %s"
+        rows = await self.rows(sql, [listing, (source or self.relay).origin])
+        return rows[0][0] if rows else None
+
+    async def searched(
+        self, listing: str, state: str = "completed", source: Web | None = None
+    ) -> bool:
+        return await self.state(listing, source) == state
+
+    async def detail(self, listing: str, source: Web | None = None) -> str:
+        sql = "SELECT detail FROM searches WHERE listing = %s AND source = %s"
+        ((detail,),) = await self.rows(sql, [listing, (source or self.relay).origin])
+        return str(detail)
+
+    async def operations(self) -> list[tuple[str, str]]:
+        """Return listing and status of each discovery, when none is open any more."""
+        sql = "SELECT reason, status FROM operations WHERE type = 'discovery' ORDER BY requested_at"
+
+        async def ended() -> list[tuple[str, str]] | None:
+            rows = await self.rows(sql)
+            return rows if all(status != "running" for _, status in rows) else None
+
+        return await eventually(ended, what="every discovery ends") or []
 
     async def know(self, number: int, rev: str, status: str = "active") -> None:
         await self.execute(
@@ -79,95 +137,361 @@ class DiscoveryHarness(Harness):
             [did(number), rev, status],
         )
 
+    async def epoch(self, number: int) -> None:
+        await self.execute(
+            "INSERT INTO cursors (relay, seq, session) VALUES ('wss://r', 1, %s)"
+            " ON CONFLICT (relay) DO UPDATE SET session = EXCLUDED.session",
+            [number],
+        )
+
+    async def end_syncs(self, failure: str | None, status: str = "failed") -> None:
+        await self.execute(
+            "UPDATE operations SET status = %s, failure = %s, completed_at = now(),"
+            " version = version + 1 WHERE type = 'didSync' AND status = 'queued'",
+            [status, failure],
+        )
+
+    async def found(self) -> list[tuple[str, int, str | None]]:
+        return await self.rows("SELECT did, tries, failure FROM found ORDER BY did")
+
 
 @pytest.fixture
 async def harness(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[DiscoveryHarness]:
     monkeypatch.setattr(discovery, "_POLL_SECONDS", 0.1)
-    async with (
-        web() as relay,
-        DiscoveryHarness.opened(deployment, relay=relay) as harness,
-    ):
-        yield harness
+    monkeypatch.setattr(discovery, "_FEED_SECONDS", 0.05)
+    monkeypatch.setattr(discovery, "_FIRST_EPOCH_SECONDS", 0.0)
+    async with AsyncExitStack() as stack:
+        relay, other = [await stack.enter_async_context(web()) for _ in range(2)]
+        for source in (relay, other):
+            source.replies = _Replies()
+        yield await stack.enter_async_context(
+            DiscoveryHarness.opened(deployment, relay=relay, other=other)
+        )
 
 
 async def test_every_page_is_gone_through_and_every_stranger_synced(
     harness: DiscoveryHarness,
 ) -> None:
     await harness.know(2, OLD)
-    harness.lists(VOTES, None, page([1, 2], "b"))
-    harness.lists(VOTES, "b", page([3], "c", active=False))  # only inactive ones: not the end
-    harness.lists(VOTES, "c", page([4, 1]))
+    lists(harness.relay, VOTES, None, page([1, 2], "b"))
+    lists(harness.relay, VOTES, "b", page([3], "c", active=False))  # only inactive: not the end
+    lists(harness.relay, VOTES, "c", page([4, 1]))
     async with harness.discovering():
         await eventually(lambda: harness.searched(VOTES), what="the search ends")
+        assert await harness.operations() == [(VOTES, "completed")]
+        await eventually(harness.synced, what="they are fed")
     assert await harness.synced() == [did(1), did(4)]
     (found,) = await harness.rows(
         "SELECT records_processed, progress, phase FROM operations WHERE type = 'discovery'"
     )
-    assert found[1:] == (100, "applied")
+    assert found == (5, 100, "applied")
     async with harness.discovering():  # once is enough
         pass
     assert len(harness.relay.requests) == 3
 
 
 async def test_a_collection_that_is_added_is_searched(harness: DiscoveryHarness) -> None:
-    harness.lists(VOTES, None, page([1]))
+    lists(harness.relay, VOTES, None, page([1]))
+    lists(harness.relay, COMMENTS, None, page([2]))
     async with harness.discovering():
         await eventually(lambda: harness.searched(VOTES), what="the search ends")
-    harness.scope = Scope((VOTES, NOTES))
-    harness.lists(NOTES, None, page([2]))
+    harness.scope = Scope((VOTES, COMMENTS))
     async with harness.discovering():
-        await eventually(lambda: harness.searched(NOTES), what="the search ends")
-    assert await harness.synced() == [did(1), did(2)]
+        await eventually(lambda: harness.searched(COMMENTS), what="the search ends")
+        await eventually(harness.both, what="both are fed")
     assert len(harness.relay.requests) == 2
 
 
+async def test_a_collection_that_is_taken_out_and_put_back_is_searched_again(
+    harness: DiscoveryHarness,
+) -> None:
+    lists(harness.relay, VOTES, None, page([1]))
+    lists(harness.relay, COMMENTS, None, page([]))
+    for collection in (VOTES, COMMENTS, VOTES):
+        harness.scope = Scope((collection,))
+        async with harness.discovering():
+            await eventually(partial(harness.searched, collection), what="the search ends")
+    assert sum(VOTES in path for path in harness.relay.paths) == 2
+
+
 async def test_it_goes_on_at_its_cursor(harness: DiscoveryHarness) -> None:
-    harness.lists(VOTES, None, page([1], "b"))
-    harness.lists(VOTES, "b", response(503, retry_after="1"))
+    lists(harness.relay, VOTES, None, page([1], "b"))
+    lists(harness.relay, VOTES, "b", response(503, retry_after="1"))
     async with harness.discovering():
-        await eventually(lambda: harness.searched(VOTES, "queued"), what="it is postponed")
-    harness.lists(VOTES, "b", page([2]))
+        await eventually(lambda: len(harness.relay.requests) > 1, what="it is postponed")
+    lists(harness.relay, VOTES, "b", page([2]))
     async with harness.discovering():
         await eventually(lambda: harness.searched(VOTES), what="the search ends")
-    assert await harness.synced() == [did(1), did(2)]
+        await eventually(harness.both, what="both are fed")
     assert sum("cursor" not in path for path in harness.relay.paths) == 1
 
 
-async def test_a_crowd_of_waiting_syncs_holds_it_up(harness: DiscoveryHarness) -> None:
-    harness.queued = 1
-    harness.lists(VOTES, None, page([1], "b"))
-    harness.lists(VOTES, "b", page([2]))
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        BAD_REQUEST,
+        response(404),
+        response(501, b'{"error":"MethodNotImplemented"}'),
+        response(200, b"<html>hello"),
+    ],
+    ids=["bad-request", "404", "501", "html"],
+)
+async def test_a_relay_that_does_not_serve_gives_way_to_another_source(
+    harness: DiscoveryHarness, refusal: bytes
+) -> None:
+    harness.sources = ("relay", harness.other.origin)
+    lists(harness.relay, VOTES, None, refusal)
+    lists(harness.other, VOTES, None, page([1, 2]))
     async with harness.discovering():
-        await eventually(harness.synced, what="the first page")
-        assert not await harness.searched(VOTES)
-        async with harness.database.transaction() as connection:
-            await connection.execute(
-                "UPDATE operations SET status = 'completed', completed_at = now(),"
-                " version = version + 1 WHERE type = 'didSync'"
-            )
-        await eventually(lambda: harness.searched(VOTES), what="the search ends")
-    assert await harness.synced() == [did(1), did(2)]
+        await eventually(lambda: harness.searched(VOTES, source=harness.other), what="found")
+        assert await harness.operations() == [(VOTES, "completed")]
+        await eventually(harness.both, what="both are fed")
+    assert await harness.searched(VOTES, "unsupported")
+    assert "status" in await harness.detail(VOTES)
+    asked = len(harness.relay.requests)
+    async with harness.discovering():  # remembered
+        pass
+    assert len(harness.relay.requests) == asked <= 20
 
 
-async def test_a_relay_without_listings(harness: DiscoveryHarness) -> None:
+async def test_a_listing_that_no_source_serves_says_so(harness: DiscoveryHarness) -> None:
+    harness.sources = ("relay", harness.other.origin)
     async with harness.discovering():
-        await eventually(lambda: harness.searched(VOTES, "failed"), what="it gives up")
-    ((error, due),) = await harness.rows(
-        "SELECT o.error, d.due > now() + interval '1 hour' FROM discoveries AS d"
-        " JOIN operations AS o ON o.id = d.operation"
-    )
+        await eventually(lambda: harness.searched(VOTES, "unsupported", harness.other), what="end")
+        assert await harness.operations() == [(VOTES, "failed")]
+    ((error,),) = await harness.rows("SELECT error FROM operations WHERE type = 'discovery'")
+    assert VOTES in error
     assert "404" in error
-    assert due
 
 
-async def test_a_listing_that_stands_still_is_no_endless_loop(harness: DiscoveryHarness) -> None:
-    harness.lists(VOTES, None, page([1], "b"))
-    harness.lists(VOTES, "b", page([1], "b"))
+async def test_a_page_that_always_fails_is_named_and_the_next_source_asked(
+    harness: DiscoveryHarness,
+) -> None:
+    harness.sources = ("relay", harness.other.origin)
+    harness.scope = Scope((VOTES, COMMENTS))
+    lists(harness.relay, VOTES, None, page([1], "b"))
+    lists(harness.relay, VOTES, "b", response(500))
+    lists(harness.relay, COMMENTS, None, page([3]))
+    lists(harness.other, VOTES, None, page([1, 2]))
     async with harness.discovering():
-        await eventually(lambda: harness.searched(VOTES, "queued"), what="it is postponed")
-        assert await harness.synced() == [did(1)]
+        await eventually(lambda: harness.searched(VOTES, source=harness.other), what="found")
+        await eventually(lambda: harness.searched(COMMENTS), what="another listing goes on")
+    assert await harness.searched(VOTES, "incomplete")
+    assert "cursor 'b'" in await harness.detail(VOTES)
+    limits = [re.findall(r"limit=(\d+)", path)[0] for path in harness.relay.paths if "=b" in path]
+    assert list(dict.fromkeys(limits)) == ["2000", "200", "20", "2", "1"]
+    assert len(limits) == 15
+
+
+async def test_cursors_in_a_circle_end_the_search(harness: DiscoveryHarness) -> None:
+    harness.sources = ("relay", harness.other.origin)
+    lists(harness.relay, VOTES, None, page([1], "x"))
+    lists(harness.relay, VOTES, "x", page([1], "y"))
+    lists(harness.relay, VOTES, "y", page([1], "x"))
+    lists(harness.other, VOTES, None, page([2]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES, source=harness.other), what="found")
+        await eventually(harness.both, what="both are fed")
+    assert await harness.searched(VOTES, "incomplete")
+    assert len(harness.relay.requests) == 3
+
+
+async def test_a_source_that_is_down_gives_way(harness: DiscoveryHarness) -> None:
+    harness.sources = ("relay", harness.other.origin)
+    harness.rules = replace(RULES, down_after=0.5)
+    lists(harness.relay, VOTES, None, response(503))
+    lists(harness.other, VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES, source=harness.other), what="found")
+        assert await harness.operations() == [(VOTES, "completed")]
+    assert await harness.searched(VOTES, "incomplete")
+
+
+async def test_another_relay_is_searched_anew(harness: DiscoveryHarness) -> None:
+    lists(harness.relay, VOTES, None, page([1], "b"))
+    lists(harness.relay, VOTES, "b", response(503, retry_after="9"))
+    async with harness.discovering():
+        await eventually(lambda: len(harness.relay.requests) > 1, what="it is half read")
+    harness.relay, left = harness.other, harness.relay
+    lists(harness.relay, VOTES, None, page([2]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES), what="the search ends")
+    assert "cursor" not in harness.relay.paths[0]
+    assert await harness.state(VOTES, left) is None
+
+
+async def test_a_new_epoch_opens_the_listings_again(harness: DiscoveryHarness) -> None:
+    await harness.epoch(1)
+    lists(harness.relay, VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES), what="the search ends")
+        lists(harness.relay, VOTES, None, page([1, 2]))
+        await harness.epoch(2)
+        await eventually(harness.both, what="the one that came in between is found")
+
+
+async def test_the_timer_opens_the_listings_again(harness: DiscoveryHarness) -> None:
+    harness.rules = replace(RULES, repeat_every=0.3)
+    lists(harness.relay, VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(lambda: len(harness.relay.requests) > 2, what="it is repeated")
+
+
+async def test_a_command_opens_the_listings_again(harness: DiscoveryHarness) -> None:
+    harness.scope = Scope((VOTES, COMMENTS))
+    harness.sources = ("relay", harness.other.origin)
+    for source in (harness.relay, harness.other):
+        lists(source, VOTES, None, page([1]))
+        lists(source, COMMENTS, None, page([2]))
+
+    async def command(identifier: str, collection: str | None, source: str | None) -> str:
+        told = Discover(
+            id=identifier, collection=collection, source=source, requested_by="me", requested_at=1.0
+        )
+        async with harness.database.transaction() as connection:
+            for _ in range(2):  # a repeated command is the same
+                await carry_out(connection, told, harness.topics, harness.scope, DEFAULT, 1.0)
+
+        async def ended() -> str | None:
+            sql = "SELECT status FROM operations WHERE id = %s"
+            ((status,),) = await harness.rows(sql, [identifier])
+            return str(status) if status not in ("queued", "running") else None
+
+        return await eventually(ended, what="the command ends") or ""
+
+    async with harness.discovering():
+        await harness.operations()
+        await eventually(lambda: harness.searched(COMMENTS), what="the first searches")
+        await harness.operations()
+        assert len(harness.relay.requests) == 2
+        assert await command("one", VOTES, None) == "completed"
+        assert len(harness.relay.requests) == 3
+        assert await command("two", None, harness.other.origin) == "completed"
+        assert len(harness.other.requests) == 2
+        assert await command("three", "org.example.none", None) == "failed"
+        assert await command("four", None, "https://elsewhere.example") == "failed"
+
+
+async def test_a_discovery_that_is_cancelled_stops(harness: DiscoveryHarness) -> None:
+    lists(harness.relay, VOTES, None, response(503, retry_after="1"))
+    async with harness.discovering():
+        await eventually(lambda: harness.relay.requests, what="it has begun")
+        await harness.execute(
+            "UPDATE operations SET status = 'cancelled', completed_at = now(),"
+            " version = version + 1 WHERE type = 'discovery'"
+        )
+        await eventually(lambda: harness.searched(VOTES, "incomplete"), what="it stops")
+
+
+async def test_only_what_is_due_is_a_crowd(harness: DiscoveryHarness) -> None:
+    harness.queued = 2
+    lists(harness.relay, VOTES, None, page([1, 2], "b"))
+    lists(harness.relay, VOTES, "b", page([3, 4]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched(VOTES), what="no page waits for the crowd")
+        await eventually(harness.both, what="two are fed")
+        # Their hosts are away: they are due again tomorrow, and hold up nobody.
+        await harness.execute(
+            "UPDATE operations SET run_after = now() + interval '1 day', attempts = 1,"
+            " version = version + 1 WHERE type = 'didSync'"
+        )
+        await eventually(
+            lambda: _four(harness), what="the others are fed though two wait for their hosts"
+        )
+
+
+async def _four(harness: DiscoveryHarness) -> bool:
+    return len(await harness.synced()) == 4
+
+
+async def test_a_stranger_whose_sync_fails_is_remembered(harness: DiscoveryHarness) -> None:
+    lists(harness.relay, VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(harness.synced, what="it is fed")
+        await harness.end_syncs("RepoInvalid")
+        await eventually(lambda: _failed_once(harness), what="the failure is seen")
+        assert await harness.found() == [(did(1), 1, "RepoInvalid")]
+        await harness.execute("UPDATE found SET next_try = now()")
+        await eventually(lambda: _queued_again(harness), what="it is fed again")
+        await harness.know(1, OLD)
+        await harness.end_syncs(None, "completed")
+        await eventually(lambda: _nothing(harness), what="it is known now")
+
+
+async def _failed_once(harness: DiscoveryHarness) -> bool:
+    return any(tries for _, tries, _ in await harness.found())
+
+
+async def _queued_again(harness: DiscoveryHarness) -> bool:
+    return len(await harness.synced()) == 2
+
+
+async def _nothing(harness: DiscoveryHarness) -> bool:
+    return not await harness.found()
+
+
+async def test_what_is_gone_is_forgotten(harness: DiscoveryHarness) -> None:
+    lists(harness.relay, VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(harness.synced, what="it is fed")
+        await harness.end_syncs("DidNotFound")
+        await eventually(lambda: _nothing(harness), what="it is forgotten")
+
+
+async def test_a_host_that_knows_nothing_is_asked_before_it_is_believed(
+    harness: DiscoveryHarness,
+) -> None:
+    lists(harness.relay, VOTES, None, page([1]))
+    async with harness.discovering():
+        await eventually(harness.synced, what="it is fed")
+        await harness.end_syncs("RepoNotFound")
+        # Its document cannot be read now, so nothing is known of it.
+        await eventually(lambda: _failed_once(harness), what="it is tried again")
+    assert await harness.found() == [(did(1), 1, "RepoNotFound")]
+
+
+async def test_a_source_of_inventions_is_bounded(
+    harness: DiscoveryHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_FULL_SECONDS", 0.1)
+    harness.sources = ("relay", harness.other.origin)
+    harness.unconfirmed = 2
+    harness.rules = replace(RULES, down_after=0.5)
+    lists(harness.relay, VOTES, None, page([1, 2], "b"))
+    lists(harness.relay, VOTES, "b", page([3]))
+    lists(harness.other, VOTES, None, page([4]))
+    async with harness.discovering():
+        await eventually(harness.both, what="the first page")
+        await harness.end_syncs("DidUnresolved")
+        await eventually(lambda: harness.searched(VOTES, source=harness.other), what="the next")
+    assert len(harness.relay.requests) == 1
+    assert did(3) not in await harness.synced()
+
+
+async def test_all_repositories_are_found_at_their_hosts(harness: DiscoveryHarness) -> None:
+    harness.scope = Scope(("*",))
+    hosts = {"hosts": [{"hostname": harness.other.origin.removeprefix("http://")}]}
+    lists(harness.relay, HOSTS, None, response(200, orjson.dumps(hosts)))
+    lists(harness.other, "*", None, page([1], "b"))
+    lists(harness.other, "*", "b", page([2]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched("*", source=harness.other), what="the host")
+        assert await harness.operations() == [(HOSTS, "completed")]
+        await eventually(harness.both, what="both are fed")
+    rows = await harness.rows("SELECT DISTINCT source, host FROM found")
+    assert rows == [(harness.other.origin, harness.other.origin)]
+    assert len(harness.relay.requests) == 1
+
+
+async def test_all_repositories_of_a_relay_without_hosts(harness: DiscoveryHarness) -> None:
+    harness.scope = Scope((VOTES,), Repos.ALL)
+    lists(harness.relay, "*", None, page([1, 2]))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched("*"), what="the search ends")
+        assert await harness.operations() == [(HOSTS, "completed")]
+        await eventually(harness.both, what="both are fed")
 
 
 async def test_a_sweep_finds_those_that_we_are_behind(harness: DiscoveryHarness) -> None:
@@ -175,19 +499,21 @@ async def test_a_sweep_finds_those_that_we_are_behind(harness: DiscoveryHarness)
     await harness.know(1, OLDER)
     await harness.know(2, OLD)
     await harness.know(3, OLDER, "deactivated")
-    harness.lists("*", None, page([1, 2, 3, 4], rev=OLD))
+    lists(harness.relay, "*", None, page([1, 2, 3, 4], rev=OLD))
     async with harness.discovering():
-        await eventually(lambda: harness.searched("#sweep"), what="the sweep ends")
+        await eventually(lambda: harness.searched(SWEEP), what="the sweep ends")
     assert await harness.synced() == [did(1)]
     assert await harness.rows("SELECT reason FROM operations WHERE type = 'didSync'") == [
         ("listed_newer",)
     ]
 
 
-async def test_listed_repositories_are_synced_without_a_relay(harness: DiscoveryHarness) -> None:
+async def test_repositories_that_the_settings_name_are_synced(harness: DiscoveryHarness) -> None:
     harness.scope = Scope((VOTES,), Repos.LISTED, dids=frozenset({did(1), did(2)}))
     await harness.know(2, OLD)
     async with harness.discovering():
         await eventually(harness.synced, what="the sync is queued")
+        await harness.end_syncs("DidNotFound")
+        await eventually(lambda: _failed_once(harness), what="it is never forgotten")
     assert await harness.synced() == [did(1)]
     assert harness.relay.requests == []

@@ -15,6 +15,7 @@ from consumer.errors import Reason
 from consumer.fetch.refusals import Meaning
 from consumer.gateway import role
 from consumer.state.accounts import Verdict
+from consumer.state.discovery import AnswerKind, SearchState
 from consumer.state.effects import SyncReason
 from procedures.contract import METHODS
 from procedures.failures import Failure
@@ -34,6 +35,8 @@ CLOSED: dict[str, set[str]] = {
     "reason": {*Reason, *RefusalReason, *SyncReason},
     "stage": {*metrics.Stage},
     "kind": {*metrics.FrameKind, *LookupKind, *metrics.Sweep},
+    "answer": set(AnswerKind),
+    "state": set(SearchState),
     "outcome": {
         *metrics.FrameOutcome,
         *metrics.TransactionOutcome,

@@ -113,12 +113,12 @@ WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
 _INSERT = """
 INSERT INTO operations (
     id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,
-    requested_at, error, failure, completed_at, version, want
+    requested_at, error, failure, completed_at, version, reason, want
 ) VALUES (
     %(id)s, %(type)s, %(did)s, %(lane)s, %(uri)s, %(status)s, %(automatic)s, %(emit_all)s,
     %(same_as)s, to_timestamp(%(run_after)s), %(requested_by)s, to_timestamp(%(requested_at)s),
     %(error)s, %(failure)s, to_timestamp(%(completed_at)s), %(version)s,
-    coalesce((SELECT want FROM repos WHERE did = %(did)s), 0)
+    %(reason)s, coalesce((SELECT want FROM repos WHERE did = %(did)s), 0)
 )
 """
 _TAKE_UNPUBLISHED = f"""
@@ -145,7 +145,7 @@ _NUMBERS = (
 _TIMES = ("run_after", "started_at", "completed_at")
 _INSERTED = (
     *("id", "type", "did", "uri", "status", "automatic", "same_as", "run_after", "requested_by"),
-    *("requested_at", "error", "failure", "completed_at", "version"),
+    *("requested_at", "error", "failure", "completed_at", "version", "reason"),
 )
 
 

@@ -20,7 +20,7 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.runtime import logs
 from consumer.store.database import Database
-from tests.support.web import web
+from tests.support.web import response, web
 
 SECRET = "hid/d:en@1"  # noqa: S105 - to be looked for
 ENCODED = "hid%2Fd%3Aen%401"
@@ -108,6 +108,29 @@ async def test_what_a_relay_answers_is_escaped(
     assert site.paths
     assert answer.ok is False
     assert answer.detail.isprintable()
+
+
+async def test_which_source_serves_and_which_wildcard_stands_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "/xrpc/com.atproto.sync.listReposByCollection?collection=a.b.c&limit=1"
+    async with web() as relay, web() as other:
+        overrides = {
+            "relay": {"url": f"ws://127.0.0.1:{relay.port}"},
+            "network": {"allow_loopback": True},
+            "scope": {"collections": ["a.b.c", "org.example.*"]},
+            "discovery": {"sources": ["relay", other.origin]},
+        }
+        silent = (await check.check(load(overrides=overrides)))["discovery"]
+        other.replies[path] = response(200, b'{"repos":[]}')
+        answers = await check.check(load(overrides=overrides))
+    assert (silent.ok, answers["discovery"].ok) == (None, True)
+    assert "no source serves a.b.c" in silent.detail
+    assert f"{other.origin} serves a.b.c ({relay.origin} does not: status 404" in (
+        answers["discovery"].detail
+    )
+    assert "org.example.*" in answers["scope"].detail
 
 
 def test_a_connection_string_that_was_not_checked_is_not_quoted() -> None:

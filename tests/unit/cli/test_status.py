@@ -13,6 +13,7 @@ from rich.console import Console
 
 from consumer.cli.report import Waiting, render, report
 from consumer.kafka.topics import Topic
+from consumer.state.discovery import Search, SearchState
 from consumer.store.rows import RELEASED, Lane
 from consumer.store.status import Cursor, RelayConnection, Status
 
@@ -67,6 +68,27 @@ def test_report() -> None:
     assert [lane["outbox"] for lane in seen["lanes"]] == [0, 5]
     assert seen["outbox"] == 5
     assert orjson.loads(orjson.dumps(seen)) == seen
+
+
+def test_how_far_the_listings_were_read() -> None:
+    a, b, host = "https://a.example", "https://b.example", "https://pds.example"
+    votes, comments = "pub.chive.graph.vote", "pub.chive.review.comment"
+    searches = [
+        Search(a, votes, state=SearchState.UNSUPPORTED, failed=3, detail="status 400 BadRequest"),
+        Search(b, votes, state=SearchState.COMPLETED, pages=2, found=700),
+        Search(a, comments, pages=1, found=9),
+        Search(host, "*", named_by=a, state=SearchState.COMPLETED, pages=4, found=40),
+    ]
+    seen = report(replace(FOUND, searches=searches, found=(12, 5, 3)), WAITING, NOW)
+    discovery = seen["discovery"]
+    assert (discovery["listings"], discovery["read"]) == (2, 1)
+    assert discovery["searches"][0]["detail"] == "status 400 BadRequest"
+    assert discovery["hosts"]["found"] == 40
+    text = shown(seen)
+    assert "1 of 2 listings read" in text
+    assert "12 are not synced yet, 3 of them failed before" in text
+    for part in ("1 of 2", votes, b, "completed", "700", "unsupported", "status 400 BadRequest"):
+        assert part in text
 
 
 def test_report_of_nothing() -> None:

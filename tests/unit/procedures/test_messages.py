@@ -16,6 +16,7 @@ from procedures.messages import (
     Cancel,
     Command,
     DidSync,
+    Discover,
     Emit,
     RecordRefresh,
     Refusal,
@@ -54,6 +55,20 @@ def test_a_bare_line_is_a_command() -> None:
     assert decode(f'{{"type":"didSync","did":"{DID}"}}\n'.encode(), 7, TIMESTAMP) == DidSync(
         id=f"control-7-{TIMESTAMP}", did=DID, requested_at=TIMESTAMP / 1000
     )
+
+
+def test_what_a_discover_command_names() -> None:
+    bare = _decode({"type": "discover", "id": "a"})
+    assert isinstance(bare, Discover)
+    assert (bare.collection, bare.source) == (None, None)
+    assert messages.key(bare) is None
+    named = _decode({"type": "discover", "collection": "a.b.c", "source": "https://a.example:444"})
+    assert isinstance(named, Discover)
+    assert named.subject == "collection=a.b.c source=https://a.example:444"
+    for wrong in ({"collection": "a.*"}, {"source": "a.example"}, {"source": "https://a/b"}):
+        refused = _decode({"type": "discover"} | wrong)
+        assert isinstance(refused, Refusal)
+        assert refused.reason is RefusalReason.INVALID_FIELD
 
 
 def test_all_fields() -> None:
@@ -196,6 +211,14 @@ _COMMANDS: st.SearchStrategy[Command] = st.one_of(
         requested_at=_AT,
     ),
     st.builds(Cancel, id=_IDS, operation_id=_IDS, requested_by=_BY, requested_at=_AT),
+    st.builds(
+        Discover,
+        id=_IDS,
+        collection=st.none() | st.sampled_from(["a.b.c", "pub.chive.graph.vote"]),
+        source=st.none() | st.sampled_from(["https://a.example", "http://127.0.0.1:80"]),
+        requested_by=_BY,
+        requested_at=_AT,
+    ),
 )
 
 
@@ -210,7 +233,18 @@ _NAMES = ["v", "id", "type", "did", "uri", "emit", "operationId", "requestedBy",
 _NEAR: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(1, 1.0, 2, 0, True, None, "", "1", [], {}),
-        *("didSync", "recordRefresh", "cancel", "DidSync", "changes", "all"),
+        *(
+            "didSync",
+            "recordRefresh",
+            "cancel",
+            "discover",
+            "https://a.example/",
+            "a.b.c",
+            "a..c",
+            "DidSync",
+            "changes",
+            "all",
+        ),
         *(DID, URI, DID + "\n", DID + ":", "did:plc:", "did:web:localhost%3A8099", "at://" + DID),
         *("control-1-1", "control", "a" * 128, "a" * 129, "-a", "a\n", "é"),
         *(f"at://{DID}/a.b.c/.", f"at://{DID}/a.b.c/...", f"at://{DID}/a.b.c/{'r' * 513}"),

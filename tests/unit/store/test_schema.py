@@ -20,7 +20,7 @@ def test_different_prefixes_have_different_schemas() -> None:
     assert all(len(schema_of(prefix).encode()) <= 63 for prefix in prefixes)
 
 
-def test_migrations_have_a_number_each() -> None:
+def test_migrations_are_numbered_in_order_and_each_number_once() -> None:
     versions = [m.version for m in migrations()]
     assert versions == sorted(set(versions))
     assert versions[0] == 1
