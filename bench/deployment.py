@@ -1,4 +1,4 @@
-"""One deployment on the embedded servers: prepared, watched, and asked whether it is done."""
+"""One deployment on the embedded servers: its topics and tables, positions and CPU time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from consumer.verify.frames import peek
 PARTITIONS = 8
 _PDS = "https://pds.bench.test"
 _LOOK_EVERY = 0.1
-_PATIENCE = 120.0  # seconds without any progress
+_DEADLINE = 120.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Usage:
 
 @dataclass
 class Deployment:
-    """Names of its own on the servers of ``stack``; ``directory`` is for logs."""
+    """Topics and a schema on the servers of ``stack``; the processes log to ``directory``."""
 
     stack: EmbeddedStack
     services: Services
@@ -67,23 +67,24 @@ class Deployment:
         }
 
     def usage(self, **groups: Iterable[Server]) -> Usage:
-        """Return what ``groups``, Kafka and PostgreSQL have used."""
+        """Return the CPU time that the servers of ``groups``, Kafka and PostgreSQL have used."""
         kafka, postgres = [self.stack.kafka.server], [self.stack.postgres.server]
-        everyone = {**groups, "kafka": kafka, "postgres": postgres}
+        everything = {**groups, "kafka": kafka, "postgres": postgres}
         cpu = {
             name: sum(cpu_seconds(server.pid) for server in servers if server.pid is not None)
-            for name, servers in everyone.items()
+            for name, servers in everything.items()
         }
         return Usage(time.time(), cpu)
 
     async def know(self, keys: Mapping[str, str]) -> None:
-        """Write identities, as the fetcher's answers would have led to."""
+        """Write identities (``did:key`` texts by DID) as after answers of the fetcher."""
         fetched = time.time()
         known = [Identity(did, key, _PDS, None, None, fetched) for did, key in keys.items()]
         async with self.services.database.transaction() as connection:
             await identities.write(connection, known)
 
     async def rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
+        """Return the rows of a query."""
         async with self.services.database.transaction() as connection:
             return await (await connection.execute(query, parameters)).fetchall()
 
@@ -122,7 +123,7 @@ class Deployment:
         return self._cursor >= seq
 
     async def _look(self) -> None:
-        """Read what is new about positions in Kafka."""
+        """Read new markers and cursors from Kafka."""
         for record in await self._positions.fetch(wait=0):
             if record.topic == self.services.topics.name(Topic.CURSOR):
                 if record.key and record.key.startswith(b"ws") and record.value:
@@ -133,14 +134,14 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployment(stack: EmbeddedStack, directory: Path, name: str) -> AsyncIterator[Deployment]:
+async def deployed(stack: EmbeddedStack, directory: Path, name: str) -> AsyncIterator[Deployment]:
     """Prepare topics and tables of a deployment called ``name``; it logs below ``directory``."""
     kafka = KafkaSettings(topic_prefix=f"{name}.", partitions=PARTITIONS)
     settings = at(Settings(kafka=kafka), stack.bootstrap_servers, stack.dsn)
     async with opened(settings, asyncio.Event()) as services:
         published, cursor = map(services.topics.name, (Topic.PUBLISHED, Topic.CURSOR))
-        places = {TopicPartition(published, lane): None for lane in range(PARTITIONS)}
-        positions = {**places, TopicPartition(cursor, 0): None}
+        markers = {TopicPartition(published, lane): None for lane in range(PARTITIONS)}
+        positions = {**markers, TopicPartition(cursor, 0): None}
         async with await PartitionReader.open(services.client, positions) as reader:
             own = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
             yield Deployment(stack, services, own, reader)
@@ -159,14 +160,17 @@ async def until(
     what: str,
     done: Callable[[], Awaitable[bool]],
     servers: Iterable[Server],
-    patience: float = _PATIENCE,
+    deadline: float = _DEADLINE,
 ) -> None:
-    """Wait until ``done``; raise ``Fatal`` when it takes too long or one of ``servers`` ends."""
-    give_up = time.monotonic() + patience
+    """Wait until ``done``, at most ``deadline`` seconds; ``what`` names it in the error.
+
+    Raises ``Fatal`` when it takes longer or one of ``servers`` ends.
+    """
+    give_up = time.monotonic() + deadline
     while not await done():
         for server in servers:
             if server.exit_status is not None:
                 raise server.failure(f"ended with status {server.exit_status}")
         if time.monotonic() > give_up:
-            raise Fatal(f"{what}: not done after {patience:.0f} s")
+            raise Fatal(f"{what}: not done after {deadline:.0f} s")
         await asyncio.sleep(_LOOK_EVERY)

@@ -1,7 +1,7 @@
 """PLC directory and PDS in a process of its own, for the accounts of ``bench.hosted``.
 
-``python -m bench.host PORT FILE``.  Every answer is ready before it is asked for, so that it is
-never this server that is measured.
+``python -m bench.host PORT FILE``.  Every answer is prepared before the first request, so that the
+measurements do not include this server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from simulator.account import Account
 
 
 def app(hosted: Hosted, origin: str) -> Starlette:
-    """Return the server; ``origin`` is where it will be."""
+    """Return the application; ``origin`` is the URL at which it will be served."""
     documents = {account.did: _document(account, origin) for account in _accounts(hosted)}
 
     async def document(request: Request) -> Response:

@@ -1,31 +1,27 @@
-"""What the PDS of the benchmark has: one large repository and many small ones.
+"""What the PDS of the benchmark serves: one large repository and many small ones.
 
-Made once and kept in the user's cache.  A fifth of the large one's records are wanted, and half
-of those of the small ones; each small one has a record proof ready.
+They are made once and kept in the user's cache.  A fifth of the records of the large repository
+are wanted, and half of those of the small ones.  Each small repository has one record proof.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.frames import framed, split
-from consumer.embedded.jars import cache_home
+from bench import cached
 from simulator.account import Account
 from simulator.repo import Repo, Write
 
 WANTED, UNWANTED = "pub.chive.eprint.submission", "app.bsky.feed.post"
 RKEY = "k00000"  # of the record that every small repository proves
-_SIMULATOR = Path(__file__).parents[1] / "simulator"
 _TEXT = "enough words so that a record has the size of a short post, or of a vote with its subject"
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How many records the large repository has, how many small ones there are, of how many."""
+    """The large repository has ``large`` records, ``small`` others have ``records`` each."""
 
     large: int = 100_000
     small: int = 2_000
@@ -38,16 +34,13 @@ class Spec:
 
     @property
     def path(self) -> Path:
-        """Where it is cached, under the parameters and the code that decide it."""
-        digest = hashlib.sha256(json.dumps(asdict(self)).encode())
-        for source in (*sorted(_SIMULATOR.glob("*.py")), Path(__file__)):
-            digest.update(source.read_bytes())
-        return cache_home() / "bench" / f"{digest.hexdigest()[:16]}.repos"
+        """The file in the cache."""
+        return cached.path_of(asdict(self), Path(__file__), "repos")
 
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """Repositories and proofs by DID, as ``getRepo`` and ``getRecord`` answer with them."""
+    """Repositories and proofs (CAR files) by DID: the answers of ``getRepo`` and ``getRecord``."""
 
     repos: dict[str, bytes]
     proofs: dict[str, bytes]
@@ -64,20 +57,16 @@ def small(number: int) -> Account:
 
 
 def make(spec: Spec) -> Path:
-    """Make it, unless it is in the cache, and return where it lies."""
+    """Make the file unless it is in the cache, and return its path."""
     if not spec.path.exists():
-        spec.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = spec.path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.writelines(framed(_parts(spec)))
-        partial.replace(spec.path)
+        cached.write(spec.path, _parts(spec))
     return spec.path
 
 
 def load(path: Path) -> Hosted:
     """Read what ``make`` has written."""
     found = Hosted({}, {})
-    parts = split(path.read_bytes())
+    parts = cached.read(path)
     for did in parts:
         found.repos[did.decode()] = next(parts)
         found.proofs[did.decode()] = next(parts)

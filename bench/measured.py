@@ -1,4 +1,4 @@
-"""What one round of one scenario came to."""
+"""The result of one round of one scenario."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Syncs and refreshes, from the command to the last event.
 
-A deployment of its own, each role in a process of its own, on a scripted directory and PDS.
+A deployment of its own has a process for each role, and a scripted PLC directory and PDS.
 In this order: the first sync of a large repository; the same again, when nothing has changed; the
 same with every record republished, while other accounts write at a steady rate (their lag is
 measured); many small repositories queued at once; refreshes over XRPC, one after the other.  Each
@@ -28,7 +28,7 @@ import orjson
 import psutil
 
 from bench import hosted
-from bench.deployment import Deployment, deployment, last_seqs, until
+from bench.deployment import Deployment, deployed, last_seqs, until
 from bench.hosted import RKEY, WANTED, Spec
 from bench.measured import Measured, between
 from bench.processes import RelayProcess, answering, consumer, free_port, hosting, relaying
@@ -54,7 +54,7 @@ LARGE, UNCHANGED, AGAIN, MANY, REFRESH = (
 _ROLES = ("tailer", "worker", "fetcher")
 _LIVE_COMMITS, _LIVE_EVERY = 20, 0.1  # commits, and seconds between them
 _POLL = 0.02
-_PATIENCE = 600.0
+_DEADLINE = 600.0  # seconds
 _CALLERS = 10
 _TOKEN_SECONDS = 50
 _MEBIBYTE = 1024 * 1024
@@ -64,8 +64,8 @@ _MEBIBYTE = 1024 * 1024
 class Findings:
     """Steps by name, counted in records, repositories or calls.
 
-    ``lags``: seconds from the relay to the events of commits during a large sync; ``memory``:
-    the fetcher's largest resident size, in MiB; ``calls``: seconds of each refresh.
+    ``lags``: seconds from the relay to the events of commits during a large sync.
+    ``calls``: seconds of each refresh.  ``memory``: the fetcher's largest resident size in MiB.
     """
 
     steps: dict[str, Measured] = field(default_factory=dict)
@@ -112,25 +112,25 @@ async def _running(
 ) -> AsyncIterator[_Run]:
     async with AsyncExitStack() as running:
         enter = running.enter_async_context
-        place = await enter(deployment(stack, directory, "operations"))
-        relay = await enter(relaying(traffic, place.directory))
-        origin = await enter(hosting(path, place.directory))
+        deployment = await enter(deployed(stack, directory, "operations"))
+        relay = await enter(relaying(traffic, deployment.directory))
+        origin = await enter(hosting(path, deployment.directory))
         port = free_port()
-        environment = place.environment(
+        environment = deployment.environment(
             relay.url,
             CHIVE_IDENTITY__PLC_URL=origin,
             CHIVE_NETWORK__ALLOW_LOOPBACK="true",
             CHIVE_GATEWAY__BIND=f"{LOOPBACK}:{port}",
             CHIVE_GATEWAY__SERVICE_DID=_service(port),
         )
-        await place.know(traffic.keys)
+        await deployment.know(traffic.keys)
         servers = {
-            role: await enter(consumer(role, place.directory, environment))
+            role: await enter(consumer(role, deployment.directory, environment))
             for role in (*_ROLES, "gateway")
         }
         gateway = f"http://{LOOPBACK}:{port}"
-        await servers["gateway"].wait_ready(lambda: answering(gateway), _PATIENCE)
-        run = _Run(place, relay, servers, traffic, port)
+        await servers["gateway"].wait_ready(lambda: answering(gateway), _DEADLINE)
+        run = _Run(deployment, relay, servers, traffic, port)
         await run.live(traffic.opening)
         yield run
 
@@ -141,9 +141,9 @@ def _service(port: int) -> str:
 
 @dataclass(slots=True)
 class _Run:
-    """What is running, and how far into the traffic it is."""
+    """The processes of the deployment, and how much of the traffic has passed."""
 
-    place: Deployment
+    deployment: Deployment
     relay: RelayProcess
     servers: dict[str, Server]
     traffic: Traffic
@@ -153,17 +153,17 @@ class _Run:
     async def sync(
         self, dids: Sequence[str], count: int, *, created: int, emit: str = "changes"
     ) -> Measured:
-        """Measure syncs that are asked for at once; the costs are those of one of ``count``."""
+        """Measure syncs of ``dids``, requested together; costs are per one of ``count``."""
         groups = {name: [server] for name, server in self.servers.items()}
-        begun = self.place.usage(**groups)
+        begun = self.deployment.usage(**groups)
         identifiers = await self._command(
             [{"type": "didSync", "did": did, "emit": emit} for did in dids]
         )
-        await until("syncs", lambda: self._ended(identifiers), self.servers.values(), _PATIENCE)
-        lanes, servers = await self.place.lanes(), self.servers.values()
-        await until("events", lambda: self.place.has_caught_up(lanes), servers)
+        await until("syncs", lambda: self._ended(identifiers), self.servers.values(), _DEADLINE)
+        lanes, servers = await self.deployment.lanes(), self.servers.values()
+        await until("events", lambda: self.deployment.has_caught_up(lanes), servers)
         seconds = time.time() - begun.time
-        ended = self.place.usage(**groups)
+        ended = self.deployment.usage(**groups)
         await self._check(identifiers, created)
         return between(begun, ended, count, seconds=seconds)
 
@@ -175,29 +175,29 @@ class _Run:
         ) as client:
             for account in accounts:  # whose keys the gateway knows from now on
                 await self._refresh(client, account)
-            begun = self.place.usage(**groups)
+            begun = self.deployment.usage(**groups)
             for account in islice(cycle(accounts), calls):
                 took += [await self._refresh(client, account)]
-            ended = self.place.usage(**groups)
+            ended = self.deployment.usage(**groups)
         return between(begun, ended, calls, seconds=ended.time - begun.time)
 
     async def live(self, commits: int) -> float:
-        """Let commits of other accounts pass; return the seconds to their last event."""
+        """Let ``commits`` of other accounts pass; return the seconds to their last event."""
         passed = self.traffic.frames[self.at : self.at + commits]
         if len(passed) < commits:
             raise Fatal("the traffic is too short for this")
         self.at += commits
-        last, begun = last_seqs(self.place.services.topics, passed), time.monotonic()
+        last, begun = last_seqs(self.deployment.services.topics, passed), time.monotonic()
         await self.relay.allow(self.at)
-        while not await self.place.has_published(last):
-            if time.monotonic() - begun > _PATIENCE:
-                raise Fatal(f"commits are not published after {_PATIENCE:.0f} s")
+        while not await self.deployment.has_published(last):
+            if time.monotonic() - begun > _DEADLINE:
+                raise Fatal(f"commits are not published after {_DEADLINE:.0f} s")
             await asyncio.sleep(_POLL)
         return time.monotonic() - begun
 
     @asynccontextmanager
     async def living(self, found: Findings) -> AsyncIterator[None]:
-        """Let other accounts write during the block, and take down their lags."""
+        """Let other accounts write during the block, and record their lags."""
 
         async def write() -> None:
             while True:
@@ -210,7 +210,7 @@ class _Run:
 
     @asynccontextmanager
     async def watching_memory(self, found: Findings) -> AsyncIterator[None]:
-        """Take down the fetcher's largest size during the block."""
+        """Record the fetcher's largest resident size during the block."""
         fetcher = psutil.Process(self.servers["fetcher"].pid)
 
         async def watch() -> None:
@@ -224,8 +224,8 @@ class _Run:
     async def _command(self, commands: Sequence[dict[str, str]]) -> list[str]:
         """Produce commands, and return the ids of their operations."""
         identifiers = [f"bench-{uuid4()}" for _ in commands]
-        name = self.place.services.topics.name(Topic.CONTROL)
-        async with await Writer.open(self.place.services.client) as writer:
+        name = self.deployment.services.topics.name(Topic.CONTROL)
+        async with await Writer.open(self.deployment.services.client) as writer:
             await asyncio.gather(
                 *(
                     writer.write(OutRecord(name, 0, None, orjson.dumps({"id": each} | command)))
@@ -235,13 +235,13 @@ class _Run:
         return identifiers
 
     async def _ended(self, identifiers: Sequence[str]) -> bool:
-        ((ended,),) = await self.place.rows(
+        ((ended,),) = await self.deployment.rows(
             "SELECT count(completed_at) FROM operations WHERE id = ANY(%s)", list(identifiers)
         )
         return ended == len(identifiers)
 
     async def _check(self, identifiers: Sequence[str], created: int) -> None:
-        rows = await self.place.rows(
+        rows = await self.deployment.rows(
             "SELECT status, sum(created)::int FROM operations WHERE id = ANY(%s) GROUP BY status",
             list(identifiers),
         )

@@ -1,4 +1,4 @@
-"""The processes that are measured, and what they have used."""
+"""The processes that are measured, and their CPU time."""
 
 from __future__ import annotations
 
@@ -87,10 +87,11 @@ class RelayProcess:
         await self._ask(f"/allow/{frames}")
 
     async def sent(self) -> Sent:
+        """Return how many frames were sent, and when."""
         return await self._ask("/sent")
 
     async def answers(self) -> bool:
-        """Tell whether it serves."""
+        """Tell whether the relay answers."""
         try:
             await self._ask("/sent")
         except httpx.TransportError:
@@ -134,7 +135,7 @@ async def hosting(path: Path, directory: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def relaying(traffic: Traffic, directory: Path) -> AsyncIterator[RelayProcess]:
-    """Run a relay that has ``traffic`` and may not send it yet."""
+    """Run a relay with ``traffic``; it sends nothing before ``allow``."""
     port = free_port()
     argv = ("-m", "bench.relay", str(port), str(traffic.path))
     async with running("relay", directory, *argv) as server:

@@ -2,8 +2,8 @@
 
 ``floor``: SHA-256 of every block and one signature check, straight from the libraries, with the
 blocks cut out and the signature in the library's form.  ``verify``: what the worker does, from
-the frame's bytes to a ``VerifiedCommit``.  Both over the same commits in turns, so that whatever
-else the machine does falls on both.
+the frame's bytes to a ``VerifiedCommit``.  Both run over the same commits in turns, so that other
+load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LIMITS = CommitLimits()
 
 @dataclass(frozen=True, slots=True)
 class Pure:
-    """The best of all rounds, in CPU µs per commit: whatever is more is the neighbours' doing."""
+    """The best of all rounds, in CPU µs per commit: other load only adds to it."""
 
     floor: float
     verify: float
@@ -105,7 +105,7 @@ def _sampled(frames: Sequence[bytes], verify: Callable[[bytes], None]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The work that no verifier can avoid, for one commit."""
+    """The least work of verification, for one commit."""
 
     blocks: tuple[bytes, ...]
     check_signature: Callable[[], object]

@@ -1,10 +1,10 @@
 """A relay in a process of its own: cached frames, written to the socket as fast as they are taken.
 
 ``python -m bench.relay PORT FILE`` serves ``subscribeRepos``.  Websocket headers are made
-beforehand, and many frames go into one write, so that it is never the relay that is measured.
-It sends no further than it is allowed: ``GET /allow/N`` lets the first N frames pass, ``GET
-/sent`` tells how many have been written and when (Unix time) the last of them was.  Behind the
-last frame it begins again, with sequence numbers that go on.
+beforehand, and many frames go into one write, so that the measurements do not include the relay.
+It sends only what it is allowed to: ``GET /allow/N`` lets the first N frames pass, ``GET /sent``
+tells how many were written and when (Unix seconds) the last one was.  After the last frame it
+begins again with the first; the sequence numbers go on.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Stream:
 
     def __init__(self, frames: list[bytes]) -> None:
         self._frames = [bytearray(_websocket_header(len(f)) + f) for f in frames]
-        self._places = [
+        self._seq_offsets = [
             frame.index(_SEQ_KEY + _SEQ.pack(FIRST_SEQ + index)) + len(_SEQ_KEY)
             for index, frame in enumerate(self._frames)
         ]
 
     def portion(self, index: int, end: int) -> tuple[bytes, int]:
-        """Return what to write from frame ``index`` on, and which frame follows it."""
+        """Return the bytes of frames from ``index`` to at most ``end``, and the next index."""
         parts: list[bytearray] = []
         size = 0
         while index < end and size < _WRITE_BYTES:
             number = index % len(self._frames)
             frame = self._frames[number]
             if index >= len(self._frames):
-                _SEQ.pack_into(frame, self._places[number], FIRST_SEQ + index)
+                _SEQ.pack_into(frame, self._seq_offsets[number], FIRST_SEQ + index)
             parts.append(frame)
             size += len(frame)
             index += 1
@@ -56,7 +56,7 @@ class Stream:
 
 
 class Relay:
-    """The server's state: how far it may go, how far it is."""
+    """The server: how many frames it may send, and how many it has sent."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -66,7 +66,7 @@ class Relay:
         self._more = asyncio.Event()
 
     async def handle(self, connection: ServerConnection) -> None:
-        """Send to one subscriber until it is gone."""
+        """Send frames to one subscriber until its connection ends."""
         assert connection.request is not None
         index = _start(connection.request.path)
         try:
@@ -82,7 +82,7 @@ class Relay:
             return
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer what is no subscription."""
+        """Answer requests that are not subscriptions; None for a subscription."""
         if request.path.startswith("/allow/"):
             self._allowed = int(request.path.rpartition("/")[2])
             self._more.set()

@@ -42,7 +42,7 @@ _OPERATIONS = {
 
 @dataclass
 class Report:
-    """Everything one run found; what was not asked for is empty.
+    """All results of one run; what was not asked for is empty.
 
     ``shares`` and ``functions`` are those of a worker process that sampled itself.
     """

@@ -1,7 +1,7 @@
 """``python -m bench.sampled FILE …``: ``python -m consumer …`` that samples itself.
 
-Sampling begins at SIGUSR1, when starting is over; what was found is written to FILE as JSON at
-the end of the process.
+Sampling begins at SIGUSR1, after the start of the process.  At the end of the process the samples
+are written to FILE as JSON.
 """
 
 from __future__ import annotations

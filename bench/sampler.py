@@ -1,8 +1,8 @@
-"""Where CPU time goes, by sampling: which part is at work every few milliseconds of CPU.
+"""Where CPU time goes: a sample of the stack every few milliseconds of CPU time.
 
-Samples are taken by ``SIGPROF``, so that sleeping costs nothing and work in C counts for the
-Python function that called it.  A sample belongs to the innermost frame whose file a rule
-names; what has no rule (the standard library, small syntax checks) belongs to its caller.
+Samples are taken by ``SIGPROF``: a sleeping process has none, and work in C counts for the Python
+function that called it.  A sample belongs to the innermost frame whose file a rule names.  Files
+without a rule (the standard library, small syntax checks) belong to their callers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _SITE_PACKAGES = "site-packages"
 
 OTHER = "event loop and the rest"
 _DECODE, _CAR, _SIGNATURE = "frame decode", "CAR and block hashes", "signature"
-_STATE, _ENVELOPE, _WORKER = "state and reconcile", "event envelope", "worker's rounds"
+_STATE, _ENVELOPE, _WORKER = "state and reconcile", "event envelope", "worker's batches"
 _POSTGRES, _KAFKA = "PostgreSQL client", "Kafka client"
 
-# The longest match decides.
+# The longest prefix of a path below the checkout or site-packages decides.
 _RULES = {
     "consumer/verify/frames.py": _DECODE,
     "consumer/verify/fields.py": _DECODE,
@@ -30,16 +30,9 @@ _RULES = {
     "consumer/verify/mst.py": "tree shape",
     "consumer/verify/invert.py": "inversion",
     "consumer/worker/": _WORKER,
-    "consumer/state/facts.py": _STATE,
-    "consumer/state/inputs.py": _STATE,
-    "consumer/state/event_building.py": _STATE,
-    "consumer/state/accounts.py": _STATE,
-    "consumer/state/batch_state.py": _STATE,
-    "consumer/state/reconcile.py": _STATE,
-    "consumer/state/repo_state.py": _STATE,
-    "consumer/publish/": "publisher",
-    "consumer/events/envelope.py": _ENVELOPE,
-    "consumer/events/atproto_json.py": _ENVELOPE,
+    "consumer/state/": _STATE,
+    "consumer/lanes/": "lane and publisher",
+    "consumer/events/": _ENVELOPE,
     "consumer/store/": _POSTGRES,
     "consumer/kafka/": _KAFKA,
     "consumer/tail/": "tailer's loop",
@@ -59,10 +52,12 @@ class Sampler:
         self._part_of: dict[str, str | None] = {}
 
     def start(self) -> None:
+        """Begin to sample; takes over ``SIGPROF``."""
         signal.signal(signal.SIGPROF, self._sample)
         signal.setitimer(signal.ITIMER_PROF, _INTERVAL, _INTERVAL)
 
     def stop(self) -> None:
+        """Stop sampling; what was found stays."""
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
 

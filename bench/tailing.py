@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.deployment import Deployment, Usage, deployment, until
+from bench.deployment import Deployment, Usage, deployed, until
 from bench.measured import Measured, between
 from bench.processes import RelayProcess, consumer, relaying
 from bench.traffic import FIRST_SEQ, Traffic
@@ -23,7 +23,7 @@ _WARM_UP = 4  # the part of a round that goes first, unmeasured
 class _Stage:
     """A tailer that follows a relay."""
 
-    place: Deployment
+    deployment: Deployment
     relay: RelayProcess
     tailer: Server
 
@@ -34,7 +34,7 @@ class _Stage:
 
         async def arrived() -> bool:
             sent = await self.relay.sent()
-            return sent.frames >= after and await self.place.has_tailed(FIRST_SEQ + after - 1)
+            return sent.frames >= after and await self.deployment.has_tailed(FIRST_SEQ + after - 1)
 
         await until(f"frame {after} tailed", arrived, [self.tailer])
         ended = self._usage()
@@ -42,7 +42,7 @@ class _Stage:
         return between(begun, ended, after - before, seconds=taken - begun.time)
 
     def _usage(self) -> Usage:
-        return self.place.usage(tailer=[self.tailer])
+        return self.deployment.usage(tailer=[self.tailer])
 
 
 async def measure(
@@ -50,12 +50,12 @@ async def measure(
 ) -> list[Measured]:
     """Measure ``rounds`` times ``frames`` frames; ``forward`` is the tailer's setting."""
     async with (
-        deployment(stack, directory, forward) as place,
-        relaying(traffic, place.directory) as relay,
+        deployed(stack, directory, forward) as deployment,
+        relaying(traffic, deployment.directory) as relay,
     ):
-        environment = place.environment(relay.url, CHIVE_RELAY__FORWARD=forward)
-        async with consumer("tailer", place.directory, environment) as tailer:
-            stage = _Stage(place, relay, tailer)
+        environment = deployment.environment(relay.url, CHIVE_RELAY__FORWARD=forward)
+        async with consumer("tailer", deployment.directory, environment) as tailer:
+            stage = _Stage(deployment, relay, tailer)
             warm = frames // _WARM_UP
             await stage.pass_on(0, warm)
             return [

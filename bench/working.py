@@ -1,10 +1,10 @@
 """The worker alone, and end to end: from the relay's socket to ``chive.events``.
 
-One deployment for all of it.  Every account introduces itself first, unmeasured, so that all
-repositories are known, active and complete (genesis), and every process is warm.  Identities
-lie in PostgreSQL from the beginning: no frame is parked, nothing is fetched.
+All scenarios use one deployment.  The genesis commits of all accounts pass first, unmeasured:
+after them all repositories are known, active and complete, and every process is warm.  Identities
+are in PostgreSQL from the beginning, so no frame is parked and nothing is fetched.
 
-Then follow, on new commits each time: end to end with one worker process and with two; the
+The scenarios, on new commits each time: end to end with one worker process and with two; the
 worker on frames that the tailer has forwarded before; the same with a worker that samples itself.
 Every round checks that all its commits were verified and applied: each op on a wanted record
 must have become an event.
@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.deployment import PARTITIONS, Deployment, deployment, last_seqs, until
+from bench.deployment import PARTITIONS, Deployment, deployed, last_seqs, until
 from bench.measured import Measured, between
 from bench.processes import RelayProcess, begin_profile, consumer, relaying
 from bench.traffic import FIRST_SEQ, Traffic
@@ -60,13 +60,13 @@ async def measure(
     """Measure the scenarios in ``wanted``, each round over ``commits`` commits."""
     findings = Findings()
     async with (
-        deployment(stack, directory, "bench") as place,
-        relaying(traffic, place.directory) as relay,
+        deployed(stack, directory, "bench") as deployment,
+        relaying(traffic, deployment.directory) as relay,
     ):
-        await place.know(traffic.keys)
-        environment = place.environment(relay.url)
-        async with consumer("tailer", place.directory, environment) as tailer:
-            run = _Run(place, relay, tailer, traffic, environment)
+        await deployment.know(traffic.keys)
+        environment = deployment.environment(relay.url)
+        async with consumer("tailer", deployment.directory, environment) as tailer:
+            run = _Run(deployment, relay, tailer, traffic, environment)
             async with AsyncExitStack() as workers:
                 await workers.enter_async_context(run.worker("worker-1"))
                 await run.introduce()
@@ -75,7 +75,7 @@ async def measure(
             if "worker" in wanted:
                 findings.rounds["worker"] = [await run.behind("worker-3", commits * rounds)]
             if "profile" in wanted:
-                profile = place.directory / "profile.json"
+                profile = deployment.directory / "profile.json"
                 await run.behind("worker-4", commits * rounds, profile)
                 found = json.loads(profile.read_text())
                 findings.shares.update(found["shares"])
@@ -105,9 +105,9 @@ async def _end_to_end(
 
 @dataclass(slots=True)
 class _Run:
-    """What is running, and how far into the traffic it is."""
+    """The processes of the deployment, and how much of the traffic has passed."""
 
-    place: Deployment
+    deployment: Deployment
     relay: RelayProcess
     tailer: Server
     traffic: Traffic
@@ -118,7 +118,7 @@ class _Run:
     @asynccontextmanager
     async def worker(self, name: str, profile: Path | None = None) -> AsyncIterator[Server]:
         """Run one more worker process during the block."""
-        directory = self.place.directory
+        directory = self.deployment.directory
         async with consumer(name, directory, self.environment, profile=profile) as server:
             self.workers.append(server)
             try:
@@ -127,47 +127,47 @@ class _Run:
                 self.workers.remove(server)
 
     async def introduce(self) -> None:
-        """Let all accounts introduce themselves."""
+        """Let the genesis commits of all accounts pass."""
         await self._pass(self.traffic.opening)
         await self.check_repos()
 
     async def idle(self) -> dict[str, float]:
-        """Measure a while in which nothing happens."""
+        """Return the CPU ms per second of each group while no frame comes."""
         usage = self._groups()
-        begun = self.place.usage(**usage)
+        begun = self.deployment.usage(**usage)
         await asyncio.sleep(_IDLE_SECONDS)
-        ended = self.place.usage(**usage)
+        ended = self.deployment.usage(**usage)
         seconds = ended.time - begun.time
         return {group: (ended.cpu[group] - begun.cpu[group]) / seconds * 1e3 for group in ended.cpu}
 
     async def through(self, commits: int) -> Measured:
-        """Measure the way of ``commits`` commits from the relay to the events."""
+        """Measure ``commits`` commits from the relay to the events."""
         usage = self._groups()
-        begun, decided = self.place.usage(**usage), await self.place.decided()
+        begun, decided = self.deployment.usage(**usage), await self.deployment.decided()
         frames = await self._pass(commits)
-        ended = self.place.usage(**usage)
+        ended = self.deployment.usage(**usage)
         await self._check(frames, decided)
-        return between(begun, ended, commits, seconds=self.place.published_at - begun.time)
+        return between(begun, ended, commits, seconds=self.deployment.published_at - begun.time)
 
     async def behind(self, name: str, commits: int, profile: Path | None = None) -> Measured:
-        """Measure a worker that finds ``commits`` commits in Kafka, once it is at work."""
-        decided = await self.place.decided()
+        """Measure a new worker on ``commits`` commits in Kafka, from its first batch on."""
+        decided = await self.deployment.decided()
         frames = await self._forward(commits)
-        waiting = _Waiting(_places(self.place.services.topics, frames), self.place)
+        waiting = _Waiting(_lane_seqs(self.deployment.services.topics, frames), self.deployment)
         async with self.worker(name, profile) as server:
             await until("a worker begins", waiting.has_begun, self._servers())
             if profile:
                 begin_profile(server)
-            begun, done = self.place.usage(worker=[server]), await waiting.done()
+            begun, done = self.deployment.usage(worker=[server]), await waiting.done()
             await self._published(frames)
-            ended = self.place.usage(worker=[server])
+            ended = self.deployment.usage(worker=[server])
         await self._check(frames, decided)
-        seconds = self.place.published_at - begun.time
+        seconds = self.deployment.published_at - begun.time
         return between(begun, ended, commits - done, seconds=seconds)
 
     async def tokens(self) -> dict[int, str]:
-        """Return who owns each lane."""
-        rows = await self.place.rows("SELECT lane, token::text FROM lanes")
+        """Return the owner's token of each lane."""
+        rows = await self.deployment.rows("SELECT lane, token::text FROM lanes")
         return {int(str(lane)): str(token) for lane, token in rows}
 
     async def shared(self, before: dict[int, str]) -> None:
@@ -182,7 +182,7 @@ class _Run:
 
     async def check_repos(self) -> None:
         """Raise unless every repository is known and active."""
-        found = await self.place.rows("SELECT sync_state, count(*) FROM repos GROUP BY 1")
+        found = await self.deployment.rows("SELECT sync_state, count(*) FROM repos GROUP BY 1")
         if found != [("active", len(self.traffic.keys))]:
             raise Fatal(f"{len(self.traffic.keys)} repositories should be active: {found}")
 
@@ -192,10 +192,10 @@ class _Run:
         return passed
 
     async def _forward(self, frames: int) -> list[bytes]:
-        """Let frames pass that no worker takes yet."""
+        """Let frames pass to Kafka while no worker runs."""
         passed = await self._allow(frames)
         last = FIRST_SEQ + self.at - 1
-        await until("frames forwarded", lambda: self.place.has_tailed(last), self._servers())
+        await until("frames forwarded", lambda: self.deployment.has_tailed(last), self._servers())
         return passed
 
     async def _allow(self, frames: int) -> list[bytes]:
@@ -207,13 +207,13 @@ class _Run:
         return passed
 
     async def _published(self, frames: Sequence[bytes]) -> None:
-        last = last_seqs(self.place.services.topics, frames)
-        await until("all published", lambda: self.place.has_published(last), self._servers())
+        last = last_seqs(self.deployment.services.topics, frames)
+        await until("all published", lambda: self.deployment.has_published(last), self._servers())
 
     async def _check(self, frames: Iterable[bytes], decided_before: int) -> None:
         """Raise unless every op on a wanted record became an event, deletes with a tombstone."""
         expected = sum(map(_out_rows, frames))
-        found = await self.place.decided() - decided_before
+        found = await self.deployment.decided() - decided_before
         if found != expected:
             raise Fatal(f"{expected} rows for Kafka should have been decided, not {found}")
 
@@ -226,26 +226,26 @@ class _Run:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Frames, as (lane, seq), that lie in Kafka before their worker starts."""
+    """Frames, as (lane, seq), that are in Kafka before their worker starts."""
 
     frames: Sequence[tuple[int, int]]
-    place: Deployment
+    deployment: Deployment
     _before: dict[int, tuple[int, int]] | None = None
 
     async def has_begun(self) -> bool:
         """Tell whether a lane has moved since the first call."""
-        lanes = await self.place.lanes()
+        lanes = await self.deployment.lanes()
         if self._before is None:
             self._before = lanes
         return lanes != self._before
 
     async def done(self) -> int:
         """Return how many of the frames are behind the lanes' positions."""
-        lanes = await self.place.lanes()
+        lanes = await self.deployment.lanes()
         return sum(seq <= lanes[lane][0] for lane, seq in self.frames)
 
 
-def _places(topics: Topics, frames: Iterable[bytes]) -> list[tuple[int, int]]:
+def _lane_seqs(topics: Topics, frames: Iterable[bytes]) -> list[tuple[int, int]]:
     looks = map(peek, frames)
     return [(topics.partition_of(look.did or ""), look.seq or 0) for look in looks]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from websockets.asyncio.client import connect
 
-from bench.frames import framed, split
+from bench import cached
 from consumer.embedded.jars import cache_home
 from consumer.verify.frames import MAX_FRAME, peek
 from demo.local_network import LocalNetwork, installed
@@ -54,11 +54,7 @@ async def _recorded() -> None:
     with tempfile.TemporaryDirectory() as work:
         async with LocalNetwork(packages, Path(work)) as network:
             frames = await record(network, _SECONDS)
-    path = _path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(b"".join(framed(frames)))
-    partial.replace(path)
+    cached.write(_path(), frames)
 
 
 def _path() -> Path:
@@ -67,7 +63,7 @@ def _path() -> Path:
 
 def kept() -> list[bytes]:
     """Return the real frames that were recorded before."""
-    return list(split(_path().read_bytes())) if _path().exists() else []
+    return list(cached.read(_path())) if _path().exists() else []
 
 
 def recorded() -> list[bytes]:
