@@ -21,7 +21,7 @@ import click
 import httpx
 import psutil
 
-from bench.deployment import Deployment, deployment
+from bench.deployment import Deployment, deployed
 from consumer.config.settings import DiscoverySettings, LogSettings, NetworkSettings, RelaySettings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.ports import LOOPBACK
@@ -97,7 +97,7 @@ async def _run(hosts: int, repos: int) -> None:
                 try:
                     assert sources.stdout is not None
                     port = int(await sources.stdout.readline())
-                    async with deployment(stack, Path(directory), name) as place:
+                    async with deployed(stack, Path(directory), name) as place:
                         click.echo(f"{name}: {await _measure(place, port, scope, repos)}")
                 finally:
                     with suppress(ProcessLookupError):

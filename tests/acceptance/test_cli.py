@@ -75,6 +75,7 @@ async def test_check_shows_the_settings_and_what_cannot_be_reached(
     seen = orjson.loads(process.out)
     assert seen["ok"] is False
     assert {name: answer["ok"] for name, answer in seen["checks"].items()} == {
+        "discovery": None,
         "kafka": False,
         "postgres": False,
         "relay": False,

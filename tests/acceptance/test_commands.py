@@ -1,4 +1,4 @@
-"""``consumer sync | refresh | cancel | operations`` as processes, beside a real fetcher."""
+"""``consumer sync | refresh | discover | …`` as processes, beside a real fetcher."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     assert await refresh.ended(60) == 1, refresh
     assert json.loads(refresh.out)["errorName"] == "OutOfScope"
 
+    nothing = await consumer("discover", "--collection", "org.example.none", env=environment)
+    assert await nothing.ended(60) == 1, nothing
+    assert "OutOfScope" in nothing.out
+
     left = await consumer("sync", UNKNOWN, "--no-wait", env=environment)
     assert await left.ended(60) == 0
     identifier = left.out.strip()
@@ -49,7 +53,13 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
 
 
 @pytest.mark.parametrize(
-    "arguments", [("sync", "did:unknown"), ("refresh", "at://alice.test/a.b.c/d"), ("sync",)]
+    "arguments",
+    [
+        ("sync", "did:unknown"),
+        ("refresh", "at://alice.test/a.b.c/d"),
+        ("sync",),
+        ("discover", "--source", "a.example"),
+    ],
 )
 async def test_wrong_usage(arguments: tuple[str, ...], consumer: Start) -> None:
     process = await consumer(*arguments)

@@ -162,7 +162,7 @@ async def test_status_and_check_of_a_running_deployment(
         status = await consumer("status", "--json", env=environment)
         events = await consumer("events", env=environment)
         assert [await each.ended() for each in (check, status, events)] == [0, 0, 0]
-    assert "# relay    ok" in check.out
+    assert "# relay     ok" in check.out
     assert 'forward = "relevant"' in check.out
     seen = orjson.loads(status.out)
     assert seen["repos"]["total"] == 0

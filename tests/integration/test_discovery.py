@@ -22,14 +22,17 @@ from consumer.config.settings import (
 from consumer.control.commands import carry_out
 from consumer.fetch import discovery
 from consumer.fetch.discovery import discover
+from consumer.fetch.role import Fetcher
 from consumer.scope import Repos, Scope
 from consumer.state.discovery import HOSTS, SWEEP, SearchRules
+from consumer.store import found
 from procedures.messages import Discover
 from procedures.retries import DEFAULT, Backoff
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.harness import Harness, running
 from tests.support.web import Reply, Web, response, web
+from tests.unit.fetch.test_documents import document, method, service
 
 pytestmark = pytest.mark.services
 
@@ -483,6 +486,31 @@ async def test_all_repositories_are_found_at_their_hosts(harness: DiscoveryHarne
     rows = await harness.rows("SELECT DISTINCT source, host FROM found")
     assert rows == [(harness.other.origin, harness.other.origin)]
     assert len(harness.relay.requests) == 1
+
+
+async def test_what_a_host_lists_of_another_is_not_synced(harness: DiscoveryHarness) -> None:
+    strange, liar = "did:plc:" + "a" * 24, "https://liar.example"
+    key = method() | {"id": "#atproto"}
+    known = document(id=strange, verificationMethod=[key], service=[service(harness.other.origin)])
+    harness.relay.replies[f"/{strange}"] = response(200, known)
+    lane = harness.topics.partition_of(strange)
+    async with harness.database.transaction() as connection:
+        await found.note(connection, [(strange, lane)], liar, "*", liar)
+        assert await found.feed(connection, 1) == 1
+    settings = harness.deployment.settings(
+        network=NetworkSettings(allow_loopback=True),
+        identity=IdentitySettings(plc_url=harness.relay.origin),
+    )
+    fetcher = Fetcher(settings, harness.client, harness.topics, harness.database, harness.scope)
+
+    async def failed() -> list[tuple[Any, ...]]:
+        return await harness.rows("SELECT failure, error FROM operations WHERE status = 'failed'")
+
+    async with running(fetcher.run):
+        ((failure, error),) = await eventually(failed, what="the sync fails") or []
+    assert failure == "DidDocumentUnusable"
+    assert liar in error
+    assert harness.other.requests == []
 
 
 async def test_all_repositories_of_a_relay_without_hosts(harness: DiscoveryHarness) -> None:
