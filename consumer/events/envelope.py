@@ -140,7 +140,10 @@ def encode(event: Event, max_record: int) -> Encoded:
             return _encode_record(event, max_record)
         case AccountEvent():
             fields: dict[str, Any] = {"active": event.active, "status": event.status}
-            return _encode_state(event, "account", (event.epoch,), fields)
+            # A host's answer has no seq of its own; the time of its message tells it from others.
+            answer = event.origin.source is not Source.FIREHOSE
+            where = (event.origin.source, event.origin.time) if answer else ()
+            return _encode_state(event, "account", (event.epoch, *where), fields)
         case IdentityEvent():
             return _encode_state(event, "identity", (event.epoch,), {"handle": event.handle})
         case SyncEvent():

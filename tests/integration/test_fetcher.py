@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from consumer import backfill, metrics
-from consumer.backfill import AccountAnswer, IdentityAnswer, Message
+from consumer.backfill import AccountAnswer, AnswerSource, Cause, IdentityAnswer, Message
 from consumer.config.settings import IdentitySettings, NetworkSettings
 from consumer.fetch import lookups as pool
 from consumer.fetch.leasing import LeasingLoop
@@ -160,14 +160,20 @@ async def test_a_deletion_is_confirmed_by_the_pds_of_today(harness: FetcherHarne
     alive = json.dumps({"did": BOB, "active": True}).encode()
     harness.pds.replies[status_path(ALICE)] = response(400, gone)
     harness.pds.replies[status_path(BOB)] = response(200, alive)
+    before = time.time()
     await harness.request(
         LookupRequest(ALICE, "account", 0, 2, 77), LookupRequest(BOB, "account", 0, 3, 88)
     )
     async with running(harness.fetcher().run):
         await eventually(harness.none_open, what="all lookups closed", deadline=90)
-    assert sorted(await harness.answers(), key=lambda a: a.did) == [
-        AccountAnswer(ALICE, 2, 77, "deleted"),
-        AccountAnswer(BOB, 3, 88, "active"),
+    host = harness.pds.origin.removeprefix("http://")
+    answers = [a for a in await harness.answers() if isinstance(a, AccountAnswer)]
+    assert all(before <= answer.asked_at <= time.time() for answer in answers)
+    assert sorted((replace(a, asked_at=0.0) for a in answers), key=lambda a: a.did) == [
+        AccountAnswer(
+            ALICE, 2, 77, "deleted", AnswerSource.HOST, host, 0.0, Cause.FRAME, "RepoNotFound"
+        ),
+        AccountAnswer(BOB, 3, 88, "active", AnswerSource.HOST, host, 0.0, Cause.FRAME),
     ]
 
 

@@ -55,6 +55,9 @@ class Told:
 
     at: tuple[int, int] = (0, 0)
     status: str = "active"
+    stated: str | None = None  # by the newest frame
+    since: bool = False  # a newer signed rev came while it was not active
+    gone: bool = False  # its host said once, and alone, that it is deleted
     deletions: int = 0
     signed: str = ""  # revs that signed input named: to be reached whatever the host serves
     marked: str = ""  # to be reached by a snapshot that began after the mark and is fresh
@@ -65,13 +68,45 @@ class Told:
             return
         self.at = at
         stated = "active" if one.active else one.status
-        if stated is not None and stated != "deleted":
-            self.status = stated
+        self.stated = stated
+        if stated is not None and stated not in ("deleted", self.status):
+            self.take(stated)
 
     def learn_status(self, one: AccountLearnt) -> None:
-        if (one.answer.epoch, one.answer.seq) == self.at:
-            self.deletions += self.status != "deleted" and one.answer.status == "deleted"
-            self.status = one.answer.status
+        if (one.answer.epoch, one.answer.seq) != self.at:
+            return
+        said = one.answer.status
+        if said == "deleted":
+            self._learn_deletion()
+            return
+        self.gone = False
+        measure = self.status in ("takendown", "suspended") and self.stated == self.status
+        if said != self.status and not (measure and not (said == "active" and self.since)):
+            self.stated = None
+            self.take(said)
+
+    def _learn_deletion(self) -> None:
+        if self.status == "deleted":
+            return
+        if self.stated == "deleted" or self.gone:
+            self.deletions += 1
+            self.status, self.since = "deleted", False
+        else:
+            self.gone = True
+
+    def take(self, status: str) -> None:
+        self.status, self.since, self.gone = status, False, False
+
+
+def _is_newer(one: Input, repo: Repo) -> bool:
+    """Tell whether an input proves a rev above all that is known of ``repo``."""
+    known = max(r or "" for r in (repo.rev, repo.gap_rev, repo.floor_rev, repo.proof_rev))
+    match one:
+        case CommitSeen() | SyncSeen():
+            return one.verified.rev > known
+        case CommitUnverifiable(signed=True, rev=str(rev)):
+            return rev > known
+    return False
 
 
 @dataclass
@@ -89,6 +124,8 @@ class Checks:
     def hear(self, one: Input, repo: Repo | None, *, born: bool) -> None:
         """Take note of an input about to be applied to ``repo``, or that is ``born`` by it."""
         told = self.told[one.did]
+        if repo is not None and told.status != "active":
+            told.since = told.since or _is_newer(one, repo)
         match one:
             case AccountSeen() | AccountLearnt() if repo is not None or born:
                 self._hear_status(told, one)
@@ -105,12 +142,13 @@ class Checks:
                 pass
 
     def _hear_status(self, told: Told, one: AccountSeen | AccountLearnt) -> None:
-        before = told.status
+        before, stated = told.status, told.stated
         if isinstance(one, AccountSeen):
             told.hear_status(one)
         else:
             told.learn_status(one)
-        if before != "active" and told.status == "active":
+        again = told.stated == "active" and stated not in (None, "active")
+        if told.status == "active" and (before != "active" or again):
             self._mark(one.did)
 
     def _mark(self, did: str) -> None:
@@ -139,7 +177,9 @@ class Checks:
                     require(not idle or event.reason in UNHEARD, "state of an idle repo", event)
                     self.sync_states[event.did] = event.state
                 case AccountEvent():
-                    self._identify("account", event.did, event.epoch, event.origin.seq)
+                    origin = event.origin
+                    where = (event.epoch, origin.source, origin.seq, origin.time)
+                    self._identify("account", event.did, *where)
                 case _:
                     pass
 

@@ -10,7 +10,7 @@ from consumer.backfill import AccountAnswer, LookupKind
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import BatchState, Rows
-from consumer.state.effects import AppliedOperation, OperationEffect
+from consumer.state.effects import AppliedOperation, Lookup, OperationEffect
 from consumer.state.facts import Row
 from consumer.state.inputs import (
     AccountLearnt,
@@ -41,7 +41,8 @@ class Machine:
         self.repos: dict[str, Repo] = {}
         self.rows: Rows = {}
         self.operations = Operations()
-        self.lookups: dict[str, tuple[int, int]] = {}
+        self.lookups: dict[str, Lookup] = {}
+        self.answers = 0
         self.backfill: deque[Learnt] = deque()
         self.scope: Scope = SCOPES[0]
         self.checks = Checks(network)
@@ -71,10 +72,20 @@ class Machine:
             self.checks.proven(one.proof, batch.repos[one.did], row)
 
     def answer(self, did: str, status: str) -> None:
-        """Put the answer to an account lookup on the backfill topic."""
-        epoch, seq = self.lookups.pop(did)
-        learnt = AccountAnswer(did, epoch, seq, status)
-        self.backfill.append(AccountLearnt(learnt, Origin(Source.ACCOUNT, seq, "", None)))
+        """Put the answer to an account lookup on the backfill topic, an hour after the last."""
+        asked = self.lookups.pop(did)
+        self.answers += 1
+        learnt = AccountAnswer(
+            did,
+            asked.epoch,
+            asked.seq,
+            status,
+            host="host",
+            asked_at=self.answers * 3_600.0,
+            cause=asked.cause,
+        )
+        origin = Origin(Source.ACCOUNT, asked.seq, str(self.answers), None)
+        self.backfill.append(AccountLearnt(learnt, origin))
 
     def change_scope(self, scope: Scope) -> None:
         """Restart the worker with other wanted collections."""
@@ -126,7 +137,7 @@ class Machine:
             self.operations.queue_automatic(sync.did)
         for lookup in batch.lookups:
             if lookup.kind is LookupKind.ACCOUNT:
-                self.lookups[lookup.did] = (lookup.epoch, lookup.seq)
+                self.lookups[lookup.did] = lookup
         self.seen.update(batch.triggers)
         self.seen.update(applied.effect for applied in batch.applied)
 
