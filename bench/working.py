@@ -159,6 +159,8 @@ class _Run:
             if profile:
                 begin_profile(server)
             begun, done = self.deployment.usage(worker=[server]), await waiting.done()
+            if done >= commits:
+                raise Fatal(f"a worker decided {commits} commits in one look: measure more")
             await self._published(frames)
             ended = self.deployment.usage(worker=[server])
         await self._check(frames, decided)

@@ -1,4 +1,4 @@
-"""The body of a request: bounded in size and time while it streams in."""
+"""The body of a request, read within bounds of size and time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from procedures import strict_json
 from procedures.contract import ErrorName, XrpcError
 
-# Parsing takes time in the square of its length, and the number of parameters has no bound.
+# Characters.  Parsing takes quadratic time, and the number of parameters has no bound.
 _MAX_CONTENT_TYPE = 256
 
 
@@ -46,7 +46,7 @@ async def _read(request: Request, limit: int) -> bytes:
 
 
 async def read_json(request: Request, *, limit: int, within: float) -> object:
-    """Return the JSON value of a body of at most ``limit`` bytes that comes ``within`` seconds.
+    """Return the JSON value of a body of at most ``limit`` bytes, read ``within`` seconds.
 
     Raises ``XrpcError``: InvalidRequest, PayloadTooLarge or RequestTimeout.
     """
@@ -55,7 +55,7 @@ async def read_json(request: Request, *, limit: int, within: float) -> object:
         async with asyncio.timeout(within):
             body = await _read(request, limit)
     except TimeoutError as error:
-        raise XrpcError(ErrorName.REQUEST_TIMEOUT, "the body did not come in time") from error
+        raise XrpcError(ErrorName.REQUEST_TIMEOUT, "the body did not arrive in time") from error
     try:
         return strict_json.loads(body)
     except (strict_json.NotJson, strict_json.DuplicateKey) as error:

@@ -1,8 +1,7 @@
-"""The XRPC methods: what they take and give, who may call them, how they fail.  Pure.
+"""The XRPC methods: their input and output, callers and errors.  Pure.
 
-The lexicons in ``lexicons/`` are the truth about input and output.  Errors are
-``{"error": Name, "message": …}`` with the statuses of
-https://atproto.com/specs/xrpc; every name that a caller can meet is in ``ErrorName``.
+The lexicons in ``lexicons/`` define input and output.  Errors are ``{"error": Name, "message":
+…}`` with the statuses of https://atproto.com/specs/xrpc; ``ErrorName`` has all their names.
 """
 
 from __future__ import annotations
@@ -68,6 +67,7 @@ class XrpcError(Exception):
 
     @property
     def status(self) -> int:
+        """The HTTP status."""
         return STATUSES[self.name]
 
 
@@ -80,7 +80,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One XRPC method; ``admin``: only callers on the allow-list."""
+    """One XRPC method; with ``admin`` only callers on the allow-list may call it."""
 
     nsid: str
     verb: Verb
@@ -89,7 +89,7 @@ class Method:
     _main: Schema = field(repr=False, compare=False)
 
     def input(self, value: object) -> dict[str, Any]:
-        """Return the body of a procedure, checked; raise ``XrpcError(InvalidRequest)``."""
+        """Return the checked body of a procedure.  Raises ``XrpcError``: InvalidRequest."""
         try:
             self._lexicons.check(self._main["input"]["schema"], value, "the body")
         except lexicon.Invalid as error:
@@ -98,14 +98,17 @@ class Method:
         return value
 
     def parameters(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """Return the parameters of a call, typed, with defaults; raise ``XrpcError``."""
+        """Return the typed parameters of a call, with defaults.
+
+        Raises ``XrpcError``: InvalidRequest.
+        """
         try:
             return self._lexicons.parameters(self._main.get("parameters"), pairs)
         except lexicon.Invalid as error:
             raise XrpcError(ErrorName.INVALID_REQUEST, str(error)) from error
 
     def check_output(self, value: object) -> None:
-        """Raise ``lexicon.Invalid`` unless ``value`` is what the lexicon promises: our fault."""
+        """Check a result.  Raises ``lexicon.Invalid``, a fault of ours, if it does not fit."""
         self._lexicons.check(self._main["output"]["schema"], value, "the output")
 
 

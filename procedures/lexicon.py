@@ -1,9 +1,8 @@
-"""Values against a lexicon: as much of the schema language as our methods use.  Pure.
+"""Check values against a lexicon, with the part of the schema language that is used.  Pure.
 
 Specification: https://atproto.com/specs/lexicon.  Known types: object, array, string (formats,
-enum, length), integer, boolean, ref.  A lexicon that uses anything else is refused when it is
-loaded, not when a request comes.  As the specification says, members that a schema does not
-name are ignored.
+enum, length), integer, boolean, ref.  A lexicon with another type is refused when it is loaded,
+not when a request comes.  Members that a schema does not name are ignored, as specified.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from procedures import syntax, times
 
 Schema = Mapping[str, Any]
 
-_SHOWN = 64  # of a wrong value, in a message
-_MAX_TEXT = 16_384  # no text of ours is longer, whatever its format
+_SHOWN = 64  # characters of a wrong value in a message
+_MAX_TEXT = 16_384  # bytes of a text without a maxLength
 _KNOWN_TYPES = frozenset({"object", "array", "string", "integer", "boolean", "ref"})
 
 
@@ -67,7 +66,10 @@ def _check_integer(schema: Schema, value: object, where: str) -> None:
 
 
 class Lexicons:
-    """A set of lexicons that may refer to one another."""
+    """A set of lexicons that may refer to one another.
+
+    Raises ``ValueError`` for a definition of an unknown type or format.
+    """
 
     def __init__(self, documents: Iterable[Mapping[str, Any]]) -> None:
         self._defs: dict[str, Schema] = {
@@ -79,11 +81,14 @@ class Lexicons:
             _require_known(definition, reference, self._defs)
 
     def main(self, nsid: str) -> Schema:
-        """Return the definition of a method; ``KeyError`` if there is none."""
+        """Return the definition of a method.  Raises ``KeyError`` if there is none."""
         return self._defs[f"{nsid}#main"]
 
     def check(self, schema: Schema, value: object, where: str) -> None:
-        """Raise ``Invalid`` unless ``value`` fits ``schema``; ``where`` names it in messages."""
+        """Check ``value``, which messages call ``where``.
+
+        Raises ``Invalid`` unless it fits ``schema``.
+        """
         match schema["type"]:
             case "object":
                 self._check_object(schema, value, where)
@@ -117,9 +122,9 @@ class Lexicons:
             self.check(schema["items"], item, f"{where}[{index}]")
 
     def parameters(self, schema: Schema | None, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """Return the typed parameters of a query string, defaults filled in.
+        """Return the typed parameters of a query string, with defaults; ignore unknown ones.
 
-        Raises ``Invalid``; a parameter given twice is an error, unknown ones are ignored.
+        Raises ``Invalid`` for a parameter that is missing, wrong or given twice.
         """
         properties = {} if schema is None else schema["properties"]
         found: dict[str, Any] = {}
@@ -147,7 +152,7 @@ def _typed(schema: Schema, text: str, name: str) -> object:
 
 
 def _absolute(schema: Any, nsid: str) -> Any:
-    """Return a definition whose references all name their document."""
+    """Return a definition in which every reference names its document."""
     match schema:
         case {"ref": str() as reference, **rest} if reference.startswith("#"):
             return {**rest, "ref": nsid + reference}

@@ -1,8 +1,8 @@
-"""JSON as it must be when it decides something: one meaning for every text.  Pure.
+"""Strict JSON for commands and tokens: every accepted text has one meaning.  Pure.
 
-RFC 8259 leaves open what a repeated key means, and Python's reader takes ``NaN``, lone
-surrogates and numbers beyond every float.  Two readers of the same command or token could then
-see different things; here such a text is refused.
+RFC 8259 does not define the meaning of a repeated key, and Python's reader accepts ``NaN``, lone
+surrogates and numbers beyond the range of a float.  Two readers of such a command or token could
+see different values, so it is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def loads(data: bytes) -> object:
     ``DuplicateKey`` (at any depth).  The caller limits the size of ``data`` beforehand.
     """
     try:
-        # orjson judges the syntax (UTF-8, surrogates, constants), json sees every key.
+        # orjson checks the syntax (UTF-8, surrogates, constants), json reports every key.
         orjson.loads(data)
         return json.loads(data, object_pairs_hook=_unique)
     except DuplicateKey:

@@ -1,16 +1,15 @@
 """Service-auth tokens: compact JWS with JWT claims, read strictly.  Pure.
 
 Specification: https://atproto.com/specs/xrpc (inter-service authentication), RFC 7515, 7519.
-Everything that can be checked without the issuer's key is checked here, before anything is
-looked up.  Only one text stands for one token: base64url without padding or spare bits, no
-duplicate members, at most 8 KiB.
+All checks that need no key of the issuer are here, before any lookup.  A token has exactly one
+text: base64url without padding or spare bits, no duplicate members, at most 8 KiB.
 
 - ``alg`` ES256 or ES256K, each for one curve; the caller compares it with the issuer's key.
-- ``typ`` JWT or absent; ``kid`` absent or ``#atproto``; no ``crit``; other header members,
-  ``jwk`` and its like above all, are never used.
+- ``typ`` JWT or absent; ``kid`` absent or ``#atproto``; no ``crit``; other header members, such
+  as ``jwk``, are never used.
 - ``iss`` a bare DID, ``aud`` one string of the accepted ones, ``lxm`` the method itself.
 - ``exp`` at most 5 minutes ahead, ``jti`` present.  Clocks may differ by ``LEEWAY`` seconds.
-- The signature is 64 bytes; DER is refused.  Whether S is low is the key's own business.
+- The signature is 64 bytes; DER is refused.  The check with the key refuses a high S.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from typing import Any
 
 from procedures import strict_json, syntax
 
-MAX_TOKEN = 8 * 1024
-MAX_AHEAD = 300.0
-LEEWAY = 5.0
+MAX_TOKEN = 8 * 1024  # bytes
+MAX_AHEAD = 300.0  # seconds
+LEEWAY = 5.0  # seconds
 
 CURVES = {"ES256": "p256", "ES256K": "k256"}
 
@@ -37,14 +36,15 @@ _MAX_JTI = 512
 
 
 class TokenInvalid(ValueError):
-    """A token breaks a rule; the message may be shown to the caller."""
+    """A token breaks a rule; the message holds no secrets and is shown to the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A well-formed token whose claims are accepted; its signature is still to be checked.
+    """A well-formed token with accepted claims; its signature is not checked yet.
 
-    ``curve`` is the one that ``alg`` stands for; ``expires`` is Unix seconds, leeway included.
+    ``curve`` is that of ``alg``, ``expires`` is in Unix seconds and includes ``LEEWAY``.
+    ``signature`` (64 bytes) is over ``signed``.
     """
 
     issuer: str
@@ -124,10 +124,10 @@ def _expires(claims: dict[str, Any], now: float) -> float:
 
 
 def parse(text: str, *, method: str, audiences: AbstractSet[str], now: float) -> Token:
-    """Return the token in ``text`` if a call of ``method`` may be made with it.
+    """Return the token in ``text``, which is for a call of ``method``.
 
-    ``audiences`` are the accepted values of ``aud``, compared as they are.  Raises
-    ``TokenInvalid``.
+    ``audiences`` are the accepted values of ``aud``, compared exactly; ``now`` is in Unix seconds.
+    Raises ``TokenInvalid``.
     """
     if len(text) > MAX_TOKEN:
         raise TokenInvalid(f"the token is longer than {MAX_TOKEN} bytes")

@@ -1,4 +1,4 @@
-"""Download the locked jars with jgo: several at once, checked, stopped when the caller ends."""
+"""Download the locked jars with jgo: several at once, checked, until the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from consumer.errors import Fatal, Transient
 TIMEOUT = 60  # seconds without an answer from the repository
 _AT_ONCE = 4
 _ATTEMPTS = 3
-_POLL = 0.02
+_POLL = 0.02  # seconds
 
 _log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 async def download(jars: list[Jar], staging: Path) -> None:
     """Put ``jars`` into the directory ``jars`` of ``staging``.
 
-    Raises Transient when one cannot be had, Fatal when one is not what was locked.
+    Raises ``Transient`` if one cannot be downloaded, ``Fatal`` if its hash differs from the lock.
     """
     (staging / "jars").mkdir()
     fetch = _Fetch(staging)
@@ -54,7 +54,7 @@ async def download(jars: list[Jar], staging: Path) -> None:
 
 
 class _Cancelled(Exception):
-    """The caller does not wait any more."""
+    """The caller no longer waits."""
 
 
 class _Fetch:
@@ -70,24 +70,27 @@ class _Fetch:
         )
 
     def one(self, jar: Jar) -> None:
-        """Download one jar and check it."""
+        """Download one jar and check it.  Raises ``Transient`` or ``Fatal``."""
         artifact: Artifact = self._context.create_dependency(jar.coordinate).artifact
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 file = self._download(artifact)
                 break
-            # What jgo lets through from requests is an OSError.
+            # The errors of requests, which jgo does not translate, are OSErrors.
             except (RuntimeError, OSError) as error:
                 if attempt == _ATTEMPTS:
                     raise Transient(f"cannot download {jar.coordinate}: {error}") from error
         found = hashlib.sha256(file.read_bytes()).hexdigest()
         if found != jar.sha256:
-            raise Fatal(f"{jar.coordinate} has SHA-256 {found}, expected {jar.sha256}")
+            raise Fatal(
+                f"{jar.coordinate} has SHA-256 {found}, expected {jar.sha256}: "
+                "do not use this Maven repository or mirror"
+            )
         file.rename(self._staging / "jars" / jar.filename)
 
     def _download(self, artifact: Artifact) -> Path:
         if artifact.cached_path:
-            artifact.cached_path.unlink(missing_ok=True)  # the half of an attempt before
+            artifact.cached_path.unlink(missing_ok=True)  # part of an earlier attempt
         file = self._resolver.download(artifact)
         if file is None:
             raise RuntimeError("jgo found no file")
@@ -107,8 +110,8 @@ class _Fetch:
 
 
 async def _in_daemon_thread(work: Callable[[], None]) -> None:
-    # A daemon thread, looked at instead of waited for: neither the loop nor the interpreter
-    # waits for a download when Ctrl-C ends them.
+    # A daemon thread that is polled: neither the loop nor the interpreter waits for a download
+    # when Ctrl-C ends them.
     failures: list[Exception] = []
 
     def run() -> None:

@@ -37,6 +37,7 @@ class Jar:
 
     @property
     def filename(self) -> str:
+        """The name of the file in the cache."""
         _, artifact, version = self.coordinate.split(":")
         return f"{artifact}-{version}.jar"
 
@@ -56,7 +57,8 @@ def cache_home(override: Path | None = None) -> Path:
 async def kafka_jars(cache: Path) -> list[Path]:
     """Return the class path of Kafka, downloading the jars into ``cache`` if they are not there.
 
-    Transient when the repository cannot be reached, Fatal when a file is not what was locked.
+    Raises ``Transient`` if the repository cannot be reached, ``Fatal`` if a file's hash differs
+    from the lock.
     """
     jars = locked()
     identity = hashlib.sha256("\n".join(jar.sha256 for jar in jars).encode()).hexdigest()[:8]
@@ -83,8 +85,8 @@ async def _install(jars: list[Jar], directory: Path) -> None:
         )
     try:
         if not _is_there(directory):
-            for left in directory.parent.glob(f"{directory.name}.*.partial"):
-                shutil.rmtree(left, ignore_errors=True)  # by an interrupted download
+            for partial in directory.parent.glob(f"{directory.name}.*.partial"):
+                shutil.rmtree(partial, ignore_errors=True)  # of an interrupted download
             # A name of its own: a thread of a failed download may still write where it began.
             staging = Path(mkdtemp(".partial", f"{directory.name}.", directory.parent))
             await download(jars, staging)

@@ -91,7 +91,11 @@ class EmbeddedKafka:
         self.server = Server("kafka", self._directory)
 
     async def start(self) -> None:
-        """Start the broker and wait until it answers; Fatal with its log if it does not."""
+        """Start the broker and wait until it answers.
+
+        Raises ``Fatal`` with the end of its log if it does not, ``Transient`` if its jars cannot
+        be downloaded.
+        """
         self._classpath = await kafka_jars(self._cache)
         self._prepare()
         began = time.monotonic()
@@ -136,12 +140,12 @@ class EmbeddedKafka:
         }
 
     async def _format(self, settings: Mapping[str, str]) -> None:
-        # Aside and renamed: a directory called data is always a whole one.
+        # Renamed at the end: a directory called data is always complete.
         partial = self._directory / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         properties = self._write("format.properties", {**settings, "log.dirs": str(partial)})
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # With "=", for one id in 64 begins with "-" and would be taken for an option.
+        # With "=": one id in 64 begins with "-", which would be read as an option.
         arguments = ("format", f"--cluster-id={cluster}", "--config", str(properties))
         await Server("kafka-format", self._directory).run(
             self._java("kafka.tools.StorageTool", *arguments), _START_DEADLINE

@@ -61,7 +61,10 @@ class EmbeddedPostgres:
         self.server = self._server("postgres", signal.SIGINT)  # fast: does not wait for clients
 
     async def start(self) -> None:
-        """Start the server and wait until it answers; Fatal with its log if it does not."""
+        """Start the server and wait until it answers.
+
+        Raises ``Fatal`` with the end of its log if it does not.
+        """
         self._prepare()
         began = time.monotonic()
         if not (self._directory / "data").exists():
@@ -101,7 +104,7 @@ class EmbeddedPostgres:
             os.chown(password, self._user.uid, self._user.gid)
 
     async def _initialise(self) -> None:
-        # Aside and renamed: a directory called data is always a whole one.
+        # Renamed at the end: a directory called data is always complete.
         partial = self._directory / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         options = ["--username", _ROLE, "--pwfile", str(self._directory / "password")]
@@ -175,7 +178,7 @@ def _added(name: str) -> pwd.struct_passwd:
 
 
 def _let_through(path: Path) -> None:
-    # Another user reaches a file only if it may pass every directory above it.
+    # Another user can open a file only with execute permission on every directory above it.
     for parent in path.parents:
         mode = parent.stat().st_mode
         if not mode & stat.S_IXOTH:

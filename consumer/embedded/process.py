@@ -89,10 +89,11 @@ class Server:
         return self._process.poll() if self._process else None
 
     async def start(self, argv: Sequence[str], *, lease_deadline: float = 30.0) -> None:
-        """Start the server once its predecessor on the same lease is gone.
+        """Start the server once its predecessor on the same lease has ended.
 
-        Call it from a thread that lives as long as the server should: the kernel ties the
-        server to the thread that made it.
+        The kernel ties the server to the thread that starts it: call this from a thread that
+        lives as long as the server should.  Raises ``Fatal`` if the predecessor still runs after
+        ``lease_deadline`` seconds.
         """
         lease = await take_lock(self._lease, lease_deadline)
         if lease is None:
@@ -123,7 +124,10 @@ class Server:
             )
 
     async def wait_ready(self, probe: Callable[[], Awaitable[bool]], deadline: float) -> None:
-        """Poll ``probe`` until it is true; Fatal if the server ends first or is too slow."""
+        """Poll ``probe`` until it is true.
+
+        Raises ``Fatal`` if the server ends first or ``deadline`` seconds have passed.
+        """
         give_up = time.monotonic() + deadline
         while not await probe():
             if self.exit_status is not None:
@@ -133,7 +137,7 @@ class Server:
             await asyncio.sleep(_POLL)
 
     async def run(self, argv: Sequence[str], deadline: float) -> None:
-        """Run a tool to its end; Fatal unless it succeeds within ``deadline`` seconds."""
+        """Run a tool to its end.  Raises ``Fatal`` unless it succeeds in ``deadline`` seconds."""
         await self.start(argv)
         try:
             async with asyncio.timeout(deadline):
@@ -147,7 +151,7 @@ class Server:
             raise self.failure(f"failed with status {self.exit_status}")
 
     async def wait_ended(self) -> Fatal:
-        """Wait until a server that should run has ended, and say so."""
+        """Wait until a server that should run has ended; return the error to raise."""
         while self.exit_status is None:  # noqa: ASYNC110  a child has no event
             await asyncio.sleep(_POLL * 5)
         return self.failure(f"ended with status {self.exit_status}")
@@ -164,7 +168,7 @@ class Server:
             await asyncio.sleep(_POLL)
 
     def kill(self) -> None:
-        """End the server and everything in its session at once, without a goodbye."""
+        """Kill the server and all processes of its session."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -26,13 +26,13 @@ Permit = Callable[[Address], bool]
 _MAX_ADDRESSES = 4  # of one name that are dialled; more would only take time
 _CONNECT_SECONDS = 5.0  # for one address
 _RESOLVER_THREADS = 64
-_DOMAIN_SLOTS = 4  # names of one domain that are resolved at once
+_DOMAIN_SLOTS = 4  # concurrent lookups of names of one domain
 
 
 class Resolver:
-    """The system's resolver, in threads of its own, of which no domain gets more than a few.
+    """The system's resolver in threads of its own, with at most a few for each domain.
 
-    A name server that hangs keeps a thread for many seconds, even if the caller has given up.
+    A name server that hangs keeps a thread for many seconds, even after the caller's timeout.
     """
 
     def __init__(self) -> None:
@@ -56,18 +56,18 @@ class Resolver:
         return list(dict.fromkeys(address for address in parsed if address is not None))
 
     def close(self) -> None:
-        """Let the threads end when they are done."""
+        """Cancel waiting lookups; the threads end after their current one."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _ended(slots: asyncio.Semaphore, query: asyncio.Future[Any]) -> None:
     slots.release()
     if not query.cancelled():
-        query.exception()  # the caller has got it, if it still waits
+        query.exception()  # marks it as retrieved, for a caller that no longer waits
 
 
 def _domain(host: str) -> str:
-    """Return the last two labels of ``host``: such names mostly share their name servers."""
+    """Return the last two labels of ``host``: names that share these mostly share name servers."""
     return ".".join(host.rstrip(".").rsplit(".", 2)[-2:])
 
 

@@ -1,14 +1,13 @@
-"""Guarded HTTP requests to hosts that upstream has named.
+"""Guarded HTTP requests to hosts that DID documents name.
 
 Rules of a request: https, no credentials in the URL, public addresses checked when they are
 dialled (``guard.py``), at most ``MAX_REDIRECTS`` redirects with the same rules for each, no
 compression, no cookies, no proxy from the environment, a limit on the body and one deadline
-for everything.  The development setting ``allow_loopback`` adds this machine, over http too
+for all of it.  The development setting ``allow_loopback`` allows this machine, over http too
 (``app.py`` warns of it).
 
-Errors: ``Refused`` for a request that breaks these rules however often it is tried;
-``HostError`` for hosts that are away, slow, busy (429) or broken (5xx).  Whatever a host
-sends, nothing else is raised.
+Errors: ``Refused`` for a request that always breaks these rules; ``HostError`` for hosts that are
+away, slow, busy (429) or broken (5xx).  No answer of a host raises another exception.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from consumer.runtime.closing import Closing
 from procedures.retries import parse_retry_after
 
 MAX_REDIRECTS = 3
-_MAX_URL = 8192
+_MAX_URL = 8192  # characters
 _MAX_PORT = 65535
 _MAX_CONNECTIONS = 128
 _IDLE_CONNECTIONS = 32
-_IDLE_SECONDS = 30.0
+_IDLE_SECONDS = 30.0  # of a kept connection
 _OK = 200
-_ERROR_BYTES = 64 * 1024
+_ERROR_BYTES = 64 * 1024  # of a body with another status than 200
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 _HEADERS = {
@@ -49,7 +48,7 @@ _HEADERS = {
 }
 
 
-# Raised by httpx and the modules below it for texts that are no URLs.
+# Raised by httpx and the modules below it for texts that are not URLs.
 _NO_URL = (httpx.InvalidURL, ValueError)
 # httpcore does not translate the errors of a TLS record that cannot be read.
 _CUT = (httpx.TransportError, ssl.SSLError)
@@ -72,7 +71,8 @@ class HostErrorKind(StrEnum):
 class HostError(Transient):
     """The host failed.
 
-    ``retry_after`` are the seconds of its header; ``status`` is None without an answer.
+    ``retry_after``: seconds of its Retry-After header; ``status``: HTTP status, None without an
+    answer.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class HostError(Transient):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole response; its status is neither 429 nor 5xx: these are a ``HostError``."""
+    """A whole response; statuses 429 and 5xx are a ``HostError`` instead."""
 
     status: int
     body: bytes
@@ -98,7 +98,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Of a download, in seconds: to the first byte, between two parts of the body, in all."""
+    """Timeouts of a download in seconds: to the first byte, between two parts of it, in total."""
 
     first_byte: float
     idle: float
@@ -168,15 +168,15 @@ class HttpClient(Closing):
         timeouts: Timeouts,
         progress: Callable[[int], None],
     ) -> HttpResponse:
-        """Write a body of status 200 to ``file``; return the response, then without a body.
+        """Write the body of a response with status 200 to ``file``, and return the response.
 
-        ``limit`` is in bytes; ``progress`` is called with the bytes so far.  Raises ``Refused`` or
-        ``HostError``.
+        That response then has no body.  ``limit`` is in bytes; ``progress`` is called with the
+        bytes so far.  Raises ``Refused`` or ``HostError``.
         """
 
         async def read(response: httpx.Response) -> HttpResponse:
             if response.status_code != _OK:
-                async with asyncio.timeout(timeouts.idle):  # an error is short
+                async with asyncio.timeout(timeouts.idle):  # the body of an error is short
                     return await _read(response, _ERROR_BYTES)
             _check_plain(response)
             size = 0
@@ -218,7 +218,7 @@ class HttpClient(Closing):
         raise Refused(Reason.FETCH_FORBIDDEN, f"more than {MAX_REDIRECTS} redirects, to {url}")
 
     async def _sent(self, url: httpx.URL) -> httpx.Response:
-        """Return the response; its body is not read yet."""
+        """Return the response, whose body is not read yet."""
         try:
             request = self._client.build_request("GET", url)
             return await self._client.send(request, stream=True)

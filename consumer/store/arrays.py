@@ -1,9 +1,9 @@
-"""Whole columns as parameters: arrays encoded once, in PostgreSQL's binary format.
+"""Columns as parameters of a statement: arrays encoded once, in PostgreSQL's binary format.
 
-A batch writes a table with one ``INSERT … SELECT FROM unnest(%s, %s, …)``.  psycopg would
-adapt each element of such a list by itself and choose the array's type from the values, so
-that a batch of small numbers, or of nothing but nulls, would be another prepared statement.
-These columns have a fixed type and cost a few hundred nanoseconds per element.
+A batch writes a table with one ``INSERT … SELECT FROM unnest(%s, %s, …)``.  psycopg adapts each
+element of a list separately and chooses the array's type from the values: a batch of small
+numbers, or of nulls only, would be another prepared statement.  These columns have a fixed type
+and cost a few hundred nanoseconds per element.
 
 Format: PostgreSQL ``array_recv`` — dimensions, has-null flag, element type, length, lower
 bound, then each element as a length (-1 for null) and its bytes; all big-endian int32.
@@ -29,7 +29,7 @@ _EMPTY_HEAD = struct.Struct("!iiI")
 
 
 class Column:
-    """One encoded array; subclasses fix the element type."""
+    """One encoded array; subclasses set the element type."""
 
     __slots__ = ("payload",)
     element_oid = 0

@@ -1,14 +1,14 @@
 """The database of one deployment: pool, sessions, transactions.
 
-Contract
-- ``transaction()`` is the only way to write.  What its block raises rolls back; psycopg's
-  errors leave it as ``Transient`` or ``Fatal``; ``CommitUnknown`` (a ``Transient``) means that
-  COMMIT was sent and its outcome is unknown.
+- ``transaction()`` is the only way to write.  An exception in its block rolls back.  psycopg's
+  errors leave the block as ``Transient`` or ``Fatal``; ``CommitUnknown`` (a ``Transient``) means
+  that COMMIT was sent and its outcome is unknown.
 - Every session has ``search_path`` set to the deployment's schema, and both
-  ``idle_in_transaction_session_timeout`` and ``transaction_timeout``: an owner that freezes in
-  mid-transaction loses its locks after that.  It needs PostgreSQL 17.
-- ``synchronous_commit`` stays on: what was answered must survive the server's crash, since the
-  publisher's markers in Kafka are compared with it.
+  ``idle_in_transaction_session_timeout`` and ``transaction_timeout``: a process that freezes
+  within a transaction loses its locks after ``postgres.transaction_timeout`` seconds.  The latter
+  needs PostgreSQL 17.
+- ``synchronous_commit`` is on: a committed transaction survives a crash of the server, because
+  the publisher compares its markers in Kafka with it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from consumer.store.schema import migrate, migrations, schema_of
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-_MIN_SERVER = 170000
-_CONNECT_TIMEOUT = 10
-# The pool gives up an attempt to reconnect after this time; the next caller starts a new one.
+_MIN_SERVER = 170000  # as the server reports its version
+_CONNECT_TIMEOUT = 10  # seconds
+# The pool gives up an attempt to reconnect after these seconds; the next caller starts a new one.
 _RECONNECT_TIMEOUT = 2
-# The server's own bounds fire first; these only notice a server that has vanished.
+# Seconds after the server's own timeouts: these only notice a server that does not answer.
 _GRACE = 5.0
 
 _SESSION = """
@@ -52,7 +52,7 @@ _PREPARED = "SELECT to_regclass('deployment')"
 
 def _dsn(settings: PostgresSettings) -> str:
     if settings.dsn is None:
-        raise Fatal("postgres.dsn is not set")
+        raise Fatal("postgres.dsn is not set: set CHIVE_POSTGRES__DSN")
     try:
         return make_conninfo(
             settings.dsn.get_secret_value(),
@@ -64,7 +64,9 @@ def _dsn(settings: PostgresSettings) -> str:
         )
     except psycopg.ProgrammingError:
         # libpq quotes the string in its message, and with it the password.
-        raise Fatal("postgres.dsn is not a connection string") from None
+        raise Fatal(
+            "postgres.dsn is not a connection string: write postgresql://user:password@host/database"
+        ) from None
 
 
 class Listener:
@@ -74,21 +76,24 @@ class Listener:
         self._connection = connection
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a notification, at most ``seconds``; tell whether one came.
+        """Wait at most ``seconds`` for a notification; tell whether one came.
 
-        Those that came since the last call count.  Raises Transient.
+        Notifications since the last call count.  Raises ``Transient``.
         """
         return bool(await self.heard(seconds))
 
     async def heard(self, seconds: float) -> list[str]:
-        """Wait like ``wait``, and return the payloads."""
+        """Wait like ``wait``, and return the payloads.  Raises ``Transient``."""
         with translated():
             notes = self._connection.notifies(timeout=seconds, stop_after=1)
             return [note.payload async for note in notes]
 
 
 class Database:
-    """A pool of sessions on one deployment's schema."""
+    """A pool of sessions on one deployment's schema.
+
+    Raises ``Fatal`` if ``postgres.dsn`` is missing or not a connection string.
+    """
 
     def __init__(self, settings: PostgresSettings, prefix: str) -> None:
         self.schema = schema_of(prefix)
@@ -107,7 +112,11 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Connect, bring the tables up to date, start the pool.  Raises Transient or Fatal."""
+        """Connect, bring the tables up to date, start the pool.
+
+        Raises ``Transient`` if the server does not answer, ``Fatal`` if it is too old, refuses,
+        or has tables of a newer program.
+        """
         with translated():
             async with await self._connect() as connection:
                 _require_version(connection.info.server_version)
@@ -116,17 +125,27 @@ class Database:
             await self._pool.open()
 
     async def attach(self) -> None:
-        """Connect and start the pool, changing nothing.  Raises Fatal if there are no tables."""
+        """Connect and start the pool without changing the tables.
+
+        Raises ``Transient`` if the server does not answer, ``Fatal`` if it is too old, refuses, or
+        has no tables.
+        """
         with translated():
             async with await self._connect() as connection:
                 _require_version(connection.info.server_version)
                 found = await (await connection.execute(_PREPARED)).fetchone()
                 if found is None or found[0] is None:
-                    raise Fatal(f"nothing has run with this prefix: no tables in {self.schema}")
+                    raise Fatal(
+                        f"no tables in schema {self.schema}: nothing has run with this "
+                        "kafka.topic_prefix"
+                    )
             await self._pool.open()
 
     async def server(self) -> str:
-        """Ask the server who it is, without the pool and without changing anything."""
+        """Return the server's address, database and version, without the pool.
+
+        Raises ``Transient`` if the server does not answer, ``Fatal`` if it is too old or refuses.
+        """
         with translated():
             async with await self._connect() as connection:
                 info = connection.info
@@ -135,16 +154,21 @@ class Database:
                 return f"{info.host}:{info.port}/{info.dbname}, PostgreSQL {version}"
 
     async def close(self) -> None:
+        """Close all sessions."""
         await self._pool.close()
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life.  Raises Transient."""
+        """Check that the server answers.  Raises ``Transient`` or ``Fatal``."""
         async with self.transaction() as connection:
             await connection.execute("SELECT 1")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Open a transaction that commits when the block ends, and rolls back when it raises."""
+        """Open a transaction that commits when the block ends and rolls back when it raises.
+
+        Raises ``Transient`` (``CommitUnknown`` if the outcome of COMMIT is unknown) or ``Fatal``
+        for psycopg's errors and for a block that takes longer than the transaction's timeout.
+        """
         with translated():
             connection = await self._pool.getconn()
             try:
@@ -156,7 +180,10 @@ class Database:
 
     @asynccontextmanager
     async def listening(self, channel: str) -> AsyncIterator[Listener]:
-        """Listen on this deployment's ``channel`` for the length of the block."""
+        """Listen on this deployment's ``channel`` during the block.
+
+        Raises ``Transient`` or ``Fatal`` for psycopg's errors, those of the block as well.
+        """
         with translated():
             async with await self._connect() as connection:
                 name = sql.Identifier(f"{self.schema}_{channel}")
@@ -177,7 +204,10 @@ class Database:
 
 def _require_version(version: int) -> None:
     if version < _MIN_SERVER:
-        raise Fatal(f"PostgreSQL 17 or newer is needed, the server is {version // 10000}")
+        raise Fatal(
+            f"PostgreSQL is version {version // 10000}, version 17 or newer is needed: "
+            "update the server"
+        )
 
 
 @asynccontextmanager
@@ -193,14 +223,14 @@ async def _rollback(connection: Connection) -> None:
     try:
         await connection.rollback()
     except psycopg.Error:
-        await connection.close()  # the server rolls back what it can no longer be told about
+        await connection.close()  # then the server rolls back
 
 
 async def _commit(connection: Connection, bound: float) -> None:
-    """Commit; the outcome of a COMMIT that was sent and not answered is unknown."""
+    """Commit within ``bound`` seconds; without an answer the outcome is unknown."""
     if connection.info.transaction_status == TransactionStatus.INERROR:
         await _rollback(connection)
-        raise Fatal("a failed statement was passed over inside a transaction")
+        raise Fatal("a transaction went on after a failed statement: this is a bug")
     try:
         async with asyncio.timeout(bound):
             await connection.commit()

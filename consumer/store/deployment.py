@@ -1,7 +1,7 @@
-"""Which Kafka cluster, topic prefix and partition count these tables belong to.
+"""The Kafka cluster, topic prefix and partition count that the tables belong to.
 
-Offsets in ``lanes`` mean something only against the topics they were read from; the first
-process writes them down, every later one is refused when its own differ.
+Offsets in ``lanes`` are valid only for the topics they were read from.  The first process writes
+cluster, prefix and partition count; a later process with others is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _READ = "SELECT cluster_id, prefix, partitions FROM deployment"
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The identity of a deployment."""
+    """The identity of a deployment; ``cluster_id`` is Kafka's own."""
 
     cluster_id: str
     prefix: str
@@ -34,11 +34,12 @@ async def read(connection: Connection) -> Deployment | None:
 
 
 async def check(connection: Connection, mine: Deployment) -> None:
-    """Note ``mine`` in fresh tables.  Raises Fatal when they belong to another deployment."""
+    """Write ``mine`` to unused tables.  Raises ``Fatal`` if they belong to another deployment."""
     await connection.execute(_NOTE, [mine.cluster_id, mine.prefix, mine.partitions])
     theirs = await read(connection)
     if theirs != mine:
         raise Fatal(
-            f"the tables belong to another deployment: they say {theirs}, "
-            f"this process was started for {mine}"
+            f"the tables belong to another deployment, {theirs}, not to {mine}: correct "
+            "kafka.bootstrap_servers, kafka.partitions or postgres.dsn, or take another "
+            "kafka.topic_prefix"
         )

@@ -1,8 +1,8 @@
 """Translation of psycopg's errors into ``Transient`` and ``Fatal``.
 
-What the server says is judged by its SQLSTATE (PostgreSQL manual, appendix A), what the
-client says by its class.  Anything that waiting can cure is ``Transient``; a statement that
-the server will never accept (syntax, constraint, type, permission) is ours: ``Fatal``.
+Errors of the server are sorted by their SQLSTATE (PostgreSQL manual, appendix A), errors of the
+client by their class.  An error that can pass with time is ``Transient``; a statement that the
+server never accepts (syntax, constraint, type, permission) is ``Fatal``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from consumer.metrics import Service
 
 # Connections, rollbacks, resources, locks, operator intervention, system errors.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-# Of class 25 only the two time-outs that bound a frozen transaction.
+# Of class 25 only the two timeouts that end a frozen transaction.
 _TRANSIENT_STATES = frozenset({"25P03", "25P04"})
 # A COMMIT answered with one of these classes certainly did not happen.
 _ROLLED_BACK_CLASSES = frozenset({"23", "40"})
 
 
 class CommitUnknown(Transient):
-    """COMMIT was sent and its outcome is not known: re-read before deciding anything."""
+    """COMMIT was sent and its outcome is unknown: read the state again before deciding."""
 
 
 def translate(error: psycopg.Error) -> Transient | Fatal:
@@ -48,13 +48,16 @@ def translate_commit(error: psycopg.Error) -> Transient | Fatal:
 
 
 def _said(error: psycopg.Error) -> str:
-    """Return the error's own sentence in one line, without the statement it points into."""
+    """Return the error's message in one line, without the statement."""
     return " ".join((error.diag.message_primary or str(error)).split())
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate psycopg errors and time-outs raised in the block."""
+    """Translate psycopg's errors and ``TimeoutError`` in the block.
+
+    Raises ``Transient`` or ``Fatal``.
+    """
     try:
         yield
     except psycopg.Error as error:

@@ -1,6 +1,6 @@
-"""The outbox: decided, and not yet in Kafka.
+"""The outbox: rows that are decided and not yet known to be in Kafka.
 
-``out_seq`` counts per lane without gaps, from 1.  ``topic`` is the topic's short name
+``out_seq`` counts the rows of a lane from 1 without gaps.  ``topic`` is the topic's short name
 (``events``, ``operations``, ``dead-letter``).
 """
 
@@ -20,7 +20,7 @@ COPY outbox (lane, out_seq, topic, partition, key, headers, value) FROM STDIN (F
 """
 _TYPES = ["int4", "int8", "text", "int4", "bytea", "bytea[]", "bytea"]
 
-# The first row always comes, whatever its size; then as many as fit.
+# The first row is always read, further ones while their sum is below the bound.
 _READ = """
 SELECT out_seq, topic, partition, key, headers, value
 FROM (
@@ -39,7 +39,7 @@ _DEPTH = "SELECT lane, count(*) FROM outbox GROUP BY lane"
 
 
 async def append(connection: Connection, lane: int, rows: Iterable[OutRow]) -> None:
-    """Write rows; their ``out_seq`` was counted on from the lane's ``last_out_seq``."""
+    """Add rows, whose ``out_seq`` continue from the lane's ``last_out_seq``."""
     async with connection.cursor() as cursor, cursor.copy(_APPEND) as copy:
         copy.set_types(_TYPES)
         for row in rows:
@@ -59,7 +59,10 @@ async def append(connection: Connection, lane: int, rows: Iterable[OutRow]) -> N
 async def read(
     connection: Connection, lane: int, after: int, *, max_rows: int, max_bytes: int
 ) -> list[OutRow]:
-    """Return the rows that follow ``out_seq`` ``after``, bounded by number and by bytes."""
+    """Return the rows after ``out_seq`` ``after``: at most ``max_rows``, about ``max_bytes``.
+
+    The bytes are those of the values; the last row may exceed the bound.
+    """
     bounds = {"lane": lane, "after": after, "rows": max_rows, "bytes": max_bytes}
     cursor = await connection.execute(_READ, bounds, binary=True)
     return [
@@ -69,17 +72,17 @@ async def read(
 
 
 async def trim(connection: Connection, lane: int, through: int) -> int:
-    """Forget rows up to ``through``: the lane's marker in Kafka, committed and read back."""
+    """Delete the rows up to ``through``, the lane's committed marker; return their number."""
     return (await connection.execute(_TRIM, [lane, through])).rowcount
 
 
 async def depth(connection: Connection) -> dict[int, int]:
-    """Return how many rows wait, by lane."""
+    """Return the number of rows by lane."""
     return dict(await (await connection.execute(_DEPTH)).fetchall())
 
 
 def flattened(headers: Headers) -> list[bytes]:
-    """Return names and values in turn, as the column holds them."""
+    """Return names and values in turn: the form of the column."""
     flat: list[bytes] = []
     for name, value in headers:
         flat.append(name.encode())
@@ -88,5 +91,5 @@ def flattened(headers: Headers) -> list[bytes]:
 
 
 def paired(flat: Sequence[bytes]) -> Headers:
-    """Return the headers that ``flattened`` made."""
+    """Return the headers from which ``flattened`` made ``flat``."""
     return tuple((name.decode(), value) for name, value in zip(flat[::2], flat[1::2], strict=True))

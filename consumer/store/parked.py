@@ -1,7 +1,7 @@
-"""Parked frames: they wait for their account's key, and later frames of it wait behind.
+"""Parked frames wait for their account's key; later frames of the account wait behind them.
 
-A DID with parked frames has one row in ``parking``; ``ready`` says that an answer about its
-identity has come since, so that its frames are to be tried again, oldest first.
+A DID with parked frames has one row in ``parking``.  With ``ready`` an answer about its identity
+has come since, and its frames are to be tried again, oldest first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COPY parked (did, lane, log_offset, log_time, seq, session, relay, frame)
 FROM STDIN (FORMAT BINARY)
 """
 _TYPES = ["text", "int4", "int8", "int8", "int8", "int8", "text", "bytea"]
-# The first frame always comes, whatever its size; then as many as fit.
+# The first frame is always read, further ones while their sum is below the bound.
 _TAKE = """
 SELECT did, log_offset, log_time, seq, session, relay, frame
 FROM (
@@ -56,7 +56,7 @@ async def read(connection: Connection, lane: int) -> list[Parking]:
 
 
 async def append(connection: Connection, lane: int, frames: Sequence[ParkedFrame]) -> None:
-    """Park frames behind those that are parked already."""
+    """Park frames of ``lane`` behind those that are parked already."""
     async with connection.cursor() as cursor, cursor.copy(_APPEND) as copy:
         copy.set_types(_TYPES)
         for f in frames:
@@ -68,24 +68,27 @@ async def append(connection: Connection, lane: int, frames: Sequence[ParkedFrame
 async def take(
     connection: Connection, dids: Sequence[str], *, max_frames: int, max_bytes: int
 ) -> list[ParkedFrame]:
-    """Return the oldest parked frames of ``dids``, account by account, within both bounds."""
+    """Return the oldest parked frames of ``dids``, account by account.
+
+    At most ``max_frames``, about ``max_bytes``: the last frame may exceed that bound.
+    """
     bounds = {"dids": Texts(dids), "frames": max_frames, "bytes": max_bytes}
     cursor = await connection.execute(_TAKE, bounds, binary=True)
     return [ParkedFrame(*row) for row in await cursor.fetchall()]
 
 
 async def drop(connection: Connection, through: dict[str, int]) -> None:
-    """Forget the parked frames of each DID up to an offset; they have been decided."""
+    """Delete the parked frames of each DID up to its offset: they are decided."""
     dids, offsets = list(through), list(through.values())
     await connection.execute(_DROP, [Texts(dids), Bigints(offsets)])
 
 
 async def set_ready(connection: Connection, lane: int, ready: dict[str, bool]) -> None:
-    """Note for each DID that it has parked frames, and whether to try them again."""
+    """Write for each DID that it has parked frames, and whether to try them again."""
     columns = [lane, Texts(list(ready)), Booleans(list(ready.values()))]
     await connection.execute(_SET, columns)
 
 
 async def clear(connection: Connection, dids: Sequence[str]) -> None:
-    """Note that nothing is parked for ``dids`` any more."""
+    """Write that ``dids`` have no parked frames."""
     await connection.execute(_CLEAR, [Texts(dids)])

@@ -1,7 +1,7 @@
-"""Records: what every path of every repository holds.
+"""Records: the content of every path of every repository.
 
-A row is ``(did, path, cid, rev)``; ``cid`` None is a tombstone: the path is known to be gone
-at ``rev``.  Paths compare bytewise, which is the order of the repository's own tree.
+A row is ``(did, path, cid, rev)``; ``cid`` None is a tombstone: the path is known to be absent at
+``rev``.  Paths compare bytewise, as in the repository's tree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SELECT r.did, r.path, r.cid, r.rev
 FROM unnest(%s, %s) AS wanted (did, path)
 JOIN records AS r ON r.did = wanted.did AND r.path = wanted.path
 """
-# One range of the primary key per interval, whatever the planner thinks of their number.
+# OFFSET 0 makes the planner read one range of the primary key per interval.
 _READ_INTERVALS = """
 SELECT wanted.did, r.path, r.cid, r.rev
 FROM unnest(%s, %s, %s) AS wanted (did, lower, upper)
@@ -62,7 +62,7 @@ async def read(connection: Connection, keys: Sequence[tuple[str, str]]) -> list[
 async def read_intervals(
     connection: Connection, wanted: Sequence[tuple[str, Interval]]
 ) -> list[Record]:
-    """Return all rows, tombstones included, in intervals of DIDs' paths."""
+    """Return all rows, tombstones included, in ``wanted``: pairs of DID and interval of paths."""
     bounds = [
         Texts([did for did, _ in wanted]),
         Texts([_bound(interval.lower) for _, interval in wanted]),
@@ -78,13 +78,13 @@ def _bound(text: str) -> str:
 
 
 async def read_repos(connection: Connection, dids: Sequence[str]) -> list[Record]:
-    """Return all rows of ``dids``."""
+    """Return all rows of ``dids``, tombstones included."""
     cursor = await connection.execute(_READ_REPOS, [Texts(dids)], binary=True)
     return await cursor.fetchall()
 
 
 async def read_first(connection: Connection, did: str, limit: int) -> list[Record]:
-    """Return the first rows of ``did``, in the order of their paths."""
+    """Return the first ``limit`` rows of ``did``, in the order of their paths."""
     return await (await connection.execute(_READ_FIRST, [did, limit], binary=True)).fetchall()
 
 
@@ -107,12 +107,12 @@ async def write(connection: Connection, rows: Sequence[Record]) -> None:
 
 
 async def delete(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
-    """Remove rows altogether, tombstones included."""
+    """Delete the rows of ``keys``, pairs of DID and path, tombstones included."""
     gone = [Texts([did for did, _ in keys]), Texts([path for _, path in keys])]
     await connection.execute(_DELETE, gone)
 
 
 async def clear_tombstones(connection: Connection, through: Sequence[tuple[str, str]]) -> None:
-    """Remove the tombstones of each DID whose rev is at or below the one given with it."""
+    """Delete the tombstones at or below a rev; ``through`` are pairs of DID and rev."""
     done = [Texts([did for did, _ in through]), Texts([rev for _, rev in through])]
     await connection.execute(_CLEAR, done)

@@ -1,8 +1,8 @@
 """Repositories: the state of each, one row per DID.
 
-The row's dataclass belongs to the state machine (``worker.repo_state.Repo``); ``Repos`` maps
-its fields to columns by name, so that neither package knows the other's insides.  Fields
-named otherwise than their columns are in ``_RENAMED``.
+The row's dataclass belongs to the state machine (``consumer.state.repo_state.Repo``).  ``Repos``
+maps its fields to columns by name; fields with another name than their column are in
+``_RENAMED``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _JOINED = "SELECT did FROM repos WHERE first_seen > now() - make_interval(secs =
 
 
 class Repos(Generic[Row]):
-    """The table ``repos`` as rows of ``make``, a dataclass whose fields are its columns."""
+    """The table ``repos`` as rows of ``make``, a dataclass whose fields are its columns.
+
+    Raises ``Fatal`` if a field has no column.
+    """
 
     def __init__(self, make: type[Row]) -> None:
         attributes = [field.name for field in fields(make)]  # type: ignore[arg-type] # any
@@ -86,7 +89,7 @@ async def dids(connection: Connection) -> set[str]:
 
 
 async def joined(connection: Connection, seconds: float) -> set[str]:
-    """Return the DIDs that got their row in a transaction begun in the last ``seconds``."""
+    """Return the DIDs whose row was made by a transaction begun in the last ``seconds``."""
     return {did for (did,) in await (await connection.execute(_JOINED, [seconds])).fetchall()}
 
 

@@ -1,9 +1,9 @@
 """The schema of one deployment: its name, and its numbered migrations.
 
-A deployment lives in one PostgreSQL schema named after its topic prefix, so that several
-share a database.  ``sql/NNNN_name.sql`` are applied once each, in order, each in its own
-transaction; an advisory lock lets any number of processes start at once.  A schema newer
-than this version of the program is refused.
+A deployment has one PostgreSQL schema, named after its topic prefix, so that several share a
+database.  The files ``sql/NNNN_name.sql`` are applied once each, in order, each in its own
+transaction; with an advisory lock any number of processes can start at once.  A schema newer than
+this version of the program is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psycopg import sql
 from consumer.errors import Fatal
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_MAX_STEM = 40  # of PostgreSQL's 63 bytes for an identifier
+_MAX_STEM = 40  # characters, of the 63 bytes that PostgreSQL allows an identifier
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _VERSIONS = """
@@ -68,7 +68,8 @@ async def migrate(
 ) -> int:
     """Bring ``schema`` to the newest of ``known``; return how many migrations were applied.
 
-    ``connection`` has ``search_path`` set to ``schema``.  Raises Fatal on a newer schema.
+    ``connection`` has ``search_path`` set to ``schema``.  Raises ``Fatal`` if the schema is newer
+    than ``known``, and psycopg's errors.
     """
     applied = 0
     newest = await _prepare(connection, schema)
@@ -76,7 +77,7 @@ async def migrate(
     if newest > latest:
         raise Fatal(
             f"the tables in schema {schema!r} are at version {newest}, "
-            f"this program knows versions up to {latest}: run a newer program"
+            f"this program knows versions up to {latest}: run the newer program"
         )
     for migration in known:
         applied += await _apply(connection, schema, migration)

@@ -1,4 +1,4 @@
-"""What an operator asks the tables: one reading of everything, in one transaction."""
+"""The state of the deployment for operators, read in one transaction."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ async def read(connection: Connection) -> Status:
 async def mirror_cursor(
     connection: Connection, relay: str, seq: int, time: datetime | None, epoch: int
 ) -> None:
-    """Note a relay's cursor for people; the truth is ``chive.cursor``."""
+    """Write a relay's cursor for operators; the tailer itself resumes from ``chive.cursor``."""
     await connection.execute(_MIRROR, [relay, seq, time, epoch])
 
 
 async def note_connection(
     connection: Connection, relay: str, since: datetime, *, connected: bool, reason: str
 ) -> None:
-    """Note whether the tailer is connected to a relay, since when, and why not."""
+    """Write whether the tailer is connected to a relay, since when, and why not."""
     await connection.execute(_CONNECTION, [relay, connected, since, reason])
 
 

@@ -1,11 +1,11 @@
-"""Cutting a websocket server's byte stream into messages.  Pure.  RFC 6455, section 5.2.
+"""Split the byte stream of a websocket server into messages.  Pure.  RFC 6455, section 5.2.
 
-websockets parses every frame with generators and wakes a coroutine for every message, which
-costs more than the rest of the tailer's work on a frame that is not wanted; and it must end the
-connection at a message above the limit, which the relay would send again at each reconnect.
-So the tailer cuts out data frames itself, and leaves handshake and control frames to websockets.
+websockets parses every frame with generators and wakes a coroutine for every message, which costs
+more than the rest of the tailer's work on a frame that is not wanted.  It also ends the connection
+at a message above the limit, which the relay sends again after each reconnect.  The tailer
+therefore splits data frames itself, and leaves the handshake and control frames to websockets.
 
-Relays do fragment: Go's writers flush a large message in several frames.
+Relays send fragmented messages: Go's writers flush a large message in several frames.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from consumer.errors import Reason
 
-# A message this many times above the limit is not read past: its length is nonsense.
+# A message this many times above the limit is not skipped: its length is implausible.
 _SKIP_FACTOR = 16
-_MAX_CONTROL = 125
-_QUOTED = 200
+_MAX_CONTROL = 125  # bytes of a control frame's payload
+_QUOTED = 200  # bytes of a text message in its refusal
 
 _FIN, _RESERVED, _OPCODE = 0x80, 0x70, 0x0F
 _CONTINUATION, _TEXT, _BINARY, _CONTROL = 0x0, 0x1, 0x2, 0x8
@@ -27,7 +27,7 @@ _EXTENSION = {126: 2, 127: 8}  # bytes of length that follow
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A message that cannot be a frame of the firehose; ``data`` is what was kept of it."""
+    """A message that cannot be a frame of the firehose; ``data`` are the bytes that were kept."""
 
     reason: Reason
     detail: str
@@ -38,26 +38,26 @@ Message = bytes | Unusable
 
 
 class Violation(Exception):
-    """The peer broke the framing: what follows cannot be understood."""
+    """The peer broke the framing: the bytes after it cannot be read."""
 
 
 class Unskippable(Violation):
-    """A message so large that reading past it is no use."""
+    """A message is too large to be skipped."""
 
 
 class Splitter:
-    """What has arrived on one connection, as whole messages.
+    """The whole messages of one connection.
 
     ``messages`` are the binary messages in order, with an ``Unusable`` for each text message
     and each above ``limit`` bytes; ``size`` is their sum in bytes.  ``control`` are whole
-    control frames, for websockets.  All are for the reader to take away.  Between calls the
-    splitter itself holds less than one message of ``limit`` bytes.
+    control frames, for websockets.  The reader removes both.  Between calls the splitter itself
+    holds less than one message of ``limit`` bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = bytearray()
-        self._needed = 0  # length of _rest before looking at it is worth while
+        self._needed = 0  # bytes of _rest from which on it can hold a whole frame
         self._skipping = 0  # bytes of an oversized message still to come
         self._opcode: int | None = None  # of the fragmented message under way
         self._partial = bytearray()
@@ -68,7 +68,7 @@ class Splitter:
         self.size = 0
 
     def feed(self, data: bytes) -> None:
-        """Take in what the socket gave; raise ``Violation`` where the stream breaks."""
+        """Add bytes of the socket.  Raises ``Violation`` where they break the framing."""
         if self._skipping:
             skipped = min(self._skipping, len(data))
             self._skipping -= skipped
@@ -84,12 +84,12 @@ class Splitter:
             self._rest += data[at:]
 
     def take(self) -> list[Message]:
-        """Return the messages, and forget them."""
+        """Remove and return the messages."""
         taken, self.messages, self.size = self.messages, [], 0
         return taken
 
     def _split(self, data: bytes) -> int:
-        """Cut out every frame that ``data`` holds whole; return where the rest begins."""
+        """Read every whole frame of ``data``; return the offset of the rest."""
         at, end = 0, len(data)
         self._needed = 0
         while end - at > 1:
@@ -126,7 +126,7 @@ class Splitter:
         return _EXTENSION[length]
 
     def _oversized(self, first: int, length: int, stop: int, end: int) -> int:
-        """Begin to skip a data frame that takes its message above the limit."""
+        """Begin to skip a data frame with which its message exceeds the limit."""
         self._enter(first)
         self._total += length
         self._partial.clear()
@@ -140,7 +140,7 @@ class Splitter:
         return min(stop, end)
 
     def _part(self, first: int, payload: bytes) -> None:
-        """Add a whole frame to the message under way, or make one of it."""
+        """Add a whole frame to the current message, or begin one with it."""
         self._enter(first)
         self._partial += payload
         self._total += len(payload)
@@ -155,7 +155,7 @@ class Splitter:
             self._finish(data)
 
     def _enter(self, first: int) -> None:
-        """Check that a data frame may stand here, and note the message that it begins."""
+        """Check that a data frame is allowed here, and note the message that it begins."""
         opcode = first & _OPCODE
         if first & _RESERVED or opcode > _BINARY:
             raise Violation(f"a frame with the first byte {first:#04x}")
