@@ -33,6 +33,9 @@ class Reason(StrEnum):
     CAR_TRUNCATED = "car_truncated"
     BLOCK_HASH = "block_hash"
     BLOCK_MISSING = "block_missing"
+    # single records of a tree, which are left out
+    PATH_INVALID = "path_invalid"
+    RECORD_RAW = "record_raw"
     # commits
     COMMIT_MALFORMED = "commit_malformed"
     COMMIT_MISMATCH = "commit_mismatch"

@@ -30,6 +30,7 @@ class Failure(StrEnum):
     REPO_DEACTIVATED = "RepoDeactivated"
     REPO_TRUNCATED = "RepoTruncated"  # the transfer ended early
     REPO_INVALID = "RepoInvalid"  # a wrong hash, a missing block, a broken tree
+    REPO_INCOMPLETE = "RepoIncomplete"  # blocks were missing, each time others: a race
     REPO_FOREIGN = "RepoForeign"  # the commit is another DID's
     REPO_TOO_BIG = "RepoTooBig"
     SIGNATURE_INVALID = "SignatureInvalid"  # not signed by the current key

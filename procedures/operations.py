@@ -61,7 +61,9 @@ class Operation:
 
     ``progress`` is in percent; the counts are of records; ``requested_at``, ``started_at``,
     ``completed_at`` and ``run_after`` (not before then is it due) are Unix seconds.  A discovery
-    has no ``did``.
+    has no ``did``.  ``warnings`` counts by reason what a completed sync left out of the repository;
+    ``via`` tells what a completed refresh read: the ``record`` with its proof, or the whole
+    ``repository``.
     """
 
     id: str
@@ -90,6 +92,8 @@ class Operation:
     same_as: str | None = None
     run_after: float = 0.0
     failure: Failure | None = None
+    warnings: dict[str, int] | None = None
+    via: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -197,6 +201,8 @@ def to_json(operation: Operation) -> dict[str, Any]:
         "error": operation.error,
         "errorName": operation.failure,
         "newCid": operation.new_cid,
+        "warnings": operation.warnings,
+        "via": operation.via,
         "reason": operation.reason,
     }
     return always | {name: value for name, value in optional.items() if value is not None}

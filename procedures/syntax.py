@@ -60,6 +60,17 @@ def is_nsid(text: str) -> bool:
     return len(text) <= MAX_NSID and _NSID.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=16_384)
+def is_collection(text: str) -> bool:
+    """Tell whether ``text`` may be the collection of a record: an NSID in its normal form.
+
+    The authority, which is all but the last segment, is in lower case
+    (https://atproto.com/specs/nsid).
+    """
+    authority = text.rpartition(".")[0]
+    return authority == authority.lower() and is_nsid(text)
+
+
 def is_nsid_wildcard(text: str) -> bool:
     """Tell whether ``text`` is ``a.b.*``: every NSID that begins with these whole segments."""
     return len(text) <= MAX_NSID and _NSID_WILDCARD.fullmatch(text) is not None
@@ -104,7 +115,9 @@ def is_tid(text: str) -> bool:
 def is_path(text: str) -> bool:
     """Tell whether ``text`` is ``collection/rkey``, at most 1,024 bytes long."""
     collection, slash, rkey = text.partition("/")
-    return bool(slash) and len(text) <= MAX_PATH and is_nsid(collection) and is_record_key(rkey)
+    return (
+        bool(slash) and len(text) <= MAX_PATH and is_collection(collection) and is_record_key(rkey)
+    )
 
 
 def tid_time(tid: str) -> float:

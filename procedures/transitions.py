@@ -162,8 +162,15 @@ def try_again(
     return requeue(operation, now + wait, failure, error)
 
 
-def complete(operation: Operation, now: float, *, new_cid: str | None = None) -> Operation:
-    """End well: the worker has applied everything."""
+def complete(
+    operation: Operation,
+    now: float,
+    *,
+    new_cid: str | None = None,
+    warnings: dict[str, int] | None = None,
+    via: str | None = None,
+) -> Operation:
+    """End well: the worker has applied everything; ``warnings`` counts what was left out."""
     _need(operation, "complete", Status.RUNNING)
     return replace(
         operation,
@@ -173,6 +180,8 @@ def complete(operation: Operation, now: float, *, new_cid: str | None = None) ->
         total_records=operation.records_processed,
         completed_at=now,
         new_cid=new_cid,
+        warnings=warnings,
+        via=via,
         error=None,
         failure=None,
         version=operation.version + 1,

@@ -263,7 +263,6 @@ BEFORE_SIGNATURE: dict[Tampering, str] = {
 
 AFTER_SIGNATURE: dict[Tampering, str] = {
     no_root_node: "tree_partial",
-    no_record: "block_missing",
     flipped_byte: "block_hash",
     wrong_prev_data: "inversion_failed",
     no_prev_data: "prev_data_missing",
@@ -273,7 +272,7 @@ AFTER_SIGNATURE: dict[Tampering, str] = {
     op_twice: "ops_invalid",
     op_made_up: "inversion_failed",
     too_many_ops: "ops_invalid",
-    bad_path: "ops_invalid",
+    bad_path: "ops_mismatch",
     unknown_action: "ops_invalid",
     create_with_prev: "ops_invalid",
     delete_without_prev: "ops_invalid",

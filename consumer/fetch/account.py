@@ -71,7 +71,7 @@ class Accounts:
             raise Inconclusive(f"the document of {did} names no PDS")
         url = f"{document.pds}/xrpc/com.atproto.sync.getRepoStatus?{urlencode({'did': did})}"
         host = host_of(url)
-        async with self._hosts.slot(host):
+        async with self._hosts.slot(host, did):
             response = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
         status, name = status_of(did, response, url)
         return Stated(status, AnswerSource.HOST, host, asked_at, name)

@@ -1,27 +1,40 @@
-"""One attempt at an operation: fetch, verify, inject into ``chive.backfill``."""
+"""One attempt at an operation: fetch, verify, inject into ``chive.backfill``.
+
+A host that writes while it reads sends a commit without all of its blocks.  So blocks that are
+missing behind a good signature are fetched again at once, up to ``TRIES`` times in all.  If the
+tries agree on the commit and on what is missing, that is the answer: a record without bytes is
+unknown, a tree without a node is no tree.  If they do not, the attempt fails and is made again
+later.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from consumer.backfill import Cause, Chunk, Entry, Proof
-from consumer.errors import Refused
+from consumer import metrics
+from consumer.backfill import Cause, Chunk, Entry, Proof, Via
+from consumer.errors import Reason, Refused
 from consumer.fetch.account import ACTIVE, Accounts
 from consumer.fetch.answers import answer_of
 from consumer.fetch.documents import Document
-from consumer.fetch.failed import FetchFailed, of_resolving
+from consumer.fetch.failed import FetchFailed, NoProof, of_resolving
 from consumer.fetch.hosts import HostUnavailable
 from consumer.fetch.http import host_of
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.fetch.inject import Injector
-from consumer.fetch.repos import RepoSource
-from consumer.scope import Scope
+from consumer.fetch.repos import Downloaded, RepoSource
+from consumer.metrics import Stage
+from consumer.scope import Interval, Scope
 from consumer.state.accounts import AccountRules
 from consumer.store import answers, found, records
 from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
+from consumer.verify.snapshot import Snapshot
+from consumer.verify.verified import Evidence, Incomplete
 from procedures.failures import Failure
 from procedures.messages import Emit
 from procedures.operations import Phase, Type
@@ -31,6 +44,9 @@ _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
 _APPLIED_SECONDS = 30.0  # for the worker to take an answer
 _ROWS = 1_000  # known records of a repository that one chunk may cover
+
+TRIES = 3
+_PAUSE = 0.5  # seconds before the second try, twice that before the third
 
 Report = Callable[[Phase, int, int | None], None]
 """Takes the phase, the progress in percent, and the number of records once it is known."""
@@ -77,16 +93,23 @@ class Attempts:
             await self._check_listed(did, document)
         report(Phase.DOWNLOADING, _DOWNLOADING, None)
 
+        again = False
+
         def downloaded(size: int) -> None:
+            if again:
+                return  # a phase never goes back
             report(Phase.DOWNLOADING, min(_VERIFYING, _DOWNLOADING + size // _MEBIBYTE), None)
 
         def verifying() -> None:
+            nonlocal again
+            again = True
             report(Phase.VERIFYING, _VERIFYING, None)
 
-        async with self.source.snapshot(
-            did, document, self.scope.intervals, progress=downloaded, verifying=verifying
+        async with self._snapshot(
+            did, document, self.scope.intervals, downloaded, verifying
         ) as fetched:
             snapshot = fetched.snapshot
+            _count(snapshot)
             _check_age(snapshot.rev, claim)
             report(Phase.INJECTING, _INJECTING, snapshot.records)
             async with self.database.transaction() as connection:
@@ -111,6 +134,8 @@ class Attempts:
                     intervals=content.intervals,
                     entries=content.entries,
                     emit_all=operation.emit is Emit.ALL,
+                    unknown=content.unknown,
+                    warnings=_warnings(snapshot) if content.last else (),
                 )
                 offset = await self.injector.put(chunk, rows=rows)
         return offset
@@ -125,11 +150,13 @@ class Attempts:
         path = (operation.uri or "").removeprefix(f"at://{did}/")
         document = await self._document(did)
         report(Phase.DOWNLOADING, _DOWNLOADING, None)
-        proven = await self.source.proof(did, document, path)
-        entry = None
-        if proven.cid is not None and proven.record is not None:
-            entry = Entry(path, proven.cid, proven.record)
-        proof = Proof(did, operation.id, operation.attempts, proven.rev, path, entry)
+        via = Via.RECORD
+        try:
+            rev, entry = await self._proof(did, document, path)
+        except NoProof:
+            via = Via.REPOSITORY
+            rev, entry = await self._from_repository(did, document, path)
+        proof = Proof(did, operation.id, operation.attempts, rev, path, entry, via)
         return await self.injector.put(proof)
 
     async def _ask_first(self, claim: Claim) -> Claim:
@@ -177,11 +204,99 @@ class Attempts:
             detail = f"{host} lists {did}, whose document names {document.pds or 'no host'}"
             raise FetchFailed(Failure.DID_DOCUMENT, detail)
 
+    async def _proof(self, did: str, document: Document, path: str) -> tuple[str, Entry | None]:
+        """Return the revision and the record at ``path`` as getRecord proves it.
+
+        Raises ``NoProof`` if it does not: an error, or nodes of the tree are missing.
+        """
+        tries = _Tries()
+        while True:
+            try:
+                proven = await self.source.proof(did, document, path)
+            except Incomplete as error:
+                if await tries.agree(error.evidence):
+                    partial = error.reason is Reason.TREE_PARTIAL
+                    kind = NoProof if partial else FetchFailed
+                    raise kind(Failure.REPO_INVALID, str(error)) from error
+                continue
+            if proven.cid is None or proven.record is None:
+                return proven.rev, None
+            return proven.rev, Entry(path, proven.cid, proven.record)
+
+    async def _from_repository(
+        self, did: str, document: Document, path: str
+    ) -> tuple[str, Entry | None]:
+        """Return the revision and the record at ``path`` as the whole repository proves it."""
+        only = (Interval(path, path + "\0"),)
+        async with self._snapshot(did, document, only, lambda _size: None, lambda: None) as fetched:
+            rev = fetched.snapshot.rev
+            async for content in fetched.chunks(()):
+                if content.unknown:
+                    detail = f"the host has no bytes of the record {path}"
+                    raise FetchFailed(Failure.REPO_INVALID, detail)
+                for entry in content.entries:
+                    return rev, entry
+        return rev, None
+
+    @asynccontextmanager
+    async def _snapshot(
+        self,
+        did: str,
+        document: Document,
+        intervals: Sequence[Interval],
+        downloaded: Callable[[int], None],
+        verifying: Callable[[], None],
+    ) -> AsyncIterator[Downloaded]:
+        """Provide the repository of ``did``, complete or as incomplete as several tries agree."""
+        tries = _Tries()
+        while True:
+            try:
+                async with self.source.snapshot(
+                    did, document, intervals, progress=downloaded, verifying=verifying
+                ) as fetched:
+                    evidence = fetched.snapshot.evidence
+                    if evidence is None or await tries.agree(evidence):
+                        yield fetched
+                        return
+            except Incomplete as error:
+                if await tries.agree(error.evidence):
+                    raise FetchFailed(Failure.REPO_INVALID, str(error)) from error
+
     async def _document(self, did: str) -> Document:
         try:
             return await self.directory.document(did)
         except (Refused, HostUnavailable, Inconclusive) as error:
             raise of_resolving(error) from error
+
+
+class _Tries:
+    """The tries of one attempt, and what was missing in them."""
+
+    def __init__(self) -> None:
+        self._seen: list[Evidence] = []
+
+    async def agree(self, evidence: Evidence) -> bool:
+        """Tell whether all tries agree; if there is to be another one, wait for it.
+
+        Raises ``FetchFailed(REPO_INCOMPLETE)`` if they do not, and it was the last.
+        """
+        self._seen.append(evidence)
+        if len(self._seen) < TRIES:
+            await asyncio.sleep(_PAUSE * len(self._seen))
+            return False
+        if len(set(self._seen)) == 1:
+            return True
+        detail = f"blocks are missing, others each time: last of all {evidence[1]}"
+        raise FetchFailed(Failure.REPO_INCOMPLETE, detail)
+
+
+def _count(snapshot: Snapshot) -> None:
+    for reason, count in snapshot.left_out:
+        metrics.REFUSED.labels(reason, Stage.FETCHER).inc(count)
+
+
+def _warnings(snapshot: Snapshot) -> tuple[tuple[str, int], ...]:
+    return tuple((reason.value, count) for reason, count in snapshot.left_out)
 
 
 def _check_age(rev: str, claim: Claim) -> None:

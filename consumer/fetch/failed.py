@@ -49,6 +49,10 @@ class FetchFailed(ChiveError):
         self.retry_after = retry_after
 
 
+class NoProof(FetchFailed):
+    """The host answers for the repository, but sends no proof of the record."""
+
+
 class NotAttempted(FetchFailed):
     """Nothing was sent: ``host`` is unavailable for ``seconds``."""
 

@@ -1,9 +1,12 @@
 """Limits and circuit breakers for hosts: how many requests at once, and when to pause.
 
-A failure belongs to the host, not to the accounts behind it.  A host that fails opens its
-circuit: until the pause is over, callers get ``CircuitOpen`` and nothing is sent.  After the
-pause one request at a time tries the host; the first success closes the circuit.  Times are in
-seconds.
+A host that fails opens its circuit: until the pause is over, callers get ``CircuitOpen`` and
+nothing is sent.  After the pause one request at a time tries the host; the first success closes
+the circuit.  Times are in seconds.
+
+A failure of the connection belongs to the host, and so does one whose answer says when to come
+again.  Any other belongs to the repository that was asked for (a large one that always answers
+500), until another repository fails as well and none has succeeded in between.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from typing import Self
 
 from consumer.config.settings import Settings
 from consumer.errors import Transient
-from consumer.fetch.http import HostError, host_of
+from consumer.fetch.http import HostError, HostErrorKind, host_of
 from procedures.retries import Backoff, RetryPolicy
 
 _MAX_HOSTS = 10_000  # remembered; names come from the network
 _DIRECTORY_REQUESTS = 16
+_OF_HOST = frozenset({HostErrorKind.AWAY, HostErrorKind.BUSY})
 
 
 class HostUnavailable(Transient):
@@ -41,6 +45,10 @@ class HostUnavailable(Transient):
 
 class CircuitOpen(HostUnavailable):
     """The host has failed, by this request or an earlier one; it gets no request until then."""
+
+
+class RepoFailed(HostUnavailable):
+    """A request for one repository failed; the host may be asked for others."""
 
 
 class HostBusy(HostUnavailable):
@@ -65,6 +73,7 @@ class _Host:
     running: int = 0
     queued: int = 0
     failures: int = 0  # consecutive
+    suspect: str | None = None  # the one repository that has failed since the last success
     open_until: float = 0.0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -111,11 +120,13 @@ class Hosts:
         )
 
     @asynccontextmanager
-    async def slot(self, name: str) -> AsyncIterator[None]:
+    async def slot(self, name: str, subject: str | None = None) -> AsyncIterator[None]:
         """Hold one of the host's slots during the block, and learn from how the block ends.
 
-        Raises ``CircuitOpen`` at once while the circuit is open, and in place of the block's
-        ``HostError``; ``HostBusy`` when no slot is free and callers do not queue.
+        ``subject``: the DID of the repository that the block asks for, None if it asks for none.
+        Raises ``CircuitOpen`` at once while the circuit is open.  In place of the block's
+        ``HostError`` it raises ``RepoFailed`` if the failure is the subject's, else
+        ``CircuitOpen``; ``HostBusy`` when no slot is free and callers do not queue.
         """
         policy = self._special.get(name, self._policy)
         host = self._host(name)
@@ -123,13 +134,17 @@ class Hosts:
         try:
             yield
         except HostError as error:
+            if _is_of_repo(host, subject, error):
+                host.suspect = subject
+                seconds = self._retries.honoured(error.retry_after)
+                raise RepoFailed(str(error), seconds, name, tried=True) from error
             raise self._open_circuit(name, host, policy, error) from error
         else:
-            host.failures = 0
+            host.failures, host.suspect = 0, None
         finally:
             host.running -= 1
             host.freed.set()
-            if not (host.in_use or host.failures):
+            if not (host.in_use or host.failures or host.suspect):
                 self._hosts.pop(name, None)
 
     def busy(self) -> list[str]:
@@ -181,6 +196,13 @@ class Hosts:
         idle.sort(key=lambda name: self._hosts[name].open_until)
         for name in idle[: len(idle) // 2 + 1]:
             del self._hosts[name]
+
+
+def _is_of_repo(host: _Host, subject: str | None, error: HostError) -> bool:
+    """Tell whether a failure says nothing of the host's other repositories."""
+    if subject is None or error.kind in _OF_HOST or error.retry_after is not None:
+        return False
+    return host.failures == 0 and host.suspect in (None, subject)
 
 
 def _random(backoff: Backoff, failures: int) -> float:

@@ -22,7 +22,7 @@ from consumer import metrics
 from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.fetch import refusals
 from consumer.fetch.documents import Document
-from consumer.fetch.failed import FetchFailed, of_fetching
+from consumer.fetch.failed import FetchFailed, NoProof, of_fetching
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient, HttpResponse, Timeouts, host_of
 from consumer.fetch.spool import SpooledBlocks
@@ -30,9 +30,11 @@ from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
 from consumer.verify.snapshot import ChunkContent, Snapshot, SnapshotLimits
+from consumer.verify.verified import Incomplete
 from procedures.failures import Failure
 
 _OK = 200
+_NO_PROOF = {400, 404}  # an error of the record, or getRecord is not there
 _PROOF_SECONDS = 20.0
 
 T = TypeVar("T")
@@ -102,7 +104,8 @@ class RepoSource:
         """Provide the verified repository of ``did`` during the block.
 
         ``intervals`` (disjoint, in key order) are the wanted parts; ``progress`` is called with
-        the bytes so far, ``verifying`` when all have arrived.  Raises ``FetchFailed``.
+        the bytes so far, ``verifying`` when all have arrived.  Raises ``FetchFailed``, and
+        ``Incomplete`` if nodes of the tree are missing behind a good signature.
         """
         thread = _Thread()
         with tempfile.TemporaryDirectory(prefix="chive-spool-") as folder:
@@ -136,17 +139,21 @@ class RepoSource:
     async def proof(self, did: str, document: Document, path: str) -> Proven:
         """Return the record at ``path`` of the repository of ``did``, or the proof of its absence.
 
-        Raises ``FetchFailed``.
+        Raises ``FetchFailed``: ``NoProof`` if the host states an error of the record instead of a
+        proof, and ``Incomplete`` if blocks are missing behind a good signature.
         """
         collection, _, rkey = path.partition("/")
         query = urlencode({"did": did, "collection": collection, "rkey": rkey})
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRecord?{query}"
         limit = self._limits.commit_blocks
         with _failures():
-            async with self._hosts.slot(host_of(url)):
+            async with self._hosts.slot(host_of(url), did):
                 response = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
             if response.status != _OK:
-                raise _refusal(response, url)
+                failed = _refusal(response, url)
+                if failed.failure is Failure.HOST_ERROR and response.status in _NO_PROOF:
+                    raise NoProof(failed.failure, failed.detail)
+                raise failed
             return verify_proof(
                 response.body,
                 did,
@@ -164,7 +171,7 @@ class RepoSource:
         settings = self._settings
         timeouts = Timeouts(settings.first_byte, settings.idle, settings.total)
         with _failures(), spool.open("wb") as file:
-            async with self._hosts.slot(host_of(url)):
+            async with self._hosts.slot(host_of(url), did):
                 response = await self._http.download(
                     url, file, limit=self._limits.repo, timeouts=timeouts, progress=progress
                 )
@@ -173,13 +180,13 @@ class RepoSource:
 
 
 class _failures:  # noqa: N801 - reads as a statement
-    """Turns errors of fetching and verifying into ``FetchFailed``."""
+    """Turns errors of fetching and verifying into ``FetchFailed``, but for ``Incomplete``."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, Incomplete):
             failed = of_fetching(error)
             if failed is not error:
                 raise failed from error

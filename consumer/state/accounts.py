@@ -271,6 +271,7 @@ def emptied(repo: Repo) -> Repo:
         floor_rev=last,
         incarnation=repo.incarnation + 1,
         complete=False,
+        warnings=None,
     )
 
 

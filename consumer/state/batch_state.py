@@ -8,6 +8,7 @@ same inputs always give the same outputs:
 ``syncs``     automatic syncs to be queued, at most one per DID
 ``settled``   DIDs that became active: automatic syncs still queued for them are moot, and
               are dropped *before* ``syncs`` are queued
+``refreshes`` records whose bytes a snapshot lacked: automatic refreshes to be queued
 ``lookups``   for the fetcher
 ``applied``   what chunks and proofs did for their operations, in order
 ``cleared``   tombstones to be deleted, before or after the dirty rows are written
@@ -33,6 +34,7 @@ from consumer.state.effects import (
     AppliedOperation,
     Cleared,
     Lookup,
+    RefreshRequest,
     Rejection,
     SyncReason,
     SyncRequest,
@@ -57,8 +59,11 @@ from consumer.state.inputs import (
 from consumer.state.policy import Policy
 from consumer.state.reconcile import reconcile
 from consumer.state.repo_state import Repo, Transition
+from consumer.verify.verified import VerifiedCommit
 
 Rows = dict[str, dict[str, Row]]
+
+_REFRESHES = 100  # of the records that one chunk lacks
 
 _UNTRACKED = Rejection(Reason.UNTRACKED, kept=False)
 _REPLAY = Rejection(Reason.REPLAY, kept=False)
@@ -93,6 +98,7 @@ class BatchState:
         self.lookups: list[Lookup] = []
         self.applied: list[AppliedOperation] = []
         self.cleared: list[Cleared] = []
+        self.refreshes: list[RefreshRequest] = []
         self.settled: set[str] = set()
         self.triggers: Counter[SyncReason] = Counter()
         self.judgements: list[tuple[AccountLearnt, Judgement]] = []
@@ -147,7 +153,7 @@ class BatchState:
     def _commit(self, seen: CommitSeen) -> Rejection | None:
         commit = seen.verified
         repo = self.repos.get(commit.did) or self._new_if_tracked(
-            commit.did, (o.path for o in commit.ops)
+            commit.did, (*(o.path for o in commit.ops), *commit.unknown)
         )
         if repo is None:
             return _UNTRACKED
@@ -155,6 +161,8 @@ class BatchState:
         if transition.applies:
             said = facts.of_commit(commit, self.policy.scope.wants)
             self._reconcile(transition.repo, said, seen.origin)
+            if commit.unknown or commit.left_out:
+                transition = self._set_aside(transition, commit)
         if repo.gone_at is not None and transition.applies:
             transition = replace(transition, repo=accounts.present(transition.repo))
         elif not repo.account_active:
@@ -180,6 +188,21 @@ class BatchState:
                 question.delay,
             )
         )
+
+    def _set_aside(self, transition: Transition, commit: VerifiedCommit) -> Transition:
+        """Note the ops of a commit that applies but for them."""
+        if commit.left_out:
+            why = Rejection(commit.left_out[0][0], kept=False)
+            transition = replace(
+                transition,
+                repo=repo_state.warned(transition.repo, commit.left_out),
+                rejection=transition.rejection or why,
+            )
+        missing = [path for path in commit.unknown if self.policy.scope.wants(path)]
+        if missing:
+            why = Rejection(Reason.BLOCK_MISSING, f"no block for the record {missing[0]}")
+            transition = repo_state.without_some(transition, commit.rev, why)
+        return transition
 
     def _unverifiable(
         self, seen: CommitUnverifiable | SyncUnverifiable, paths: Sequence[str]
@@ -316,6 +339,7 @@ class BatchState:
             said = facts.of_chunk(chunk, self._known_paths(chunk))
             attempt = f"{chunk.operation}/{chunk.attempt}" if chunk.emit_all else None
             self._reconcile(transition.repo, said, seen.origin, attempt)
+            self._refresh(chunk)
             if chunk.last:
                 present = accounts.present(transition.repo)
                 transition = repo_state.on_last_chunk(present, chunk)
@@ -409,6 +433,12 @@ class BatchState:
         self.triggers[reason] += 1
         if self.policy.automatic:
             self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.resync_generation)
+
+    def _refresh(self, chunk: Chunk) -> None:
+        """Queue a refresh of the records that ``chunk`` knows nothing of, or of the first ones."""
+        if self.policy.automatic:
+            paths = chunk.unknown[:_REFRESHES]
+            self.refreshes += [RefreshRequest(chunk.did, path) for path in paths]
 
     def _set_status(self, transition: Transition, epoch: int, origin: Origin) -> Rejection | None:
         """Accept any status but ``deleted``; the first status of a repo makes an event as well."""

@@ -46,6 +46,14 @@ class SyncRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshRequest:
+    """An automatic ``recordRefresh`` of a record whose bytes a snapshot lacked."""
+
+    did: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """A lookup for the fetcher; ``epoch`` and ``seq`` are those of the newest frame.
 
@@ -66,7 +74,8 @@ class AppliedOperation:
 
     ``reason`` says why it was refused or must be fetched ``AGAIN``; ``hint_missed`` that the
     snapshot is below an unverified hint of something newer; ``new_cid`` what the index holds
-    at the path of a proof.  Republished records do not count as changes.
+    at the path of a proof, ``via`` what the proof was read from.  ``warnings`` counts what was left
+    out of a snapshot, by reason.  Republished records do not count as changes.
     """
 
     operation: str
@@ -80,6 +89,8 @@ class AppliedOperation:
     entries: int = 0
     hint_missed: bool = False
     new_cid: bytes | None = None
+    warnings: tuple[tuple[str, int], ...] = ()
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,8 @@ def applied(
         entries=len(message.entries) if isinstance(message, Chunk) else 1,
         hint_missed=hint_missed,
         new_cid=new_cid,
+        warnings=message.warnings if isinstance(message, Chunk) else (),
+        via=None if isinstance(message, Chunk) else message.via,
     )
 
 

@@ -9,6 +9,9 @@ or was absent.  ``docs/decisions/0001-facts.md`` has the reasons.
 - A chunk states every entry it carries, and the absence of every other known path within
   its intervals.
 
+An *unknown* path, whose record the tree has and whose bytes are missing, is never absent: nothing
+is stated of it.
+
 Statements are about wanted paths only; the caller says which paths are wanted.
 """
 
@@ -78,7 +81,7 @@ def of_proof(proof: Proof) -> Statement:
 def of_chunk(chunk: Chunk, known: Iterable[str]) -> Iterator[Statement]:
     """Return what ``chunk`` states, in key order, given the ``known`` paths in its intervals."""
     entries = {entry.path: entry for entry in chunk.entries}
-    for path in sorted(entries.keys() | set(known)):
+    for path in sorted(entries.keys() | set(known).difference(chunk.unknown)):
         yield _of_entry(chunk.rev, path, entries.get(path))
 
 

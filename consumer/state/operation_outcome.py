@@ -101,7 +101,9 @@ def _ended(
 ) -> Operation:
     if last.effect is OperationEffect.COMPLETED:
         new_cid = None if last.new_cid is None else cid_text(last.new_cid)
-        return transitions.complete(operation, now, new_cid=new_cid)
+        return transitions.complete(
+            operation, now, new_cid=new_cid, warnings=dict(last.warnings) or None, via=last.via
+        )
     reason = last.reason or Reason.SNAPSHOT_STALE
     failure, error = _WHY[reason]
     if last.effect is OperationEffect.FAILED:

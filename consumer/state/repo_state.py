@@ -27,6 +27,7 @@ follows commits that the tailer did not forward.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -34,7 +35,7 @@ from consumer.backfill import Chunk, Proof
 from consumer.errors import Reason
 from consumer.state.effects import Rejection, SyncReason
 from consumer.state.facts import Row
-from consumer.verify.verified import EMPTY_TREE, VerifiedCommit, VerifiedSync
+from consumer.verify.verified import EMPTY_TREE, Counts, VerifiedCommit, VerifiedSync
 
 ACTIVE_ACCOUNT = "active"
 HINT_ATTEMPTS = 3  # of one operation, to reach what is only claimed to exist
@@ -52,6 +53,8 @@ class Repo:
     ``frame_status`` is what the newest ``#account`` frame states, ``status_relay`` its relay,
     ``inactive_rev`` a signed rev newer than all that was known, seen while the account was not
     active.  Since ``gone_at`` (Unix seconds) ``gone_host`` alone says that it is deleted.
+
+    ``warnings`` counts what the last snapshot and the commits since left out, by reason.
     """
 
     did: str
@@ -81,6 +84,7 @@ class Repo:
     inactive_rev: str | None = None
     gone_at: float | None = None
     gone_host: str | None = None
+    warnings: dict[str, int] | None = None
 
     @property
     def account_active(self) -> bool:
@@ -148,6 +152,7 @@ def moved_to(repo: Repo, rev: str, data: bytes) -> Repo:
         inactive_rev=repo.inactive_rev,
         gone_at=repo.gone_at,
         gone_host=repo.gone_host,
+        warnings=repo.warnings,
     )
 
 
@@ -163,6 +168,19 @@ def on_commit(repo: Repo, commit: VerifiedCommit) -> Transition:
     if commit.prev_data == repo.data and commit.since == repo.rev:
         return Transition(moved, applies=True)
     return _gap(moved, commit.rev, SyncReason.BROKEN_CHAIN, applies=True)
+
+
+def without_some(transition: Transition, rev: str, why: Rejection) -> Transition:
+    """Desynchronize for a commit at ``rev`` that applies but for the records it has no bytes of."""
+    return replace(_gap(transition.repo, rev, SyncReason.UNVERIFIABLE, applies=True), rejection=why)
+
+
+def warned(repo: Repo, left_out: Counts) -> Repo:
+    """Return ``repo`` with what one more commit left out."""
+    counts = Counter(repo.warnings or {})
+    for reason, count in left_out:
+        counts[reason.value] += count
+    return replace(repo, warnings=dict(sorted(counts.items())))
 
 
 def on_sync(repo: Repo, sync: VerifiedSync) -> Transition:
@@ -245,6 +263,7 @@ def on_last_chunk(repo: Repo, chunk: Chunk) -> Transition:
         snapshot_attempt=None,
         snapshot_rev=None,
         snapshot_through=None,
+        warnings=dict(chunk.warnings) or None,
     )
     if not reaches(chunk.rev, repo.gap_rev):
         return _ignored(closed, Reason.SNAPSHOT_STALE)

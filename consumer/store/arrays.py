@@ -12,8 +12,9 @@ bound, then each element as a length (-1 for null) and its bytes; all big-endian
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import orjson
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
@@ -25,6 +26,7 @@ _BIGINT = struct.Struct("!iq")
 _DOUBLE = struct.Struct("!id")
 _TRUE, _FALSE = b"\x00\x00\x00\x01\x01", b"\x00\x00\x00\x01\x00"
 
+_JSONB_VERSION = b"\x01"
 _EMPTY_HEAD = struct.Struct("!iiI")
 
 
@@ -111,6 +113,24 @@ class Booleans(Column):
         super().__init__(parts, len(values))
 
 
+class Jsons(Column):
+    """A ``jsonb[]`` of JSON objects."""
+
+    __slots__ = ()
+    element_oid, array_oid = 3802, 3807
+
+    def __init__(self, values: Sequence[Mapping[str, object] | None]) -> None:
+        parts: list[bytes] = []
+        for value in values:
+            if value is None:
+                parts.append(_NULL)
+            else:
+                encoded = _JSONB_VERSION + orjson.dumps(value)
+                parts.append(_LENGTH.pack(len(encoded)))
+                parts.append(encoded)
+        super().__init__(parts, len(values))
+
+
 class _ColumnDumper(Dumper):
     format = Format.BINARY
 
@@ -124,4 +144,4 @@ def _register(columns: Iterable[type[Column]]) -> None:
         psycopg.adapters.register_dumper(column, dumper)
 
 
-_register([Texts, Byteas, Bigints, Doubles, Booleans])
+_register([Texts, Byteas, Bigints, Doubles, Booleans, Jsons])

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from consumer.errors import Fatal
-from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Doubles, Texts
+from consumer.store.arrays import Bigints, Booleans, Byteas, Column, Doubles, Jsons, Texts
 from consumer.store.database import Connection
 
 Row = TypeVar("Row")
@@ -31,6 +31,7 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
     **dict.fromkeys(("data", "scope"), Byteas),
     "complete": Booleans,
     "gone_at": Doubles,
+    "warnings": Jsons,
 }
 
 _KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"

@@ -134,3 +134,11 @@ class LeasedLookup:
     attempts: int
     at_directory: bool
     cause: str = Cause.FRAME
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshWanted:
+    """An automatic refresh of the record at ``path`` to be queued."""
+
+    did: str
+    path: str

@@ -10,6 +10,9 @@ which carries the signed revision.  Faults of the op list are found first and ra
 signature: the account did commit something at that revision, and a sync must fetch it.
 
 The content of records is not checked here, only that their bytes have the hash in the tree.
+
+Every op takes part in the inversion.  An op that is not about a record (its path is no record
+path, its value no DAG-CBOR) or whose record has no block is set aside after it; the others count.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from consumer.verify.verified import (
     VerifiedOp,
     VerifiedSync,
 )
-from procedures.syntax import cid_text, is_path
+from procedures.syntax import DAG_CBOR_PREFIX, MAX_PATH, cid_text, is_path
 
 __all__ = ["CommitLimits", "Unverifiable", "verify_commit", "verify_sync"]
 
@@ -106,10 +109,10 @@ def _problem_of(op: RawOp) -> str | None:
     expected = _HAS_CID_AND_PREV.get(op.action)
     if expected is None:
         return f"unknown action {op.action[:_SHOWN]!r}"
-    if not is_path(op.path):
-        return f"not a path: {op.path[:_SHOWN]!r}"
     if expected != (op.cid is not None, op.prev is not None):
-        return f"{op.action} with a wrong combination of cid and prev: {op.path}"
+        return f"{op.action} with a wrong combination of cid and prev: {op.path[:_SHOWN]!r}"
+    if len(op.path) > MAX_PATH:
+        return f"a path of {len(op.path)} characters, at most {MAX_PATH}"
     return None
 
 
@@ -134,17 +137,37 @@ def _read_envelope(car: Car, did: str, rev: str, commit: bytes) -> Signed:
 def _verified(frame: CommitFrame, car: Car, data: bytes) -> VerifiedCommit:
     car.check_hashes()
     tree = load(data, car.blocks)
-    ops = tuple([_verified_op(op, car.blocks) for op in frame.ops])
     root = invert(tree, [TreeOp(op.path.encode(), op.cid, op.prev) for op in frame.ops])
     expected = EMPTY_TREE if frame.prev_data is None else frame.prev_data
     if root != expected:
         detail = f"the ops lead back to {cid_text(root)}, not to {cid_text(expected)}"
         raise Refused(Reason.INVERSION_FAILED, detail)
-    return VerifiedCommit(frame.did, frame.rev, frame.since, data, root, frame.commit, ops)
-
-
-def _verified_op(op: RawOp, blocks: dict[bytes, bytes]) -> VerifiedOp:
-    record = None if op.cid is None else blocks.get(op.cid)
-    if op.cid is not None and record is None:
-        raise Refused(Reason.BLOCK_MISSING, f"no block for the record {op.path}")
-    return VerifiedOp(_ACTIONS[op.action], op.path, op.cid, op.prev, record)
+    ops: list[VerifiedOp] = []
+    unknown: list[str] = []
+    left_out: dict[Reason, int] = {}
+    blocks = car.blocks
+    for op in frame.ops:
+        cid = op.cid
+        if not is_path(op.path):
+            left_out[Reason.PATH_INVALID] = left_out.get(Reason.PATH_INVALID, 0) + 1
+        elif cid is None:
+            ops.append(VerifiedOp(Action.DELETE, op.path, None, op.prev, None))
+        elif cid[:4] != DAG_CBOR_PREFIX:
+            left_out[Reason.RECORD_RAW] = left_out.get(Reason.RECORD_RAW, 0) + 1
+            if op.prev is not None:  # the record that was there is not there any more
+                ops.append(VerifiedOp(Action.DELETE, op.path, None, op.prev, None))
+        elif (record := blocks.get(cid)) is None:
+            unknown.append(op.path)
+        else:
+            ops.append(VerifiedOp(_ACTIONS[op.action], op.path, cid, op.prev, record))
+    return VerifiedCommit(
+        frame.did,
+        frame.rev,
+        frame.since,
+        data,
+        root,
+        frame.commit,
+        tuple(ops),
+        tuple(unknown),
+        tuple(left_out.items()),
+    )

@@ -16,10 +16,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
-import libipld
-
 from consumer.errors import Reason, Refused
-from consumer.verify.mst import EMPTY_TREE, Child, Node, layer
+from consumer.verify.mst import EMPTY_TREE, Child, Node, encode_node, layer
 from procedures.syntax import DAG_CBOR_PREFIX
 
 
@@ -213,7 +211,6 @@ def _seal(node: Node) -> bytes:
         links = [_seal(child) if isinstance(child, Node) else child for child in node.children]
         for entry, link in zip(node.entries, links[1:], strict=True):
             entry["t"] = link
-        # CIDs are bytes that libipld recognises; keys start with a character that no CID has.
-        block = libipld.encode_dag_cbor({"e": node.entries, "l": links[0]})
+        block = encode_node(node.entries, links[0])
         node.cid = DAG_CBOR_PREFIX + sha256(block).digest()
     return node.cid

@@ -14,13 +14,17 @@ from consumer.errors import Reason, Refused
 from consumer.verify.car import read_car
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import Node, load
-from consumer.verify.signed import check_rev, check_signature, read_signed
-from procedures.syntax import cid_text
+from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
+from consumer.verify.verified import Incomplete
+from procedures.syntax import DAG_CBOR_PREFIX, cid_text
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """At ``rev`` the record was ``cid``, whose DAG-CBOR is ``record``; both None: absent."""
+    """At ``rev`` the record was ``cid``, whose DAG-CBOR is ``record``; both None: absent.
+
+    A value that is no DAG-CBOR is no record.
+    """
 
     rev: str
     cid: bytes | None
@@ -32,16 +36,26 @@ def verify_proof(
 ) -> Proven:
     """Return what the CAR ``data`` of at most ``limit`` bytes proves of ``path``.
 
-    ``rev_ahead`` is in seconds, ``now`` Unix time.  Raises ``Refused``.
+    ``rev_ahead`` is in seconds, ``now`` Unix time.  Raises ``Refused``, ``Incomplete`` if it is
+    signed but proves nothing of ``path``.
     """
     car = read_car(data, limit)
     signed = read_signed(car.roots, car.blocks.get, did)
     check_rev(signed.rev, rev_ahead, now)
     check_signature(signed, key)
-    cid = _find(load(signed.data, car.blocks), path.encode())
-    if cid is None:
+    try:
+        return _proven(signed, car.blocks, path)
+    except Refused as error:
+        if error.reason in {Reason.TREE_PARTIAL, Reason.BLOCK_MISSING}:
+            raise Incomplete(error.reason, error.detail, car.roots[0]) from error
+        raise
+
+
+def _proven(signed: Signed, blocks: dict[bytes, bytes], path: str) -> Proven:
+    cid = _find(load(signed.data, blocks), path.encode())
+    if cid is None or cid[:4] != DAG_CBOR_PREFIX:
         return Proven(signed.rev, None, None)
-    record = car.blocks.get(cid)
+    record = blocks.get(cid)
     if record is None:
         raise Refused(Reason.BLOCK_MISSING, f"no block for the record {cid_text(cid)}")
     return Proven(signed.rev, cid, record)

@@ -2,9 +2,12 @@
 
 A ``BlockSource`` holds the repository; only the blocks that are looked at are in memory.
 ``Snapshot.open`` proves all of it: every block's hash, the commit's signature, and a complete
-tree (order, layers, ranges, prefixes) whose every record is there.  Blocks that nothing links
-to are tolerated: a server may send what it has.  Then ``chunks`` walks the tree once more,
-through the wanted intervals alone.
+tree (order, layers, ranges, prefixes).  Blocks that nothing links to are tolerated: a server may
+send what it has.  Then ``chunks`` walks the tree once more, through the wanted intervals alone.
+
+A repository is as good as its records.  A key that is no path of a record, and a value that is no
+DAG-CBOR, are left out.  A wanted record without a block is *unknown*: neither there nor gone.
+Blocks of records that are not wanted are not asked for.
 
 Not for the event loop: the time grows with the repository.  ``alive`` is called now and then
 and may raise to give up.
@@ -14,9 +17,10 @@ Specification: https://atproto.com/specs/repository.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 from typing import Protocol
 
@@ -27,13 +31,14 @@ from consumer.verify.keys import SigningKey
 from consumer.verify.mst import MAX_HEIGHT, layer, parse_node
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
 from consumer.verify.stream import Location
-from procedures.syntax import cid_text, is_path
+from consumer.verify.verified import Counts, Evidence, Incomplete
+from procedures.syntax import DAG_CBOR_PREFIX, MAX_PATH, cid_text, is_path
 
 MAX_ENTRIES, MAX_BYTES = 1_000, 1024 * 1024  # of one chunk; a single record may be larger
 
 _PORTION = 2_000  # keys between two calls of ``alive``
 _LOOKED_UP = 500  # CIDs at once
-_END = b"\xff"  # behind every key
+_END = b"\xff" * (MAX_PATH + 1)  # behind every key
 
 
 Alive = Callable[[], None]
@@ -73,16 +78,31 @@ class SnapshotLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class _Found:
+    """What the walk through a whole tree has found.
+
+    ``records``: the wanted ones whose bytes are there.  ``missing``: the digest of the CIDs of
+    the others, None without any.
+    """
+
+    records: int
+    left_out: Counts
+    missing: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkContent:
     """Consecutive wanted records: of the keys in (``after``, ``through``] there are no others.
 
-    ``after`` is None at the first chunk, ``through`` at the last.  There may be none at all.
+    ``unknown`` are the paths of those whose bytes are missing.  ``after`` is None at the first
+    chunk, ``through`` at the last.  There may be none at all.
     """
 
     after: str | None
     through: str | None
     intervals: tuple[Interval, ...]
     entries: tuple[Entry, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def last(self) -> bool:
@@ -92,7 +112,10 @@ class ChunkContent:
 class Snapshot:
     """A verified repository.  Open with ``open``, always close.
 
-    ``records`` is the number of its records within ``intervals``.
+    ``records`` is the number of its records within ``intervals`` whose bytes are there.
+    ``left_out`` counts, by reason, the entries of the whole tree that are no records, and the
+    wanted records without bytes.  ``evidence`` is None if there are none of the latter; else it is
+    equal for two snapshots of one commit that lack the same ones.
     """
 
     def __init__(
@@ -101,12 +124,14 @@ class Snapshot:
         commit: bytes,
         signed: Signed,
         intervals: Sequence[Interval],
-        records: int,
+        found: _Found,
     ) -> None:
         self.rev = signed.rev
         self.data = signed.data
         self.commit = commit
-        self.records = records
+        self.records = found.records
+        self.left_out = found.left_out
+        self.evidence: Evidence | None = None if found.missing is None else (commit, found.missing)
         self._intervals = intervals
         self._blocks = blocks
 
@@ -125,7 +150,8 @@ class Snapshot:
         """Verify that ``blocks`` is the repository of ``did``, signed with ``key``.
 
         ``intervals`` (disjoint, in key order) are what is wanted of it; ``now`` is Unix time in
-        seconds.  The snapshot owns ``blocks``: it closes them, also when it raises ``Refused``.
+        seconds.  The snapshot owns ``blocks``: it closes them, also when it raises ``Refused``
+        (``Incomplete`` if nodes of the tree are missing behind a good signature).
         """
         try:
             most = 2 * limits.records + MAX_HEIGHT  # no honest tree has more nodes than keys
@@ -133,11 +159,16 @@ class Snapshot:
             signed = read_signed(roots, blocks.get, did)
             check_rev(signed.rev, limits.rev_ahead, now)
             check_signature(signed, key)
-            records = _check_tree(signed.data, blocks, limits, intervals, alive)
+            try:
+                found = _check_tree(signed.data, blocks, limits, intervals, alive)
+            except Refused as error:
+                if error.reason is Reason.TREE_PARTIAL:
+                    raise Incomplete(error.reason, error.detail, roots[0]) from error
+                raise
         except BaseException:
             blocks.close()
             raise
-        return cls(blocks, roots[0], signed, intervals, records)
+        return cls(blocks, roots[0], signed, intervals, found)
 
     def close(self) -> None:
         """Release the blocks."""
@@ -154,19 +185,22 @@ class Snapshot:
         for path, cid, record in self._wanted(alive):
             while left and left[0] < path:
                 yield open_chunk.ended(left.popleft())
-            if open_chunk.is_full(len(record)):
-                yield open_chunk.ended(open_chunk.entries[-1].path)
-            open_chunk.add(Entry(path, cid, record))
+            if open_chunk.is_full(len(record or b"")):
+                yield open_chunk.ended(open_chunk.newest)
+            open_chunk.add(path, cid, record)
         while left:
             yield open_chunk.ended(left.popleft())
         yield open_chunk.ended(None)
 
-    def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes]]:
-        """Yield path, CID and DAG-CBOR of the wanted records."""
+    def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes | None]]:
+        """Yield path, CID and DAG-CBOR of the wanted records; None without a block."""
         for portion in _portions(self._wanted_keys(alive)):
             located = self._blocks.locate(cid for _, cid in portion)
             for key, cid in portion:
-                yield key.decode(), cid, self._blocks.read(located[cid])
+                path, location = _path_of(key), located.get(cid)
+                if path is not None and cid[:4] == DAG_CBOR_PREFIX:
+                    record = None if location is None else self._blocks.read(location)
+                    yield path, cid, record
 
     def _wanted_keys(self, alive: Alive) -> Iterator[tuple[bytes, bytes]]:
         bounds = _bounds(self._intervals)
@@ -186,23 +220,30 @@ class _OpenChunk:
     intervals: Sequence[Interval]
     after: str | None = None
     entries: list[Entry] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     size: int = 0
+    newest: str | None = None  # the path that was added last
 
     def is_full(self, more: int) -> bool:
         """Tell whether a record of ``more`` bytes has to go into the next one."""
-        return bool(self.entries) and (
-            len(self.entries) >= MAX_ENTRIES or self.size + more > MAX_BYTES
-        )
+        count = len(self.entries) + len(self.unknown)
+        return count > 0 and (count >= MAX_ENTRIES or self.size + more > MAX_BYTES)
 
-    def add(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        self.size += len(entry.record)
+    def add(self, path: str, cid: bytes, record: bytes | None) -> None:
+        """Add a record, without its bytes if they are missing."""
+        self.newest = path
+        if record is None:
+            self.unknown.append(path)
+            self.size += len(path)
+        else:
+            self.entries.append(Entry(path, cid, record))
+            self.size += len(record)
 
     def ended(self, through: str | None) -> ChunkContent:
         """Return the chunk that ends at ``through``, and begin the next one there."""
         covered = clipped(self.intervals, self.after, through)
-        chunk = ChunkContent(self.after, through, covered, tuple(self.entries))
-        self.after, self.entries, self.size = through, [], 0
+        chunk = ChunkContent(self.after, through, covered, tuple(self.entries), tuple(self.unknown))
+        self.after, self.entries, self.unknown, self.size = through, [], [], 0
         return chunk
 
 
@@ -232,23 +273,46 @@ def _check_tree(
     limits: SnapshotLimits,
     intervals: Sequence[Interval],
     alive: Alive,
-) -> int:
-    """Walk the whole tree, whose records are all there; return how many are wanted."""
+) -> _Found:
+    """Walk the whole tree, whose nodes must all be there; return what is in it."""
     bounds = _bounds(intervals)
-    count = wanted = 0
+    count = records = 0
+    left_out: Counter[Reason] = Counter()
+    missing = sha256()
     for portion in _portions(_walk(root, blocks, lambda _low, _high: True, alive)):
         count += len(portion)
         if count > limits.records:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limits.records} records")
-        located = blocks.locate(cid for _, cid in portion)
+        wanted = []
         for key, cid in portion:
-            path = key.decode()
-            if not is_path(path):
-                raise Refused(Reason.TREE_INVALID, f"not a path: {path[:64]!r}")
-            if cid not in located:
-                raise Refused(Reason.BLOCK_MISSING, f"no block for the record {path}")
-            wanted += any(lower <= key < upper for lower, upper in bounds)
-    return wanted
+            if _path_of(key) is None:
+                left_out[Reason.PATH_INVALID] += 1
+            elif cid[:4] != DAG_CBOR_PREFIX:
+                left_out[Reason.RECORD_RAW] += 1
+            elif any(lower <= key < upper for lower, upper in bounds):
+                wanted.append(cid)
+        located = blocks.locate(wanted) if wanted else {}
+        for cid in wanted:
+            if cid in located:
+                records += 1
+            else:
+                left_out[Reason.BLOCK_MISSING] += 1
+                missing.update(cid)
+    lacks = left_out[Reason.BLOCK_MISSING]
+    return _Found(
+        records,
+        tuple(sorted(item for item in left_out.items() if item[1])),
+        missing.hexdigest() if lacks else None,
+    )
+
+
+def _path_of(key: bytes) -> str | None:
+    """Return the path of the record at ``key``; None: there can be no record."""
+    try:
+        path = key.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return path if is_path(path) else None
 
 
 def _portions(found: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:

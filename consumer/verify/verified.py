@@ -18,6 +18,13 @@ from consumer.errors import Reason, Refused
 EMPTY_TREE = b"\x01\x71\x12\x20" + hashlib.sha256(b"\xa2ae\x80al\xf6").digest()
 
 
+Evidence = tuple[bytes, str]
+"""The CID of a commit, and which blocks of its tree were missing."""
+
+Counts = tuple[tuple[Reason, int], ...]
+"""How often each reason occurred; those that did not are left out."""
+
+
 class Action(StrEnum):
     """What an op does to a record: the values of ``action`` in ``subscribeRepos#repoOp``."""
 
@@ -39,7 +46,12 @@ class VerifiedOp:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCommit:
-    """A signed commit whose ops turn the tree ``prev_data`` (proven) into ``data``."""
+    """A signed commit whose ops turn the tree ``prev_data`` (proven) into ``data``.
+
+    ``ops`` are those of its ops that say something of a record.  ``unknown`` are the paths of
+    records that the tree has and whose bytes are missing: neither present nor absent.
+    ``left_out`` counts the ops that are not about a record, by reason.
+    """
 
     did: str
     rev: str
@@ -48,6 +60,8 @@ class VerifiedCommit:
     prev_data: bytes
     commit: bytes
     ops: tuple[VerifiedOp, ...]
+    unknown: tuple[str, ...] = ()
+    left_out: Counts = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +80,14 @@ class Unverifiable(Refused):
     def __init__(self, reason: Reason, detail: str, rev: str) -> None:
         super().__init__(reason, detail)
         self.rev = rev
+
+
+class Incomplete(Refused):
+    """Blocks are missing behind a good signature: perhaps the host wrote while it read.
+
+    ``evidence`` is equal for two answers that hold the same ``commit`` and lack the same block.
+    """
+
+    def __init__(self, reason: Reason, detail: str, commit: bytes) -> None:
+        super().__init__(reason, detail)
+        self.evidence: Evidence = (commit, detail)

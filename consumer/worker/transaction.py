@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from consumer.dead_letters import DeadLetter
+from consumer.errors import Reason
 from consumer.events.envelope import encode
 from consumer.kafka.topics import Topic
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
@@ -29,7 +30,7 @@ from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
 from consumer.store.repos import Repos
-from consumer.store.rows import Lane, Record
+from consumer.store.rows import Lane, Record, RefreshWanted
 from consumer.worker import report
 from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
@@ -243,6 +244,10 @@ async def _write_operations(connection: Connection, lane: int, batch_state: Batc
         await write.settle(connection, list(batch_state.settled))
     if batch_state.syncs:
         await queue.add(connection, lane, batch_state.syncs, retries.throttle)
+    if batch_state.refreshes:
+        refreshes = [RefreshWanted(one.did, one.path) for one in batch_state.refreshes]
+        wait, reason = retries.automatic.first, Reason.BLOCK_MISSING
+        await queue.add_refreshes(connection, lane, refreshes, reason, wait)
     if ended and batch_state.policy.automatic:
         await queue.renew(connection, ended, retries.renewal)
 

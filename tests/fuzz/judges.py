@@ -26,6 +26,7 @@ from consumer.verify.signed import read_signed
 from consumer.verify.snapshot import Snapshot, SnapshotLimits
 from procedures import messages, tokens
 from procedures.messages import Refusal
+from procedures.syntax import DAG_CBOR_PREFIX, is_path
 from simulator.account import Account
 from simulator.repo import START
 from simulator.tree import cid_of
@@ -114,7 +115,7 @@ def _proof(data: bytes) -> None:
 
 
 def _snapshot(data: bytes) -> list[str]:
-    """Return the paths of a whole repository."""
+    """Return the paths of the records of a whole repository, whether their bytes are there."""
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "repo.car"
         spool.write_bytes(data)
@@ -128,31 +129,36 @@ def _snapshot(data: bytes) -> list[str]:
             alive=lambda: None,
         )
         try:
-            return [
-                entry.path for chunk in snapshot.chunks(lambda: None) for entry in chunk.entries
-            ]
+            return sorted(
+                path
+                for chunk in snapshot.chunks(lambda: None)
+                for path in (*(entry.path for entry in chunk.entries), *chunk.unknown)
+            )
         finally:
             snapshot.close()
 
 
 def _tree(data: bytes) -> None:
-    """Check a repository in memory and in a file, which have to agree on its tree."""
+    """Check a repository in memory and in a file, which have to agree on its records."""
     paths = _snapshot(data)
     car = read_car(data, MAX_BYTES)
-    assert _keys(load(_root(car), car.blocks)) == paths
+    assert _record_paths(load(_root(car), car.blocks)) == paths
 
 
 def _root(car: Car) -> bytes:
     return read_signed(car.roots, car.blocks.get, ACCOUNT.did).data
 
 
-def _keys(node: Node | bytes | None) -> list[str]:
+def _record_paths(node: Node | bytes | None) -> list[str]:
     assert not isinstance(node, bytes)
     if node is None:
         return []
-    found = _keys(node.children[0])
-    for key, child in zip(node.keys, node.children[1:], strict=True):
-        found += [key.decode(), *_keys(child)]
+    found = _record_paths(node.children[0])
+    for key, entry, child in zip(node.keys, node.entries, node.children[1:], strict=True):
+        path = key.decode("ascii", "replace")
+        if is_path(path) and entry["v"][:4] == DAG_CBOR_PREFIX:
+            found.append(path)
+        found += _record_paths(child)
     return found
 
 

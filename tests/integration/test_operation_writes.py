@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
 
 from consumer.state.effects import SyncReason, SyncRequest
 from consumer.store.database import Connection, Database
@@ -46,14 +47,14 @@ INSERT INTO operations (
     id, type, status, did, uri, phase, reason, progress, records_processed, total_records,
     created, updated, deleted, attempts, requested_by, error, failure, new_cid, version,
     automatic, emit_all, same_as, requested_at, started_at, completed_at, run_after, lane,
-    lease_owner, lease_until
+    lease_owner, lease_until, warnings, via
 ) VALUES (
     %(id)s, %(type)s, %(status)s, %(did)s, %(uri)s, %(phase)s, %(reason)s, %(progress)s,
     %(records_processed)s, %(total_records)s, %(created)s, %(updated)s, %(deleted)s,
     %(attempts)s, %(requested_by)s, %(error)s, %(failure)s, %(new_cid)s, %(version)s,
     %(automatic)s, %(emit_all)s, %(same_as)s, to_timestamp(%(requested_at)s),
     to_timestamp(%(started_at)s), to_timestamp(%(completed_at)s), to_timestamp(%(run_after)s),
-    0, %(lease)s, to_timestamp(%(lease_until)s)
+    0, %(lease)s, to_timestamp(%(lease_until)s), %(warnings)s, %(via)s
 )
 """
 
@@ -85,6 +86,7 @@ async def put(
         leased = one.status is Status.RUNNING and one.phase is not Phase.INJECTED
         values |= {"emit_all": one.emit is Emit.ALL, "lease": one.id if leased else None}
         values |= {"lease_until": lease_until if leased else None}
+        values |= {"warnings": None if one.warnings is None else Jsonb(one.warnings)}
         await connection.execute(_INSERT, values)
 
 

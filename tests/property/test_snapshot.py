@@ -18,6 +18,7 @@ from consumer.scope import Scope
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
 from consumer.verify.snapshot import ChunkContent, Snapshot, SnapshotLimits
+from consumer.verify.verified import Incomplete
 from simulator import tree
 from simulator.account import Account
 from simulator.repo import START, Repo, Write, car, sign_commit
@@ -181,20 +182,55 @@ def test_blocks_and_records_are_bounded_in_number(
 def test_truncation_anywhere_is_seen(tmp_path: Path) -> None:
     data = repo_of(some_paths(3)).whole()
     for end in range(len(data) - 1):
-        assert refusal(tmp_path, data[:end]) in {
+        assert outcome(tmp_path, data[:end]) in {
             Reason.CAR_INVALID,
             Reason.CAR_TRUNCATED,
             Reason.BLOCK_MISSING,
             Reason.TREE_PARTIAL,
+            None,  # between two blocks: then it is known what is missing
         }
 
 
+def outcome(folder: Path, data: bytes) -> Reason | None:
+    """Return why ``data`` is refused, None if it is a repository that may lack records."""
+    try:
+        snapshot = opened(folder, data)
+    except Refused as refused:
+        return refused.reason
+    lacks = any(chunk.unknown for chunk in chunks(snapshot))
+    assert (snapshot.evidence is not None) == lacks
+    return None
+
+
 def test_every_missing_block_is_missed(tmp_path: Path) -> None:
-    blocks = repo_of(some_paths(40)).everything()
+    repo = repo_of(some_paths(40))
+    blocks = repo.everything()
     head = next(iter(blocks))
+    paths = {cid: path for path, (_, cid) in repo.records.items()}
     for gone in blocks:
-        left = {cid: block for cid, block in blocks.items() if cid != gone}
-        assert refusal(tmp_path, car(head, left)) in {Reason.BLOCK_MISSING, Reason.TREE_PARTIAL}
+        data = car(head, {cid: block for cid, block in blocks.items() if cid != gone})
+        if gone not in paths:
+            assert refusal(tmp_path, data) in {Reason.BLOCK_MISSING, Reason.TREE_PARTIAL}
+            continue
+        snapshot = opened(tmp_path, data)
+        unknown = [paths[gone]] if SCOPE.wants(paths[gone]) else []
+        assert snapshot.left_out == ((Reason.BLOCK_MISSING, 1),) * len(unknown)
+        assert (snapshot.evidence is None) == (not unknown)
+        found = chunks(snapshot)
+        assert [path for chunk in found for path in chunk.unknown] == unknown
+        assert [entry.path for chunk in found for entry in chunk.entries] == [
+            path for path in sorted(repo.records) if SCOPE.wants(path) and path not in unknown
+        ]
+
+
+def test_a_missing_node_is_told_from_what_is_wrong_before_the_signature(tmp_path: Path) -> None:
+    repo = repo_of(some_paths(40))
+    blocks = repo.everything()
+    head = next(iter(blocks))
+    for gone in (head, repo.data):
+        with pytest.raises(Refused) as caught:
+            opened(tmp_path, car(head, {c: b for c, b in blocks.items() if c != gone}))
+        assert isinstance(caught.value, Incomplete) == (gone == repo.data)
 
 
 def test_a_block_with_other_bytes(tmp_path: Path) -> None:
@@ -234,7 +270,9 @@ def test_trees_that_are_none(tmp_path: Path) -> None:
     opened(tmp_path, signed_over(good, blocks)).close()
 
     odd_root, odd = tree.plain({"not a path": value, **entries})
-    assert refusal(tmp_path, signed_over(odd_root, odd | {value: record})) is Reason.TREE_INVALID
+    snapshot = opened(tmp_path, signed_over(odd_root, odd | {value: record}))
+    assert snapshot.left_out == ((Reason.PATH_INVALID, 1),)
+    snapshot.close()
     flat = tree.Node(0, tuple(sorted(entries)), (value,) * 30, (None,) * 31)
     wrong = signed_over(flat.seal(), {flat.seal(): flat.block, value: record})
     assert refusal(tmp_path, wrong) is Reason.TREE_INVALID

@@ -1,5 +1,7 @@
 """Automatic syncs: queued where the need is noticed, and again after one ended in vain.
 
+Beside them automatic refreshes, of single records whose bytes a host did not send.
+
 At most one automatic sync of a DID is queued at a time; asking again changes nothing.  How long
 a new one waits is decided by the rules of ``procedures.retries``: SQL gets their ``steps``.
 """
@@ -12,6 +14,7 @@ from uuid import uuid4
 from consumer.state.effects import SyncRequest
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
+from consumer.store.rows import RefreshWanted
 from procedures.retries import Backoff, Throttle
 
 _ADD = """
@@ -27,6 +30,18 @@ CROSS JOIN LATERAL (
         AND o.requested_at > now() - make_interval(secs => %(window)s)
 ) AS recent
 ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
+"""
+
+_ADD_REFRESHES = """
+INSERT INTO operations (id, type, did, uri, lane, automatic, reason, run_after)
+SELECT new.id, 'recordRefresh', new.did, new.uri, %(lane)s, true, %(reason)s,
+    now() + make_interval(secs => %(seconds)s)
+FROM unnest(%(ids)s, %(dids)s, %(uris)s) AS new (id, did, uri)
+WHERE NOT EXISTS (
+    SELECT FROM operations AS o
+    WHERE o.did = new.did AND o.uri = new.uri AND o.type = 'recordRefresh'
+        AND o.status IN ('queued', 'running')
+)
 """
 
 # A repo that needs a sync and has none open, and how often its syncs ended in vain before.
@@ -81,6 +96,22 @@ async def add(
         "window": throttle.window,
     }
     await connection.execute(_ADD, parameters)
+
+
+async def add_refreshes(
+    connection: Connection, lane: int, wanted: Sequence[RefreshWanted], reason: str, seconds: float
+) -> None:
+    """Queue automatic refreshes, due in ``seconds``, of records that have none open."""
+    unique = list(dict.fromkeys(wanted))
+    parameters = {
+        "lane": lane,
+        "reason": reason,
+        "seconds": seconds,
+        "ids": Texts([str(uuid4()) for _ in unique]),
+        "dids": Texts([one.did for one in unique]),
+        "uris": Texts([f"at://{one.did}/{one.path}" for one in unique]),
+    }
+    await connection.execute(_ADD_REFRESHES, parameters)
 
 
 async def renew(connection: Connection, dids: Sequence[str], backoff: Backoff) -> None:

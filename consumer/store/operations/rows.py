@@ -15,7 +15,7 @@ COLUMNS = """
     operations.total_records, operations.created, operations.updated, operations.deleted,
     operations.attempts, operations.requested_by, operations.error, operations.failure,
     operations.new_cid, operations.version, operations.automatic, operations.emit_all,
-    operations.same_as,
+    operations.same_as, operations.warnings, operations.via,
     extract(epoch FROM operations.requested_at)::float8 AS requested_at,
     extract(epoch FROM operations.started_at)::float8 AS started_at,
     extract(epoch FROM operations.completed_at)::float8 AS completed_at,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
-from consumer.store.arrays import Bigints, Booleans, Doubles, Texts
+from consumer.store.arrays import Bigints, Booleans, Doubles, Jsons, Texts
 from consumer.store.database import Connection
 from consumer.store.operations.rows import COLUMNS, of_row
 from procedures.messages import Emit
@@ -57,6 +57,8 @@ UPDATE operations SET
     started_at = to_timestamp(new.started_at),
     completed_at = to_timestamp(new.completed_at),
     automatic = new.automatic,
+    warnings = new.warnings,
+    via = new.via,
     lease_owner = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
         THEN coalesce(%(lease)s, lease_owner) END,
     lease_until = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
@@ -67,12 +69,12 @@ FROM unnest(
     %(id)s, %(status)s, %(phase)s, %(error)s, %(failure)s, %(new_cid)s, %(same_as)s,
     %(progress)s, %(records_processed)s, %(total_records)s, %(created)s, %(updated)s,
     %(deleted)s, %(attempts)s, %(version)s, %(run_after)s, %(started_at)s, %(completed_at)s,
-    %(automatic)s
+    %(automatic)s, %(warnings)s, %(via)s
 ) AS new (
     id, status, phase, error, failure, new_cid, same_as,
     progress, records_processed, total_records, created, updated,
     deleted, attempts, version, run_after, started_at, completed_at,
-    automatic
+    automatic, warnings, via
 )
 WHERE operations.id = new.id
 """
@@ -131,7 +133,7 @@ WHERE operations.id = chosen.id
 RETURNING {COLUMNS}
 """  # noqa: S608
 
-_TEXTS = ("id", "status", "phase", "error", "failure", "new_cid", "same_as")
+_TEXTS = ("id", "status", "phase", "error", "failure", "new_cid", "same_as", "via")
 _NUMBERS = (
     "progress",
     "records_processed",
@@ -187,6 +189,7 @@ async def save(
         "seconds": None if lease is None else lease.seconds,
         "injected": injected_offset,
         "automatic": Booleans([one.automatic for one in changed]),
+        "warnings": Jsons([one.warnings for one in changed]),
     }
     parameters |= {name: Texts([getattr(one, name) for one in changed]) for name in _TEXTS}
     parameters |= {name: Bigints([getattr(one, name) for one in changed]) for name in _NUMBERS}

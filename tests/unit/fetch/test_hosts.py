@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import pytest
 
 from consumer.config.settings import NetworkSettings, Settings
-from consumer.fetch.hosts import CircuitOpen, HostBusy, HostPolicy, Hosts, HostUnavailable
+from consumer.fetch.hosts import (
+    CircuitOpen,
+    HostBusy,
+    HostPolicy,
+    Hosts,
+    HostUnavailable,
+    RepoFailed,
+)
 from consumer.fetch.http import HostError, HostErrorKind
 from procedures.retries import DEFAULT, Backoff
 
@@ -173,3 +180,52 @@ def test_the_policies_of_the_settings() -> None:
     hosts = Hosts.of(settings)
     assert hosts._policy == HostPolicy(3, DEFAULT.host)
     assert hosts._special == {"plc.directory": HostPolicy(16, DEFAULT.directory, queue=True)}
+
+
+async def fail_for(
+    hosts: Hosts, subject: str, kind: HostErrorKind, after: float | None = None
+) -> type:
+    """Let a request for a repository fail, and return what is raised."""
+    with pytest.raises(HostUnavailable) as caught:
+        async with hosts.slot(HOST, subject):
+            raise HostError(kind, "broken", after)
+    assert caught.value.tried
+    return type(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind", [HostErrorKind.BROKEN, HostErrorKind.SLOW, HostErrorKind.CUT_SHORT]
+)
+async def test_a_failure_is_the_repositorys_until_another_fails(
+    hosts: Hosts, kind: HostErrorKind
+) -> None:
+    for _ in range(9):
+        assert await fail_for(hosts, "a", kind) is RepoFailed
+        await succeed(hosts)
+    assert await fail_for(hosts, "a", kind) is RepoFailed
+    assert await fail_for(hosts, "a", kind) is RepoFailed
+    assert await fail_for(hosts, "b", kind) is CircuitOpen
+    await refused(hosts)
+
+
+async def test_a_success_in_between_clears_the_host(hosts: Hosts) -> None:
+    assert await fail_for(hosts, "a", HostErrorKind.BROKEN) is RepoFailed
+    await succeed(hosts)
+    assert await fail_for(hosts, "b", HostErrorKind.BROKEN) is RepoFailed
+
+
+async def test_after_an_open_circuit_each_failure_is_the_hosts(hosts: Hosts, clock: Clock) -> None:
+    await fail_for(hosts, "a", HostErrorKind.BROKEN)
+    await fail_for(hosts, "b", HostErrorKind.BROKEN)
+    clock.now += 1.0
+    assert await fail_for(hosts, "b", HostErrorKind.BROKEN) is CircuitOpen
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"),
+    [(HostErrorKind.AWAY, None), (HostErrorKind.BUSY, None), (HostErrorKind.BROKEN, 3.0)],
+)
+async def test_some_failures_are_the_hosts_at_once(
+    hosts: Hosts, kind: HostErrorKind, after: float | None
+) -> None:
+    assert await fail_for(hosts, "a", kind, after) is CircuitOpen

@@ -49,4 +49,6 @@ def from_json(fields: Mapping[str, Any]) -> Operation:
         same_as=fields.get("sameAs"),
         run_after=_moment(fields, "nextAttemptAt") or requested_at,
         failure=None if failure is None else Failure(failure),
+        warnings=fields.get("warnings"),
+        via=fields.get("via"),
     )

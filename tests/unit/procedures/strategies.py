@@ -13,6 +13,7 @@ URI = f"at://{DID}/pub.chive.eprint.submission/3l2s5xxv2wc2e"
 
 MOMENTS = st.integers(min_value=0, max_value=4_000_000_000_000).map(lambda ms: ms / 1000)
 _COUNTS = st.integers(min_value=0, max_value=10_000)
+_NAMES = st.sampled_from(["path_invalid", "record_raw", "block_missing"])
 _TEXTS = st.none() | st.text(max_size=20)
 
 
@@ -52,4 +53,6 @@ def operations(draw: st.DrawFn, identifier: str = "op") -> Operation:
         same_as=None,
         run_after=draw(MOMENTS.filter(bool)) if retried else requested_at,
         failure=draw(st.none() | st.sampled_from(Failure)),
+        warnings=draw(st.none() | st.dictionaries(_NAMES, st.integers(1, 10_000), min_size=1)),
+        via=draw(st.sampled_from([None, "record", "repository"])),
     )

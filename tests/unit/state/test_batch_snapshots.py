@@ -1,5 +1,7 @@
 """Snapshots, proofs and repeated publication in a batch."""
 
+from dataclasses import replace
+
 from consumer.errors import Reason
 from consumer.events.envelope import RecordEvent
 from consumer.scope import Interval
@@ -8,6 +10,7 @@ from consumer.state.effects import (
     AppliedOperation,
     Cleared,
     OperationEffect,
+    RefreshRequest,
     SyncReason,
     SyncRequest,
 )
@@ -26,6 +29,9 @@ from tests.unit.worker.values import (
     cid,
     commit,
     committed,
+    create,
+    following,
+    genesis,
     kinds,
     known,
     proof,
@@ -122,8 +128,80 @@ def test_a_proof_of_absence_deletes_one_record() -> None:
     assert [e.action for e in batch.events if isinstance(e, RecordEvent)] == ["delete"]
     assert batch.dirty_rows() == [(DID, WANTED, Row(None, "6"))]
     assert batch.applied == [
-        AppliedOperation("op", DID, 1, OperationEffect.COMPLETED, deleted=1, entries=1)
+        AppliedOperation(
+            "op", DID, 1, OperationEffect.COMPLETED, deleted=1, entries=1, via="record"
+        )
     ]
+
+
+def test_what_is_unknown_is_never_absent() -> None:
+    batch = batch_state(known("5"), {WANTED: Row(cid("x"), "3"), OTHER: Row(cid("y"), "3")})
+    warnings = (("block_missing", 1), ("path_invalid", 2))
+    assert batch.apply(chunked(chunk("7", unknown=(WANTED,), warnings=warnings))) is None
+    assert [(e.path, e.action) for e in batch.events if isinstance(e, RecordEvent)] == [
+        (OTHER, "delete")
+    ]
+    assert batch.rows[DID][WANTED] == Row(cid("x"), "3")
+    assert batch.repos[DID].active
+    assert batch.repos[DID].warnings == dict(warnings)
+    assert batch.refreshes == [RefreshRequest(DID, WANTED)]
+    assert batch.applied[0].warnings == warnings
+
+
+def test_the_next_snapshot_says_what_is_left_out_now() -> None:
+    batch = batch_state(known("5", warnings={"path_invalid": 2}))
+    assert batch.apply(chunked(chunk("7", WANTED))) is None
+    assert batch.repos[DID].warnings is None
+
+
+def test_not_all_that_is_unknown_is_refreshed_at_once() -> None:
+    batch = batch_state(known("5"))
+    paths = tuple(f"app.alpha.note/{number:04}" for number in range(1_000))
+    batch.apply(chunked(chunk("7", unknown=paths)))
+    assert [one.path for one in batch.refreshes] == list(paths[:100])
+
+
+def test_a_commit_applies_but_for_the_record_without_bytes() -> None:
+    repo = known("5")
+    batch = batch_state(repo, {OTHER: Row(cid("y"), "3")})
+    made = replace(following(repo, "6", create(WANTED, "x")), unknown=(OTHER,))
+    assert reason(batch, committed(made)) is Reason.BLOCK_MISSING
+    assert batch.rows[DID] == {WANTED: Row(cid("x"), "6"), OTHER: Row(cid("y"), "3")}
+    after = batch.repos[DID]
+    assert (after.rev, after.data, after.gap_rev, after.active) == ("6", made.data, "6", False)
+    assert [sync.reason for sync in batch.syncs] == [SyncReason.UNVERIFIABLE]
+    again = following(after, "7", create("app.alpha.note/3", "z"))
+    assert batch.apply(committed(again)) is None
+
+
+def test_a_record_without_bytes_that_is_not_wanted_is_not_missed() -> None:
+    repo = known("5")
+    batch = batch_state(repo)
+    made = replace(following(repo, "6", create(WANTED, "x")), unknown=(UNWANTED,))
+    assert batch.apply(committed(made)) is None
+    assert batch.repos[DID].active
+    assert not batch.syncs
+
+
+def test_a_commit_counts_what_it_leaves_out() -> None:
+    repo = known("5", warnings={"path_invalid": 1})
+    batch = batch_state(repo)
+    left_out = ((Reason.PATH_INVALID, 2), (Reason.RECORD_RAW, 1))
+    made = replace(following(repo, "6", create(WANTED, "x")), left_out=left_out)
+    rejection = batch.apply(committed(made))
+    assert rejection is not None
+    assert (rejection.reason, rejection.kept) == (Reason.PATH_INVALID, False)
+    assert batch.repos[DID].active
+    assert batch.repos[DID].warnings == {"path_invalid": 3, "record_raw": 1}
+    assert batch.rows[DID] == {WANTED: Row(cid("x"), "6")}
+
+
+def test_a_first_commit_that_lacks_a_record_does_not_state_everything() -> None:
+    batch = batch_state()
+    made = replace(genesis("1"), unknown=(WANTED,))
+    assert reason(batch, committed(made)) is Reason.BLOCK_MISSING
+    assert not batch.repos[DID].active
+    assert batch.syncs
 
 
 def test_a_proof_makes_an_unknown_repo_known_and_due() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from consumer.verify.frames import CommitFrame, SyncFrame, decode_frame
 from consumer.verify.keys import SigningKey
 from consumer.verify.verified import EMPTY_TREE, Action, VerifiedCommit, VerifiedOp
 from procedures.syntax import RAW_PREFIX
-from simulator import tamper
+from simulator import tamper, tree
 from simulator.account import Account
 from simulator.frames import commit_frame, sync_frame
-from simulator.repo import Commit, Repo, Write, car, encode_signed, tid
+from simulator.repo import Commit, Op, Repo, Write, car, encode_signed, sign_commit, tid
 from simulator.tree import cid_of
 
 LIMITS = CommitLimits()
@@ -141,6 +142,57 @@ def test_bad_records_do_not_poison_their_commit(account: Account, record: bytes)
     repo = Repo(account)
     made = repo.commit([Write("create", "a.b.c/bad", record), Write("create", "a.b.c/ok", {})])
     assert verify(made, account).ops[0].record == record
+
+
+ODD = ("a.b.c_d/1", "pub.chive.Eprint.submission/1", "a.b.c/x@y", "no path")
+
+
+@pytest.mark.parametrize("path", ODD)
+def test_an_op_that_is_not_about_a_record_is_left_out(account: Account, path: str) -> None:
+    repo = Repo(account)
+    repo.commit([Write("create", f"a.b.c/{number}", {"n": number}) for number in range(40)])
+    writes = [Write("create", path, {"n": 1}), Write("create", "a.b.c/good", {})]
+    for made in (
+        repo.commit(writes),
+        repo.commit([Write("update", path, {"n": 2}), Write("update", "a.b.c/1", {"n": 99})]),
+        repo.commit([Write("delete", path), Write("delete", "a.b.c/2")]),
+    ):
+        verified = verify(made, account)
+        assert (verified.prev_data, verified.data) == (made.prev_data, made.data)
+        assert [op.path for op in verified.ops] == [
+            op.path for op in made.ops if op.path.startswith("a.b.c/") and op.path != path
+        ]
+        assert verified.left_out == ((Reason.PATH_INVALID, 1),)
+
+
+def test_a_record_without_bytes_is_unknown(account: Account, commit: Commit) -> None:
+    verified = verify(tamper.no_record(commit, account), account)
+    assert verified.unknown == (commit.ops[0].path,)
+    assert [op.path for op in verified.ops] == [op.path for op in commit.ops[1:]]
+    assert verified.prev_data == commit.prev_data
+
+
+def test_a_value_that_is_raw_bytes_is_no_record(account: Account) -> None:
+    data, blob = b"bytes", RAW_PREFIX + hashlib.sha256(b"bytes").digest()
+    old, new = cid_of(b"\xa0"), cid_of(b"\xa1aa\x01")
+    before, _ = tree.plain({"a.b.c/1": old, "a.b.c/2": old})
+    after, nodes = tree.plain({"a.b.c/1": blob, "a.b.c/2": new, "a.b.c/3": blob})
+    rev, since = tid(2), tid(1)
+    block = sign_commit(account, rev, after)
+    head = cid_of(block)
+    ops = (
+        Op("update", "a.b.c/1", blob, old),
+        Op("update", "a.b.c/2", new, old),
+        Op("create", "a.b.c/3", blob, None),
+    )
+    blocks = {head: block, **nodes, new: b"\xa1aa\x01", blob: data}
+    made = Commit(account.did, rev, since, head, after, before, ops, blocks)
+    verified = verify(made, account)
+    assert [(op.action, op.path) for op in verified.ops] == [
+        ("delete", "a.b.c/1"),
+        ("update", "a.b.c/2"),
+    ]
+    assert verified.left_out == ((Reason.RECORD_RAW, 2),)
 
 
 def refused(commit: Commit, account: Account) -> Refused:
