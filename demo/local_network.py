@@ -57,6 +57,7 @@ class Endpoints:
             "CHIVE_IDENTITY__PLC_URL": self.plc,
             "CHIVE_IDENTITY__REFRESH_INTERVAL": "5",
             "CHIVE_NETWORK__ALLOW_LOOPBACK": "true",
+            "CHIVE_DISCOVERY__PACE": "100",
         }
 
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 import structlog
 
 from consumer import metrics
+from consumer.backfill import Cause, LookupKind
 from consumer.config import types
 from consumer.config.settings import DEFAULT_SOURCES, DiscoverySettings, Settings
 from consumer.errors import Refused
@@ -35,6 +36,7 @@ from consumer.kafka.topics import Topics
 from consumer.runtime.tasks import wait_for_stop
 from consumer.scope import EVERYTHING, History, Repos, Scope
 from consumer.state import discovery as rules_of_discovery
+from consumer.state.accounts import AccountRules
 from consumer.state.discovery import (
     HOSTS,
     PAGE_WAITS,
@@ -49,9 +51,10 @@ from consumer.state.discovery import (
     is_confirmed,
     listings,
 )
-from consumer.store import found, searches
+from consumer.store import found, lookups, repos, searches
 from consumer.store.database import Connection, Database
 from consumer.store.found import EndedSync, Retry
+from consumer.store.rows import LookupRequest
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.operations import Operation, Status
@@ -132,7 +135,8 @@ async def discover(
             pages,
             topics,
             database,
-            rules or search_rules(settings),
+            rules=rules or search_rules(settings),
+            account_rules=settings.accounts.rules(),
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -180,9 +184,12 @@ class Discovery:
         pages: Listings,
         topics: Topics,
         database: Database,
+        *,
         rules: SearchRules,
+        account_rules: AccountRules,
     ) -> None:
         self._settings = settings
+        self._account_rules = account_rules
         self._sources = sources
         self._relay = relay
         self._pages = pages
@@ -426,17 +433,40 @@ class Discovery:
             )
         return True
 
+    async def _question(self, connection: Connection, page: Page) -> None:
+        """Ask about accounts whose status the listing states otherwise than it is known.
+
+        The listing decides nothing: the host of today does, at most once an hour per account.
+        """
+        active = [repo.did for repo in page.repos if repo.active is True]
+        inactive = [repo.did for repo in page.repos if repo.active is False]
+        wanted = [
+            LookupRequest(
+                did,
+                LookupKind.ACCOUNT,
+                lane,
+                epoch,
+                seq,
+                cause=Cause.LISTING,
+                every=self._account_rules.pause(Cause.LISTING),
+            )
+            for did, lane, epoch, seq in await repos.contradicted(connection, active, inactive)
+        ]
+        await lookups.request(connection, wanted)
+
     async def _note(self, connection: Connection, search: Search, page: Page) -> int:
+        await self._question(connection, page)
         lane_of = self._topics.partition_of
+        present = [repo for repo in page.repos if repo.active is not False]
         if search.listing == SWEEP:
             settled = time.time() - _SETTLED
             behind = {
                 repo.did: (repo.did, lane_of(repo.did), repo.rev)
-                for repo in page.repos
+                for repo in present
                 if repo.rev is not None and tid_time(repo.rev) < settled
             }
             return await searches.queue_behind(connection, list(behind.values()), _BEHIND)
-        listed = [(repo.did, lane_of(repo.did)) for repo in page.repos]
+        listed = [(repo.did, lane_of(repo.did)) for repo in present]
         host = search.source if search.named_by is not None else None
         return await found.note(connection, listed, search.source, search.listing, host)
 

@@ -37,15 +37,16 @@ _BANNED = "banned"
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One active repository; ``rev`` is None if the listing does not state it."""
+    """One repository; ``rev`` and ``active`` are None if the listing does not state them."""
 
     did: str
     rev: str | None
+    active: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a page names, without malformed and inactive entries; ``hosts`` are origins."""
+    """What a page names, without malformed entries; ``hosts`` are origins."""
 
     repos: tuple[Listed, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -160,7 +161,8 @@ def _listed(entry: Any) -> Listed | None:
         case {"did": str(did)} if len(did) <= MAX_DID and is_did(did):
             rev = entry.get("rev")
             known = rev if isinstance(rev, str) and is_tid(rev) else None
-            return Listed(did, known) if entry.get("active", True) is True else None
+            active = entry.get("active")
+            return Listed(did, known, active if isinstance(active, bool) else None)
     return None
 
 

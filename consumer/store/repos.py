@@ -36,6 +36,11 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
 
 _KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"
 _LISTED = "SELECT did FROM repos"
+_CONTRADICTED = """
+SELECT r.did, r.lane, r.status_session, r.status_seq
+FROM unnest(%s, %s) AS listed (did, active) JOIN repos AS r ON r.did = listed.did
+WHERE (r.status = 'active') <> listed.active
+"""
 _JOINED = "SELECT did FROM repos WHERE first_seen > now() - make_interval(secs => %s)"
 
 
@@ -87,6 +92,18 @@ async def known(connection: Connection, dids: Sequence[str]) -> set[str]:
 async def dids(connection: Connection) -> set[str]:
     """Return every DID that has a row: the tracked repositories."""
     return {did for (did,) in await (await connection.execute(_LISTED)).fetchall()}
+
+
+async def contradicted(
+    connection: Connection, active: Sequence[str], inactive: Sequence[str]
+) -> list[tuple[str, int, int, int]]:
+    """Return DID, lane, and epoch and seq of the status of repos whose account is known otherwise.
+
+    ``active`` and ``inactive`` are DIDs as a listing states them.
+    """
+    dids_, states = [*active, *inactive], [True] * len(active) + [False] * len(inactive)
+    cursor = await connection.execute(_CONTRADICTED, [Texts(dids_), Booleans(states)])
+    return await cursor.fetchall()
 
 
 async def joined(connection: Connection, seconds: float) -> set[str]:

@@ -184,8 +184,7 @@ async def test_every_page_is_gone_through_and_every_stranger_synced(
     async with harness.discovering():
         await eventually(lambda: harness.searched(VOTES), what="the search ends")
         assert await harness.operations() == [(VOTES, "completed")]
-        await eventually(harness.synced, what="they are fed")
-    assert await harness.synced() == [did(1), did(4)]
+        await eventually(lambda: _first_and_fourth(harness), what="they are fed")
     (found,) = await harness.rows(
         "SELECT records_processed, progress, phase FROM operations WHERE type = 'discovery'"
     )
@@ -193,6 +192,10 @@ async def test_every_page_is_gone_through_and_every_stranger_synced(
     async with harness.discovering():  # once is enough
         pass
     assert len(harness.relay.requests) == 3
+
+
+async def _first_and_fourth(harness: DiscoveryHarness) -> bool:
+    return await harness.synced() == [did(1), did(4)]
 
 
 async def test_a_collection_that_is_added_is_searched(harness: DiscoveryHarness) -> None:
@@ -511,6 +514,25 @@ async def test_what_a_host_lists_of_another_is_not_synced(harness: DiscoveryHarn
     assert failure == "DidDocumentUnusable"
     assert liar in error
     assert harness.other.requests == []
+
+
+async def test_a_listing_that_says_otherwise_raises_a_question(harness: DiscoveryHarness) -> None:
+    harness.scope = Scope(("*",))
+    for number, status in enumerate(["active", "active", "deactivated", "deactivated"], 1):
+        await harness.know(number, OLD, status)
+    listed = [(1, True), (2, False), (3, True), (4, False)]
+    entries = [{"did": did(number), "active": active} for number, active in listed]
+    lists(harness.relay, "*", None, response(200, orjson.dumps({"repos": entries})))
+    async with harness.discovering():
+        await eventually(lambda: harness.searched("*"), what="the search ends")
+    assert await harness.rows("SELECT did, kind, cause FROM lookups ORDER BY did") == [
+        (did(2), "account", "listing"),
+        (did(3), "account", "listing"),
+    ]
+    assert await harness.rows("SELECT DISTINCT status FROM repos ORDER BY status") == [
+        ("active",),
+        ("deactivated",),
+    ]
 
 
 async def test_all_repositories_of_a_relay_without_hosts(harness: DiscoveryHarness) -> None:

@@ -40,7 +40,11 @@ def test_a_page_of_repositories() -> None:
         ],
     }
     found, page = parse(HttpResponse(200, orjson.dumps(body)), VOTES, "")
-    assert page.repos == (Listed(DID, REV), Listed("did:web:here.example", None))
+    assert page.repos == (
+        Listed(DID, REV, active=True),
+        Listed("did:web:gone.example", REV, active=False),
+        Listed("did:web:here.example", None),
+    )
     assert (found.kind, found.named, found.cursor) == (AnswerKind.PAGE, 5, "next")
 
 
