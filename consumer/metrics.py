@@ -78,6 +78,7 @@ class ReconnectCause(StrEnum):
     TEXT_FRAME = "text_frame"
     TOO_BIG = "too_big"
     ERROR_FRAME = "error_frame"
+    DENIED = "denied"  # the first frame lies before the position: to be confirmed
     PROTOCOL = "protocol"  # the peer broke the websocket protocol
     KAFKA = "kafka"  # ours: the position must be read again
 

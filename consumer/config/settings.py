@@ -61,6 +61,8 @@ class RelaySettings(Section):
     forward: Literal["relevant", "all"] = "relevant"
     silence: Seconds = 30.0  # no frame and no pong in that time: the connection counts as dead
     start: Literal["live", "oldest"] = "live"  # where to begin without a cursor
+    # The relay must deny our position again after so long before it is given up.
+    future_cursor_confirm: Seconds = 60.0
 
 
 class IdentitySettings(Section):

@@ -22,7 +22,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.metrics import EpochCause, FrameKind, FrameOutcome
 from consumer.tail.cursor import NEXT, Admission, Cursor, Position
-from consumer.tail.outcomes import OUTDATED_CURSOR, Garbage, RelayError, classify
+from consumer.tail.outcomes import OUTDATED_CURSOR, Denied, Garbage, RelayError, classify
 from consumer.tail.relevance import Relevance
 from consumer.tail.splitter import Message, Unusable
 from consumer.verify.frames import ErrorFrame, InfoFrame, Kind, Peek, decode_frame, peek
@@ -98,8 +98,9 @@ class Collector:
     def take(self, messages: Iterable[Message], now: float) -> None:
         """Collect ``messages`` in their order; ``now`` is monotonic, in seconds.
 
-        Raises ``RelayError`` at an error frame, and ``Garbage`` after too many refused messages
-        in a row; the messages before that are collected.
+        Raises ``RelayError`` at an error frame, ``Denied`` at a frame that puts the position in
+        doubt, and ``Garbage`` after too many refused messages in a row; the messages before that
+        are collected.
         """
         self._now = now
         try:
@@ -139,11 +140,15 @@ class Collector:
         if look.seq is None:
             self._notice(message)
             return
-        admission = self.position.admit(look.seq, look.time)
+        admission = self.position.admit(
+            look.seq, look.time, look.did or "", look.rev or look.kind.value
+        )
         if admission is not NEXT:
             if admission is Admission.REPLAY:
                 self._counts[look.kind, FrameOutcome.DUPLICATE] += 1
                 return
+            if admission is Admission.DENIED:
+                raise Denied(f"it begins at seq {look.seq}, we are at {self.position.seq}")
             if cause := admission.cause:
                 report_epoch(cause, self.position.epoch)
         if self._relevance.wants(look):

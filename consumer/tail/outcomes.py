@@ -54,6 +54,10 @@ class RelayError(Exception):
         self.name = name
 
 
+class Denied(Exception):
+    """The relay began before the position that it was asked for: it may have another sequence."""
+
+
 class Garbage(Exception):
     """Too many messages in a row were refused: the relay does not send a firehose."""
 
@@ -62,15 +66,15 @@ class Garbage(Exception):
 class Outcome:
     """What happened: the metric label, what to do, and the text for the log.
 
-    ``at_least``: seconds that the relay asked us to wait.  ``forget``: our cursor means nothing
-    to the relay.
+    ``at_least``: seconds that the relay asked us to wait.  ``denied``: the relay says that
+    it does not know our cursor.
     """
 
     cause: ReconnectCause
     pace: Pace
     detail: str
     at_least: float = 0.0
-    forget: bool = False
+    denied: bool = False
 
     def pause(self, attempts: int, chance: random.Random) -> float:
         """Return the seconds to wait before attempt ``attempts`` (from 0), with full jitter."""
@@ -82,6 +86,7 @@ _PLAIN: tuple[tuple[type[Exception], ReconnectCause, Pace], ...] = (
     (Unskippable, ReconnectCause.TOO_BIG, Pace.LATER),
     (Violation, ReconnectCause.PROTOCOL, Pace.LATER),
     (Garbage, ReconnectCause.PROTOCOL, Pace.LATER),
+    (Denied, ReconnectCause.DENIED, Pace.SOON),
     (Silent, ReconnectCause.SILENCE, Pace.SOON),
     (ConnectionClosedOK, ReconnectCause.CLOSED, Pace.SOON),
     (InvalidHandshake, ReconnectCause.REJECTED, Pace.LATER),
@@ -104,7 +109,7 @@ def classify(event: Exception | Unusable, now: float) -> Outcome:
         case RelayError(name=name):
             future = name == FUTURE_CURSOR
             pace = Pace.SOON if future else Pace.LATER
-            return Outcome(ReconnectCause.ERROR_FRAME, pace, str(event), forget=future)
+            return Outcome(ReconnectCause.ERROR_FRAME, pace, str(event), denied=future)
         case ConnectionClosedError():
             return _closed(event)
         case InvalidStatus(response=response):

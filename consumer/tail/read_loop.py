@@ -23,13 +23,13 @@ from consumer.metrics import EpochCause, ReconnectCause
 from consumer.runtime.logs import Outage
 from consumer.tail.collector import Collector, report_epoch
 from consumer.tail.mirror import Mirror
-from consumer.tail.outcomes import Garbage, Outcome, RelayError, Silent, classify
+from consumer.tail.outcomes import Denied, Garbage, Outcome, RelayError, Silent, classify
 from consumer.tail.pipeline import Pipeline
 from consumer.tail.splitter import Violation
 from consumer.tail.subscription import Connection, subscribe
 
 _CAUGHT_UP = 1.0  # seconds without a message after which the relay has nothing more for us
-_ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Garbage)
+_ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Denied, Garbage)
 
 _log = structlog.get_logger()
 _clock = time.monotonic
@@ -72,7 +72,7 @@ class ReadLoop:
             outcome = await self._connection()
             metrics.RECONNECTS.labels(outcome.cause).inc()
             attempts = 0 if position.seq != seq else attempts + 1
-            if outcome.forget:
+            if outcome.denied and position.denied(time.time()):
                 position.forget()
                 report_epoch(EpochCause.RESET, position.epoch)
             if collector.pending:

@@ -162,7 +162,12 @@ class Tailer:
         cursors = {url.decode(): Cursor.decode(value) for url, value in stored.items()}
         oldest = self._relay.start == "oldest"
         position, cause = resume(
-            cursors, self._url, self._topics.partitions, oldest=oldest, now=time.time()
+            cursors,
+            self._url,
+            self._topics.partitions,
+            oldest=oldest,
+            now=time.time(),
+            confirm=self._relay.future_cursor_confirm,
         )
         if cause is not None:
             report_epoch(cause, position.epoch)

@@ -118,7 +118,8 @@ Frame = CommitFrame | SyncFrame | AccountFrame | IdentityFrame | InfoFrame | Err
 class Peek(NamedTuple):
     """As much of a frame as decides whether it is kept; ``paths`` are those of a commit's ops.
 
-    The forms of ``did`` (at most 2,048 characters) and ``time`` (at most 64) are not checked.
+    The forms of ``did`` (at most 2,048 characters), ``time`` and ``rev`` (at most 64) are not
+    checked; ``rev`` is None if there is none of that length.
     """
 
     kind: Kind
@@ -126,6 +127,7 @@ class Peek(NamedTuple):
     did: str | None
     time: str | None
     paths: tuple[str, ...] = ()
+    rev: str | None = None
 
 
 def decode_frame(data: bytes, limit: int = MAX_FRAME) -> Frame:
@@ -161,12 +163,14 @@ def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
         return Peek(kind, None, None, None)
     is_commit = kind is Kind.COMMIT
     get = body.get
+    rev = get("rev")
     look = Peek(
         kind,
         get("seq"),
         get("repo" if is_commit else "did"),
         get("time"),
         _paths(get("ops")) if is_commit else (),
+        rev if type(rev) is str and len(rev) <= _MAX_TIME else None,
     )
     if not _plausible(look):
         fields.malformed("seq, time or the DID is not what it should be")
@@ -175,7 +179,7 @@ def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
 
 def _plausible(look: Peek) -> bool:
     """Tell whether seq, DID and time are of their types, in a few steps: every frame comes here."""
-    _, seq, did, time, _ = look
+    _, seq, did, time, _, _ = look
     return (
         type(seq) is int
         and 0 <= seq <= fields.MAX_SEQ

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -13,13 +14,13 @@ from consumer import metrics
 from consumer.errors import Reason
 from consumer.kafka.topics import Topic
 from consumer.metrics import EpochCause, ReconnectCause, Stage
-from consumer.tail.cursor import HOUR, Cursor
+from consumer.tail.cursor import HOUR, KEPT, Cursor
 from simulator.frames import error_frame, info_frame
 from tests.integration.tailing import LIMIT, TailerHarness
 from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.firehose import assert_chained, assert_whole, numbered
+from tests.support.firehose import SPREAD, assert_chained, assert_whole, numbered
 from tests.support.harness import running
 from tests.support.relay import Behaviour, ScriptedRelay, freeze, hang_up, sends
 
@@ -66,7 +67,7 @@ async def test_a_successor_goes_on_at_the_cursor(harness: TailerHarness) -> None
     await harness.relay.publish(frames[2_000:])
     async with running(harness.tailer().run):
         await harness.reached(3_000)
-    assert harness.relay.cursors == [0, 2_000]
+    assert harness.relay.cursors == [0, 2_000 - KEPT]
     assert_whole(await harness.forwarded(), frames)
 
 
@@ -115,7 +116,7 @@ async def test_whatever_the_relay_does_nothing_is_lost(harness: TailerHarness) -
     found = await harness.forwarded()
     assert_whole(found, frames)
     assert {record.epoch for record in found} == {1}
-    assert harness.relay.cursors == [0, 100, 200, 300, 400, 500, 600]
+    assert harness.relay.cursors == [n * (100 - KEPT) for n in range(7)]
     dead = await harness.committed(Topic.DEAD_LETTER)
     for record in dead:
         validate(record)
@@ -144,9 +145,9 @@ async def test_a_reset_sequence_is_a_new_epoch(harness: TailerHarness) -> None:
     before, after = list(numbered(1_001, 1_100)), list(numbered(1, 50))
     resets = metrics.by_label(metrics.EPOCHS)[EpochCause.RESET]
     harness.relay.log = before
-    async with running(harness.tailer(start="oldest").run):
+    async with running(harness.tailer(start="oldest", future_cursor_confirm=0.001).run):
         await harness.reached(1_100)
-        harness.relay.behave(sends(*(f for _, f in after), then=freeze))
+        harness.relay.behave(*[sends(*(f for _, f in after), then=freeze)] * 2)
         await harness.relay.publish([])
         await _disconnect(harness.relay)
         cursor = await harness.reached(50)
@@ -160,14 +161,59 @@ async def test_a_reset_sequence_is_a_new_epoch(harness: TailerHarness) -> None:
 
 async def test_a_cursor_of_the_future_is_given_up(harness: TailerHarness) -> None:
     await harness.store_cursor(harness.relay.url, _cursor(harness, seq=10**12))
-    harness.relay.behave(sends(error_frame("FutureCursor", "ahead of us")))
+    harness.relay.behave(*[sends(error_frame("FutureCursor", "ahead of us"))] * 2)
     harness.relay.log = list(numbered(1, 20))
-    async with running(harness.tailer(start="oldest").run):
+    async with running(harness.tailer(start="oldest", future_cursor_confirm=0.001).run):
         cursor = await harness.reached(20)
     assert cursor.epoch == 4
-    assert harness.relay.cursors == [10**12, 0]
+    assert harness.relay.cursors == [10**12, 10**12, 0]
     found = await harness.forwarded()
     assert_whole(found, harness.relay.log)
+
+
+async def test_a_relay_that_is_half_ready_does_not_cost_the_cursor(harness: TailerHarness) -> None:
+    frames = list(numbered(1, 2_000))
+    harness.relay.log = frames[:1_000]
+    future = sends(error_frame("FutureCursor", "ahead of us"))
+    async with running(harness.tailer(start="oldest").run):
+        await harness.reached(1_000)
+        harness.relay.behave(future, sends(frames[0][1], then=freeze), future)
+        await harness.relay.publish(frames[1_000:1_100])
+        await _disconnect(harness.relay)
+        await harness.relay.publish(frames[1_100:])
+        cursor = await harness.reached(2_000)
+    assert cursor.epoch == 1
+    assert len(harness.relay.cursors) == 5
+    assert_whole(await harness.forwarded(), frames)
+
+
+@pytest.mark.parametrize("away", [300.0, 11 * HOUR])
+async def test_another_sequence_that_overlaps_ours_is_a_new_epoch(
+    harness: TailerHarness, away: float
+) -> None:
+    seen = tuple((seq, f"did:plc:{seq % SPREAD}", f"rev{seq}") for seq in range(4_985, 5_001))
+    stored = replace(_cursor(harness, seq=5_000, away=away), seen=seen)
+    await harness.store_cursor(harness.relay.url, stored)
+    frames = list(numbered(5_001, 5_010))
+    harness.relay.log = frames
+    async with running(harness.tailer().run):
+        cursor = await harness.reached(5_010)
+    assert harness.relay.cursors == [4_984]
+    assert cursor.epoch == 4
+    assert_whole(await harness.forwarded(), frames)
+
+
+async def test_replayed_frames_prove_that_nothing_is_missing(harness: TailerHarness) -> None:
+    frames = list(numbered(4_985, 5_010))
+    seen = tuple((seq, f"did:plc:{seq % SPREAD}", "#identity") for seq, _ in frames[:16])
+    stored = replace(_cursor(harness, seq=5_000, away=100 * HOUR), seen=seen)
+    await harness.store_cursor(harness.relay.url, stored)
+    harness.relay.log = frames
+    async with running(harness.tailer().run):
+        cursor = await harness.reached(5_010)
+    assert cursor.epoch == 3
+    assert [record.seq for record in await harness.forwarded()] != []
+    assert {record.epoch for record in await harness.forwarded()} == {3}
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "found out"])

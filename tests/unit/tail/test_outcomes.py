@@ -20,7 +20,7 @@ from websockets.http11 import Response
 
 from consumer.errors import Reason
 from consumer.metrics import ReconnectCause
-from consumer.tail.outcomes import Garbage, Outcome, Pace, RelayError, Silent, classify
+from consumer.tail.outcomes import Denied, Garbage, Outcome, Pace, RelayError, Silent, classify
 from consumer.tail.splitter import Unskippable, Unusable, Violation
 
 OK = Close(1000, "")
@@ -54,6 +54,7 @@ def status(code: int, retry_after: str | None = None) -> InvalidStatus:
         (Violation("masked"), ReconnectCause.PROTOCOL, Pace.LATER),
         (Unskippable("2 GB"), ReconnectCause.TOO_BIG, Pace.LATER),
         (Garbage("10,000"), ReconnectCause.PROTOCOL, Pace.LATER),
+        (Denied("it begins at seq 7"), ReconnectCause.DENIED, Pace.SOON),
         (RelayError("ConsumerTooSlow", "bye"), ReconnectCause.ERROR_FRAME, Pace.LATER),
         (RelayError("FutureCursor", None), ReconnectCause.ERROR_FRAME, Pace.SOON),
         (Unusable(Reason.FRAME_TEXT, "hi", b"hi"), ReconnectCause.TEXT_FRAME, Pace.GO_ON),
@@ -67,9 +68,9 @@ def test_classify(event: Exception | Unusable, cause: ReconnectCause, pace: Pace
     assert outcome.detail
 
 
-def test_only_a_cursor_of_the_future_is_forgotten() -> None:
-    assert classify(RelayError("FutureCursor", "ahead"), NOW).forget
-    assert not classify(RelayError("ConsumerTooSlow", ""), NOW).forget
+def test_only_a_cursor_of_the_future_is_denied() -> None:
+    assert classify(RelayError("FutureCursor", "ahead"), NOW).denied
+    assert not classify(RelayError("ConsumerTooSlow", ""), NOW).denied
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,16 @@ def test_the_other_kinds() -> None:
     assert decode_frame(frame("error", ERROR)) == frames.ErrorFrame("FutureCursor", None)
 
 
+@pytest.mark.parametrize("rev", [7, None, b"rev", "x" * 65])
+def test_peek_leaves_out_what_is_no_rev(rev: object) -> None:
+    assert peek(frame("#sync", {**SYNC, "rev": rev})).rev is None
+
+
 def test_peek() -> None:
     assert peek(frame("#commit", COMMIT)) == frames.Peek(
-        Kind.COMMIT, 31_527_015_322, DID, TIME, ("a.b.c/self",)
+        Kind.COMMIT, 31_527_015_322, DID, TIME, ("a.b.c/self",), COMMIT["rev"]
     )
-    assert peek(frame("#sync", SYNC)) == frames.Peek(Kind.SYNC, 1, DID, TIME)
+    assert peek(frame("#sync", SYNC)) == frames.Peek(Kind.SYNC, 1, DID, TIME, (), SYNC["rev"])
     assert peek(frame("#info", INFO)) == frames.Peek(Kind.INFO, None, None, None)
     assert peek(frame("error", ERROR)) == frames.Peek(Kind.ERROR, None, None, None)
 
