@@ -405,11 +405,7 @@ async def test_an_account_that_returns_in_the_middle_of_its_deletion_is_restored
 
     await eventually(emptied, what="records go, and the account returns", deadline=60)
     await stage.harness.settled(20.0)
-    assert (await stage.harness.repos())[stage.did] == (
-        "active",
-        "desynchronized",
-        "account_deleted",
-    )
+    assert (await stage.harness.repos())[stage.did] == ("active", "desynchronized", "reactivated")
     assert len((await stage.harness.stored()).get(stage.did, {})) < len(stage.repo.records)
 
     assert stage.repo.rev == before

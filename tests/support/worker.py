@@ -118,7 +118,15 @@ class WorkerHarness(Harness):
         answers = [
             self.identity(q.did)
             if q.kind == "identity"
-            else AccountAnswer(q.did, q.epoch, q.seq, "deleted")
+            else AccountAnswer(
+                q.did,
+                q.epoch,
+                q.seq,
+                "deleted",
+                host=PDS.removeprefix("https://"),
+                asked_at=time.time(),
+                cause=q.cause,
+            )
             for q in asked
         ]
         if answers:
