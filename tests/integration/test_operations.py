@@ -24,7 +24,6 @@ from procedures.operations import Type
 from procedures.retries import RetryPolicy
 from simulator.account import Account
 from simulator.repo import Repo, Write, car
-from simulator.tree import cid_of
 from tests.support.eventually import eventually
 from tests.support.harness import running
 from tests.support.pds import COLLECTION, Pds, cut_off, pds, silence, trickle
@@ -196,9 +195,10 @@ def _forged(repo: Repo) -> Reply:
     return response(200, car(next(iter(blocks)), wrong))
 
 
-def _lacking(repo: Repo) -> Reply:
+def _lacking(repo: Repo, block: bytes | None = None) -> Reply:
+    """Return the repository without ``block``, or without the root of its tree."""
     blocks = repo.everything()
-    del blocks[cid_of(repo.records[ONE][0])]
+    del blocks[block or repo.data]
     return response(200, car(next(iter(blocks)), blocks))
 
 
@@ -229,7 +229,7 @@ LIES: dict[str, tuple[Callable[[Repo], Reply], str, str]] = {
     "another-did": (_of_somebody_else, "failed", "RepoForeign"),
     "another-key": (_by_another_key, "failed", "SignatureInvalid"),
     "wrong-hash": (_forged, "failed", "RepoInvalid"),
-    "missing-block": (_lacking, "failed", "RepoInvalid"),
+    "missing-node": (_lacking, "failed", "RepoInvalid"),
     "not-a-car": (lambda _: response(200, b"<html>hello</html>" * 99), "failed", "RepoInvalid"),
     "too-big": (lambda _: response(200, b"\0" * 1_000_001), "failed", "RepoTooBig"),
     "cut-short": (lambda r: cut_off(r.whole(), 2_000), "queued", "RepoTruncated"),
@@ -284,6 +284,51 @@ async def test_each_bad_answer_has_a_reason_and_deletes_nothing(stage: Stage) ->
             homes[name].host(repos[name])
         await stage.until("cut-short", "outdated")
         assert (await stage.index(repos["outdated"])).keys() == truth(repos["outdated"])
+
+
+async def test_a_record_without_bytes_stays_and_is_refreshed(stage: Stage) -> None:
+    repo, host = stage.pds.account("alice", records=5), stage.pds
+    did, odd = repo.account.did, "pub.chive.Eprint.submission/odd"
+    async with stage.fetching():
+        await stage.until(await stage.sync("well", repo))
+        known = await stage.index(repo)
+        later = f"{COLLECTION}/later"
+        repo.commit([Write("update", ONE, TEXT), Write("delete", f"{COLLECTION}/k00002")])
+        repo.commit([Write("create", path, {"text": path}) for path in (later, odd)])
+        host.says(repo, _lacking(repo, repo.records[ONE][1]))
+        (row,) = await stage.until(await stage.sync("lacking", repo))
+        warnings = {"block_missing": 1, "path_invalid": 1}
+        assert row["warnings"] == warnings
+        assert (row["created"], row["updated"], row["deleted"]) == (1, 0, 1)
+        left = await stage.index(repo)
+        assert left.keys() == truth(repo) - {odd}
+        assert left[ONE] == known[ONE]
+        assert (await stage.harness.repos())[did][:2] == ("active", "active")
+        assert await stage.harness.rows("SELECT warnings FROM repos") == [(warnings,)]
+
+        (refresh,) = [one for one in (await stage.rows()).values() if one["automatic"]]
+        assert (refresh["uri"], refresh["reason"]) == (f"at://{did}/{ONE}", "block_missing")
+        host.proves(repo, ONE)
+        async with stage.harness.database.transaction() as connection:
+            await connection.execute("UPDATE operations SET run_after = now() WHERE automatic")
+        (row,) = await stage.until(refresh["id"])
+        assert (row["updated"], row["via"]) == (1, "record")
+        assert (await stage.index(repo))[ONE] == row["new_cid"] != known[ONE]
+
+        host.host(repo)
+        (row,) = await stage.until(await stage.sync("whole", repo))
+        assert row["warnings"] == {"path_invalid": 1}
+
+
+async def test_without_a_proof_the_repository_is_read_in_the_same_operation(stage: Stage) -> None:
+    repo, host = stage.pds.account("alice", records=3), stage.pds
+    async with stage.fetching():
+        await stage.until(await stage.sync("well", repo))
+        repo.commit([Write("delete", ONE)])
+        host.proves(repo, ONE, _refusing("RecordNotFound")(repo))
+        (row,) = await stage.until(await stage.refresh("absent", repo, ONE))
+        assert (row["deleted"], row["via"], row["attempts"]) == (1, "repository", 1)
+        assert (await stage.index(repo)).keys() == truth(repo)
 
 
 async def test_what_is_wrong_with_a_did_has_a_name(stage: Stage) -> None:
