@@ -116,15 +116,11 @@ _VAGUE: tuple[tuple[str, re.Pattern[str], Meaning], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refusal of a host: its own ``name`` and ``message`` (empty: it gave none).
-
-    ``vague``: the meaning rests on the message, because the name is used for other things too.
-    """
+    """A refusal of a host: its own ``name`` and ``message`` (empty: it gave none)."""
 
     meaning: Meaning
     name: str
     message: str
-    vague: bool = False
 
     @property
     def failure(self) -> Failure:
@@ -183,7 +179,7 @@ def meaning(response: HttpResponse) -> Refusal:
         return Refusal(_NAMES[name], name, message)
     for known, pattern, found in _VAGUE:
         if name == known and pattern.match(message):
-            return Refusal(found, name, message, vague=True)
+            return Refusal(found, name, message)
     return Refusal(Meaning.OTHER, name, message)
 
 

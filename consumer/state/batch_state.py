@@ -261,6 +261,8 @@ class BatchState:
         if repo is None:
             return _UNTRACKED
         if isinstance(one, Lost):
+            if not repo.account_active and repo.status != accounts.DELETED:
+                self._ask(repo, Question(Cause.LOSS))
             return self._accept(repo_state.on_lost(repo), one.origin)
         return self._accept(repo_state.on_scope(repo, self.policy.digest), one.origin)
 

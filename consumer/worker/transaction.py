@@ -30,7 +30,7 @@ from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
 from consumer.store.repos import Repos
-from consumer.store.rows import Lane, Record, RefreshWanted
+from consumer.store.rows import Lane, LookupRequest, Record, RefreshWanted
 from consumer.worker import report
 from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
@@ -127,6 +127,7 @@ class BatchTransactions:
                 batch_state = BatchState({repo.did: repo for repo in page}, {}, self._policy)
                 for repo in page:
                     batch_state.apply(cause(repo.did))
+                await lookups.request(transaction.connection, self._questions(batch_state))
                 await self._write_decisions(transaction, batch_state)
                 if not page:
                     transaction.move_to(then)
@@ -134,6 +135,23 @@ class BatchTransactions:
             if not page:
                 return count
             count, after = count + len(page), page[-1].did
+
+    def _questions(self, batch_state: BatchState) -> list[LookupRequest]:
+        """Return the questions about accounts that a batch without a plan asks."""
+        rules, lane = self._policy.accounts, self.lane.lane
+        return [
+            LookupRequest(
+                one.did,
+                one.kind,
+                lane,
+                one.epoch,
+                one.seq,
+                one.delay,
+                one.cause,
+                rules.pause(one.cause),
+            )
+            for one in batch_state.lookups
+        ]
 
     async def write_crash_count(self, count: int) -> None:
         """Write the crash count before a batch that could kill the process.

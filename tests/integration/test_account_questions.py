@@ -152,6 +152,9 @@ class Stage:
         await self.commit(repo)
         await self.in_step(repo)
 
+    def lane(self, repo: Repo) -> int:
+        return self.harness.topics.partition_of(repo.account.did)
+
     async def repo(self, repo: Repo) -> tuple[str, str]:
         rows = await self.harness.rows(
             "SELECT status, sync_state FROM repos WHERE did = %s", [repo.account.did]
@@ -255,6 +258,20 @@ async def test_a_commit_of_an_inactive_account_asks_and_brings_it_back(stage: St
         await stage.commit(repo)
         await stage.in_step(repo)
         assert stage.host.asked(repo) == 1
+
+
+async def test_a_loss_window_asks_about_inactive_accounts(stage: Stage) -> None:
+    repo, other = stage.host.account("lost in between"), stage.host.account("other")
+    while stage.lane(other) != stage.lane(repo):
+        other = stage.host.account(other.account.did)
+    async with stage.running():
+        await stage.indexed(repo)
+        await stage.says(repo, "deactivated")
+        await stage.status(repo, "deactivated")
+        await stage.commit(repo, lost=True)
+        stage.harness.new_epoch()
+        await stage.commit(other)  # of the same lane
+        await stage.in_step(repo)
 
 
 @pytest.mark.parametrize("status", ["throttled", "desynchronized"])

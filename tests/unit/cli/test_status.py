@@ -14,6 +14,7 @@ from rich.console import Console
 from consumer.cli.report import Waiting, render, report
 from consumer.kafka.topics import Topic
 from consumer.state.discovery import Search, SearchState
+from consumer.store.answers import HeldHost
 from consumer.store.rows import RELEASED, Lane
 from consumer.store.status import Cursor, RelayConnection, Status
 
@@ -89,6 +90,16 @@ def test_how_far_the_listings_were_read() -> None:
     assert "12 are not synced yet, 3 of them failed before" in text
     for part in ("1 of 2", votes, b, "completed", "700", "unsupported", "status 400 BadRequest"):
         assert part in text
+
+
+def test_a_host_whose_deletions_wait_is_named_with_what_to_do() -> None:
+    host = "[red]pds.example"
+    seen = report(replace(FOUND, held=[HeldHost(host, 400, 5_000)]), WAITING, NOW)
+    assert seen["heldDeletions"] == [{"host": host, "gone": 400, "tracked": 5_000}]
+    text = shown(seen)
+    assert f"{host} says that 400 of 5,000 accounts are gone" in text
+    assert f"consumer sync --host {host}" in text
+    assert "DELETIONS WAIT" not in shown(report(FOUND, WAITING, NOW))
 
 
 def test_report_of_nothing() -> None:

@@ -16,23 +16,23 @@ from procedures.failures import Failure
 URL = "https://pds.example/xrpc/com.atproto.sync.getRepo?did=did:plc:x"
 
 KNOWN = [
-    (400, "RepoNotFound", "", Meaning.GONE, False),
-    (404, "RepoNotFound", "Repository not found for DID: did:plc:x", Meaning.GONE, False),
-    (400, "AccountNotFound", "", Meaning.GONE, False),
-    (400, "HeadNotFound", "Could not find root for DID: did:plc:x", Meaning.GONE, False),
-    (400, "RepoTakendown", "Repo has been takendown: did:plc:x", Meaning.TAKENDOWN, False),
-    (400, "AccountTakedown", "Account has been taken down", Meaning.TAKENDOWN, False),
-    (400, "RepoSuspended", "", Meaning.SUSPENDED, False),
-    (400, "AccountSuspended", "", Meaning.SUSPENDED, False),
-    (400, "RepoDeactivated", "Repo has been deactivated", Meaning.DEACTIVATED, False),
-    (400, "AccountDeactivated", "Account is deactivated", Meaning.DEACTIVATED, False),
-    (400, "RecordNotFound", "", Meaning.RECORD_ABSENT, False),
-    (400, "NotFound", "Repo not found", Meaning.GONE, True),
-    (404, "NotFound", "Repository was not found", Meaning.GONE, True),
-    (400, "InvalidRequest", "Could not find repo for DID: did:plc:x", Meaning.GONE, True),
-    (400, "InvalidRequest", "Could not find repo: did:web:x", Meaning.GONE, True),
-    (400, "InvalidRequest", "Could not find root for DID: did:plc:x", Meaning.GONE, True),
-    (404, "InvalidRequest", "Could not locate record: at://x/y/z", Meaning.RECORD_ABSENT, True),
+    (400, "RepoNotFound", "", Meaning.GONE),
+    (404, "RepoNotFound", "Repository not found for DID: did:plc:x", Meaning.GONE),
+    (400, "AccountNotFound", "", Meaning.GONE),
+    (400, "HeadNotFound", "Could not find root for DID: did:plc:x", Meaning.GONE),
+    (400, "RepoTakendown", "Repo has been takendown: did:plc:x", Meaning.TAKENDOWN),
+    (400, "AccountTakedown", "Account has been taken down", Meaning.TAKENDOWN),
+    (400, "RepoSuspended", "", Meaning.SUSPENDED),
+    (400, "AccountSuspended", "", Meaning.SUSPENDED),
+    (400, "RepoDeactivated", "Repo has been deactivated", Meaning.DEACTIVATED),
+    (400, "AccountDeactivated", "Account is deactivated", Meaning.DEACTIVATED),
+    (400, "RecordNotFound", "", Meaning.RECORD_ABSENT),
+    (400, "NotFound", "Repo not found", Meaning.GONE),
+    (404, "NotFound", "Repository was not found", Meaning.GONE),
+    (400, "InvalidRequest", "Could not find repo for DID: did:plc:x", Meaning.GONE),
+    (400, "InvalidRequest", "Could not find repo: did:web:x", Meaning.GONE),
+    (400, "InvalidRequest", "Could not find root for DID: did:plc:x", Meaning.GONE),
+    (404, "InvalidRequest", "Could not locate record: at://x/y/z", Meaning.RECORD_ABSENT),
 ]
 UNKNOWN = [
     (400, "NotFound", "Blob not found"),
@@ -50,12 +50,12 @@ def response(status: int, **body: object) -> HttpResponse:
     return HttpResponse(status, json.dumps(body).encode())
 
 
-@pytest.mark.parametrize(("status", "name", "message", "expected", "vague"), KNOWN)
+@pytest.mark.parametrize(("status", "name", "message", "expected"), KNOWN)
 def test_names_and_messages_have_a_meaning(
-    status: int, name: str, message: str, expected: Meaning, vague: bool
+    status: int, name: str, message: str, expected: Meaning
 ) -> None:
     found = refusals.meaning(response(status, error=name, message=message))
-    assert found == Refusal(expected, name, message, vague)
+    assert found == Refusal(expected, name, message)
 
 
 @pytest.mark.parametrize(("status", "name", "message"), UNKNOWN)

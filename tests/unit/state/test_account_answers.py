@@ -22,6 +22,7 @@ from consumer.state.inputs import (
     CommitSeen,
     CommitUnverifiable,
     IdentityLearnt,
+    Lost,
     SyncSeen,
 )
 from consumer.state.repo_state import Repo
@@ -113,6 +114,16 @@ def test_a_commit_of_an_active_account_asks_nothing() -> None:
     batch = batch_state(repo)
     batch.apply(CommitSeen(following(repo, "6", create(WANTED, "x")), LIVE))
     assert batch.lookups == []
+
+
+def test_a_loss_window_doubts_the_status_of_who_is_not_active() -> None:
+    batch = batch_state(seen(status="deactivated"))
+    batch.apply(Lost(DID, LIVE))
+    assert batch.lookups == [question(Cause.LOSS)]
+    for status in ("active", "deleted"):
+        other = batch_state(seen(status=status))
+        other.apply(Lost(DID, LIVE))
+        assert other.lookups == []
 
 
 def test_a_did_that_the_directory_does_not_know_any_more_asks() -> None:
