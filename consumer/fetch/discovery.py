@@ -62,7 +62,8 @@ from procedures.retries import RetryPolicy
 from procedures.syntax import tid_time
 
 _POLL_SECONDS = 5.0
-_FEED_SECONDS = 1.0
+_FEED_SECONDS = 2.0
+_COUNT_SECONDS = 15.0
 _PAGE_SECONDS = 30.0
 _LEASE_SECONDS = 120.0  # longer than a page may take
 _AT_ONCE = 8  # searches, each at a source of its own
@@ -534,13 +535,16 @@ class Feeder:
             listed = [(did, lane_of(did)) for did in sorted(self._scope.dids)]
             async with self._database.transaction() as connection:
                 await found.note(connection, listed, found.SETTINGS, found.SETTINGS, None)
+        count_at = 0.0
         while not stop.is_set():
             ended = await self._settle()
             async with self._database.transaction() as connection:
                 fed = await found.feed(connection, self._settings.queued)
-                remembered, _, failed = await found.counts(connection)
-            metrics.FOUND_WAITING.set(remembered)
-            metrics.FOUND_FAILED.set(failed)
+                if time.monotonic() >= count_at:  # it reads the whole table
+                    count_at = time.monotonic() + _COUNT_SECONDS
+                    remembered, _, failed = await found.counts(connection)
+                    metrics.FOUND_WAITING.set(remembered)
+                    metrics.FOUND_FAILED.set(failed)
             if not (fed or ended):
                 await wait_for_stop(stop, _FEED_SECONDS)
 
