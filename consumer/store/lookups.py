@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from consumer.backfill import Cause
+from consumer.backfill import Cause, LookupKind
 from consumer.state.accounts import AccountRules
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
@@ -71,6 +71,10 @@ FROM (
 WHERE r.status <> 'deleted' OR new.cause NOT IN ('refusal', 'directory')
 {_RENEW}
 """  # noqa: S608
+# A lease or an answer under way is waited for, so that ``_DUE``, a statement behind, sees it.
+_SETTLE = """
+SELECT FROM lookups WHERE kind = 'account' AND did = ANY(%s) ORDER BY did FOR UPDATE
+"""
 _NOTIFY = f"SELECT pg_notify(current_schema() || '_{CHANNEL}', '')"
 
 # The only place that says which lookups go to the PLC directory and to no account's host.
@@ -116,6 +120,8 @@ async def request(connection: Connection, requests: Sequence[LookupRequest]) -> 
     """Open or renew lookups (one per DID and kind) and wake the fetchers at commit."""
     if not requests:
         return
+    if accounts := [each.did for each in requests if each.kind == LookupKind.ACCOUNT]:
+        await connection.execute(_SETTLE, [Texts(accounts)])
     await connection.execute(
         _REQUEST,
         [
@@ -145,6 +151,7 @@ async def ask(
     unique = sorted(set(dids))  # in order, so that two transactions do not wait for each other
     if not unique:
         return
+    await connection.execute(_SETTLE, [Texts(unique)])
     every = rules.pause(cause)
     parameters = [Texts(unique), Texts([cause] * len(unique)), Doubles([every] * len(unique))]
     await connection.execute(_ASK, parameters)

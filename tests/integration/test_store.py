@@ -38,6 +38,7 @@ from consumer.store.rows import (
 )
 from procedures.retries import RetryPolicy
 from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.services
 
@@ -306,6 +307,41 @@ async def test_a_question_asked_again_meanwhile_stays_open(database: Database) -
         await lookups.close(connection, taken)
         [again] = await lookups.lease(connection, 10, 30.0)
         assert (again.epoch, again.seq) == (1, 9)
+
+
+async def test_a_question_that_is_leased_at_the_same_moment_keeps_its_pause(
+    database: Database,
+) -> None:
+    hour = 3_600.0
+    request = LookupRequest(ALICE, "account", 2, epoch=1, seq=5, every=hour)
+
+    async def ask_again() -> None:
+        async with database.transaction() as connection:
+            await lookups.request(connection, [request])
+
+    async with database.transaction() as connection:
+        await lookups.request(connection, [request])
+    async with database.transaction() as connection:
+        [taken] = await lookups.lease(connection, 10, 30.0)
+        asking = asyncio.create_task(ask_again())
+        await eventually(lambda: _waits_for_a_lock(database), deadline=30)
+    await asking
+    async with database.transaction() as connection:
+        await lookups.close(connection, taken)
+        due = await lookups.next_due(connection)
+    assert due is not None
+    assert due > hour / 2
+
+
+async def _waits_for_a_lock(database: Database) -> bool:
+    async with database.transaction() as connection:
+        row = await (
+            await connection.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND query LIKE '%lookups%'"
+            )
+        ).fetchone()
+    return row is not None and row[0] > 0
 
 
 async def test_a_question_never_goes_back_to_an_older_frame(database: Database) -> None:
