@@ -119,10 +119,6 @@ def no_root_node(commit: Commit, _: Account) -> Commit:
     return without_block(commit, commit.data)
 
 
-def no_record(commit: Commit, _: Account) -> Commit:
-    return without_block(commit, commit.ops[0].cid)
-
-
 def flipped_byte(commit: Commit, _: Account) -> Commit:
     block = commit.blocks[commit.data]
     return replace(commit, blocks=commit.blocks | {commit.data: block[:-1] + b"\xff"})

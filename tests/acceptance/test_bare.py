@@ -60,7 +60,7 @@ async def test_the_embedded_servers_keep_their_state_and_leave_nothing_running(
     await accounts.write()
     second = await consumer("run", env=environment)
     await second.saying("relay_connected", deadline=120)
-    assert newest - KEPT <= accounts.relay.cursors[-1] <= newest
+    assert (accounts.relay.cursors[-1] or 0) in range(newest - KEPT, newest + 1)
     await eventually(all_there, deadline=60)
     events = await consumer("events", "--type", "record", env=environment)
     assert await events.ended() == 0

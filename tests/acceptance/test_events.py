@@ -49,7 +49,7 @@ async def test_what_is_written_is_shown_and_a_restart_goes_on(
     await accounts.write(2)
     second = await consumer("run", env=environment)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=60)
-    assert newest - KEPT <= accounts.relay.cursors[-1] <= newest
+    assert (accounts.relay.cursors[-1] or 0) in range(newest - KEPT, newest + 1)
     assert len(shown(events)) == len(accounts.paths)
     assert await second.stopped() == 0
     events.signal(signal.SIGINT)
