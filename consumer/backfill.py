@@ -48,7 +48,7 @@ class Cause(StrEnum):
     REFUSAL = "refusal"  # its host refused a request by name
     DIRECTORY = "directory"  # the directory has no such DID any more
     LISTING = "listing"  # a listing states another status
-    PERSON = "person"  # somebody asked for a sync or refresh
+    PERSON = "person"  # a person requested a sync or refresh
     LOSS = "loss"  # frames of an account that is not active may have been lost
     CONFIRM = "confirm"  # a host's word on a deletion needs a second answer
     OVERTAKEN = "overtaken"  # a newer frame overtook an answer that states another status

@@ -67,7 +67,7 @@ class Attempts:
     async def carry_out(self, claim: Claim, report: Report) -> int:
         """Attempt the claimed operation; return the offset behind what it injected.
 
-        If somebody asked for it and the account is not active, its host is asked first, and the
+        If a person requested it and the account is not active, its host is asked first, and the
         worker is given the answer.  ``report`` is called with the progress.  Raises
         ``FetchFailed``, and ``Transient`` when Kafka or Postgres is away.
         """

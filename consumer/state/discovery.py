@@ -353,7 +353,7 @@ def postponed(search: Search, detail: str, seconds: float, now: float) -> Search
 
 
 def cancelled(search: Search, now: float, rules: SearchRules) -> Search:
-    """Return a search that somebody has stopped."""
+    """Return a search that a command has stopped."""
     return _ended(search, SearchState.INCOMPLETE, "cancelled", now, rules)
 
 

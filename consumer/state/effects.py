@@ -57,7 +57,7 @@ class RefreshRequest:
 class Lookup:
     """A lookup for the fetcher; ``epoch`` and ``seq`` are those of the newest frame.
 
-    ``cause``: why an account is asked about; ``delay``: in so many seconds at the earliest.
+    ``cause``: why an account is asked about; ``delay``: seconds until it may be asked.
     """
 
     did: str

@@ -59,7 +59,7 @@ FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s)
     AS new (did, kind, lane, session, seq, cause, delay, every) {_KNOWN}
 {_RENEW}
 """  # noqa: S608 - constants of this module
-# The question of somebody who is not the lane's owner.  A deleted account is not asked about
+# The question of a process that is not the lane's owner.  A deleted account is not asked about
 # because of what follows from its deletion.
 _ASK = f"""
 INSERT INTO lookups AS open (did, kind, lane, session, seq, cause, run_after)

@@ -4,8 +4,8 @@
 search while it reads pages, and one search of a source is leased at a time, so that the pace of
 a source holds for all processes together.
 
-What somebody sees of searches is an operation of type ``discovery``: one for each listing that
-is opened, or one for all that somebody asked for by a command.  It runs until all its searches
+People see searches as an operation of type ``discovery``: one for each listing that
+is opened, or one for all that a command requests.  It runs until all its searches
 have ended.
 """
 
@@ -153,7 +153,7 @@ async def read_all(connection: Connection) -> list[Search]:
 
 
 async def put(connection: Connection, search: Search) -> None:
-    """Open a search, open it again, or end it, whoever reads it now."""
+    """Open a search, open it again, or end it, whichever process reads it now."""
     await connection.execute(_PUT, _parameters(search))
 
 

@@ -50,7 +50,7 @@ _LAST = 221_845_392_000.0
 _NEAR = 60.0
 # This many frames in a row with seqs of the past are not replays.
 _REPLAYS = 1_000
-# So many of the last frames are kept to be compared with what is replayed.
+# This many of the last frames are kept, to be compared with what is replayed.
 KEPT = 16
 
 # What is kept of a frame: its seq, its DID, and its rev; its kind if it has no rev.

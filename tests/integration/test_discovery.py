@@ -398,7 +398,7 @@ async def test_only_what_is_due_is_a_crowd(harness: DiscoveryHarness) -> None:
     async with harness.discovering():
         await eventually(lambda: harness.searched(VOTES), what="no page waits for the crowd")
         await eventually(harness.both, what="two are fed")
-        # Their hosts are away: they are due again tomorrow, and hold up nobody.
+        # Their hosts are away: they are due again tomorrow, and hold up no other.
         await harness.execute(
             "UPDATE operations SET run_after = now() + interval '1 day', attempts = 1,"
             " version = version + 1 WHERE type = 'didSync'"
