@@ -7,6 +7,7 @@ still with the relay.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from consumer.state.discovery import Search, SearchState
 from consumer.store import status as store
 from consumer.store.rows import RELEASED, Lane
 
+_QUERY = re.compile(r"\?\S+")  # of a URL in an error: it names the listing
 Report = dict[str, Any]
 
 
@@ -257,25 +259,26 @@ def _progress(discovery: Report) -> str:
 
 
 def _listings(discovery: Report) -> Table:
+    """Return a row for each search, and one for all that have read no page for the same reason."""
     table = Table(box=None, pad_edge=False)
-    for name in ("", "listing", "source", "state", "pages", "found", "failed", "detail"):
+    for name in ("searches", "listing", "source", "state", "pages", "found", "failed", "detail"):
         table.add_column(name, justify="right" if name in ("pages", "found", "failed") else "left")
-    numbers = {
-        listing: number
-        for number, listing in enumerate(
-            dict.fromkeys(row["listing"] for row in discovery["searches"]), 1
-        )
-    }
+    groups: dict[tuple[str, str, str, str | None], list[Report]] = {}
     for row in discovery["searches"]:
+        own = row["listing"] if row["pages"] else None
+        detail = _QUERY.sub("", row["detail"] or "")
+        groups.setdefault((row["source"], row["state"], detail, own), []).append(row)
+    for (_, _, detail, _), rows in groups.items():
+        first, more = rows[0], len(rows) - 1
         table.add_row(
-            f"{numbers[row['listing']]} of {len(numbers)}",
-            _plain(row["listing"]),
-            _plain(row["source"]),
-            row["state"],
-            f"{row['pages']:,}",
-            f"{row['found']:,}",
-            f"{row['failed']:,}",
-            _plain(row["detail"] or ""),
+            f"{len(rows)} of {len(discovery['searches'])}",
+            _plain(first["listing"] + (f" and {more} more" if more else "")),
+            _plain(first["source"]),
+            first["state"],
+            f"{sum(row['pages'] for row in rows):,}",
+            f"{sum(row['found'] for row in rows):,}",
+            f"{sum(row['failed'] for row in rows):,}",
+            _plain(detail),
         )
     return table
 

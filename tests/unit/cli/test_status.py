@@ -88,8 +88,20 @@ def test_how_far_the_listings_were_read() -> None:
     text = shown(seen)
     assert "1 of 2 listings read" in text
     assert "12 are not synced yet, 3 of them failed before" in text
-    for part in ("1 of 2", votes, b, "completed", "700", "unsupported", "status 400 BadRequest"):
+    for part in ("1 of 3", votes, b, "completed", "700", "unsupported", "status 400 BadRequest"):
         assert part in text
+
+
+def test_listings_that_wait_for_the_same_source_share_a_line() -> None:
+    away = "https://away.example"
+    searches = [
+        Search(away, listing, failed=2, detail=f"ConnectError from {away}/x?collection={listing}")
+        for listing in ("pub.chive.graph.vote", "pub.chive.review.comment", "pub.chive.eprint.tag")
+    ]
+    seen = report(replace(FOUND, searches=searches), WAITING, NOW)
+    assert len(seen["discovery"]["searches"]) == 3
+    [line] = [line for line in shown(seen).splitlines() if "ConnectError" in line]
+    assert line.split()[:7] == ["3", "of", "3", "pub.chive.graph.vote", "and", "2", "more"]
 
 
 def test_a_host_whose_deletions_wait_is_named_with_what_to_do() -> None:
