@@ -12,6 +12,7 @@ one means that the last commit was lost on its way here, which nothing else woul
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -72,6 +73,7 @@ _FULL_SECONDS = 60.0  # until a source with too many unconfirmed DIDs is asked a
 _FIRST_EPOCH_SECONDS = 10.0  # for the tailer to connect at the first start
 _ENDED = 500  # syncs in one transaction
 _ASKED = 20  # hosts in one round
+_WARN_EVERY = 60.0
 _SETTLED = 600.0  # seconds after which a rev should have arrived by the firehose
 _BEHIND = "listed_newer"
 
@@ -201,6 +203,7 @@ class Discovery:
         self._pace = _Pace(1.0 / settings.pace)
         self._wanted = listings(scope, settings.known_collections)
         self._said: set[str] = set()
+        self._warned: dict[str, float] = {}  # by source, monotonic seconds
 
     async def run(self, stop: asyncio.Event) -> None:
         """Search until ``stop`` is set.  Raises ``Transient`` when Postgres is away."""
@@ -500,13 +503,21 @@ class Discovery:
                 pages=search.pages,
                 found=search.found,
             )
-        elif answer.kind is not AnswerKind.PAGE and own and search.failures == 1:
+        elif answer.kind is not AnswerKind.PAGE and own and self._may_warn(search.source):
             _log.warning(
                 "listing_postponed",
                 listing=search.listing,
                 source=search.source,
                 error=search.detail,
             )
+
+    def _may_warn(self, source: str) -> bool:
+        """Tell whether to warn that ``source`` fails: at once, then once in ``_WARN_EVERY``."""
+        now = time.monotonic()
+        if now - self._warned.get(source, -math.inf) < _WARN_EVERY:
+            return False
+        self._warned[source] = now
+        return True
 
 
 class Feeder:
