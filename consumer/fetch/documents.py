@@ -2,6 +2,10 @@
 
 Specifications: https://atproto.com/specs/did for the two methods and the fields,
 https://web.plc.directory/spec/v0.1/did-plc, https://w3c-ccg.github.io/did-method-web/.
+
+Documents in the field break many rules of the W3C, and not in the entries that atproto uses.  So
+only those are read: ``id``, the keys ``#atproto``, the service ``#atproto_pds``, and the texts in
+``alsoKnownAs``.  Everything else may be any JSON.
 """
 
 from __future__ import annotations
@@ -12,10 +16,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import orjson
-from atproto_core.did_doc import DidDocument
 from atproto_core.exceptions import AtProtocolError
 from atproto_crypto.did import get_did_key
-from pydantic import ValidationError
 
 from consumer.errors import Reason, Refused
 from consumer.verify.keys import SigningKey
@@ -28,6 +30,15 @@ _SHOWN = 200
 # Decoding base58 takes quadratic time, and a document may be large.
 _MAX_KEY = 256
 _MAX_KEYS = 16  # named #atproto; there should be one
+_KEY_TYPES = (
+    "Multikey",
+    "EcdsaSecp256k1VerificationKey2019",
+    "EcdsaSecp256r1VerificationKey2019",
+)
+_PDS_TYPE = "AtprotoPersonalDataServer"
+_AT = "at://"
+
+_Object = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +85,16 @@ def parse(did: str, body: bytes, *, allow_loopback: bool) -> Document:
     Raises ``Refused(DID_INVALID)`` if it is not that DID's document, or does not have exactly
     one usable key ``#atproto``.
     """
-    document = _document(body)
-    if document.id != did:
-        raise _invalid(f"the document of {did} has the id {document.id[:_SHOWN]}")
-    keys = set(_signing_keys(document))
+    document = _document(did, body)
+    keys = set(_signing_keys(did, document))
     if len(keys) != 1:
         raise _invalid(
             f"the document of {did} has {len(keys)} keys #atproto that can be used, not 1"
         )
-    handle = document.get_handle()
     return Document(
         signing_key=keys.pop(),
-        pds=_pds(document, allow_loopback=allow_loopback),
-        handle=handle if handle and is_handle(handle) else None,
+        pds=_pds(did, document, allow_loopback=allow_loopback),
+        handle=_handle(document),
     )
 
 
@@ -94,43 +102,80 @@ def _invalid(detail: str) -> Refused:
     return Refused(Reason.DID_INVALID, detail)
 
 
-def _document(body: bytes) -> DidDocument:
+def _document(did: str, body: bytes) -> _Object:
     try:
-        value = orjson.loads(body)
-        if not isinstance(value, dict):
-            raise _invalid("the DID document is not an object")
-        return DidDocument.from_dict(value)
-    except (orjson.JSONDecodeError, ValidationError) as error:
-        raise _invalid(f"not a DID document: {str(error)[:_SHOWN]}") from error
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _invalid(f"the DID document is not JSON: {str(error)[:_SHOWN]}") from error
+    if not isinstance(document, dict):
+        raise _invalid("the DID document is not an object")
+    name = document.get("id")
+    if name != did:
+        # What is no text is never shown: it may be nested deeper than Python can show.
+        shown = name[:_SHOWN] if isinstance(name, str) else "that is no text"
+        raise _invalid(f"the document of {did} has an id {shown}")
+    return document
 
 
-def _signing_keys(document: DidDocument) -> Iterator[str]:
-    names = ("#atproto", f"{document.id}#atproto")
-    named = [method for method in document.verification_method or () if method.id in names]
+def _named(did: str, listed: object, fragment: str) -> Iterator[_Object]:
+    """Yield the objects in ``listed``, a list or a single one, whose id is ``fragment`` of ``did``.
+
+    An id is a full one or the fragment alone.
+    """
+    names = (fragment, did + fragment)
+    for entry in listed if isinstance(listed, list) else [listed]:
+        if isinstance(entry, dict) and entry.get("id") in names:
+            yield entry
+
+
+def _types(entry: _Object) -> list[object]:
+    """Return the types of an entry: ``type`` is a text or a list of them."""
+    kind = entry.get("type")
+    return kind if isinstance(kind, list) else [kind]
+
+
+def _signing_keys(did: str, document: _Object) -> Iterator[str]:
+    named = list(_named(did, document.get("verificationMethod"), "#atproto"))
     if len(named) > _MAX_KEYS:
-        raise _invalid(f"the document of {document.id} has {len(named)} keys #atproto")
+        raise _invalid(f"the document of {did} has {len(named)} keys #atproto")
     for method in named:
-        text = method.public_key_multibase
-        if not text or len(text) > _MAX_KEY:
+        text, types = method.get("publicKeyMultibase"), _types(method)
+        if not isinstance(text, str) or not text or len(text) > _MAX_KEY:
             continue
-        try:
-            did_key = get_did_key(method.type, text)
-            if did_key is not None:
-                yield SigningKey.from_did_key(did_key).did_key
-        except (ValueError, AtProtocolError, Refused):
-            continue  # not usable
+        for kind in _KEY_TYPES:
+            if kind not in types:
+                continue
+            try:
+                did_key = get_did_key(kind, text)
+                if did_key is not None:
+                    yield SigningKey.from_did_key(did_key).did_key
+            except (ValueError, AtProtocolError, Refused):
+                continue  # not usable
 
 
-def _pds(document: DidDocument, *, allow_loopback: bool) -> str | None:
-    names = ("#atproto_pds", f"{document.id}#atproto_pds")
-    for service in document.service or ():
-        if service.id in names and service.type == "AtprotoPersonalDataServer":
-            return _origin(service.service_endpoint, allow_loopback=allow_loopback)
+def _pds(did: str, document: _Object, *, allow_loopback: bool) -> str | None:
+    for service in _named(did, document.get("service"), "#atproto_pds"):
+        if _PDS_TYPE in _types(service):
+            return _origin(service.get("serviceEndpoint"), allow_loopback=allow_loopback)
+    return None
+
+
+def _handle(document: _Object) -> str | None:
+    """Return the first ``at://`` URI of ``alsoKnownAs`` as a handle, None if it is none."""
+    names = document.get("alsoKnownAs")
+    for name in names if isinstance(names, list) else [names]:
+        if isinstance(name, str) and name.startswith(_AT):
+            handle = name.removeprefix(_AT)
+            return handle if is_handle(handle) else None
     return None
 
 
 def _origin(endpoint: object, *, allow_loopback: bool) -> str | None:
-    """Return ``endpoint`` as an origin, None if it is anything else."""
+    """Return ``endpoint`` as an origin, None if it is anything else.
+
+    The specification has scheme, host and port, "but no path or other components"; a slash alone
+    is no path.  Requests to the origin of an endpoint with a path would reach another service.
+    """
     if not isinstance(endpoint, str):  # never shown: it may be nested deeply
         return None
     try:

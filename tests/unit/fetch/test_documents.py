@@ -172,13 +172,55 @@ def test_the_same_key_twice_is_one_key() -> None:
         document(verificationMethod=[method() | {"id": f"{OTHER}#atproto"}]),
         document(verificationMethod=[{**method(""), "publicKeyJwk": {"kty": "EC"}}]),
         document(verificationMethod=[method(multikey(ec.SECP256K1(), "ed25519-pub"))]),
-        document(service="x"),
+        document(verificationMethod=[[method()]]),
+        document(verificationMethod=[method() | {"publicKeyMultibase": [K256]}]),
+        document(verificationMethod={"#atproto": method()}),
     ],
 )
 def test_documents_that_cannot_be_used(body: bytes) -> None:
     with pytest.raises(Refused) as caught:
         parsed(body)
     assert caught.value.reason == Reason.DID_INVALID
+
+
+# Documents as the field has them: a strict schema refuses each of these.
+DRESSES: dict[str, dict[str, Any]] = {
+    "no controller": {
+        "verificationMethod": [{k: v for k, v in method().items() if k != "controller"}]
+    },
+    "controllers": {"controller": [DID], "verificationMethod": [method() | {"controller": [DID]}]},
+    "a service without id": {"service": [{"type": "X", "serviceEndpoint": "y"}, service()]},
+    "a service without endpoint": {"service": [{"id": "#x", "type": "X"}, service()]},
+    "a service with types": {"service": [service(name="#x") | {"type": ["A", "B"]}, service()]},
+    "our service with types": {
+        "service": [service() | {"type": ["AtprotoPersonalDataServer", "X"]}]
+    },
+    "a full id": {"service": [service(name=f"{DID}#atproto_pds")]},
+    "one service, no list": {"service": service()},
+    "one method, no list": {"verificationMethod": method()},
+    "a method with types": {"verificationMethod": [method() | {"type": ["X", "Multikey"]}]},
+    "a method as a reference": {"verificationMethod": [f"{DID}#other", method()]},
+    "a method without type": {"verificationMethod": [{"id": "#x"}, method()]},
+    "numbers and lists": {"verificationMethod": [7, None, [], method()], "service": [7, service()]},
+    "other names": {"alsoKnownAs": [7, None, {"a": 1}, "at://alice.example"]},
+    "one name, no list": {"alsoKnownAs": "at://alice.example"},
+    "odd contexts": {"@context": {"a": [1, 2]}, "authentication": 7, "proof": True},
+    "many keys": {f"key{n}": n for n in range(30_000)},
+}
+
+
+@pytest.mark.parametrize("changes", DRESSES.values(), ids=DRESSES)
+def test_what_atproto_does_not_read_may_be_anything(changes: dict[str, Any]) -> None:
+    assert parsed(document(**changes)) == parsed(document())
+
+
+def test_what_atproto_does_not_read_may_be_nested_deeply() -> None:
+    deep = b"[" * 1_000 + b"]" * 1_000
+    for place in ("extra", "alsoKnownAs"):
+        body = document(**{place: ["DEEP", "at://alice.example"]}).replace(b'"DEEP"', deep)
+        assert parsed(body) == parsed(document())
+    with pytest.raises(Refused, match="id that is no text"):
+        parsed(document(id="DEEP").replace(b'"DEEP"', deep))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +264,8 @@ def test_plain_http_to_a_pds_is_for_development() -> None:
 
 
 @pytest.mark.parametrize(
-    "services", [None, [], [service(name="#bsky_fg")], [service() | {"type": "Other"}]]
+    "services",
+    [None, [], "x", 7, [service(name="#bsky_fg")], [service() | {"type": "Other"}]],
 )
 def test_a_document_without_a_pds_still_has_a_key(services: Any) -> None:
     assert parsed(document(service=services)).pds is None
