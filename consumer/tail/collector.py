@@ -21,6 +21,7 @@ from consumer.errors import Refused
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.metrics import EpochCause, FrameKind, FrameOutcome
+from consumer.notices import EPOCH_NOTICE, NOTICE
 from consumer.tail.cursor import NEXT, Admission, Cursor, Position
 from consumer.tail.outcomes import OUTDATED_CURSOR, Denied, Garbage, RelayError, classify
 from consumer.tail.relevance import Relevance
@@ -95,6 +96,16 @@ class Collector:
             self._cut_at = now
         return self._cut_at + (_CURSOR_EVERY if self.pending else _REFRESH_EVERY) - now
 
+    def connected(self, now: float) -> None:
+        """Announce an epoch that began before the connection; ``now`` is monotonic, in seconds.
+
+        Without a position the first frame does it.
+        """
+        if self.position.seq:
+            self._announce()
+        if self._records and self._since is None:
+            self._since = now
+
     def take(self, messages: Iterable[Message], now: float) -> None:
         """Collect ``messages`` in their order; ``now`` is monotonic, in seconds.
 
@@ -117,6 +128,8 @@ class Collector:
 
     def cut(self, now: float) -> Transaction:
         """Return the transaction and begin the next; ``now`` is monotonic, in seconds."""
+        if self.position.seq:
+            self._announce()  # at the latest with the cursor that names the epoch
         records, frames = self._records, len(self._records)
         cursor = self.position.cursor()
         records.append(OutRecord(self._topics.name(Topic.CURSOR), 0, self._relay, cursor.encode()))
@@ -151,6 +164,7 @@ class Collector:
                 raise Denied(f"it begins at seq {look.seq}, we are at {self.position.seq}")
             if cause := admission.cause:
                 report_epoch(cause, self.position.epoch)
+            self._announce()
         if self._relevance.wants(look):
             self._forward(look, look.seq, message)
         else:
@@ -169,6 +183,22 @@ class Collector:
         last[partition] = seq
         self._add(OutRecord(self._firehose, partition, did.encode(), frame, headers))
         self._counts[look.kind, FrameOutcome.FORWARDED] += 1
+
+    def _announce(self) -> None:
+        """Tell every lane of the epoch, unless it was told: a lane may have no frame for long."""
+        position = self.position
+        if position.announced == position.epoch:
+            return
+        position.announced = position.epoch
+        headers = (
+            ("seq", b"0"),
+            ("relay", self._relay),
+            ("session", b"%d" % position.epoch),
+            ("prev_seq", b"0"),
+            (NOTICE, EPOCH_NOTICE),
+        )
+        for partition in range(self._topics.partitions):
+            self._add(OutRecord(self._firehose, partition, b"", b"", headers))
 
     def _refuse(self, refused: Refused, message: Message) -> None:
         data = message.data if isinstance(message, Unusable) else message
@@ -205,6 +235,7 @@ class Collector:
                     _log.warning("relay_info_received", name=name, message=text)
                 if name == OUTDATED_CURSOR and self.position.outdated():
                     report_epoch(EpochCause.TOO_OLD, self.position.epoch)
+                    self._announce()
 
     def _may_warn(self) -> bool:
         """Tell whether to warn of what the relay may send without end, once in ``_WARN_EVERY``."""

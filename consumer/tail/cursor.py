@@ -61,6 +61,7 @@ class Admission(Enum):
     """What a frame is to the position.  The breaks have moved it into a new epoch."""
 
     NEXT = "next"
+    FIRST = "first"  # there was no position before it
     REPLAY = "replay"
     DENIED = "denied"  # not taken: the relay denies the position, which is to be confirmed
     RESET = EpochCause.RESET
@@ -148,7 +149,9 @@ class Position:
 
     Before each connection read ``ask`` and call ``connected``.  Pass each frame that has a seq
     to ``admit``.  ``now`` is in Unix seconds; ``confirm`` is how long the relay must deny the
-    position until it is given up.
+    position until it is given up.  ``announced`` is the newest epoch that the lanes
+    were told of.  Without a position none is announced: what is missed until the first frame comes
+    belongs to the loss window before it.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class Position:
         self.time: str | None = None
         self.last = [0] * partitions
         self.as_of = now
+        self.announced = epoch
         self._oldest = oldest
         self._confirm = confirm
         self._seen: deque[Kept] = deque(maxlen=KEPT)
@@ -197,7 +201,7 @@ class Position:
         self._at, self._away = now, now - self.as_of
         self._asked = self.ask or 0
         self._kept = {frame[0]: frame for frame in self._seen}
-        self._settled = not self.seq
+        self._settled = False
         self._matched = self._strange = self._outdated = False
         self._replays = 0
 
@@ -266,7 +270,7 @@ class Position:
             return admission
         if admission is Admission.DENIED:
             return admission
-        if admission is not Admission.NEXT:
+        if admission.cause is not None:
             self.begin_epoch()
         self.seq, self.time, self._settled, self._replays = frame[0], time, True, 0
         self._denied_at = None
@@ -287,6 +291,8 @@ class Position:
 
     def _beyond(self, seq: int, time: str | None) -> Admission:
         """Judge the first frame behind the position."""
+        if not self.seq:
+            return Admission.FIRST
         if self._matched:
             return Admission.RESET if self._strange else Admission.NEXT
         if self._outdated:
@@ -341,12 +347,16 @@ def resume(
     own = cursors.get(relay)
     if own is None:
         position = Position(newest + 1, partitions, oldest=oldest, now=now, confirm=confirm)
+        position.announced = newest or position.epoch
         return position, EpochCause.RELAY if newest else None
     if len(own.last) != partitions:
         raise Fatal(f"the cursor knows {len(own.last)} partitions, the settings say {partitions}")
     position = Position(own.epoch, partitions, oldest=oldest, now=own.as_of, confirm=confirm)
     position.restore(own)
     if own.epoch == newest:
+        if not own.seq:
+            position.announced = max(1, newest - 1)
         return position, None
+    position.announced = newest
     position.epoch, position.last = newest + 1, [0] * partitions
     return position, EpochCause.RELAY

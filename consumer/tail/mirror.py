@@ -1,6 +1,6 @@
 """The mirror: the newest cursor and the state of the connection, in Postgres for people to see.
 
-Best effort: what cannot be written is left to the next write.  The truth is ``chive.cursor``.
+Best effort: what cannot be written is tried again.  The truth is ``chive.cursor``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -72,13 +71,15 @@ class Mirror:
                 await self._changed.wait()
             self._changed.clear()
             state, newest = self._state, self._newest
-            with suppress(Transient):
+            try:
                 if state != reported or _clock() >= report_at:
                     await self._report(self._relay, state)
                     reported, report_at = state, _clock() + _REPORT_EVERY
                 if newest is not None and newest != mirrored:
                     await self._mirror(self._relay, newest)
                     mirrored = newest
+            except Transient:
+                self._changed.set()  # tried again, even if nothing changes for long
             await asyncio.sleep(_WRITE_EVERY)
 
     def _set(self, *, connected: bool, reason: str = "") -> None:

@@ -95,6 +95,7 @@ class ReadLoop:
         self._outage.over()
         _log.info("relay_connected", relay=self._url, cursor=position.ask)
         position.connected(time.time())
+        self._collector.connected(_clock())
         metrics.TAIL_CONNECTED.set(1)
         self._mirror.connected()
         self._pipeline.woken = connection.wake

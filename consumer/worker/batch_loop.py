@@ -32,7 +32,7 @@ from consumer.store.database import Database
 from consumer.worker import report, verdicts
 from consumer.worker.batch_reader import Batch, BatchReader
 from consumer.worker.cache import LaneCache
-from consumer.worker.incoming import IncomingFrame, MalformedRecord, follows, origin_of
+from consumer.worker.incoming import EpochNotice, IncomingFrame, MalformedRecord, follows, origin_of
 from consumer.worker.plan import Plan
 from consumer.worker.poison import PoisonGuard
 from consumer.worker.report import Stopwatch
@@ -122,6 +122,8 @@ class BatchLoop:
         for number, frame in enumerate(batch.live):
             if isinstance(frame, MalformedRecord):
                 plan.malformed_record(frame)
+            elif isinstance(frame, EpochNotice):
+                plan.notice(frame)
             else:
                 plan.frame(next(in_order))
             await _breathe(number)
@@ -170,26 +172,38 @@ class BatchLoop:
         for number, frame in enumerate(batch.live):
             if isinstance(frame, MalformedRecord):
                 continue
-            if not follows(frame, epoch, last_seq):
+            unbroken = (
+                frame.epoch == epoch
+                if isinstance(frame, EpochNotice)
+                else follows(frame, epoch, last_seq)
+            )
+            if not unbroken:
                 if number == 0:
                     await self._take_up_loss(frame)
                     return await self._up_to_loss(batch)
                 self.reader.put_back(batch.live[number:])
                 return replace(batch, live=batch.live[:number])
-            epoch, last_seq = frame.epoch, frame.seq
+            if isinstance(frame, IncomingFrame):
+                epoch, last_seq = frame.epoch, frame.seq
         return batch
 
-    async def _take_up_loss(self, frame: IncomingFrame) -> None:
+    async def _take_up_loss(self, frame: IncomingFrame | EpochNotice) -> None:
         """Mark the repos of the lane for resync, and go on at ``frame``, behind a loss window."""
-        lane, origin = self.transactions.lane, origin_of(frame, None)
-        then = replace(lane, epoch=frame.epoch, last_seq=frame.prev_seq or 0)
+        lane = self.transactions.lane
+        if isinstance(frame, EpochNotice):
+            moment = times.to_text(frame.log_time / 1000)
+            origin = Origin(Source.FIREHOSE, lane.last_seq, moment, frame.relay)
+            seq, then = None, replace(lane, epoch=frame.epoch, last_seq=0)
+        else:
+            origin = origin_of(frame, None)
+            seq, then = frame.seq, replace(lane, epoch=frame.epoch, last_seq=frame.prev_seq or 0)
         count = await self.transactions.mark_for_resync(lambda did: Lost(did, origin), then)
         _log.warning(
             "loss_window_found",
             lane=lane.lane,
             epoch=frame.epoch,
             epoch_before=lane.epoch,
-            seq=frame.seq,
+            seq=seq,
             expected_after=lane.last_seq,
             repos=count,
         )

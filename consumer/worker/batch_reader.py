@@ -16,13 +16,13 @@ from consumer.store import parked
 from consumer.store.database import Database
 from consumer.worker import incoming
 from consumer.worker.cache import LaneCache
-from consumer.worker.incoming import IncomingFrame, MalformedRecord
+from consumer.worker.incoming import EpochNotice, IncomingFrame, MalformedRecord
 from consumer.worker.poison import Alone
 from consumer.worker.record_buffer import RecordBuffer
 
 _SHARE = 4  # messages and parked frames get this part of a batch each
 
-LiveFrame = IncomingFrame | MalformedRecord
+LiveFrame = IncomingFrame | EpochNotice | MalformedRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,6 @@ class BatchReader:
 
 def _live_frame(record: Record) -> LiveFrame:
     try:
-        return incoming.of_record(record)
+        return incoming.notice_of(record) or incoming.of_record(record)
     except Refused as refused:
         return MalformedRecord(record, refused)

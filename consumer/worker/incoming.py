@@ -13,6 +13,7 @@ from typing import Protocol
 from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
+from consumer.notices import EPOCH_NOTICE, NOTICE
 from consumer.store.rows import ParkedFrame
 from procedures import times
 
@@ -57,6 +58,20 @@ class IncomingFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochNotice:
+    """A tailer's word to a lane, in a record without a frame, that ``epoch`` has begun.
+
+    ``offset`` is the record's in its partition, ``log_time`` its log-append time in Unix
+    milliseconds, ``relay`` a URL.
+    """
+
+    offset: int
+    log_time: int
+    epoch: int
+    relay: str
+
+
+@dataclass(frozen=True, slots=True)
 class MalformedRecord:
     """A record of the firehose that no tailer wrote, and what is wrong with it."""
 
@@ -83,6 +98,17 @@ def of_record(record: Record) -> IncomingFrame:
         )
     except (KeyError, ValueError) as error:
         raise Refused(Reason.FRAME_MALFORMED, f"not the headers of a tailer: {error!r}") from error
+
+
+def notice_of(record: Record) -> EpochNotice | None:
+    """Return the notice in a record of ``chive.firehose``, None if it holds none.
+
+    Raises ``Refused`` (``FRAME_MALFORMED``) if no tailer can have written the record.
+    """
+    if record.value or (NOTICE, EPOCH_NOTICE) not in record.headers:
+        return None
+    frame = of_record(record)
+    return EpochNotice(frame.offset, frame.log_time, frame.epoch, frame.relay)
 
 
 def _url(text: bytes) -> str:

@@ -20,6 +20,7 @@ from consumer.store.rows import Identity, Lane, LookupRequest, ParkedFrame
 from consumer.worker import messages
 from consumer.worker.cache import KnownAccount, LaneCache
 from consumer.worker.incoming import (
+    EpochNotice,
     IncomingFrame,
     MalformedRecord,
     Record,
@@ -150,6 +151,11 @@ class Plan:
         else:
             self._drop(incoming, verdict)
         return True
+
+    def notice(self, notice: EpochNotice) -> None:
+        """Move behind the notice of an epoch that the lane is in."""
+        self.size += 1
+        self._firehose_offset = notice.offset + 1
 
     def malformed_record(self, malformed: MalformedRecord) -> None:
         """Bring a record of the firehose that no tailer wrote to the dead letters."""

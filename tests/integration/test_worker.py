@@ -180,6 +180,29 @@ async def test_a_new_epoch_is_a_loss_window(harness: WorkerHarness) -> None:
     assert await harness.committed(Topic.OPERATIONS) == []  # that is the controller's part
 
 
+async def test_a_notice_of_an_epoch_is_a_loss_window_without_any_frame(
+    harness: WorkerHarness,
+) -> None:
+    network = Network(5, accounts=5, collections=WANTED)
+    harness.keys = network.keys
+    async with harness.fetching(), harness.working():
+        await harness.publish(network.introduce(3))
+        await harness.settled()
+        harness.new_epoch()
+        lanes = range(harness.topics.partitions)
+        records = [harness.record(b"", "", 0) for _ in lanes]
+        notice = (("notice", b"epoch"),)
+        await harness.send(
+            [r._replace(partition=n, headers=r.headers + notice) for n, r in enumerate(records)]
+        )
+        harness.last.clear()
+        await harness.settled()
+        assert {state[1:] for state in (await harness.repos()).values()} == {
+            ("desynchronized", "loss_window")
+        }
+    assert await harness.dead_letters() == []
+
+
 async def test_a_skipped_frame_is_a_loss_window(harness: WorkerHarness) -> None:
     network = Network(6, accounts=1, collections=WANTED)
     harness.keys = network.keys

@@ -9,6 +9,7 @@ from itertools import pairwise
 from consumer.kafka.client import Client
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
+from consumer.notices import EPOCH_NOTICE, NOTICE
 from simulator.frames import identity_frame
 from tests.support.kafka import committed
 
@@ -35,8 +36,29 @@ def numbered(first: int, last: int, padding: int = 0) -> Iterator[tuple[int, byt
 
 
 async def forwarded(client: Client, topics: Topics) -> list[Forwarded]:
-    """Return what a ``read_committed`` reader finds in the topic."""
-    return [_parsed(r) for r in await committed(client, topics.name(Topic.FIREHOSE))]
+    """Return the frames that a ``read_committed`` reader finds in the topic."""
+    records = await committed(client, topics.name(Topic.FIREHOSE))
+    return [_parsed(r) for r in records if not _is_notice(r)]
+
+
+async def announced(client: Client, topics: Topics) -> list[tuple[int, int]]:
+    """Return the notices in the topic: partition and epoch of each.
+
+    Checks that each lies before every frame of its epoch and behind those of the epochs before.
+    """
+    newest: dict[int, int] = {}
+    found = []
+    for record in await committed(client, topics.name(Topic.FIREHOSE)):
+        epoch = int(dict(record.headers)["session"])
+        if _is_notice(record):
+            assert epoch > newest.get(record.partition, 0), record
+            found.append((record.partition, epoch))
+        newest[record.partition] = epoch
+    return found
+
+
+def _is_notice(record: Record) -> bool:
+    return (NOTICE, EPOCH_NOTICE) in record.headers
 
 
 def _parsed(record: Record) -> Forwarded:

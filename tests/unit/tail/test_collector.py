@@ -128,13 +128,14 @@ def test_an_error_frame_ends_the_stream_behind_what_came_before(collector: Colle
 
 
 def test_an_outdated_cursor_begins_an_epoch(collector: Collector) -> None:
-    before, after, cursor = records(
+    before, *announced, after, cursor = records(
         collector,
         commit(7, "did:plc:a"),
         info_frame("OutdatedCursor", "too old"),
         info_frame("OutdatedCursor", "too old"),
         commit(900, "did:plc:a"),
     )
+    assert notices(announced) == [(partition, b"4") for partition in range(4)]
     assert [headers(r)["session"] for r in (before, after)] == [b"3", b"4"]
     assert headers(after)["prev_seq"] == b"0"
     assert Cursor.decode(cursor.value or b"").epoch == 4
@@ -201,3 +202,33 @@ def test_full_by_size(collector: Collector) -> None:
         collector.take([big], 0.0)
         taken += 1
     assert (taken - 1) * 900_000 < MAX_BYTES <= taken * 901_000
+
+
+def notices(records: list[OutRecord]) -> list[tuple[int, bytes]]:
+    """Return partition and epoch of each notice."""
+    return [(r.partition, headers(r)["session"]) for r in records if "notice" in headers(r)]
+
+
+def test_every_lane_is_told_of_an_epoch_before_its_first_frame(collector: Collector) -> None:
+    out = records(collector, commit(7, "did:plc:a"))
+    assert notices(out) == []
+    collector.position.begin_epoch()
+    collector.connected(0.0)
+    assert collector.pending
+    out = records(collector, commit(8, "did:plc:a"))
+    assert notices(out) == [(partition, b"4") for partition in range(4)] == notices(out[:4])
+    assert {(r.topic, r.key, r.value) for r in out[:4]} == {("t.firehose", b"", b"")}
+    assert headers(out[4])["session"] == b"4"
+    collector.connected(0.0)
+    assert notices(records(collector, commit(9, "did:plc:a"))) == []
+
+
+def test_without_a_position_the_first_frame_announces_the_epoch(collector: Collector) -> None:
+    collector.take([commit(7, "did:plc:a")], 0.0)
+    collector.position.forget()
+    assert notices(collector.cut(0.0).records) == []
+    collector.position.connected(0.0)
+    collector.connected(0.0)
+    assert not collector.pending
+    out = records(collector, commit(2, "did:plc:a"))
+    assert notices(out[:4]) == [(partition, b"4") for partition in range(4)]

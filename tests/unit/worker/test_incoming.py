@@ -95,3 +95,12 @@ def test_the_frame_s_time_is_shown_in_utc_or_that_of_the_log(
     time: str | None, shown: str | None
 ) -> None:
     assert origin_of(incoming_frame(b"", "did:plc:x"), time).time == (shown or to_text(NOW))
+
+
+def test_a_notice_of_an_epoch_holds_no_frame() -> None:
+    notice = Record(key=b"", value=b"", headers=(*HEADERS, ("notice", b"epoch")))
+    found = incoming.notice_of(notice)
+    assert found == incoming.EpochNotice(30, round(NOW * 1000), 2, RELAY)
+    assert incoming.notice_of(Record()) is None
+    assert incoming.notice_of(Record(headers=(*HEADERS, ("notice", b"epoch")))) is None
+    assert incoming.notice_of(Record(value=b"", headers=(*HEADERS, ("notice", b"new")))) is None
