@@ -112,8 +112,8 @@ def _document(did: str, body: bytes) -> _Object:
     name = document.get("id")
     if name != did:
         # What is no text is never shown: it may be nested deeper than Python can show.
-        shown = name[:_SHOWN] if isinstance(name, str) else "that is no text"
-        raise _invalid(f"the document of {did} has an id {shown}")
+        problem = f"has the id {name[:_SHOWN]}" if isinstance(name, str) else "has no id"
+        raise _invalid(f"the document of {did} {problem}")
     return document
 
 
