@@ -234,7 +234,7 @@ def _summary(seen: Report) -> Table:
     for one in seen["heldDeletions"]:
         text = (
             f"{one['host']} says that {one['gone']:,} of {one['tracked']:,} accounts are gone; "
-            f"if it is true, run: consumer sync --host {one['host']}"
+            "if it is true, run for each of them: consumer sync DID"
         )
         table.add_row("DELETIONS WAIT", _plain(text))
     table.add_row("records", f"{seen['records']:,}")

@@ -138,5 +138,5 @@ def held(host: str, gone: int, tracked: int) -> None:
         host=host,
         gone=gone,
         tracked=tracked,
-        what_to_do=f"if it is true, run: consumer sync --host {host}",
+        what_to_do="if it is true, run for each of them: consumer sync DID",
     )
