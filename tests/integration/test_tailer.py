@@ -20,7 +20,7 @@ from tests.integration.tailing import LIMIT, TailerHarness
 from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.firehose import SPREAD, assert_chained, assert_whole, numbered
+from tests.support.firehose import SPREAD, announced, assert_chained, assert_whole, numbered
 from tests.support.harness import running
 from tests.support.relay import Behaviour, ScriptedRelay, freeze, hang_up, sends
 
@@ -152,6 +152,8 @@ async def test_a_reset_sequence_is_a_new_epoch(harness: TailerHarness) -> None:
         await _disconnect(harness.relay)
         cursor = await harness.reached(50)
     assert cursor.epoch == 2
+    notices = await announced(harness.client, harness.topics)
+    assert sorted(notices) == [(lane, 2) for lane in range(harness.topics.partitions)]
     found = await harness.forwarded()
     assert_chained(found)
     assert sorted(r.seq for r in found if r.epoch == 1) == [seq for seq, _ in before]
