@@ -129,7 +129,7 @@ class Deployment:
                 if record.key and record.key.startswith(b"ws") and record.value:
                     self._cursor = Cursor.decode(record.value).seq
             elif record.key == marker.key_of(record.partition) and record.value:
-                self._published[record.partition] = marker.decode(record.value)
+                self._published[record.partition] = marker.decode(record.value).out_seq
                 self.published_at = record.timestamp / 1000
 
 

@@ -31,7 +31,7 @@ from consumer.lanes.transaction import LaneTransactions
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import cancel, first_of, joined, wait_for_stop
-from consumer.store import lanes
+from consumer.store import deployment, lanes
 from consumer.store.database import Database
 from consumer.store.rows import RELEASED, Lane
 
@@ -55,9 +55,11 @@ class ClaimedLane:
 async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
     """Own lane ``number`` with ``token``, which must be unique; the same token may claim again.
 
-    Raises ``LaneLost`` when another process was quicker, and ``Transient``.
+    Raises ``LaneLost`` when another process was quicker, ``Transient``, and ``Fatal`` when the
+    tables are condemned.
     """
     async with database.transaction() as connection:
+        await deployment.require_sound(connection)
         await lanes.create(connection, number)
         seen = await lanes.read(connection, number)
         if seen is None:
@@ -71,15 +73,28 @@ async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
 
 
 async def resume(database: Database, row: Lane) -> Lane:
-    """Return the lane's row as it is in Postgres now.
+    """Return the lane's row as it is in Postgres now; ``row`` is what this owner committed last.
 
-    Raises ``LaneLost`` when the lane has another owner, and ``Transient``.
+    Raises ``Transient``, and ``LaneLost`` when the lane has another owner, or lies behind ``row``:
+    then Postgres is in an older state, and only a new claim proves that nothing is published that
+    it does not know.
     """
     async with database.transaction() as connection:
         current = await lanes.read(connection, row.lane)
         if current is None or current.token != row.token:
             raise LaneLost(f"lane {row.lane} has another owner")
+        if _behind(current, row):
+            raise LaneLost(f"lane {row.lane} is not what this process committed")
         return current
+
+
+def _behind(current: Lane, committed: Lane) -> bool:
+    return (
+        current.firehose_offset < committed.firehose_offset
+        or current.backfill_offset < committed.backfill_offset
+        or current.control_offset < committed.control_offset
+        or current.last_out_seq < committed.last_out_seq
+    )
 
 
 async def release(database: Database, row: Lane) -> None:
@@ -184,12 +199,19 @@ class Owner:
     async def _attempts(
         self, claimed: ClaimedLane, publisher: Publisher, stop: asyncio.Event
     ) -> None:
-        """Work until stopped, again after a ``Transient``.  Raises ``LaneLost``, ``Fatal``."""
+        """Work until stopped, again after a ``Transient``.  Raises ``LaneLost``, ``Fatal``.
+
+        Nothing is decided before the publisher has proven that the tables know what is published.
+        """
         unclean_takeover, backoff = claimed.unclean_takeover, Backoff()
+        row = claimed.row
+        if not await publisher.proven(stop):
+            return
         while not stop.is_set():
             began = time.monotonic()
+            transactions: LaneTransactions | None = None
             try:
-                row = await resume(self._database, claimed.row)
+                row = await resume(self._database, row)
                 transactions = LaneTransactions(
                     self._database, row, self._topics.prefix, publisher.hand_over
                 )
@@ -201,6 +223,7 @@ class Owner:
                     backoff.reset()
                 self._outage.again(error, lane=self._number)
                 await wait_for_stop(stop, backoff.pause())
+            row = transactions.row if transactions else row
             unclean_takeover = False
 
 

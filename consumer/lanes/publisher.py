@@ -6,9 +6,12 @@ Invariants
 - One transactional id per lane: opening it fences every predecessor and decides its last
   transaction; only then is the marker read.
 - A row leaves Postgres only when a committed marker at or above it was read back.
-- ``out_seq`` has no gaps.  A marker ahead of the lane's ``last_out_seq`` means that Postgres
-  was restored from an older state; a row missing above the marker means the same of Kafka.
-  Both stop the process, unless the lane has another owner, who may have trimmed it.
+- Before the first decision of an owner, the tables prove that they know the marker: the stamp of
+  the transaction that decided it is among their batches.  A marker that they do not know means
+  that Postgres was restored from an older state; a row missing above the marker, or a marker
+  behind what was trimmed, means the same of Kafka.  All condemn the deployment, unless the lane
+  has another owner, who may have trimmed it.
+- ``out_seq`` has no gaps.
 
 After any failure all state in memory is dropped: a new producer is opened, and the marker read
 again.  While Kafka or Postgres is away, the publisher tries again.
@@ -35,10 +38,12 @@ from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, Transa
 from consumer.lanes import marker
 from consumer.lanes.backlog import Backlog
 from consumer.lanes.errors import LaneLost
+from consumer.lanes.marker import NOTHING, Marker
 from consumer.lanes.queue import OutboxQueue
 from consumer.metrics import TransactionOutcome
 from consumer.runtime.lifecycle import persistently
-from consumer.store import lanes, outbox
+from consumer.runtime.tasks import first_of
+from consumer.store import deployment, lanes, outbox
 from consumer.store.database import Connection, Database
 from consumer.store.rows import Lane, OutRow
 
@@ -89,7 +94,16 @@ class Publisher:
         self._marker_partition = TopicPartition(topics.name(Topic.PUBLISHED), lane.lane)
         self._queue = OutboxQueue(pace.waiting_bytes)
         self._backlog = Backlog(lane.lane)
+        self._proven = asyncio.Event()
         self._ended = False
+
+    async def proven(self, stop: asyncio.Event) -> bool:
+        """Wait until the tables have proven that they know what is published.
+
+        Until then nothing may be decided.  Returns False when told to stop before.
+        """
+        await first_of(self._proven.wait(), stop.wait())
+        return self._proven.is_set()
 
     async def hand_over(self, rows: Sequence[OutRow]) -> None:
         """Take rows of a transaction that has committed, and return when there is room for more.
@@ -133,21 +147,33 @@ class Publisher:
         return lane
 
     async def _recover(self, producer: TransactionalProducer) -> int:
-        """Return the ``out_seq`` of the marker, and trim through it."""
+        """Return the ``out_seq`` of the marker, once the tables prove it, and trim through it."""
         found = await producer.durable(*self._marker_partition)
         value = found.get(marker.key_of(self._lane.lane))
-        position = 0 if value is None else marker.decode(value)
+        published = NOTHING if value is None else marker.decode(value)
+        position = published.out_seq
         async with self._database.transaction() as connection:
             lane = await self._owned(connection)
-            if position > lane.last_out_seq:
-                raise Fatal(
-                    f"lane {lane.lane} is published through {position} and decided through "
-                    f"{lane.last_out_seq}: PostgreSQL was restored from an older state"
-                )
-            await outbox.trim(connection, lane.lane, position)
+            known = await outbox.knowledge(connection, lane.lane, position)
+            contradiction = marker.contradiction(
+                published, lane.last_out_seq, known.stamp, known.trimmed
+            )
+            if contradiction is None:
+                await outbox.trim_earlier(connection, lane.lane, position)
+                await outbox.trim(connection, lane.lane, position)
+        if contradiction is not None:
+            raise await self._condemned(contradiction)
         self._backlog.published(position)
         self._backlog.decided(lane.last_out_seq, time.time())
+        self._proven.set()
         return position
+
+    async def _condemned(self, contradiction: str) -> Fatal:
+        """Note in the tables that they are not to be used; return the error that says so."""
+        reason = f"lane {self._lane.lane} is {contradiction}"
+        async with self._database.transaction() as connection:
+            await deployment.condemn(connection, reason)
+        return deployment.condemned(reason)
 
     async def _markers(self) -> PartitionReader:
         """Open a reader of the markers that are committed from now on."""
@@ -194,17 +220,18 @@ class Publisher:
                 return rows
             if rows or gap:
                 await self._owned(connection)
-                raise Fatal(
-                    f"lane {self._lane.lane} is published through {progress.position}, and rows "
-                    "that follow are not in the outbox: Kafka was restored from an older state"
-                )
+        if rows or gap:
+            raise await self._condemned(
+                f"published through {progress.position}, and rows that follow are not in the "
+                "outbox: Kafka was restored from an older state"
+            )
         progress.looked = time.monotonic()
         return []
 
     async def _commit(self, progress: _Progress, rows: Sequence[OutRow]) -> None:
         through = rows[-1].out_seq
         records = [self._record(row) for row in rows]
-        value = marker.encode(through)
+        value = marker.encode(Marker(through, rows[-1].stamp))
         records.append(OutRecord(*self._marker_partition, marker.key_of(self._lane.lane), value))
         with _counted(rows):
             await progress.producer.commit(records)
@@ -230,7 +257,7 @@ class Publisher:
         progress.markers.resume()
         for record in await progress.markers.fetch(wait=READ_BACK):
             if record.key == marker.key_of(self._lane.lane) and record.value is not None:
-                through = marker.decode(record.value)
+                through = marker.decode(record.value).out_seq
         progress.markers.pause()
         if through > progress.trimmed:
             async with self._database.transaction() as connection:

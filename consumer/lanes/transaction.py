@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from uuid import uuid4
 
 from consumer import dead_letters
 from consumer.dead_letters import DeadLetter
@@ -34,6 +35,7 @@ class LaneTransaction:
         self._before = before
         self._position = before
         self._prefix = prefix
+        self._stamp = uuid4()
 
     @property
     def after(self) -> Lane:
@@ -54,7 +56,7 @@ class LaneTransaction:
     ) -> None:
         """Add a Kafka record to the outbox; it gets the lane's next ``out_seq``."""
         out_seq = self._before.last_out_seq + len(self.rows) + 1
-        self.rows.append(OutRow(out_seq, topic, partition, key, headers, value))
+        self.rows.append(OutRow(out_seq, topic, partition, key, headers, value, self._stamp))
 
     def add_dead_letter(self, letter: DeadLetter) -> None:
         """Add a dead letter to the outbox."""

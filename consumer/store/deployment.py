@@ -2,6 +2,9 @@
 
 Offsets in ``lanes`` are valid only for the topics they were read from.  The first process writes
 cluster, prefix and partition count; a later process with others is refused.
+
+Tables that contradict what is in Kafka are condemned: no process goes on with them, also after a
+restart, until an operator recovers the deployment.
 """
 
 from __future__ import annotations
@@ -16,6 +19,10 @@ INSERT INTO deployment (cluster_id, prefix, partitions) VALUES (%s, %s, %s)
 ON CONFLICT (one_row) DO NOTHING
 """
 _READ = "SELECT cluster_id, prefix, partitions FROM deployment"
+_CONDEMN = """
+UPDATE deployment SET condemned = %s, condemned_at = now() WHERE condemned IS NULL
+"""
+_CONDEMNED = "SELECT condemned FROM deployment WHERE condemned IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,28 @@ async def read(connection: Connection) -> Deployment | None:
     return Deployment(*row) if row else None
 
 
+async def condemn(connection: Connection, reason: str) -> None:
+    """Note why the tables must not be used; the first reason stays."""
+    await connection.execute(_CONDEMN, [reason])
+
+
+async def require_sound(connection: Connection) -> None:
+    """Raise ``Fatal`` if the tables are condemned."""
+    row = await (await connection.execute(_CONDEMNED)).fetchone()
+    if row is not None:
+        raise condemned(row[0])
+
+
+def condemned(reason: str) -> Fatal:
+    """Return the error that stops a process whose tables are condemned for ``reason``."""
+    return Fatal(f"the tables and Kafka do not belong together: {reason}; see docs/backup.md")
+
+
 async def check(connection: Connection, mine: Deployment) -> None:
-    """Write ``mine`` to unused tables.  Raises ``Fatal`` if they belong to another deployment."""
+    """Write ``mine`` to unused tables.
+
+    Raises ``Fatal`` if they belong to another deployment, or are condemned.
+    """
     await connection.execute(_NOTE, [mine.cluster_id, mine.prefix, mine.partitions])
     theirs = await read(connection)
     if theirs != mine:
@@ -43,3 +70,4 @@ async def check(connection: Connection, mine: Deployment) -> None:
             "kafka.bootstrap_servers, kafka.partitions or postgres.dsn, or take another "
             "kafka.topic_prefix"
         )
+    await require_sound(connection)

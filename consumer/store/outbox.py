@@ -1,59 +1,77 @@
-"""The outbox: rows that are decided and not yet known to be in Kafka.
+"""The outbox: Kafka records that are decided and not yet known to be in Kafka.
 
-``out_seq`` counts the rows of a lane from 1 without gaps.  ``topic`` is the topic's short name
-(``events``, ``operations``, ``dead-letter``).
+``out_seq`` counts the records of a lane from 1 without gaps.  One row of ``outbox_batches`` holds
+the records of one transaction, as CBOR, and a random stamp.  The batch of the newest published
+marker stays, emptied: its stamp proves that these tables decided what was published.
+
+The table ``outbox``, a row per record, is of earlier versions: it is drained, never written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
 
-from consumer.store.arrays import Byteas
+import cbor2
+
 from consumer.store.database import Connection
 from consumer.store.rows import Headers, OutRow
 
-_NO_HEADERS = Byteas(())
-
-
 _APPEND = """
-COPY outbox (lane, out_seq, topic, partition, key, headers, value) FROM STDIN (FORMAT BINARY)
+INSERT INTO outbox_batches (lane, through, rows, stamp, body) VALUES (%b, %b, %b, %b, %b)
 """
-_TYPES = ["int4", "int8", "text", "int4", "bytea", "bytea[]", "bytea"]
-
-# The first row is always read, further ones while their sum is below the bound.
+# The first batch is always read, further ones while their sum is below the bound.
 _READ = """
-SELECT out_seq, topic, partition, key, headers, value
+SELECT through, rows, stamp, body
 FROM (
-    SELECT *, sum(coalesce(octet_length(value), 0)) OVER earlier AS bytes_before
+    SELECT *, sum(octet_length(body)) OVER earlier AS bytes_before
     FROM (
-        SELECT * FROM outbox WHERE lane = %(lane)s AND out_seq > %(after)s
-        ORDER BY out_seq LIMIT %(rows)s
-    ) AS next_rows
-    WINDOW earlier AS (ORDER BY out_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+        SELECT * FROM outbox_batches WHERE lane = %(lane)s AND through > %(after)s
+        ORDER BY through LIMIT %(rows)s
+    ) AS next_batches
+    WINDOW earlier AS (ORDER BY through ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ) AS measured
 WHERE coalesce(bytes_before, 0) < %(bytes)s
-ORDER BY out_seq
+ORDER BY through
 """
-_TRIM = "DELETE FROM outbox WHERE lane = %s AND out_seq <= %s"
-_DEPTH = "SELECT lane, count(*) FROM outbox GROUP BY lane"
+_READ_EARLIER = """
+SELECT out_seq, topic, partition, key, headers, value FROM outbox
+WHERE lane = %(lane)s AND out_seq > %(after)s
+ORDER BY out_seq LIMIT %(rows)s
+"""
+_TRIM = "DELETE FROM outbox_batches WHERE lane = %s AND through < %s"
+_EMPTY = """
+UPDATE outbox_batches SET rows = 0, body = '' WHERE lane = %s AND through = %s AND rows > 0
+"""
+_TRIM_EARLIER = "DELETE FROM outbox WHERE lane = %s AND out_seq <= %s"
+_DEPTH = """
+SELECT lane, sum(rows)::bigint FROM (
+    SELECT lane, rows FROM outbox_batches UNION ALL SELECT lane, 1 FROM outbox
+) AS waiting GROUP BY lane HAVING sum(rows) > 0
+"""
+_STAMP = """
+SELECT stamp FROM outbox_batches WHERE lane = %s AND through >= %s ORDER BY through LIMIT 1
+"""
+_TRIMMED = "SELECT coalesce(max(through), 0) FROM outbox_batches WHERE lane = %s AND rows = 0"
 
 
-async def append(connection: Connection, lane: int, rows: Iterable[OutRow]) -> None:
-    """Add rows, whose ``out_seq`` continue from the lane's ``last_out_seq``."""
-    async with connection.cursor() as cursor, cursor.copy(_APPEND) as copy:
-        copy.set_types(_TYPES)
-        for row in rows:
-            await copy.write_row(
-                (
-                    lane,
-                    row.out_seq,
-                    row.topic,
-                    row.partition,
-                    row.key,
-                    Byteas(flattened(row.headers)) if row.headers else _NO_HEADERS,
-                    row.value,
-                )
-            )
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What the tables know of a published ``out_seq``.
+
+    ``stamp`` is that of the batch that holds it, None if there is none; ``trimmed`` the newest
+    ``out_seq`` that was known to be published.
+    """
+
+    stamp: UUID | None
+    trimmed: int
+
+
+async def append(connection: Connection, lane: int, rows: Sequence[OutRow]) -> None:
+    """Add the rows of one transaction, whose ``out_seq`` continue from the lane's last."""
+    last = rows[-1]
+    await connection.execute(_APPEND, [lane, last.out_seq, len(rows), last.stamp, packed(rows)])
 
 
 async def read(
@@ -64,25 +82,84 @@ async def read(
     The bytes are those of the values; the last row may exceed the bound.
     """
     bounds = {"lane": lane, "after": after, "rows": max_rows, "bytes": max_bytes}
-    cursor = await connection.execute(_READ, bounds, binary=True)
-    return [
-        OutRow(out_seq, topic, partition, key, paired(headers), value)
-        for out_seq, topic, partition, key, headers, value in await cursor.fetchall()
-    ]
+    earlier = await (await connection.execute(_READ_EARLIER, bounds, binary=True)).fetchall()
+    if earlier:
+        return _bounded((_earlier(*columns) for columns in earlier), max_rows, max_bytes)
+    batches = await (await connection.execute(_READ, bounds, binary=True)).fetchall()
+    rows = (
+        row
+        for through, count, stamp, body in batches
+        if count
+        for row in unpacked(body, through, stamp)
+        if row.out_seq > after
+    )
+    return _bounded(rows, max_rows, max_bytes)
 
 
-async def trim(connection: Connection, lane: int, through: int) -> int:
-    """Delete the rows up to ``through``, the lane's committed marker; return their number."""
-    return (await connection.execute(_TRIM, [lane, through])).rowcount
+def _earlier(
+    out_seq: int,
+    topic: str,
+    partition: int,
+    key: bytes | None,
+    headers: Sequence[bytes],
+    value: bytes | None,
+) -> OutRow:
+    return OutRow(out_seq, topic, partition, key, paired(headers), value)
+
+
+def _bounded(rows: Iterable[OutRow], max_rows: int, max_bytes: int) -> list[OutRow]:
+    taken: list[OutRow] = []
+    size = 0
+    for row in rows:
+        if len(taken) == max_rows or size >= max_bytes:
+            break
+        taken.append(row)
+        size += len(row.value or b"")
+    return taken
+
+
+async def trim(connection: Connection, lane: int, through: int) -> None:
+    """Forget the rows up to ``through``, the lane's committed marker, but for its stamp."""
+    await connection.execute(_TRIM, [lane, through])
+    await connection.execute(_EMPTY, [lane, through])
+
+
+async def trim_earlier(connection: Connection, lane: int, through: int) -> None:
+    """Delete the rows of earlier versions up to ``through``."""
+    await connection.execute(_TRIM_EARLIER, [lane, through])
+
+
+async def knowledge(connection: Connection, lane: int, out_seq: int) -> Knowledge:
+    """Return what the tables know of the record ``out_seq`` of a lane."""
+    stamp = await (await connection.execute(_STAMP, [lane, out_seq])).fetchone()
+    trimmed = await (await connection.execute(_TRIMMED, [lane])).fetchone()
+    return Knowledge(stamp[0] if stamp else None, trimmed[0] if trimmed else 0)
 
 
 async def depth(connection: Connection) -> dict[int, int]:
-    """Return the number of rows by lane."""
+    """Return the number of waiting rows by lane; lanes without any are left out."""
     return dict(await (await connection.execute(_DEPTH)).fetchall())
 
 
+def packed(rows: Iterable[OutRow]) -> bytes:
+    """Return the body of a batch: CBOR of ``[topic, partition, key, value, header, value…]``."""
+    return cbor2.dumps(
+        [[row.topic, row.partition, row.key, row.value, *flattened(row.headers)] for row in rows]
+    )
+
+
+def unpacked(body: bytes, through: int, stamp: UUID) -> list[OutRow]:
+    """Return the rows of a batch whose last ``out_seq`` is ``through``."""
+    rows = cbor2.loads(body)
+    first = through - len(rows) + 1
+    return [
+        OutRow(first + n, topic, partition, key, paired(headers), value, stamp)
+        for n, (topic, partition, key, value, *headers) in enumerate(rows)
+    ]
+
+
 def flattened(headers: Headers) -> list[bytes]:
-    """Return names and values in turn: the form of the column."""
+    """Return names and values in turn."""
     flat: list[bytes] = []
     for name, value in headers:
         flat.append(name.encode())

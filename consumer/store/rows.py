@@ -15,6 +15,9 @@ from consumer.backfill import Cause
 RELEASED = UUID(int=0)
 """The token of a lane that its last owner gave up in good order."""
 
+NO_STAMP = UUID(int=0)
+"""The stamp of rows and markers that were written before there were stamps."""
+
 Headers = tuple[tuple[str, bytes], ...]
 """Headers of a Kafka record."""
 
@@ -40,9 +43,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class OutRow:
-    """A row of ``outbox``: one Kafka record of a lane, to be published in ``out_seq`` order.
+    """One Kafka record of a lane, to be published in ``out_seq`` order.
 
-    ``topic`` is the topic's name without the deployment's prefix.
+    ``topic`` is the topic's name without the deployment's prefix.  ``stamp`` is random, the same
+    for all rows of one transaction of the lane.
     """
 
     out_seq: int
@@ -51,6 +55,7 @@ class OutRow:
     key: bytes | None
     headers: Headers
     value: bytes | None
+    stamp: UUID = NO_STAMP
 
 
 @dataclass(frozen=True, slots=True)

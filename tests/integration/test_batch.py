@@ -127,7 +127,7 @@ async def test_our_own_mistakes_are_fatal_and_write_nothing(
     bench: Bench, author: Author, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def nonsense(connection: Connection, *_: object) -> None:
-        await connection.execute("INSERT INTO outbox (lane) VALUES (NULL)")
+        await connection.execute("INSERT INTO outbox_batches (lane) VALUES (NULL)")
 
     monkeypatch.setattr(outbox, "append", nonsense)
     before = await bench.stored()

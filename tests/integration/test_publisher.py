@@ -20,9 +20,13 @@ from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
 from consumer.lanes.errors import LaneLost
+from consumer.lanes.marker import Marker
+from consumer.lanes.owner import claim
 from consumer.lanes.publisher import READ_BACK, Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.database import Database
+from consumer.store.deployment import Deployment as Recorded
+from consumer.store.deployment import check
 from consumer.store.rows import RELEASED, Lane, OutRow
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -61,7 +65,8 @@ class PublisherHarness(Harness):
 
     async def decide(self, count: int) -> list[OutRow]:
         """Commit ``count`` rows, as a batch of the worker does, and return them."""
-        rows = [row(self.decided + i) for i in range(1, count + 1)]
+        stamp = uuid4()
+        rows = [replace(row(self.decided + i), stamp=stamp) for i in range(1, count + 1)]
         async with self.database.transaction() as connection:
             seen = await lanes.read(connection, LANE)
             assert seen is not None
@@ -89,6 +94,10 @@ def row(out_seq: int) -> OutRow:
     value = None if out_seq % 5 == 3 else b"value %d" % out_seq
     headers = (("reason", b"test"),) if topic == "dead-letter" else ()
     return OutRow(out_seq, topic, out_seq % 3, b"key %d" % (out_seq // 2), headers, value)
+
+
+def recorded(harness: PublisherHarness) -> Recorded:
+    return Recorded("a cluster", harness.topics.prefix, harness.topics.partitions)
 
 
 def sequence(records: Sequence[Any]) -> list[int]:
@@ -124,6 +133,8 @@ async def empty(harness: PublisherHarness) -> bool:
 async def harness(deployment: Deployment) -> AsyncIterator[PublisherHarness]:
     lane = Lane(LANE, RELEASED)
     async with PublisherHarness.opened(deployment, lane=lane) as harness:
+        async with harness.database.transaction() as connection:
+            await check(connection, recorded(harness))
         await harness.claim()
         yield harness
 
@@ -347,19 +358,87 @@ async def test_a_marker_ahead_of_postgres_is_fatal(harness: PublisherHarness) ->
     await harness.decide(5)
     async with await TransactionalProducer.open(harness.client, f"publisher-{LANE}") as producer:
         place = TopicPartition(harness.topics.name(Topic.PUBLISHED), LANE)
-        await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(6))])
-    with pytest.raises(Fatal, match="PostgreSQL was restored"):
-        await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
+        await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(Marker(6)))])
+    await condemned(harness, "PostgreSQL was restored")
     assert await harness.waiting() == 5
 
 
 async def test_a_marker_behind_what_was_trimmed_is_fatal(harness: PublisherHarness) -> None:
     await harness.decide(5)
     async with harness.database.transaction() as connection:
-        await outbox.trim(connection, LANE, 3)
-    with pytest.raises(Fatal, match="Kafka was restored"):
-        await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
+        await outbox.trim(connection, LANE, 5)
+    await condemned(harness, "Kafka was restored")
     assert await harness.published() == []
+
+
+async def test_rows_missing_behind_the_marker_are_fatal(harness: PublisherHarness) -> None:
+    await harness.decide(2)
+    await harness.decide(3)
+    async with harness.database.transaction() as connection:
+        await connection.execute("DELETE FROM outbox_batches WHERE through = 2")
+    await condemned(harness, "Kafka was restored")
+    assert await harness.published() == []
+
+
+async def test_numbers_that_agree_do_not_prove_a_history(harness: PublisherHarness) -> None:
+    """A database restored from a backup decides on until its numbers agree with the marker."""
+    await harness.decide(3)
+    async with running(harness.publisher().run):
+        await all_trimmed(harness)
+    before = await harness.published()
+    async with harness.database.transaction() as connection:  # as if nothing had been decided
+        await connection.execute("DELETE FROM outbox_batches")
+        await connection.execute("UPDATE lanes SET last_out_seq = 0")
+    harness.decided = 0
+    await harness.decide(5)
+    await condemned(harness, "by a transaction that PostgreSQL does not know")
+    assert await harness.published() == before
+    assert await harness.waiting() == 5
+
+
+async def test_a_condemned_deployment_stays_so(harness: PublisherHarness) -> None:
+    await harness.decide(5)
+    async with harness.database.transaction() as connection:
+        await outbox.trim(connection, LANE, 5)
+    await condemned(harness, "Kafka was restored")
+    with pytest.raises(Fatal, match=r"do not belong together.*docs/backup\.md"):
+        await claim(harness.database, LANE + 1, uuid4())
+    with pytest.raises(Fatal, match="Kafka was restored"):
+        async with harness.database.transaction() as connection:
+            await check(connection, recorded(harness))
+
+
+async def test_an_owner_decides_nothing_before_the_proof(harness: PublisherHarness) -> None:
+    publisher, stop = harness.publisher(), asyncio.Event()
+    proven = asyncio.create_task(publisher.proven(stop))
+    done, _ = await asyncio.wait([proven], timeout=0.5)
+    assert not done
+    async with running(publisher.run):
+        assert await asyncio.wait_for(proven, 60)
+    stop.set()
+    assert not await harness.publisher().proven(stop)
+
+
+async def test_a_marker_of_an_earlier_version_is_adopted(harness: PublisherHarness) -> None:
+    await harness.decide(3)
+    async with running(harness.publisher().run):
+        await all_trimmed(harness)
+    async with await TransactionalProducer.open(harness.client, f"publisher-{LANE}") as producer:
+        place = TopicPartition(harness.topics.name(Topic.PUBLISHED), LANE)
+        await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(Marker(3)))])
+    async with harness.database.transaction() as connection:
+        await connection.execute("DELETE FROM outbox_batches")
+    await harness.decide(4)
+    async with running(harness.publisher().run):
+        await all_trimmed(harness)
+    await exactly_once(harness)
+
+
+async def condemned(harness: PublisherHarness, because: str) -> None:
+    with pytest.raises(Fatal, match=because):
+        await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
+    with pytest.raises(Fatal, match=because):
+        await claim(harness.database, LANE, uuid4())
 
 
 # -- services away ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, replace
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -247,23 +248,78 @@ async def test_the_newest_identity_stays(database: Database) -> None:
         assert sorted(await identities.read(connection, [ALICE, BOB]), key=str) == [known, refused]
 
 
+STAMPS = [uuid4() for _ in range(3)]
+
+
 async def test_the_outbox_is_read_in_order_and_bounded(database: Database) -> None:
     headers = (("reason", b"x"), ("offset", b"1"))
-    rows = [OutRow(n, "events", 0, b"key", headers, b"v" * n) for n in range(1, 11)]
-    tombstone = OutRow(11, "events", 3, None, (), None)
+    rows = [OutRow(n, "events", 0, b"key", headers, b"v" * n, STAMPS[0]) for n in range(1, 8)]
+    more = [OutRow(n, "events", 0, b"key", headers, b"v" * n, STAMPS[1]) for n in range(8, 11)]
+    tombstone = OutRow(11, "events", 3, None, (), None, STAMPS[1])
     async with database.transaction() as connection:
-        await outbox.append(connection, 1, [*rows, tombstone])
+        await outbox.append(connection, 1, rows)
+        await outbox.append(connection, 1, [*more, tombstone])
         await outbox.append(connection, 2, [rows[0]])
         assert await outbox.read(connection, 1, 3, max_rows=3, max_bytes=1000) == rows[3:6]
+        assert await outbox.read(connection, 1, 5, max_rows=99, max_bytes=1000) == [
+            *rows[5:],
+            *more,
+            tombstone,
+        ]
         assert await outbox.read(connection, 1, 9, max_rows=9, max_bytes=1000) == [
-            rows[9],
+            more[2],
             tombstone,
         ]
         # 1 + 2 + 3 bytes are read before the bound of 5 is passed; the first always comes.
         assert await outbox.read(connection, 1, 0, max_rows=9, max_bytes=5) == rows[:3]
-        assert await outbox.read(connection, 1, 9, max_rows=9, max_bytes=1) == rows[9:10]
-        assert await outbox.trim(connection, 1, 10) == 10
-        assert await outbox.depth(connection) == {1: 1, 2: 1}
+        assert await outbox.read(connection, 1, 9, max_rows=9, max_bytes=1) == more[2:3]
+
+
+async def test_the_newest_published_batch_leaves_its_stamp(database: Database) -> None:
+    def batch(first: int, count: int, stamp: UUID) -> list[OutRow]:
+        return [OutRow(first + n, "events", 0, b"k", (), b"v", stamp) for n in range(count)]
+
+    async def knows(out_seq: int) -> tuple[UUID | None, int]:
+        found = await outbox.knowledge(connection, 1, out_seq)
+        return found.stamp, found.trimmed
+
+    async with database.transaction() as connection:
+        await outbox.append(connection, 1, batch(1, 3, STAMPS[0]))
+        await outbox.append(connection, 1, batch(4, 3, STAMPS[1]))
+        assert await knows(2) == (STAMPS[0], 0)
+        await outbox.trim(connection, 1, 2)  # in the middle of a batch
+        assert await outbox.depth(connection) == {1: 6}
+        assert await knows(2) == (STAMPS[0], 0)
+        await outbox.trim(connection, 1, 3)
+        assert await outbox.depth(connection) == {1: 3}
+        assert await knows(3) == (STAMPS[0], 3)
+        assert await outbox.read(connection, 1, 0, max_rows=9, max_bytes=9) == batch(
+            4, 3, STAMPS[1]
+        )
+        await outbox.trim(connection, 1, 6)
+        assert await outbox.depth(connection) == {}
+        assert await knows(3) == await knows(6) == (STAMPS[1], 6)
+        assert await knows(7) == (None, 6)
+
+
+async def test_rows_of_earlier_versions_are_drained_first(database: Database) -> None:
+    insert = "INSERT INTO outbox (lane, out_seq, topic, partition, key, headers, value) VALUES "
+    newer = [OutRow(3, "events", 0, b"k", (), b"v", STAMPS[0])]
+    async with database.transaction() as connection:
+        await connection.execute(
+            insert + "(1, 1, 'events', 2, 'k', ARRAY['reason', 'x']::bytea[], NULL), "
+            "(1, 2, 'events', 2, NULL, '{}', 'v')"
+        )
+        await outbox.append(connection, 1, newer)
+        earlier = [
+            OutRow(1, "events", 2, b"k", (("reason", b"x"),), None),
+            OutRow(2, "events", 2, None, (), b"v"),
+        ]
+        assert await outbox.depth(connection) == {1: 3}
+        assert await outbox.read(connection, 1, 0, max_rows=9, max_bytes=99) == earlier
+        assert await outbox.read(connection, 1, 2, max_rows=9, max_bytes=99) == newer
+        await outbox.trim_earlier(connection, 1, 2)
+        assert await outbox.depth(connection) == {1: 1}
 
 
 async def test_parked_frames_wait_in_order(database: Database) -> None:

@@ -17,7 +17,9 @@ from consumer.kafka.topics import Topics
 from consumer.lanes import owner as module
 from consumer.lanes.errors import LaneLost
 from consumer.lanes.owner import ClaimedLane, OwnedLane, Owner, Work
+from consumer.runtime.tasks import first_of
 from consumer.store.rows import Lane
+from tests.support.eventually import eventually
 
 LANE = 2
 
@@ -30,6 +32,11 @@ class Stage:
     tokens: list[UUID] = field(default_factory=list)
     end_publisher: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    proof: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def proven(self, stop: asyncio.Event) -> bool:
+        await first_of(self.proof.wait(), stop.wait())
+        return self.proof.is_set()
 
     async def claim(self, _database: object, number: int, token: UUID) -> ClaimedLane:
         self.events.append("claim")
@@ -64,9 +71,10 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
+    stage.proof.set()
 
     def publisher(*_: Any) -> MagicMock:
-        return MagicMock(run=stage.publish)
+        return MagicMock(run=stage.publish, proven=stage.proven)
 
     async def no_wait(stop: asyncio.Event, _seconds: float) -> bool:
         await asyncio.sleep(0)
@@ -91,6 +99,18 @@ async def test_a_stop_ends_the_work_then_the_publisher_then_the_ownership(stage:
         await asyncio.wait_for(working.wait(), 10)
     task.result()
     assert stage.events == ["claim", "work ends", "publisher ends", "release"]
+
+
+async def test_nothing_is_decided_before_the_proof(stage: Stage) -> None:
+    stage.proof.clear()
+
+    async def work(lane: OwnedLane) -> None:
+        stage.events.append("work")
+        await lane.stop.wait()
+
+    async with stage.owning(work):
+        await eventually(lambda: stage.events == ["claim"], what="a claim")
+    assert stage.events == ["claim", "publisher ends", "release"]
 
 
 async def test_a_transient_error_ends_an_attempt_and_only_the_first_is_after_a_crash(

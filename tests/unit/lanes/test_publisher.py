@@ -13,7 +13,7 @@ import pytest
 from consumer.errors import Fatal
 from consumer.kafka.topics import Topics
 from consumer.lanes.publisher import Publisher, _Progress
-from consumer.store import lanes, outbox
+from consumer.store import deployment, lanes, outbox
 from consumer.store.rows import Lane, OutRow
 
 Read = Callable[[], Awaitable[list[OutRow]]]
@@ -44,7 +44,11 @@ def publisher(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> Publisher:
     async def owned(_connection: object, _number: int) -> Lane:
         return lane
 
+    async def condemn(_connection: object, _reason: str) -> None:
+        return None
+
     monkeypatch.setattr(lanes, "read", owned)
+    monkeypatch.setattr(deployment, "condemn", condemn)
     database: Any = _Database()
     return Publisher(lane, MagicMock(), Topics("test.", 1), database)
 
