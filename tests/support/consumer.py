@@ -40,6 +40,11 @@ class Consumer:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self._process.returncode is None
+
+    @property
     def out(self) -> str:
         """What it has written to standard output."""
         return (self._output / "out").read_text()
