@@ -10,7 +10,7 @@ import orjson
 import psutil
 from prometheus_client import generate_latest
 
-import consumer.worker.report  # noqa: F401  # closes a label
+import consumer.app  # noqa: F401  # every module, so that all labels are known
 from consumer import metrics
 from consumer.tail.cursor import KEPT
 from consumer.version import version
