@@ -26,7 +26,8 @@ from consumer.config.settings import DiscoverySettings, LogSettings, NetworkSett
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.ports import LOOPBACK
 from consumer.errors import Fatal
-from consumer.fetch import discovery
+from consumer.fetch.discovery import planner
+from consumer.fetch.discovery.role import discover
 from consumer.runtime import logs
 from consumer.scope import Scope
 
@@ -54,9 +55,7 @@ async def _measure(place: Deployment, port: int, scope: Scope, repos: int) -> st
     process = psutil.Process(os.getpid())
     before, cpu, began = process.memory_info().rss, process.cpu_times(), time.monotonic()
     largest = before
-    work = asyncio.create_task(
-        discovery.discover(settings, scope, services.topics, services.database, stop)
-    )
+    work = asyncio.create_task(discover(settings, scope, services.topics, services.database, stop))
     try:
         while await _found(place) < repos:
             largest = max(largest, process.memory_info().rss)
@@ -82,7 +81,7 @@ async def _measure(place: Deployment, port: int, scope: Scope, repos: int) -> st
 
 
 async def _run(hosts: int, repos: int) -> None:
-    discovery._FIRST_EPOCH_SECONDS = 0.0  # noqa: SLF001 - there is no firehose here
+    planner._FIRST_EPOCH_SECONDS = 0.0  # noqa: SLF001 - there is no firehose here
     with tempfile.TemporaryDirectory(prefix="chive-bench-") as directory:
         async with EmbeddedStack(Path(directory)) as stack:
             for name, scope in (

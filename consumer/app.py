@@ -22,7 +22,7 @@ from consumer.config.settings import Settings
 from consumer.config.sources import CONFIG_VARIABLE, variable
 from consumer.control.role import Controller
 from consumer.errors import Fatal, Transient
-from consumer.fetch.discovery import discover
+from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
 from consumer.known_collections import empty_wildcards

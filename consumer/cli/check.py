@@ -22,7 +22,7 @@ from consumer.config.settings import Settings
 from consumer.config.sources import dump
 from consumer.embedded import running
 from consumer.errors import ChiveError, Transient
-from consumer.fetch.discovery import sources_of
+from consumer.fetch.discovery.sources import sources_of
 from consumer.fetch.http import HttpClient
 from consumer.fetch.listings import Listings
 from consumer.kafka.client import Client

@@ -20,8 +20,8 @@ from consumer.config.settings import (
     RetrySettings,
 )
 from consumer.control.commands import carry_out
-from consumer.fetch import discovery
-from consumer.fetch.discovery import discover
+from consumer.fetch.discovery import feeder, planner, reader
+from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher
 from consumer.scope import Repos, Scope
 from consumer.state.discovery import HOSTS, SWEEP, SearchRules
@@ -162,9 +162,9 @@ class DiscoveryHarness(Harness):
 async def harness(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[DiscoveryHarness]:
-    monkeypatch.setattr(discovery, "_POLL_SECONDS", 0.1)
-    monkeypatch.setattr(discovery, "_FEED_SECONDS", 0.05)
-    monkeypatch.setattr(discovery, "_FIRST_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(reader, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(feeder, "_FEED_SECONDS", 0.05)
+    monkeypatch.setattr(planner, "_FIRST_EPOCH_SECONDS", 0.0)
     async with AsyncExitStack() as stack:
         relay, other = [await stack.enter_async_context(web()) for _ in range(2)]
         for source in (relay, other):
@@ -461,7 +461,7 @@ async def test_a_host_that_knows_nothing_is_asked_before_it_is_believed(
 async def test_a_source_of_inventions_is_bounded(
     harness: DiscoveryHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "_FULL_SECONDS", 0.1)
+    monkeypatch.setattr(reader, "_FULL_SECONDS", 0.1)
     harness.sources = ("relay", harness.other.origin)
     harness.unconfirmed = 2
     harness.rules = replace(RULES, down_after=0.5)

@@ -12,7 +12,7 @@ from consumer.config.settings import (
     RelaySettings,
     Settings,
 )
-from consumer.fetch.discovery import sources_of
+from consumer.fetch.discovery.sources import sources_of
 from consumer.fetch.http import HostError, HostErrorKind, HttpClient, HttpResponse
 from consumer.fetch.listings import NOTHING, Listed, Listings, of_error, origin_of, parse, url_of
 from consumer.state.discovery import HOSTS, SWEEP, Answer, AnswerKind

@@ -1,0 +1,11 @@
+"""Discovery: finds repositories that already hold wanted records, and those that are behind.
+
+Sources of listings are asked in the order of the settings: ``consumer.state.discovery`` decides
+what is asked next and what an answer means.  ``planner`` opens and ends searches, ``reader`` reads
+their pages, ``findings`` keeps what a page names (``store/found.py``), and ``feeder`` feeds that
+into automatic syncs, until it is synced or known to be gone.  ``role`` puts them together.
+
+Any number of processes may run it: a search is leased, one of a source at a time.  With
+``history = full`` the revs of a listing of all repositories are compared regularly, too: a newer
+one means that the last commit was lost on its way here, which nothing else would show.
+"""

@@ -1,0 +1,183 @@
+"""Opens searches, and ends the operations that show them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from consumer import metrics
+from consumer.config.settings import DiscoverySettings
+from consumer.fetch.failed import printable
+from consumer.kafka.topics import Topics
+from consumer.runtime.tasks import wait_for_stop
+from consumer.scope import EVERYTHING, Scope
+from consumer.state import discovery as rules_of_discovery
+from consumer.state.discovery import HOSTS, SWEEP, SearchRules, SearchState, listings
+from consumer.store import searches
+from consumer.store.database import Connection, Database
+from procedures import transitions
+from procedures.failures import Failure
+from procedures.operations import Operation, Status
+
+_FIRST_EPOCH_SECONDS = 10.0  # for the tailer to connect at the first start
+
+_log = structlog.get_logger()
+
+
+class Planner:
+    """Decides which searches are open: by the scope, the sources, the time and commands."""
+
+    def __init__(
+        self,
+        settings: DiscoverySettings,
+        scope: Scope,
+        sources: Sequence[str],
+        relay: str,
+        topics: Topics,
+        database: Database,
+        rules: SearchRules,
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._relay = relay
+        self._topics = topics
+        self._database = database
+        self._rules = rules
+        self._wanted = listings(scope, settings.known_collections)
+
+    async def begin(self, stop: asyncio.Event) -> None:
+        """Forget what is not wanted any more, and wait for the relay's first epoch for a while.
+
+        A search that begins before the firehose has to be repeated: who writes in between is in
+        neither.
+        """
+        all_of_them = [EVERYTHING] if HOSTS in self._wanted else []
+        kept = [*self._wanted, *all_of_them, SWEEP]
+        sources = list(dict.fromkeys([*self._sources, self._relay]))
+        async with self._database.transaction() as connection:
+            await searches.one_by_one(connection)
+            await searches.forget(connection, kept, sources, hosts=HOSTS in self._wanted)
+        until = time.monotonic() + _FIRST_EPOCH_SECONDS
+        while time.monotonic() < until:
+            async with self._database.transaction() as connection:
+                if await searches.epoch(connection):
+                    return
+            if await wait_for_stop(stop, 0.5):
+                return
+
+    async def plan(self) -> None:
+        """Open what is due, and end the operations whose searches have all ended."""
+        now = time.time()
+        async with self._database.transaction() as connection:
+            await searches.one_by_one(connection)
+            for search in await searches.unwatched(connection):
+                ended = rules_of_discovery.cancelled(search, now, self._rules)
+                await searches.put(connection, ended)
+            operations = await searches.operations(connection)
+            await self._ask_for(connection, operations, now)
+            await self._open(connection, now)
+            for operation in await searches.operations(connection):
+                await self._conclude(connection, operation, now)
+            states = await searches.by_state(connection)
+        for state in SearchState:
+            metrics.SEARCHES.labels(state).set(states.get(state, 0))
+
+    async def _ask_for(
+        self, connection: Connection, operations: Sequence[Operation], now: float
+    ) -> None:
+        """Open the searches that commands ask for, from the first source on or at theirs."""
+        asked = [one for one in operations if one.status is Status.QUEUED]
+        if not asked:
+            return
+        known = await searches.read(connection)
+        epoch = await searches.epoch(connection)
+        for operation in asked:
+            collection, source = rules_of_discovery.asked_for(operation.reason or "")
+            wanted = [each for each in self._wanted if collection in (None, each)]
+            sources = self._sources if source is None else [source]
+            if not wanted or (source is not None and source not in self._sources):
+                detail = "none of the wanted listings, or of discovery.sources, is this one"
+                failed = transitions.fail(operation, now, Failure.OUT_OF_SCOPE, detail)
+                await searches.save_operations(connection, [failed])
+                continue
+            await searches.save_operations(
+                connection, [transitions.start(operation, max(now, operation.run_after))]
+            )
+            for listing in wanted:
+                under_way = [
+                    search
+                    for each in sources
+                    if (search := known.get((each, listing))) is not None and not search.ended
+                ]
+                if under_way:
+                    for search in under_way:
+                        await searches.adopt(connection, search, operation.id)
+                    continue
+                await searches.expire(connection, listing)
+                again = rules_of_discovery.opened(sources[0], listing, epoch, now)
+                await searches.put(connection, replace(again, operation=operation.id))
+
+    async def _open(self, connection: Connection, now: float) -> None:
+        epoch = await searches.epoch(connection)
+        known = await searches.read(connection)
+        wanted, sources, rules = self._wanted, self._sources, self._rules
+        steps = [*rules_of_discovery.plan(wanted, sources, known, epoch, now, rules)]
+        if self._settings.sweep_every:
+            steps += rules_of_discovery.plan([SWEEP], [self._relay], known, epoch, now, rules)
+        running = {
+            one.id for one in await searches.operations(connection) if one.status is Status.RUNNING
+        }
+        for search in steps:
+            operation = search.operation
+            if not search.ended:
+                # The search goes on at another source, or in another way, as the same operation.
+                same = {search.listing, HOSTS} if search.listing == EVERYTHING else {search.listing}
+                before = [
+                    each.operation
+                    for (_, listing), each in known.items()
+                    if listing in same and each.operation in running
+                ]
+                operation = before[0] if before else None
+                if operation is None:
+                    operation = await searches.begin(
+                        connection, self._topics.partitions, search.listing
+                    )
+            await searches.put(connection, replace(search, operation=operation))
+
+    async def _conclude(self, connection: Connection, operation: Operation, now: float) -> None:
+        """End an operation whose searches have all ended."""
+        if operation.status is not Status.RUNNING:
+            return
+        own = await searches.of_operation(connection, operation.id)
+        if any(state is SearchState.OPEN for _, _, state, _ in own):
+            return
+        if not own:
+            ended = transitions.cancel(operation, now, "another operation searches the same")
+            await searches.save_operations(connection, [ended])
+            return
+        read = {listing for listing, _, state, _ in own if state is SearchState.COMPLETED}
+        missing = {
+            listing: detail
+            for listing, is_host, _, detail in own
+            if listing not in read and not is_host
+        }
+        if HOSTS in missing and EVERYTHING in read:
+            del missing[HOSTS]
+        if not missing:
+            ended = transitions.complete(operation, now)
+        else:
+            names = ", ".join(sorted(missing))
+            detail = printable(f"no source serves {names}: {next(iter(missing.values()))}")
+            ended = transitions.fail(operation, now, Failure.HOST_ERROR, detail)
+            _log.warning(
+                "listing_unserved",
+                listings=sorted(missing),
+                sources=list(self._sources),
+                error=detail,
+                meaning="repositories that write nothing new are not found",
+            )
+        await searches.save_operations(connection, [ended])
