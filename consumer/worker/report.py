@@ -102,29 +102,19 @@ def _judged(learnt: AccountLearnt, judgement: Judgement) -> None:
     """Count what an answer about an account did, and log what it changes or contradicts."""
     answer, verdict = learnt.answer, judgement.verdict
     metrics.ACCOUNT_ANSWERS.labels(verdict).inc()
+    log = _log.bind(
+        did=answer.did,
+        says=answer.status,
+        source=answer.source,
+        host=answer.host,
+        name=answer.name,
+        cause=answer.cause,
+        verdict=verdict.value,
+    )
     if judgement.overruled is not None:
-        _log.warning(
-            "account_disputed",
-            relay_says=judgement.overruled,
-            did=answer.did,
-            says=answer.status,
-            source=answer.source,
-            host=answer.host,
-            name=answer.name,
-            cause=answer.cause,
-            verdict=verdict.value,
-        )
+        log.warning("account_disputed", relay_says=judgement.overruled)
     elif verdict not in (Verdict.NOTHING, Verdict.OVERTAKEN):
-        _log.info(
-            "account_answered",
-            did=answer.did,
-            says=answer.status,
-            source=answer.source,
-            host=answer.host,
-            name=answer.name,
-            cause=answer.cause,
-            verdict=verdict.value,
-        )
+        log.info("account_answered")
 
 
 def held(host: str, gone: int, tracked: int) -> None:

@@ -38,6 +38,25 @@ def logged() -> Iterator[tuple[Path, ast.Call, str]]:
             yield file, call, call.func.attr
 
 
+def bound(file: Path, call: ast.Call) -> set[str]:
+    """Return the fields that the function of ``call`` has bound to its logger before."""
+    assert isinstance(call.func, ast.Attribute)
+    logger = ast.unparse(call.func.value)
+    return {
+        keyword.arg
+        for function in ast.walk(ast.parse(file.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        and function.lineno < call.lineno <= (function.end_lineno or 0)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and [ast.unparse(target) for target in node.targets] == [logger]
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func).endswith(".bind")
+        for keyword in node.value.keywords
+        if keyword.arg is not None
+    }
+
+
 def in_code() -> dict[str, tuple[set[str], set[str]]]:
     """Return levels and fields of every event."""
     found: defaultdict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
@@ -47,6 +66,7 @@ def in_code() -> dict[str, tuple[set[str], set[str]]]:
             continue
         levels, fields = found[event.value]
         levels.add("error" if level == "exception" else level)
+        fields |= bound(file, call)
         for keyword in call.keywords:
             assert keyword.arg is not None, f"{file}:{call.lineno}: fields are named"
             fields.add(keyword.arg)
