@@ -1,10 +1,12 @@
-"""The blocks of a CAR in a file, found by an index in another file beside it.
+"""The blocks of a CAR in a file, found by an index.  Not for the event loop.
 
-Memory does not grow with the file: the index is a SQLite table.  Not for the event loop.
+Memory does not grow with the file: the index of more than ``in_memory`` blocks is an SQLite table
+in another file beside it.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,26 +16,31 @@ from consumer.errors import Reason, Refused
 from consumer.verify.snapshot import Alive
 from consumer.verify.stream import Location, checked_blocks, read_roots
 
+IN_MEMORY = 100_000  # blocks, about 30 MiB
+
 _PORTION = 2_000  # blocks between two calls of ``alive``
+
+_Places = dict[bytes, Location]
 
 
 class SpooledBlocks:
-    """The blocks of the CAR in the file ``spool``: a ``BlockSource``, which must be closed."""
+    """The blocks of the CAR in the file ``spool``: a ``BlockSource``, which must be closed.
 
-    def __init__(self, spool: Path) -> None:
+    The first of several blocks with one CID counts.
+    """
+
+    def __init__(self, spool: Path, in_memory: int = IN_MEMORY) -> None:
+        self._spool = spool
+        self._in_memory = in_memory
         self._file: BinaryIO = spool.open("rb")
-        # The index goes with its directory; only one thread at a time uses it.
-        self._index = sqlite3.connect(
-            spool.with_suffix(".index"), isolation_level=None, check_same_thread=False
-        )
-        self._index.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"
-            "CREATE TABLE blocks (cid BLOB PRIMARY KEY, at INTEGER, size INTEGER) WITHOUT ROWID"
-        )
+        self._places: _Places = {}
+        self._table: _Table | None = None
 
     def close(self) -> None:
-        """Close both files."""
-        self._index.close()
+        """Close the files."""
+        self._places = {}
+        if self._table is not None:
+            self._table.close()
         self._file.close()
 
     def index(self, largest: int, most: int, alive: Alive) -> tuple[bytes, ...]:
@@ -41,23 +48,26 @@ class SpooledBlocks:
 
         Raises ``Refused``, also for a block of over ``largest`` bytes and for over ``most`` blocks.
         """
-        rows: list[tuple[bytes, int, int]] = []
-        self._index.execute("BEGIN")
         roots = read_roots(self._file)
+        places, most_in_memory = self._places, self._in_memory
         for count, (cid, location) in enumerate(checked_blocks(self._file, largest), start=1):
             if count > most:
                 raise Refused(Reason.FETCH_TOO_BIG, f"more than {most} blocks")
-            rows.append((cid, *location))
-            if len(rows) >= _PORTION:
-                self._add(rows)
+            places.setdefault(cid, location)
+            if len(places) > most_in_memory:
+                self._move_to_table()
+                most_in_memory = _PORTION
+            if count % _PORTION == 0:
                 alive()
-        self._add(rows)
-        self._index.execute("COMMIT")
+        if self._table is not None:
+            self._move_to_table()
         return roots
 
-    def _add(self, rows: list[tuple[bytes, int, int]]) -> None:
-        self._index.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", rows)
-        rows.clear()
+    def _move_to_table(self) -> None:
+        if self._table is None:
+            self._table = _Table(self._spool.with_suffix(".index"))
+        self._table.add(self._places)
+        self._places.clear()
 
     def get(self, cid: bytes) -> bytes | None:
         """Return the block of ``cid``, None if there is none."""
@@ -67,15 +77,40 @@ class SpooledBlocks:
     def read(self, location: Location) -> bytes:
         """Return the block at ``location``."""
         position, size = location
-        self._file.seek(position)
-        return self._file.read(size)
+        return os.pread(self._file.fileno(), size, position)
 
-    def locate(self, cids: Iterable[bytes]) -> dict[bytes, Location]:
+    def locate(self, cids: Iterable[bytes]) -> _Places:
         """Return the locations of those of ``cids`` that have a block."""
+        if self._table is not None:
+            return self._table.locate(cids)
+        places = self._places
+        return {cid: places[cid] for cid in cids if cid in places}
+
+
+class _Table:
+    """An index in a file, which goes with its directory; only one thread at a time uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._tables = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._tables.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"
+            "CREATE TABLE blocks (cid BLOB PRIMARY KEY, at INTEGER, size INTEGER) WITHOUT ROWID"
+        )
+
+    def add(self, places: _Places) -> None:
+        rows = ((cid, *location) for cid, location in places.items())
+        self._tables.execute("BEGIN")
+        self._tables.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", rows)
+        self._tables.execute("COMMIT")
+
+    def locate(self, cids: Iterable[bytes]) -> _Places:
         wanted = tuple(set(cids))
         marks = ", ".join("?" * len(wanted))
-        rows = self._index.execute(
+        rows = self._tables.execute(
             f"SELECT cid, at, size FROM blocks WHERE cid IN ({marks})",  # noqa: S608 - question marks
             wanted,
         )
         return {cid: (position, size) for cid, position, size in rows}
+
+    def close(self) -> None:
+        self._tables.close()

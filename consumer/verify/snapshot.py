@@ -3,7 +3,8 @@
 A ``BlockSource`` holds the repository; only the blocks that are looked at are in memory.
 ``Snapshot.open`` proves all of it: every block's hash, the commit's signature, and a complete
 tree (order, layers, ranges, prefixes).  Blocks that nothing links to are tolerated: a server may
-send what it has.  Then ``chunks`` walks the tree once more, through the wanted intervals alone.
+send what it has.  Then ``chunks`` yields the wanted records: of a large repository by walking the
+tree once more, through the wanted intervals alone.
 
 A repository is as good as its records.  A key that is no path of a record, and a value that is no
 DAG-CBOR, are left out.  A wanted record without a block is *unknown*: neither there nor gone.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from consumer.backfill import Entry
 from consumer.errors import Reason, Refused
@@ -40,6 +41,8 @@ _PORTION = 2_000  # keys between two calls of ``alive``
 _LOOKED_UP = 500  # CIDs at once
 _END = b"\xff" * (MAX_PATH + 1)  # behind every key
 
+
+K = TypeVar("K", bytes, str)
 
 Alive = Callable[[], None]
 """Called now and then; raises to give up."""
@@ -70,11 +73,15 @@ class BlockSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLimits:
-    """``records`` a number; ``block`` bytes; ``rev_ahead`` seconds."""
+    """``records`` and ``kept`` are numbers, ``block`` bytes, ``rev_ahead`` seconds.
+
+    ``kept``: so many wanted records are remembered, for more the tree is walked a second time.
+    """
 
     records: int = 5_000_000
     block: int = 2_000_000
     rev_ahead: float = 300.0
+    kept: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +89,13 @@ class _Found:
     """What the walk through a whole tree has found.
 
     ``records``: the wanted ones whose bytes are there.  ``missing``: the digest of the CIDs of
-    the others, None without any.
+    the others, None without any.  ``wanted``: path and CID of all wanted, None if they are many.
     """
 
     records: int
     left_out: Counts
     missing: str | None
+    wanted: list[tuple[str, bytes]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,7 @@ class Snapshot:
         self.left_out = found.left_out
         self.evidence: Evidence | None = None if found.missing is None else (commit, found.missing)
         self._intervals = intervals
+        self._wanted = found.wanted
         self._blocks = blocks
 
     @classmethod
@@ -182,7 +191,7 @@ class Snapshot:
         """
         open_chunk = _OpenChunk(self._intervals)
         left = deque(boundaries)
-        for path, cid, record in self._wanted(alive):
+        for path, cid, record in self._records(alive):
             while left and left[0] < path:
                 yield open_chunk.ended(left.popleft())
             if open_chunk.is_full(len(record or b"")):
@@ -192,17 +201,17 @@ class Snapshot:
             yield open_chunk.ended(left.popleft())
         yield open_chunk.ended(None)
 
-    def _wanted(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes | None]]:
+    def _records(self, alive: Alive) -> Iterator[tuple[str, bytes, bytes | None]]:
         """Yield path, CID and DAG-CBOR of the wanted records; None without a block."""
-        for portion in _portions(self._wanted_keys(alive)):
+        wanted = self._walk_wanted(alive) if self._wanted is None else iter(self._wanted)
+        for portion in _portions(wanted):
+            alive()
             located = self._blocks.locate(cid for _, cid in portion)
-            for key, cid in portion:
-                path, location = _path_of(key), located.get(cid)
-                if path is not None and cid[:4] == DAG_CBOR_PREFIX:
-                    record = None if location is None else self._blocks.read(location)
-                    yield path, cid, record
+            for path, cid in portion:
+                location = located.get(cid)
+                yield path, cid, None if location is None else self._blocks.read(location)
 
-    def _wanted_keys(self, alive: Alive) -> Iterator[tuple[bytes, bytes]]:
+    def _walk_wanted(self, alive: Alive) -> Iterator[tuple[str, bytes]]:
         bounds = _bounds(self._intervals)
 
         def overlaps(low: bytes, high: bytes) -> bool:
@@ -210,7 +219,9 @@ class Snapshot:
 
         for key, cid in _walk(self.data, self._blocks, overlaps, alive):
             if any(lower <= key < upper for lower, upper in bounds):
-                yield key, cid
+                path = _path_of(key)
+                if path is not None and cid[:4] == DAG_CBOR_PREFIX:
+                    yield path, cid
 
 
 @dataclass(slots=True)
@@ -275,35 +286,61 @@ def _check_tree(
     alive: Alive,
 ) -> _Found:
     """Walk the whole tree, whose nodes must all be there; return what is in it."""
-    bounds = _bounds(intervals)
-    count = records = 0
-    left_out: Counter[Reason] = Counter()
-    missing = sha256()
+    tally, bounds = _Tally(limits.kept), _bounds(intervals)
+    count = 0
     for portion in _portions(_walk(root, blocks, lambda _low, _high: True, alive)):
         count += len(portion)
         if count > limits.records:
             raise Refused(Reason.FETCH_TOO_BIG, f"more than {limits.records} records")
+        wanted = tally.wanted_of(portion, bounds)
+        if wanted:
+            tally.add(wanted, blocks.locate(cid for _, cid in wanted))
+    return tally.found()
+
+
+class _Tally:
+    """What the walk through a whole tree finds."""
+
+    def __init__(self, most_kept: int) -> None:
+        self._most_kept = most_kept
+        self._records = 0
+        self._left_out: Counter[Reason] = Counter()
+        self._missing = sha256()
+        self._kept: list[tuple[str, bytes]] | None = []
+
+    def wanted_of(
+        self, portion: Iterable[tuple[bytes, bytes]], bounds: Sequence[tuple[bytes, bytes]]
+    ) -> list[tuple[str, bytes]]:
+        """Return path and CID of the wanted records; count what is no record."""
         wanted = []
         for key, cid in portion:
-            if _path_of(key) is None:
-                left_out[Reason.PATH_INVALID] += 1
+            path = _path_of(key)
+            if path is None:
+                self._left_out[Reason.PATH_INVALID] += 1
             elif cid[:4] != DAG_CBOR_PREFIX:
-                left_out[Reason.RECORD_RAW] += 1
+                self._left_out[Reason.RECORD_RAW] += 1
             elif any(lower <= key < upper for lower, upper in bounds):
-                wanted.append(cid)
-        located = blocks.locate(wanted) if wanted else {}
-        for cid in wanted:
+                wanted.append((path, cid))
+        return wanted
+
+    def add(self, wanted: list[tuple[str, bytes]], located: Mapping[bytes, Location]) -> None:
+        """Count ``wanted``, of which those that are ``located`` have their bytes."""
+        for _, cid in wanted:
             if cid in located:
-                records += 1
+                self._records += 1
             else:
-                left_out[Reason.BLOCK_MISSING] += 1
-                missing.update(cid)
-    lacks = left_out[Reason.BLOCK_MISSING]
-    return _Found(
-        records,
-        tuple(sorted(item for item in left_out.items() if item[1])),
-        missing.hexdigest() if lacks else None,
-    )
+                self._left_out[Reason.BLOCK_MISSING] += 1
+                self._missing.update(cid)
+        if self._kept is not None:
+            self._kept += wanted
+            if len(self._kept) > self._most_kept:
+                self._kept = None
+
+    def found(self) -> _Found:
+        """Return all of it."""
+        missing = self._missing.hexdigest() if self._left_out[Reason.BLOCK_MISSING] else None
+        left_out = tuple(sorted(item for item in self._left_out.items() if item[1]))
+        return _Found(self._records, left_out, missing, self._kept)
 
 
 def _path_of(key: bytes) -> str | None:
@@ -315,8 +352,8 @@ def _path_of(key: bytes) -> str | None:
     return path if is_path(path) else None
 
 
-def _portions(found: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield keys and CIDs by as many as are looked up at once."""
+def _portions(found: Iterator[tuple[K, bytes]]) -> Iterator[list[tuple[K, bytes]]]:
+    """Yield keys or paths, with their CIDs, by as many as are looked up at once."""
     while portion := list(islice(found, _LOOKED_UP)):
         yield portion
 

@@ -1,8 +1,8 @@
 """CAR version 1 from a stream: where each block lies, with every hash checked.  Pure.
 
 Specification: https://ipld.io/specs/transport/car/carv1/, with the CIDs of
-https://atproto.com/specs/repository (dag-cbor or raw, SHA-256).  One block is in memory at a
-time; ``car.py`` reads what is in memory as a whole.
+https://atproto.com/specs/repository (dag-cbor or raw, SHA-256).  A few blocks are in memory at
+a time; ``car.py`` reads what is in memory as a whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Location = tuple[int, int]
 
 _MAX_VARINT = 9  # bytes
 _HEAD = MAX_HEADER + _MAX_VARINT
+_READ = 256 * 1024  # bytes at once
 _MORE = 0x80  # the bit of a byte that says that another follows
 
 
@@ -42,30 +43,54 @@ def checked_blocks(stream: BinaryIO, largest: int) -> Iterator[tuple[bytes, Loca
     Raises ``Refused`` with ``CAR_TRUNCATED``, ``BLOCK_HASH`` or ``CAR_INVALID``, the last also
     for a block of more than ``largest`` bytes.
     """
-    while (length := _varint(stream)) is not None:
+    window = _Window(stream)
+    while (length := _length(window)) is not None:
         if not CID_LENGTH <= length <= largest + CID_LENGTH:
             raise Refused(Reason.CAR_INVALID, f"a block of {length} bytes")
-        data = stream.read(length)
-        if len(data) < length:
+        if not window.has(length):
             raise Refused(Reason.CAR_TRUNCATED, "the file ends inside a block")
-        cid, size = data[:CID_LENGTH], length - CID_LENGTH
+        data, at = window.data, window.at
+        window.at = end = at + length
+        cid = data[at : at + CID_LENGTH]
         if cid[:4] not in CID_PREFIXES:
             raise Refused(Reason.CAR_INVALID, "a block with a CID of another kind")
-        if sha256(memoryview(data)[CID_LENGTH:]).digest() != cid[4:]:
+        at += CID_LENGTH
+        if sha256(data[at:end]).digest() != cid[4:]:
             raise Refused(Reason.BLOCK_HASH, f"block {cid.hex()}")
-        yield cid, (stream.tell() - size, size)
+        yield cid, (window.start + at, end - at)
 
 
-def _varint(stream: BinaryIO) -> int | None:
-    """Read the length before a block; None at the end of the stream."""
+class _Window:
+    """A part of a stream: ``data`` begins at ``start``, reading goes on at ``at`` within it."""
+
+    __slots__ = ("at", "data", "start", "stream")
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.start = stream.tell()
+        self.data = b""
+        self.at = 0
+
+    def has(self, size: int) -> bool:
+        """Tell whether ``size`` more bytes are there; read on if need be."""
+        missing = self.at + size - len(self.data)
+        if missing > 0:
+            self.start += self.at
+            self.data = self.data[self.at :] + self.stream.read(max(missing, _READ))
+            self.at = 0
+        return len(self.data) - self.at >= size
+
+
+def _length(window: _Window) -> int | None:
+    """Read the length before a block, a varint; None at the end of the stream."""
     value = 0
     for index in range(_MAX_VARINT):
-        read = stream.read(1)
-        if not read:
+        if not window.has(1):
             if index:
                 raise Refused(Reason.CAR_TRUNCATED, "the file ends inside a length")
             return None
-        byte = read[0]
+        byte = window.data[window.at]
+        window.at += 1
         value |= (byte & 0x7F) << (7 * index)
         if byte < _MORE:
             if byte == 0 and index:

@@ -6,6 +6,7 @@ import itertools
 import random
 import tracemalloc
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Reason, Refused
-from consumer.fetch.spool import SpooledBlocks
+from consumer.fetch.spool import IN_MEMORY, SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
@@ -26,6 +27,7 @@ from simulator.tree import Blocks, cid_of
 
 NOW = START + 10**6
 LIMITS = SnapshotLimits()
+both_forms = pytest.mark.parametrize("small", [True, False], ids=["in memory", "in files"])
 SCOPE = Scope(("pub.chive.*", "site.standard.document"))
 COLLECTIONS = (
     "app.bsky.feed.post",
@@ -49,7 +51,15 @@ def some_paths(count: int, seed: int = 1) -> list[str]:
     return [f"{chance.choice(COLLECTIONS)}/k{n}" for n in range(count)]
 
 
-def opened(folder: Path, data: bytes, account: Account = ALICE, did: str | None = None) -> Snapshot:
+def opened(
+    folder: Path,
+    data: bytes,
+    account: Account = ALICE,
+    did: str | None = None,
+    *,
+    small: bool = True,
+) -> Snapshot:
+    """Open a repository; if it is not ``small``, with nothing of it in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
@@ -58,10 +68,10 @@ def opened(folder: Path, data: bytes, account: Account = ALICE, did: str | None 
     key = SigningKey.from_did_key(account.did_key)
     intervals = SCOPE.intervals
     return Snapshot.open(
-        SpooledBlocks(spool),
+        SpooledBlocks(spool, IN_MEMORY if small else 0),
         did or account.did,
         key,
-        LIMITS,
+        LIMITS if small else replace(LIMITS, kept=0),
         intervals,
         now=NOW,
         alive=lambda: None,
@@ -71,6 +81,9 @@ def opened(folder: Path, data: bytes, account: Account = ALICE, did: str | None 
 def refusal(folder: Path, data: bytes, account: Account = ALICE, did: str | None = None) -> Reason:
     with pytest.raises(Refused) as caught:
         opened(folder, data, account, did)
+    with pytest.raises(Refused) as again:
+        opened(folder, data, account, did, small=False)
+    assert again.value.reason is caught.value.reason
     return caught.value.reason
 
 
@@ -81,6 +94,7 @@ def chunks(snapshot: Snapshot, boundaries: Iterable[str] = ()) -> list[ChunkCont
         snapshot.close()
 
 
+@both_forms
 @given(
     paths=st.sets(
         st.builds(
@@ -93,19 +107,20 @@ def chunks(snapshot: Snapshot, boundaries: Iterable[str] = ()) -> list[ChunkCont
 )
 @settings(max_examples=40)
 def test_the_wanted_records_are_exactly_those_of_the_repository(
-    paths: set[str], tmp_path_factory: pytest.TempPathFactory
+    paths: set[str], tmp_path_factory: pytest.TempPathFactory, small: bool
 ) -> None:
     repo = repo_of(sorted(paths))
-    snapshot = opened(tmp_path_factory.mktemp("spool"), repo.whole())
+    snapshot = opened(tmp_path_factory.mktemp("spool"), repo.whole(), small=small)
     wanted = sorted(path for path in paths if SCOPE.wants(path))
     assert (snapshot.rev, snapshot.data, snapshot.records) == (repo.rev, repo.data, len(wanted))
     found = [(e.path, e.record, e.cid) for chunk in chunks(snapshot) for e in chunk.entries]
     assert found == [(path, *repo.records[path]) for path in wanted]
 
 
-def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> None:
+@both_forms
+def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path, small: bool) -> None:
     repo = repo_of(some_paths(8_000))
-    found = chunks(opened(tmp_path, repo.whole()))
+    found = chunks(opened(tmp_path, repo.whole(), small=small))
     assert len(found) > 2
     assert (found[0].after, found[-1].through) == (None, None)
     assert [chunk.last for chunk in found] == [*[False] * (len(found) - 1), True]
@@ -118,6 +133,7 @@ def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> Non
             assert path in {entry.path for entry in inside[0].entries}
 
 
+@both_forms
 @given(
     kept=st.sets(st.integers(0, 60), max_size=30),
     known=st.sets(st.integers(0, 60), max_size=60),
@@ -125,12 +141,16 @@ def test_chunks_lie_side_by_side_and_cover_what_is_wanted(tmp_path: Path) -> Non
 )
 @settings(max_examples=40)
 def test_a_cut_covers_no_more_of_what_is_known_than_lies_between_two_marks(
-    kept: set[int], known: set[int], every: int, tmp_path_factory: pytest.TempPathFactory
+    kept: set[int],
+    known: set[int],
+    every: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    small: bool,
 ) -> None:
     repo = repo_of([f"pub.chive.graph.vote/k{n:02}" for n in sorted(kept)])
     paths = [f"pub.chive.graph.vote/k{n:02}" for n in sorted(known)]
     boundaries = paths[every - 1 :: every]
-    found = chunks(opened(tmp_path_factory.mktemp("spool"), repo.whole()), boundaries)
+    found = chunks(opened(tmp_path_factory.mktemp("spool"), repo.whole(), small=small), boundaries)
     assert [entry.path for chunk in found for entry in chunk.entries] == sorted(repo.records)
     for chunk in found:
         covered = [path for path in paths if any(path in one for one in chunk.intervals)]
@@ -286,10 +306,10 @@ def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         snapshot = Snapshot.open(
-            SpooledBlocks(spool),
+            SpooledBlocks(spool, in_memory=1_000),
             ALICE.did,
             key,
-            LIMITS,
+            replace(LIMITS, kept=1_000),
             SCOPE.intervals,
             now=NOW,
             alive=lambda: None,
