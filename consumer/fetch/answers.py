@@ -9,6 +9,7 @@ from consumer import metrics
 from consumer.backfill import AccountAnswer, IdentityAnswer, LookupKind
 from consumer.errors import Refused
 from consumer.fetch.account import Accounts, Stated
+from consumer.fetch.documents import Document
 from consumer.fetch.hosts import HostBusy
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.metrics import Stage
@@ -51,7 +52,7 @@ class Answers:
         except Refused as refused:
             metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
             return IdentityAnswer(did, fetched_at, error=str(refused))
-        return IdentityAnswer(did, fetched_at, document.signing_key, document.pds, document.handle)
+        return identity_of(did, document, fetched_at)
 
     async def _account(self, lookup: LeasedLookup) -> AccountAnswer:
         try:
@@ -60,6 +61,11 @@ class Answers:
             metrics.REFUSED.labels(refused.reason, Stage.FETCHER).inc()
             raise Inconclusive(str(refused)) from refused
         return answer_of(lookup.did, lookup.epoch, lookup.seq, stated, lookup.cause)
+
+
+def identity_of(did: str, document: Document, fetched_at: float) -> IdentityAnswer:
+    """Return the message that carries what is known of ``did`` since ``fetched_at``."""
+    return IdentityAnswer(did, fetched_at, document.signing_key, document.pds, document.handle)
 
 
 def answer_of(did: str, epoch: int, seq: int, stated: Stated, cause: str) -> AccountAnswer:

@@ -10,15 +10,16 @@ later.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from consumer import metrics
-from consumer.backfill import Cause, Chunk, Entry, Proof, Via
+from consumer.backfill import Cause, Chunk, Entry, IdentityAnswer, Proof, Via
 from consumer.errors import Reason, Refused
 from consumer.fetch.account import ACTIVE, Accounts
-from consumer.fetch.answers import answer_of
+from consumer.fetch.answers import answer_of, identity_of
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, NoProof, of_resolving
 from consumer.fetch.hosts import HostUnavailable
@@ -88,6 +89,7 @@ class Attempts:
         Kafka or Postgres is away.
         """
         operation, did = claim.operation, claim.operation.did or ""
+        asked_at = time.time()
         document = await self._document(did)
         if operation.automatic and operation.reason == found.DISCOVERED:
             await self._check_listed(did, document)
@@ -118,6 +120,8 @@ class Attempts:
                     await records.boundaries(connection, did, _ROWS) if rows == _ROWS else []
                 )
             offset = 0
+            # The lane knows the key with the first chunk: later frames need not wait for a lookup.
+            identity: IdentityAnswer | None = identity_of(did, document, asked_at)
             async for content in fetched.chunks(boundaries):
                 chunk = Chunk(
                     did=did,
@@ -137,7 +141,8 @@ class Attempts:
                     unknown=content.unknown,
                     warnings=_warnings(snapshot) if content.last else (),
                 )
-                offset = await self.injector.put(chunk, rows=rows)
+                offset = await self.injector.put(chunk, rows=rows, before=identity)
+                identity = None
         return offset
 
     async def refresh(self, claim: Claim, report: Report) -> int:

@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from consumer import backfill, metrics
-from consumer.backfill import AccountAnswer, Chunk, Proof
+from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Proof
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
@@ -44,19 +44,27 @@ class Injector:
         self._limit = limit
         self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
 
-    async def put(self, message: AccountAnswer | Chunk | Proof, rows: int = 0) -> int:
+    async def put(
+        self,
+        message: AccountAnswer | Chunk | Proof,
+        *,
+        rows: int = 0,
+        before: IdentityAnswer | None = None,
+    ) -> int:
         """Write ``message`` when there is room, and return the offset behind it.
 
-        ``rows``: how many known records it may cover beside those in it.  Raises ``Transient``
-        when Kafka or Postgres is away.
+        ``rows``: how many known records it may cover beside those in it.  ``before`` is written
+        before it.  Raises ``Transient`` when Kafka or Postgres is away.
         """
         number, value = self._topics.partition_of(message.did), backfill.encode(message)
         lane = self._lanes[number]
         await self._room(number, lane, len(value))
-        name = self._topics.name(Topic.BACKFILL)
+        name, key = self._topics.name(Topic.BACKFILL), message.did.encode()
         headers = ((backfill.ROWS, b"%d" % rows),) if rows else ()
-        record = OutRecord(name, number, message.did.encode(), value, headers)
-        offset = await self._writer.write(record)
+        records = [OutRecord(name, number, key, value, headers)]
+        if before is not None:
+            records.insert(0, OutRecord(name, number, key, backfill.encode(before)))
+        offset = await self._writer.write(*records)
         lane.add(offset, len(value))
         metrics.INJECTED_BYTES.inc(len(value))
         return offset + 1

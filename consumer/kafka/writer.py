@@ -6,6 +6,7 @@ another.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Self
 
 from consumer.errors import Fatal
@@ -32,21 +33,27 @@ class Writer(Closing):
         await start(producer, client.timeout, "opening a producer")
         return cls(client, producer)
 
-    async def write(self, record: OutRecord) -> int:
-        """Write one record, wait until all replicas have it, and return its offset.
+    async def write(self, *records: OutRecord) -> int:
+        """Write records, wait until all replicas have them, and return the offset of the last.
 
-        Raises ``Transient`` if Kafka is away, ``Fatal`` if it will never accept the record.
+        Those of one partition keep their order.  Raises ``Transient`` if Kafka is away, ``Fatal``
+        if it will never accept one of them.
         """
-        if record.size > MAX_RECORD_BYTES:
-            raise Fatal(f"a record of {record.size} bytes is too large for {record.topic}")
+        for record in records:
+            if record.size > MAX_RECORD_BYTES:
+                raise Fatal(f"a record of {record.size} bytes is too large for {record.topic}")
         async with deadline(self._client.timeout, "writing"):
-            written = await self._producer.send_and_wait(
-                record.topic,
-                record.value,
-                key=record.key,
-                partition=record.partition,
-                headers=list(record.headers),
-            )
+            sent = [
+                await self._producer.send(
+                    record.topic,
+                    record.value,
+                    key=record.key,
+                    partition=record.partition,
+                    headers=list(record.headers),
+                )
+                for record in records
+            ]
+            *_, written = await asyncio.gather(*sent)
         return int(written.offset)
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from procedures.failures import Failure
 from procedures.operations import Type
 from procedures.retries import RetryPolicy
 from simulator.account import Account
+from simulator.frames import commit_frame
 from simulator.repo import Repo, Write, car
 from tests.support.eventually import eventually
 from tests.support.harness import running
@@ -187,6 +188,18 @@ async def test_a_repository_that_no_relay_carries_is_synced(
         repo.commit(Write("delete", path) for path in sorted(truth(repo)))
         (emptied,) = await stage.until(await stage.sync("emptied", repo))
         assert (emptied["deleted"], await stage.index(repo)) == (1_500, {})
+
+
+async def test_frames_behind_a_sync_wait_for_no_lookup(stage: Stage) -> None:
+    repo = stage.pds.account("alice", records=3)
+    async with stage.fetching():
+        await stage.until(await stage.sync("first", repo))
+        commit = repo.commit([Write("create", f"{COLLECTION}/new", TEXT)])
+        await stage.harness.publish([commit_frame(7, commit)])
+        await stage.harness.settled()
+        assert (await stage.index(repo)).keys() == truth(repo)
+    document = f"/{repo.account.did}"
+    assert stage.plc.paths.count(document) == 1
 
 
 def _forged(repo: Repo) -> Reply:

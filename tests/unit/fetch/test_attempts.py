@@ -10,7 +10,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from consumer.backfill import Chunk, Entry, Proof, Via
+from consumer.backfill import Chunk, Entry, IdentityAnswer, Proof, Via
 from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.fetch import attempts
 from consumer.fetch.attempts import TRIES, Attempts
@@ -51,8 +51,19 @@ class Made:
     async def transaction(self) -> AsyncIterator[None]:
         yield
 
-    async def put(self, message: Chunk | Proof, rows: int = 0) -> int:
+    async def put(
+        self, message: Chunk | Proof, *, rows: int = 0, before: IdentityAnswer | None = None
+    ) -> int:
         assert rows == 0
+        # What a sync has learned of the identity comes with its first chunk.
+        first = isinstance(message, Chunk) and message.after is None
+        assert (before is not None) == first
+        if before is not None:
+            assert (before.did, before.signing_key, before.pds) == (
+                DID,
+                ACCOUNT.did_key,
+                self.site.origin,
+            )
         self.put_messages.append(message)
         return len(self.put_messages)
 
