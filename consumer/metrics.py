@@ -36,7 +36,7 @@ from consumer.state.discovery import AnswerKind, SearchState
 from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason
-from procedures.operations import Phase, Type
+from procedures.operations import CHILD_TYPES, Phase, Type
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the package omits the annotation
 
@@ -499,7 +499,7 @@ LOOKUP_SECONDS = _histogram(
     kind=LookupKind,
 )
 INJECTED = "injected"
-_ATTEMPTED = tuple(kind for kind in Type if kind is not Type.DISCOVERY)
+_ATTEMPTED = tuple(kind for kind in Type if kind not in {Type.DISCOVERY, *CHILD_TYPES})
 ATTEMPTS = _counter(
     "chive_fetch_attempts_total",
     "Attempts at syncs and refreshes that ended, by type and outcome",

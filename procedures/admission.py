@@ -10,17 +10,31 @@
   automatic, unless it waits because its host said so (``RateLimited``).
 - Cancelling a primary makes the oldest of its coalesced operations that can answer for all of
   them the new primary.
+- A command for many repositories becomes a parent; its children are coalesced like operations
+  that were asked for by themselves, but stay behind those (``Operation.behind``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from procedures import transitions
 from procedures.failures import Failure
-from procedures.messages import Cancel, Discover, Emit, Refusal, RefusalReason, WorkCommand
-from procedures.operations import Operation, Status, Type, queued
+from procedures.messages import (
+    BulkCommand,
+    BulkSync,
+    Cancel,
+    Discover,
+    Emit,
+    Refusal,
+    RefusalReason,
+    WorkCommand,
+)
+from procedures.operations import CHILD_TYPES, Operation, Status, Type, queued
+
+PARENT_TYPES: Mapping[type[BulkCommand], Type] = {BulkSync: Type.BULK_SYNC}
+"""What each command for many repositories becomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +64,29 @@ def _is_repeat(command: WorkCommand, known: Operation) -> bool:
     return subject == (known.type, known.did, known.uri, known.emit)
 
 
-def is_same_work(command: WorkCommand, operation: Operation) -> bool:
-    """Tell whether ``operation``, not begun yet, will do what ``command`` asks for."""
+def is_same_work(wanted: Operation, operation: Operation) -> bool:
+    """Tell whether ``operation``, not begun yet, will do what ``wanted`` is to do."""
     return (
         operation.status == Status.QUEUED
         and operation.same_as is None
-        and (operation.type, operation.did, operation.uri)
-        == (Type(command.kind), command.did, command.uri)
-        and (command.emit == Emit.CHANGES or operation.emit == Emit.ALL)
+        and (operation.type, operation.did, operation.uri) == (wanted.type, wanted.did, wanted.uri)
+        and (wanted.emit == Emit.CHANGES or operation.emit == Emit.ALL)
     )
 
 
-def _brought_forward(primary: Operation, now: float) -> Operation | None:
+def _brought_forward(primary: Operation, wanted: Operation, now: float) -> Operation | None:
     waits_for_host = primary.failure == Failure.RATE_LIMITED
     due = primary.run_after if waits_for_host else min(primary.run_after, now)
-    if not primary.automatic and due == primary.run_after:
-        return None
-    return replace(primary, automatic=False, run_after=due, version=primary.version + 1)
+    behind = wanted.behind and (primary.automatic or primary.behind)
+    after = replace(primary, automatic=False, behind=behind, run_after=due)
+    return None if after == primary else replace(after, version=primary.version + 1)
+
+
+def _coalesced(wanted: Operation, open_operations: Sequence[Operation], now: float) -> Accepted:
+    primary = next((other for other in open_operations if is_same_work(wanted, other)), None)
+    if primary is None:
+        return Accepted(wanted)
+    return Accepted(replace(wanted, same_as=primary.id), _brought_forward(primary, wanted, now))
 
 
 def accept(
@@ -94,10 +114,54 @@ def accept(
         requested_by=command.requested_by,
         requested_at=command.requested_at,
     )
-    primary = next((other for other in open_operations if is_same_work(command, other)), None)
-    if primary is None:
-        return Accepted(operation)
-    return Accepted(replace(operation, same_as=primary.id), _brought_forward(primary, now))
+    return _coalesced(operation, open_operations, now)
+
+
+def bulk(command: BulkCommand, known: Operation | None, now: float) -> Accepted | Refusal | None:
+    """Decide about a command for many repositories; None: it is known already.
+
+    ``known`` is the operation that has the command's id, if any; ``now`` is Unix seconds.
+    """
+    kind, reason = PARENT_TYPES[type(command)], command.selection.text
+    if known is not None:
+        if (known.type, known.reason, known.emit) == (kind, reason, command.emit):
+            return None
+        return Refusal(RefusalReason.ID_TAKEN, f"{command.id} names another operation")
+    operation = queued(
+        command.id,
+        kind,
+        None,
+        now,
+        emit=command.emit,
+        requested_by=command.requested_by,
+        requested_at=command.requested_at,
+        reason=reason,
+    )
+    return Accepted(operation)
+
+
+def child(
+    parent: Operation,
+    identifier: str,
+    did: str,
+    open_operations: Sequence[Operation],
+    now: float,
+) -> Accepted:
+    """Return the child of ``parent`` for ``did``, coalesced where its work is queued already.
+
+    ``open_operations`` are those of the DID that have not ended, oldest first; ``now`` is Unix
+    seconds.
+    """
+    wanted = queued(
+        identifier,
+        CHILD_TYPES[parent.type],
+        did,
+        now,
+        emit=parent.emit,
+        requested_by=parent.requested_by,
+        parent=parent.id,
+    )
+    return _coalesced(wanted, open_operations, now)
 
 
 def discover(command: Discover, known: Operation | None, now: float) -> Accepted | Refusal | None:

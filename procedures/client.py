@@ -34,12 +34,16 @@ class CommandSink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which operations: of these statuses, newest first, after ``cursor``."""
+    """Which operations: of these statuses, newest first, after ``cursor``.
+
+    Those of ``did``, or the children of ``parent``; without either, those that are no children.
+    """
 
     statuses: frozenset[Status]
     did: str | None = None
     limit: int = 50
     cursor: str | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

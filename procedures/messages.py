@@ -5,6 +5,7 @@ JSON Schema).  Only ``type`` and its subject are required, so that a bare line f
 ``kafka-console-producer`` works; an optional field may be null, which means absent:
 
     {"type": "didSync", "did": "did:plc:…", "emit": "changes" | "all"}
+    {"type": "didSync", "dids": ["did:plc:…", …]}, {"type": "didSync", "select": {"all": true}}
     {"type": "recordRefresh", "uri": "at://did:plc:…/collection/rkey"}
     {"type": "cancel", "operationId": "…"}
     {"type": "discover", "collection": "…", "source": "https://…"}
@@ -16,6 +17,8 @@ beside ``v`` (1), ``id``, ``requestedBy`` and ``requestedAt``.
   A missing id is derived from offset and timestamp; the prefix of derived ids is reserved, so
   that no producer can take one beforehand.
 - An unknown field is refused: a misspelt ``emit`` must not quietly do something else.
+- A command for many repositories (``BulkCommand``) has a selection in place of its DID: see
+  ``procedures/selections.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from typing import Any, ClassVar, TypeVar
 
 import orjson
 
-from procedures import strict_json, syntax, times
+from procedures import selections, strict_json, syntax, times
+from procedures.selections import DidInvalid, Selection, SelectionInvalid
 
 VERSION = 1
 MAX_BYTES = 16 * 1024
@@ -77,6 +81,7 @@ class RefusalReason(StrEnum):
     INVALID_ID = "command_invalid_id"
     INVALID_DID = "command_invalid_did"
     INVALID_URI = "command_invalid_uri"
+    INVALID_SELECTION = "command_invalid_selection"
     ID_TAKEN = "command_id_taken"
     UNKNOWN_OPERATION = "command_unknown_operation"
 
@@ -112,14 +117,33 @@ class DidSync(_Common):
         return self.did
 
     @classmethod
-    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> DidSync:
-        _known(fields, "did", "emit")
-        did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> DidSync | BulkSync:
+        _known(fields, "did", "dids", "select", "emit")
         emit = Emit(_text(fields, "emit", lambda text: text in _EMITS) or Emit.CHANGES)
+        selection = _selection(fields, "did")
+        if selection is not None:
+            return BulkSync(**_values(common), selection=selection, emit=emit)
+        did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
         return cls(**_values(common), did=did, emit=emit)
 
-    def _encode(self) -> dict[str, str]:
+    def _encode(self) -> dict[str, Any]:
         return {"did": self.did, "emit": self.emit}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkSync(_Common):
+    """Make the index of many repositories equal to them: a ``didSync`` with a selection."""
+
+    kind: ClassVar = CommandType.DID_SYNC
+    selection: Selection
+    emit: Emit = Emit.CHANGES
+
+    @property
+    def subject(self) -> str:
+        return self.selection.text
+
+    def _encode(self) -> dict[str, Any]:
+        return selections.to_fields(self.selection) | {"emit": self.emit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +168,7 @@ class RecordRefresh(_Common):
         uri = _required(_text(fields, "uri", is_record_uri, RefusalReason.INVALID_URI), "uri")
         return cls(**_values(common), uri=uri)
 
-    def _encode(self) -> dict[str, str]:
+    def _encode(self) -> dict[str, Any]:
         return {"uri": self.uri}
 
 
@@ -165,7 +189,7 @@ class Cancel(_Common):
         target = _text(fields, "operationId", is_operation_id, RefusalReason.INVALID_ID)
         return cls(**_values(common), operation_id=_required(target, "operationId"))
 
-    def _encode(self) -> dict[str, str]:
+    def _encode(self) -> dict[str, Any]:
         return {"operationId": self.operation_id}
 
 
@@ -189,7 +213,7 @@ class Discover(_Common):
             **_values(common), collection=collection, source=_text(fields, "source", is_origin)
         )
 
-    def _encode(self) -> dict[str, str]:
+    def _encode(self) -> dict[str, Any]:
         fields = {"collection": self.collection, "source": self.source}
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -197,9 +221,13 @@ class Discover(_Common):
 WorkCommand = DidSync | RecordRefresh
 """Commands that become operations: ``operations.Type`` has the value of their ``kind``."""
 
-Command = WorkCommand | Cancel | Discover
+BulkCommand = BulkSync
+"""Commands for many repositories: each becomes one operation with children."""
 
-_CLASSES: Mapping[CommandType, type[Command]] = {
+Command = WorkCommand | BulkCommand | Cancel | Discover
+
+_Decodable = type[DidSync | RecordRefresh | Cancel | Discover]
+_CLASSES: Mapping[CommandType, _Decodable] = {
     each.kind: each for each in (DidSync, RecordRefresh, Cancel, Discover)
 }
 
@@ -277,6 +305,22 @@ def _known(fields: Mapping[str, Any], *subject: str) -> None:
         raise _Refused(RefusalReason.UNKNOWN_FIELD, f"{unknown[0][:_SHOWN]!r} is not a field")
 
 
+def _selection(fields: Mapping[str, Any], single: str) -> Selection | None:
+    """Return the selection in ``fields``; None: they have the field ``single``, or nothing."""
+    given = [name for name in (single, "dids", "select") if fields.get(name) is not None]
+    if len(given) > 1:
+        detail = f"exactly one of {single}, dids and select, not {' and '.join(given)}"
+        raise _Refused(RefusalReason.INVALID_SELECTION, detail)
+    if not given or given == [single]:
+        return None
+    try:
+        return selections.of_fields(fields)
+    except DidInvalid as error:
+        raise _Refused(RefusalReason.INVALID_DID, str(error)) from error
+    except SelectionInvalid as error:
+        raise _Refused(RefusalReason.INVALID_SELECTION, str(error)) from error
+
+
 def _fields(value: bytes | None) -> dict[str, Any]:
     if value is None or len(value) > MAX_BYTES:
         size = "no value" if value is None else f"{len(value)} bytes"
@@ -350,4 +394,4 @@ def encode(command: Command) -> bytes:
 
 def key(command: Command) -> bytes | None:
     """Return the Kafka key of a command: its DID, None for commands that name none."""
-    return None if isinstance(command, Cancel | Discover) else command.did.encode()
+    return command.did.encode() if isinstance(command, WorkCommand) else None

@@ -7,13 +7,21 @@ with milliseconds in JSON.
 - ``started_at`` is None exactly as long as ``attempts`` is 0; JSON shows ``requestedAt`` then.
 - ``completed_at`` is None exactly as long as the status is not final.
 - ``same_as`` names the operation that does the work of this one.
+- A *parent* is what a command for many repositories became: one operation with ``children``, which
+  bear its id as ``parent``.  It runs while they do, and has their counts.
+
+How a new kind of parent is added: its ``Type`` and that of its children in ``CHILD_TYPES``; a
+``BulkCommand`` for it in ``procedures/messages.py`` and its type in ``procedures/admission.py``
+(``PARENT_TYPES``); what carries its children out in ``consumer/fetch``.  The expansion of its
+selection, progress, end and cancel (``consumer/control/bulks.py``) are the same for all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -28,6 +36,11 @@ class Type(StrEnum):
     DID_SYNC = "didSync"
     RECORD_REFRESH = "recordRefresh"
     DISCOVERY = "discovery"  # find the repos that already hold wanted records
+    BULK_SYNC = "bulkSync"  # a parent: many DID syncs
+
+
+CHILD_TYPES: Mapping[Type, Type] = {Type.BULK_SYNC: Type.DID_SYNC}
+"""The types of parents, and of their children."""
 
 
 class Status(StrEnum):
@@ -47,7 +60,8 @@ class Phase(StrEnum):
     """What a running operation is at, in the order in which it goes through them."""
 
     RESOLVING = "resolving"
-    LISTING = "listing"  # discovery only
+    LISTING = "listing"  # discovery, and a parent whose children are not all chosen yet
+    CHILDREN = "children"  # a parent that waits for the last of them
     DOWNLOADING = "downloading"
     VERIFYING = "verifying"
     INJECTING = "injecting"
@@ -56,14 +70,54 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Children:
+    """What became of a parent's children.
+
+    ``expected``: how many there will be, None as long as that is not known; ``chosen``: how many
+    there are so far, the ended ones included; ``failed``: how many, by the name of the failure;
+    ``skipped``: repositories that were selected and whose accounts are deleted.
+    """
+
+    expected: int | None = None
+    chosen: int = 0
+    completed: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    cancelled: int = 0
+    skipped: int = 0
+
+    @property
+    def done(self) -> int:
+        """How many have ended."""
+        return self.completed + sum(self.failed.values()) + self.cancelled
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object, which is stored, too."""
+        expected = {} if self.expected is None else {"expected": self.expected}
+        return expected | {
+            "chosen": self.chosen,
+            "done": self.done,
+            "completed": self.completed,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "skipped": self.skipped,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Return what ``to_json`` made an object of."""
+        return cls(**{name: value for name, value in fields.items() if name != "done"})
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One operation; ``requested_by`` None: the system began it itself, for ``reason``.
 
     ``progress`` is in percent; the counts are of records; ``requested_at``, ``started_at``,
     ``completed_at`` and ``run_after`` (not before then is it due) are Unix seconds.  A discovery
-    has no ``did``.  ``warnings`` counts by reason what a completed sync left out of the repository;
-    ``via`` tells what a completed refresh read: the ``record`` with its proof, or the whole
-    ``repository``.
+    and a parent have no ``did``.  ``warnings`` counts by reason what a completed sync left out of
+    the repository; ``via`` tells what a completed refresh read: the ``record`` with its proof, or
+    the whole ``repository``.  ``behind``: asked for with many others, so that what was asked for by
+    itself goes before it, and automatic operations take turns with it.
     """
 
     id: str
@@ -94,6 +148,9 @@ class Operation:
     failure: Failure | None = None
     warnings: dict[str, int] | None = None
     via: str | None = None
+    parent: str | None = None
+    behind: bool = False
+    children: Children | None = None
 
     @property
     def ended(self) -> bool:
@@ -112,8 +169,9 @@ def queued(
     requested_at: float | None = None,
     reason: str | None = None,
     automatic: bool = False,
+    parent: str | None = None,
 ) -> Operation:
-    """Return a new operation, due at ``now`` (Unix seconds)."""
+    """Return a new operation, due at ``now`` (Unix seconds); ``parent``: the id of its parent."""
     return Operation(
         id=identifier,
         type=kind,
@@ -139,6 +197,9 @@ def queued(
         automatic=automatic,
         emit=emit,
         run_after=now,
+        parent=parent,
+        behind=parent is not None,
+        children=Children() if kind in CHILD_TYPES else None,
     )
 
 
@@ -156,6 +217,8 @@ def answered_through(operation: Operation, primary: Operation) -> Operation:
         same_as=primary.id,
         emit=operation.emit,
         automatic=operation.automatic,
+        parent=operation.parent,
+        behind=operation.behind,
         reason=operation.reason,
         requested_by=operation.requested_by,
         requested_at=operation.requested_at,
@@ -204,6 +267,8 @@ def to_json(operation: Operation) -> dict[str, Any]:
         "warnings": operation.warnings,
         "via": operation.via,
         "reason": operation.reason,
+        "parent": operation.parent,
+        "children": None if operation.children is None else operation.children.to_json(),
     }
     return always | {name: value for name, value in optional.items() if value is not None}
 

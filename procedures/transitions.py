@@ -9,16 +9,20 @@
   (``count``): chunks that were injected before a cancel still apply.
 - Within an attempt the phase never goes back; a new attempt begins anew, but keeps the counts
   of what was applied: facts are idempotent, so nothing is counted twice.
+- A parent runs from the first page of its selection until its last child has ended; then it is
+  completed, whatever became of them: ``children`` tells (``note_children``).
 - Each step raises ``version`` by one.  Each raises ``IllegalTransition`` where it is not legal;
   the store guards the same with ``WHERE status = …``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from procedures.failures import PERMANENT, Failure
-from procedures.operations import Operation, Phase, Status, Type
+from procedures.operations import CHILD_TYPES, Children, Operation, Phase, Status, Type
 from procedures.retries import RetryPolicy
 
 _PHASES = tuple(Phase)
@@ -52,10 +56,11 @@ def start(operation: Operation, now: float) -> Operation:
     if operation.run_after > now:
         raise IllegalTransition(operation, "start: not due")
     goes_on = operation.type is Type.DISCOVERY  # at its cursor
+    lists = goes_on or operation.type in CHILD_TYPES
     return replace(
         operation,
         status=Status.RUNNING,
-        phase=Phase.LISTING if operation.type is Type.DISCOVERY else Phase.RESOLVING,
+        phase=Phase.LISTING if lists else Phase.RESOLVING,
         progress=0,
         records_processed=operation.records_processed if goes_on else 0,
         total_records=None,
@@ -103,6 +108,52 @@ def count(
         updated=operation.updated + updated,
         deleted=operation.deleted + deleted,
         version=operation.version + 1,
+    )
+
+
+def note_children(
+    operation: Operation,
+    *,
+    selected: bool,
+    expected: int | None,
+    chosen: int = 0,
+    skipped: int = 0,
+    ended: Sequence[Operation] = (),
+) -> Operation:
+    """Note what has become of a running parent's children since the last time.
+
+    ``selected``: all are chosen; else ``expected`` is how many there will be, None if that is not
+    known.  ``chosen`` and ``skipped`` are how many more of these there are; the records of
+    ``ended``, children that have ended since, are added to the parent's.  Raises
+    ``IllegalTransition`` unless the parent is running.
+    """
+    before = operation.children or Children()
+    failed = Counter(
+        one.failure or Failure.INTERNAL for one in ended if one.status is Status.FAILED
+    )
+    names = sorted(before.failed.keys() | {failure.value for failure in failed})
+    statuses = Counter(one.status for one in ended)
+    all_chosen = before.chosen + chosen
+    children = Children(
+        expected=all_chosen if selected else expected,
+        chosen=all_chosen,
+        completed=before.completed + statuses[Status.COMPLETED],
+        failed={name: before.failed.get(name, 0) + failed[Failure(name)] for name in names},
+        cancelled=before.cancelled + statuses[Status.CANCELLED],
+        skipped=before.skipped + skipped,
+    )
+    after = advance(
+        operation,
+        Phase.CHILDREN if selected else Phase.LISTING,
+        progress=_DONE * children.done // children.expected if children.expected else None,
+        records_processed=operation.records_processed + sum(o.records_processed for o in ended),
+    )
+    return replace(
+        after,
+        children=children,
+        created=operation.created + sum(one.created for one in ended),
+        updated=operation.updated + sum(one.updated for one in ended),
+        deleted=operation.deleted + sum(one.deleted for one in ended),
     )
 
 

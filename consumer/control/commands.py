@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from consumer.control import bulks as parents
 from consumer.kafka.topics import Topics
 from consumer.scope import Scope
 from consumer.store.database import Connection
-from consumer.store.operations import queue, read, write
+from consumer.store.operations import bulks, queue, read, write
 from procedures import admission, transitions
 from procedures.admission import Accepted, Repeated
 from procedures.failures import Failure
-from procedures.messages import Cancel, Command, Discover, Refusal, WorkCommand
-from procedures.operations import Operation, Type
+from procedures.messages import (
+    BulkCommand,
+    BulkSync,
+    Cancel,
+    Command,
+    Discover,
+    Refusal,
+    WorkCommand,
+)
+from procedures.operations import CHILD_TYPES, Operation, Type
 from procedures.retries import RetryPolicy
 
 # Running refreshes are indexed by their URI, and PostgreSQL's index rows end at 2,704 bytes.
@@ -33,6 +42,8 @@ async def carry_out(
     if isinstance(command, Cancel):
         return await _cancel(connection, command, retries, now)
     known = await read.read(connection, command.id)
+    if isinstance(command, BulkSync):
+        return await _begin_bulk(connection, command, known, topics, now)
     if isinstance(command, Discover):
         found = admission.discover(command, known, now)
         if isinstance(found, Accepted):
@@ -50,6 +61,20 @@ async def carry_out(
             operation = _within(operation, command, scope, now)
             await write.insert(connection, operation, topics.partition_of(command.did))
     return None
+
+
+async def _begin_bulk(
+    connection: Connection,
+    command: BulkCommand,
+    known: Operation | None,
+    topics: Topics,
+    now: float,
+) -> Refusal | None:
+    decided = admission.bulk(command, known, now)
+    if isinstance(decided, Accepted):
+        await write.insert(connection, decided.operation, topics.partitions)
+        await bulks.begin(connection, command.id, command.selection)
+    return decided if isinstance(decided, Refusal) else None
 
 
 def _within(operation: Operation, command: WorkCommand, scope: Scope, now: float) -> Operation:
@@ -71,6 +96,9 @@ async def _cancel(
     connection: Connection, command: Cancel, retries: RetryPolicy, now: float
 ) -> Refusal | None:
     target = await read.read(connection, command.operation_id)
+    if target is not None and target.type in CHILD_TYPES and not target.ended:
+        await parents.cancel(connection, command, target, retries, now)
+        return None
     waiting = await read.coalesced_with(connection, command.operation_id)
     outcome = admission.cancel(command, target, waiting, now)
     if isinstance(outcome, Refusal):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from consumer import metrics
+from consumer.control import bulks
 from consumer.control.commands import carry_out
 from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
 from consumer.kafka.reader import Record
@@ -24,6 +25,7 @@ from procedures.messages import Refusal
 from procedures.operations import answered_through
 from procedures.retries import RetryPolicy
 
+_STEP_EVERY = 0.25  # seconds between two steps of open parents
 _PUBLISHED = 500  # operations in one transaction
 
 
@@ -37,9 +39,12 @@ class CommandTransactions:
         self._topics = topics
         self._scope = scope
         self._retries = retries
+        self._stepped = 0.0
 
     async def commit(self, records: Sequence[Record]) -> bool:
         """Carry out the commands in ``records``, and publish operations that have changed.
+
+        Between two of them, at most four times a second, open parents are brought forward.
 
         Returns whether there was anything to do.  Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
@@ -49,12 +54,18 @@ class CommandTransactions:
                 if refusal is not None:
                     metrics.COMMANDS_REFUSED.labels(refusal.reason).inc()
                     transaction.add_dead_letter(dead_letter(record, refusal))
+            await self._step(transaction.connection)
             await _publish(transaction)
             if records:
                 offset = records[-1].offset + 1
                 transaction.move_to(replace(self._lane.row, control_offset=offset))
         await self._lane.hand_over(transaction)
         return bool(records or transaction.rows)
+
+    async def _step(self, connection: Connection) -> None:
+        if time.monotonic() - self._stepped >= _STEP_EVERY:
+            await bulks.step(connection, self._topics, time.time())
+            self._stepped = time.monotonic()
 
     async def sweep(self, forget_after: float) -> None:
         """Queue again what was lost or passed, and forget operations that ended long ago.

@@ -79,7 +79,7 @@ class Attempts:
                 return await self.sync(claim, report)
             case Type.RECORD_REFRESH:
                 return await self.refresh(claim, report)
-            case Type.DISCOVERY:  # claims of its own: see consumer.fetch.discovery
+            case Type.DISCOVERY | Type.BULK_SYNC:  # claimed by discovery; never claimed
                 raise AssertionError(claim.operation.id)
 
     async def sync(self, claim: Claim, report: Report) -> int:

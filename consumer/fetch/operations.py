@@ -2,7 +2,8 @@
 
 Each type of operation has slots of its own, so that a refresh of one record does not wait behind
 downloads.  What a person requested is claimed first, and one slot of each type is kept for it;
-operations at a busy host are passed over and take no slot.  Leases are extended while attempts
+operations at a busy host are passed over and take no slot.  What was requested with many others
+takes at most half of the slots.  Leases are extended while attempts
 run.  An operation that is cancelled, or whose lease has expired, has its attempt cancelled.
 """
 
@@ -28,7 +29,7 @@ from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
 from procedures.failures import Failure
-from procedures.operations import Phase, Type
+from procedures.operations import Operation, Phase, Type
 from procedures.retries import RetryPolicy
 
 RULES = LeaseRules(claims.CHANNEL, poll=10.0, drain=3.0, return_failed=False)
@@ -94,7 +95,8 @@ class OperationPool:
                         kind,
                         _LEASE_SECONDS,
                         busy=self._hosts.busy(),
-                        automatic=_taken(running, kind, automatic=True) < max(1, slots - 1),
+                        automatic=_taken(running, kind, _automatic) < max(1, slots - 1),
+                        behind=_taken(running, kind, _behind) < max(1, slots // 2),
                     )
                 if claim is None:
                     break
@@ -172,7 +174,17 @@ def cause_of(failure: Failure, *, automatic: bool) -> Cause:
     return Cause.DIRECTORY if failure is Failure.DID_NOT_FOUND else Cause.REFUSAL
 
 
-def _taken(running: Collection[Attempt], kind: Type, *, automatic: bool = False) -> int:
-    """Return how many slots of ``kind`` are taken, or how many of them by automatic operations."""
+def _taken(
+    running: Collection[Attempt], kind: Type, which: Callable[[Operation], bool] = lambda _: True
+) -> int:
+    """Return how many slots of ``kind`` are taken by such operations."""
     operations = [attempt.claim.operation for attempt in running]
-    return sum(each.type is kind and (each.automatic or not automatic) for each in operations)
+    return sum(each.type is kind and which(each) for each in operations)
+
+
+def _automatic(operation: Operation) -> bool:
+    return operation.automatic
+
+
+def _behind(operation: Operation) -> bool:
+    return operation.behind

@@ -30,7 +30,8 @@ ON CONFLICT (did) DO NOTHING
 _CROWD = """
 SELECT count(*) FROM (
     SELECT FROM operations
-    WHERE status = 'queued' AND same_as IS NULL AND automatic AND run_after <= now()
+    WHERE status = 'queued' AND same_as IS NULL AND (automatic OR behind) AND run_after <= now()
+        AND automatic
         AND type = 'didSync'
     LIMIT %s
 ) AS waiting

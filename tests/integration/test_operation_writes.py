@@ -22,7 +22,16 @@ from consumer.store.operations import claims, queue, read, sweeps, write
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.messages import Emit
-from procedures.operations import FINAL, Operation, Phase, Status, Type, answered_through, queued
+from procedures.operations import (
+    CHILD_TYPES,
+    FINAL,
+    Operation,
+    Phase,
+    Status,
+    Type,
+    answered_through,
+    queued,
+)
 from procedures.retries import RetryPolicy
 from procedures.transitions import IllegalTransition
 from tests.unit.procedures.strategies import DID, URI
@@ -47,14 +56,15 @@ INSERT INTO operations (
     id, type, status, did, uri, phase, reason, progress, records_processed, total_records,
     created, updated, deleted, attempts, requested_by, error, failure, new_cid, version,
     automatic, emit_all, same_as, requested_at, started_at, completed_at, run_after, lane,
-    lease_owner, lease_until, warnings, via
+    lease_owner, lease_until, warnings, via, parent, behind, children
 ) VALUES (
     %(id)s, %(type)s, %(status)s, %(did)s, %(uri)s, %(phase)s, %(reason)s, %(progress)s,
     %(records_processed)s, %(total_records)s, %(created)s, %(updated)s, %(deleted)s,
     %(attempts)s, %(requested_by)s, %(error)s, %(failure)s, %(new_cid)s, %(version)s,
     %(automatic)s, %(emit_all)s, %(same_as)s, to_timestamp(%(requested_at)s),
     to_timestamp(%(started_at)s), to_timestamp(%(completed_at)s), to_timestamp(%(run_after)s),
-    0, %(lease)s, to_timestamp(%(lease_until)s), %(warnings)s, %(via)s
+    0, %(lease)s, to_timestamp(%(lease_until)s), %(warnings)s, %(via)s, %(parent)s,
+    %(behind)s, %(children)s
 )
 """
 
@@ -86,6 +96,7 @@ async def put(
         leased = one.status is Status.RUNNING and one.phase is not Phase.INJECTED
         values |= {"emit_all": one.emit is Emit.ALL, "lease": one.id if leased else None}
         values |= {"lease_until": lease_until if leased else None}
+        values |= {"children": None if one.children is None else Jsonb(one.children.to_json())}
         values |= {"warnings": None if one.warnings is None else Jsonb(one.warnings)}
         await connection.execute(_INSERT, values)
 
@@ -202,6 +213,31 @@ async def test_what_runs_keeps_others_of_its_subject_waiting(database: Database)
         assert await claims.claim(connection, Type.DID_SYNC, 60.0) is None
 
 
+async def test_automatic_syncs_and_those_of_many_take_turns_behind_what_is_asked_for(
+    database: Database,
+) -> None:
+    def due(identifier: str, at: float, **changes: Any) -> Operation:
+        return _sync(identifier, did=f"did:plc:{identifier}", run_after=PAST + at, **changes)
+
+    async with database.transaction() as connection:
+        before = [
+            due("many 1", 1, behind=True, parent="many"),
+            due("automatic 2", 2, automatic=True),
+            due("many 3", 3, behind=True, parent="many"),
+            due("automatic 4", 4, automatic=True),
+            due("alone", 5),
+        ]
+        await put(connection, before)
+        claimed = []
+        while (claim := await claims.claim(connection, Type.DID_SYNC, 60.0)) is not None:
+            claimed.append(claim.operation.id)
+        assert claimed == ["alone", "many 1", "automatic 2", "many 3", "automatic 4"]
+        await put(connection, before[:4])
+        one = await claims.claim(connection, Type.DID_SYNC, 60.0, behind=False)
+        assert one is not None
+        assert one.operation.id == "automatic 2"
+
+
 # -- while it runs, and when it fails ---------------------------------------------------------
 
 
@@ -302,7 +338,11 @@ async def test_an_automatic_sync_that_is_queued_again_replaces_the_queued_one(
 
 
 @on_postgres
-@given(st.sampled_from(sorted(STEPS)), stored_operations, st.sampled_from(Emit))
+@given(
+    st.sampled_from(sorted(STEPS)),
+    stored_operations.filter(lambda one: one.type not in CHILD_TYPES),  # nothing follows a parent
+    st.sampled_from(Emit),
+)
 async def test_coalesced_operations_end_as_they_are_answered(
     database: Database, name: str, primary: Operation, emit: Emit
 ) -> None:

@@ -2,8 +2,9 @@
 
 A claim is a lease with a name of its own: its holder extends it while it works, and stops when
 the row no longer bears the name.  Syncs of one DID follow each other, so do refreshes of one
-record; what was asked for goes before what is automatic.  An injected operation needs no lease:
-the worker ends it.
+record; what was asked for by itself goes first, then come what was asked for with many others
+and what is automatic, together, by the time at which they are due.  An injected operation needs
+no lease: the worker ends it.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ _ONE_BY_ONE = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() ||
 # is now, which may be later than what ``due`` saw: so its status is asked for again.
 _NEXT = f"""
 WITH due AS (
-    SELECT id, did, automatic, run_after, host FROM operations AS o
+    SELECT id, did, automatic OR behind AS later, run_after, host FROM operations AS o
     WHERE status = 'queued' AND same_as IS NULL AND run_after <= now() AND type = %(type)s
-        AND (%(automatic)s OR NOT automatic)
+        AND (%(automatic)s OR NOT automatic) AND (%(behind)s OR NOT behind)
         AND NOT EXISTS (
             SELECT FROM operations AS running
             WHERE running.status = 'running' AND running.type = o.type
                 AND running.did = o.did AND running.uri IS NOT DISTINCT FROM o.uri
         )
-    ORDER BY automatic, run_after LIMIT 2000
+    ORDER BY (automatic OR behind), run_after LIMIT 2000
 )
 SELECT {COLUMNS}, operations.lane, coalesce(r.want, 0) AS want, r.floor_rev AS floor, r.rev,
     r.status AS account, coalesce(r.status_session, 0) AS epoch, coalesce(r.status_seq, 0) AS seq,
@@ -70,7 +71,7 @@ FROM due JOIN operations ON operations.id = due.id LEFT JOIN repos AS r ON r.did
 WHERE coalesce(due.host, substring(r.pds FROM '//(.*)'), '') <> ALL(%(busy)s)
     AND operations.status = 'queued' AND operations.same_as IS NULL
     AND operations.run_after <= now()
-ORDER BY due.automatic, due.run_after LIMIT 1 FOR UPDATE OF operations SKIP LOCKED
+ORDER BY due.later, due.run_after LIMIT 1 FOR UPDATE OF operations SKIP LOCKED
 """  # noqa: S608 - our own columns
 # What is no part of the operation.
 _BESIDE = ("lane", "want", "floor", "rev", "account", "epoch", "seq", "now")
@@ -96,13 +97,14 @@ async def claim(
     *,
     busy: Sequence[str] = (),
     automatic: bool = True,
+    behind: bool = True,
 ) -> Claim | None:
     """Claim the next due operation of ``kind`` for ``seconds``; None if there is none.
 
-    What is known to go to one of the ``busy`` hosts is passed over, and automatic operations
-    unless ``automatic``.
+    What is known to go to one of the ``busy`` hosts is passed over, automatic operations
+    unless ``automatic``, and those asked for with many others unless ``behind``.
     """
-    parameters = {"type": kind, "busy": Texts(busy), "automatic": automatic}
+    parameters = {"type": kind, "busy": Texts(busy), "automatic": automatic, "behind": behind}
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
         async with connection.pipeline():
             await connection.execute(_ONE_BY_ONE)

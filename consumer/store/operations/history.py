@@ -28,6 +28,8 @@ _STOP_SECONDS = 0.5
 _PAGE = f"""
 SELECT {COLUMNS} FROM operations
 WHERE status = ANY(%(statuses)s) AND (%(did)s::text IS NULL OR did = %(did)s)
+    AND (parent = %(parent)s OR %(parent)s::text IS NULL
+         AND (%(did)s IS NOT NULL OR parent IS NULL))
     AND (%(after)s::float8 IS NULL
          OR (extract(epoch FROM requested_at)::float8, id) < (%(after)s, %(after_id)s))
 ORDER BY requested_at DESC, id DESC LIMIT %(limit)s
@@ -82,6 +84,7 @@ class History:
         parameters = {
             "statuses": Texts([status.value for status in sorted(query.statuses)]),
             "did": query.did,
+            "parent": query.parent,
             "after": after,
             "after_id": after_id,
             "limit": query.limit + 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -19,6 +21,14 @@ ORDER BY requested_at, id FOR UPDATE
 _COALESCED = f"""
 SELECT {COLUMNS} FROM operations WHERE same_as = %s AND status = 'queued'
 ORDER BY requested_at, id FOR UPDATE
+"""  # noqa: S608
+_OPEN_OF_ALL = f"""
+SELECT {COLUMNS} FROM operations WHERE did = ANY(%s) AND status IN ('queued', 'running')
+ORDER BY id FOR UPDATE
+"""  # noqa: S608
+_COALESCED_WITH_ALL = f"""
+SELECT {COLUMNS} FROM operations WHERE same_as = ANY(%s) AND status = 'queued'
+ORDER BY id FOR UPDATE
 """  # noqa: S608
 _READ_ALL = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s)"  # noqa: S608
 _BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
@@ -40,6 +50,19 @@ async def coalesced_with(connection: Connection, identifier: str) -> list[Operat
     return await _rows(connection, _COALESCED, [identifier])
 
 
+async def open_of_all(connection: Connection, dids: Sequence[str]) -> dict[str, list[Operation]]:
+    """Return the operations of each of ``dids`` as ``open_of`` does, by DID."""
+    return _grouped(await _rows(connection, _OPEN_OF_ALL, [Texts(dids)]), lambda one: one.did)
+
+
+async def coalesced_with_all(
+    connection: Connection, identifiers: Sequence[str]
+) -> dict[str, list[Operation]]:
+    """Return what ``coalesced_with`` returns of each of ``identifiers``, by their ids."""
+    found = await _rows(connection, _COALESCED_WITH_ALL, [Texts(identifiers)])
+    return _grouped(found, lambda one: one.same_as)
+
+
 async def read_all(connection: Connection, identifiers: list[str]) -> dict[str, Operation]:
     """Return operations by their ids."""
     found = await _rows(connection, _READ_ALL, [Texts(identifiers)])
@@ -49,6 +72,16 @@ async def read_all(connection: Connection, identifiers: list[str]) -> dict[str, 
 async def by_status(connection: Connection) -> dict[str, int]:
     """Return how many operations there are in each status."""
     return dict(await (await connection.execute(_BY_STATUS)).fetchall())
+
+
+def _grouped(
+    operations: list[Operation], key: Callable[[Operation], str | None]
+) -> dict[str, list[Operation]]:
+    """Return the operations by their keys, oldest first."""
+    grouped: defaultdict[str, list[Operation]] = defaultdict(list)
+    for one in sorted(operations, key=lambda one: (one.requested_at, one.id)):
+        grouped[key(one) or ""].append(one)
+    return grouped
 
 
 async def _rows(connection: Connection, sql: str, parameters: list[Any]) -> list[Operation]:

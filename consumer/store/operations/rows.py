@@ -6,7 +6,7 @@ from typing import Any
 
 from procedures.failures import Failure
 from procedures.messages import Emit
-from procedures.operations import Operation, Phase, Status, Type
+from procedures.operations import Children, Operation, Phase, Status, Type
 
 # What ``of_row`` makes an Operation of, in a SELECT or RETURNING from ``operations``.
 COLUMNS = """
@@ -15,7 +15,8 @@ COLUMNS = """
     operations.total_records, operations.created, operations.updated, operations.deleted,
     operations.attempts, operations.requested_by, operations.error, operations.failure,
     operations.new_cid, operations.version, operations.automatic, operations.emit_all,
-    operations.same_as, operations.warnings, operations.via,
+    operations.same_as, operations.warnings, operations.via, operations.parent,
+    operations.behind, operations.children,
     extract(epoch FROM operations.requested_at)::float8 AS requested_at,
     extract(epoch FROM operations.started_at)::float8 AS started_at,
     extract(epoch FROM operations.completed_at)::float8 AS completed_at,
@@ -35,6 +36,7 @@ def of_row(row: dict[str, Any]) -> Operation:
             "status": Status(row["status"]),
             "phase": None if row["phase"] is None else Phase(row["phase"]),
             "failure": None if row["failure"] is None else Failure(row["failure"]),
+            "children": None if row["children"] is None else Children.from_json(row["children"]),
             "emit": Emit.ALL if row.pop("emit_all") else Emit.CHANGES,
         }
     )

@@ -59,6 +59,8 @@ UPDATE operations SET
     automatic = new.automatic,
     warnings = new.warnings,
     via = new.via,
+    behind = new.behind,
+    children = new.children,
     lease_owner = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
         THEN coalesce(%(lease)s, lease_owner) END,
     lease_until = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
@@ -69,12 +71,12 @@ FROM unnest(
     %(id)s, %(status)s, %(phase)s, %(error)s, %(failure)s, %(new_cid)s, %(same_as)s,
     %(progress)s, %(records_processed)s, %(total_records)s, %(created)s, %(updated)s,
     %(deleted)s, %(attempts)s, %(version)s, %(run_after)s, %(started_at)s, %(completed_at)s,
-    %(automatic)s, %(warnings)s, %(via)s
+    %(automatic)s, %(warnings)s, %(via)s, %(behind)s, %(children)s
 ) AS new (
     id, status, phase, error, failure, new_cid, same_as,
     progress, records_processed, total_records, created, updated,
     deleted, attempts, version, run_after, started_at, completed_at,
-    automatic, warnings, via
+    automatic, warnings, via, behind, children
 )
 WHERE operations.id = new.id
 """
@@ -115,13 +117,20 @@ WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
 _INSERT = """
 INSERT INTO operations (
     id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,
-    requested_at, error, failure, completed_at, version, reason, want
-) VALUES (
-    %(id)s, %(type)s, %(did)s, %(lane)s, %(uri)s, %(status)s, %(automatic)s, %(emit_all)s,
-    %(same_as)s, to_timestamp(%(run_after)s), %(requested_by)s, to_timestamp(%(requested_at)s),
-    %(error)s, %(failure)s, to_timestamp(%(completed_at)s), %(version)s,
-    %(reason)s, coalesce((SELECT want FROM repos WHERE did = %(did)s), 0)
+    requested_at, error, failure, completed_at, version, reason, parent, behind, children, want
 )
+SELECT new.id, type, new.did, new.lane, uri, new.status, automatic, emit_all, same_as,
+    to_timestamp(run_after), requested_by, to_timestamp(requested_at), error, failure,
+    to_timestamp(completed_at), version, new.reason, parent, behind, children, coalesce(r.want, 0)
+FROM unnest(
+    %(id)s, %(type)s, %(did)s, %(lane)s, %(uri)s, %(status)s, %(automatic)s, %(emit_all)s,
+    %(same_as)s, %(run_after)s, %(requested_by)s, %(requested_at)s, %(error)s, %(failure)s,
+    %(completed_at)s, %(version)s, %(reason)s, %(parent)s, %(behind)s, %(children)s
+) AS new (
+    id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,
+    requested_at, error, failure, completed_at, version, reason, parent, behind, children
+)
+LEFT JOIN repos AS r ON r.did = new.did
 """
 _TAKE_UNPUBLISHED = f"""
 WITH chosen AS (
@@ -145,10 +154,11 @@ _NUMBERS = (
     "version",
 )
 _TIMES = ("run_after", "started_at", "completed_at")
-_INSERTED = (
-    *("id", "type", "did", "uri", "status", "automatic", "same_as", "run_after", "requested_by"),
-    *("requested_at", "error", "failure", "completed_at", "version", "reason"),
+_INSERTED_TEXTS = (
+    *("id", "type", "did", "uri", "status", "same_as", "requested_by", "error", "failure"),
+    *("reason", "parent"),
 )
+_INSERTED_TIMES = ("run_after", "requested_at", "completed_at")
 
 
 async def lock(connection: Connection, ids: Sequence[str]) -> list[Operation]:
@@ -189,7 +199,9 @@ async def save(
         "seconds": None if lease is None else lease.seconds,
         "injected": injected_offset,
         "automatic": Booleans([one.automatic for one in changed]),
+        "behind": Booleans([one.behind for one in changed]),
         "warnings": Jsons([one.warnings for one in changed]),
+        "children": _children(changed),
     }
     parameters |= {name: Texts([getattr(one, name) for one in changed]) for name in _TEXTS}
     parameters |= {name: Bigints([getattr(one, name) for one in changed]) for name in _NUMBERS}
@@ -207,9 +219,28 @@ async def settle(connection: Connection, dids: Sequence[str]) -> None:
 
 async def insert(connection: Connection, operation: Operation, lane: int) -> None:
     """Add an operation that has not begun; ``lane`` is that of its DID."""
-    values = {name: getattr(operation, name) for name in _INSERTED}
-    parameters = values | {"emit_all": operation.emit is Emit.ALL, "lane": lane}
+    await insert_all(connection, [operation], [lane])
+
+
+async def insert_all(
+    connection: Connection, operations: Sequence[Operation], lanes: Sequence[int]
+) -> None:
+    """Add operations that have not begun; ``lanes`` are those of their DIDs."""
+    parameters: dict[str, object] = {
+        "lane": Bigints(lanes),
+        "version": Bigints([one.version for one in operations]),
+        "automatic": Booleans([one.automatic for one in operations]),
+        "behind": Booleans([one.behind for one in operations]),
+        "emit_all": Booleans([one.emit is Emit.ALL for one in operations]),
+        "children": _children(operations),
+    }
+    parameters |= {n: Texts([getattr(one, n) for one in operations]) for n in _INSERTED_TEXTS}
+    parameters |= {n: Doubles([getattr(one, n) for one in operations]) for n in _INSERTED_TIMES}
     await connection.execute(_INSERT, parameters)
+
+
+def _children(operations: Sequence[Operation]) -> Jsons:
+    return Jsons([one.children.to_json() if one.children else None for one in operations])
 
 
 async def take_unpublished(connection: Connection, limit: int) -> list[Operation]:

@@ -22,8 +22,8 @@ from procedures.retries import DEFAULT
 SYNC, REFRESH = Type.DID_SYNC, Type.RECORD_REFRESH
 
 
-def claim_of(kind: Type, number: int, *, automatic: bool = False) -> Claim:
-    operation = cast("Operation", _Operation(f"{kind}-{number}", kind, automatic))
+def claim_of(kind: Type, number: int, *, automatic: bool = False, behind: bool = False) -> Claim:
+    operation = cast("Operation", _Operation(f"{kind}-{number}", kind, automatic, behind))
     return cast("Claim", _Claim(f"lease-{kind}-{number}", operation))
 
 
@@ -32,6 +32,7 @@ class _Operation:
     id: str
     type: Type
     automatic: bool
+    behind: bool
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ class Queue:
         *,
         busy: Sequence[str],
         automatic: bool,
+        behind: bool,
     ) -> Claim | None:
         self.busy.append(busy)
         for one in self.due:
-            if one.operation.type is kind and (automatic or not one.operation.automatic):
+            operation = one.operation
+            if operation.type is not kind:
+                continue
+            if (automatic or not operation.automatic) and (behind or not operation.behind):
                 self.due.remove(one)
                 return one
         return None
@@ -120,6 +125,17 @@ async def test_one_slot_is_kept_for_what_a_person_requested(queue: Queue) -> Non
     assert await leased(pool, running) == [f"{SYNC}-0"]
     queue.due.append(claim_of(SYNC, 9))
     assert await leased(pool, running) == [f"{SYNC}-9"]
+
+
+async def test_what_was_requested_with_many_others_takes_half_of_the_slots(queue: Queue) -> None:
+    queue.due = [claim_of(SYNC, n, behind=True) for n in range(6)]
+    pool, _ = pool_of(queue, syncs=4, refreshes=1)
+    running: list[Attempt] = []
+    assert await leased(pool, running) == [f"{SYNC}-0", f"{SYNC}-1"]
+    queue.due += [claim_of(SYNC, 8, automatic=True), claim_of(SYNC, 9)]
+    assert await leased(pool, running) == [f"{SYNC}-8", f"{SYNC}-9"]
+    single, _ = pool_of(queue, syncs=1, refreshes=1)
+    assert await leased(single, []) == [f"{SYNC}-2"]
 
 
 async def test_a_single_slot_takes_automatic_operations_too(queue: Queue) -> None:

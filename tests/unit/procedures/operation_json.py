@@ -8,7 +8,7 @@ from typing import Any
 from procedures import times
 from procedures.failures import Failure
 from procedures.messages import Emit
-from procedures.operations import Operation, Phase, Status, Type
+from procedures.operations import Children, Operation, Phase, Status, Type
 
 
 def _moment(fields: Mapping[str, Any], name: str) -> float | None:
@@ -51,4 +51,6 @@ def from_json(fields: Mapping[str, Any]) -> Operation:
         failure=None if failure is None else Failure(failure),
         warnings=fields.get("warnings"),
         via=fields.get("via"),
+        parent=fields.get("parent"),
+        children=Children.from_json(fields["children"]) if "children" in fields else None,
     )

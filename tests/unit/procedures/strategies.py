@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from procedures.failures import Failure
 from procedures.messages import Emit
-from procedures.operations import FINAL, Operation, Phase, Status, Type
+from procedures.operations import CHILD_TYPES, FINAL, Children, Operation, Phase, Status, Type
 
 DID = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 URI = f"at://{DID}/pub.chive.eprint.submission/3l2s5xxv2wc2e"
@@ -15,6 +15,20 @@ MOMENTS = st.integers(min_value=0, max_value=4_000_000_000_000).map(lambda ms: m
 _COUNTS = st.integers(min_value=0, max_value=10_000)
 _NAMES = st.sampled_from(["path_invalid", "record_raw", "block_missing"])
 _TEXTS = st.none() | st.text(max_size=20)
+
+
+def children() -> st.SearchStrategy[Children]:
+    """Return what may have become of any number of children."""
+    names = st.sampled_from([failure.value for failure in Failure])
+    return st.builds(
+        Children,
+        expected=st.none() | _COUNTS,
+        chosen=_COUNTS,
+        completed=_COUNTS,
+        failed=st.dictionaries(names, st.integers(1, 10_000), max_size=3),
+        cancelled=_COUNTS,
+        skipped=_COUNTS,
+    )
 
 
 @st.composite
@@ -30,7 +44,7 @@ def operations(draw: st.DrawFn, identifier: str = "op") -> Operation:
         id=identifier,
         type=kind,
         status=status,
-        did=None if kind == Type.DISCOVERY else DID,
+        did=None if kind == Type.DISCOVERY or kind in CHILD_TYPES else DID,
         uri=URI if kind == Type.RECORD_REFRESH else None,
         phase=draw(st.sampled_from(Phase)) if status == Status.RUNNING else None,
         reason=draw(_TEXTS),
@@ -55,4 +69,6 @@ def operations(draw: st.DrawFn, identifier: str = "op") -> Operation:
         failure=draw(st.none() | st.sampled_from(Failure)),
         warnings=draw(st.none() | st.dictionaries(_NAMES, st.integers(1, 10_000), min_size=1)),
         via=draw(st.sampled_from([None, "record", "repository"])),
+        parent=draw(st.sampled_from([None, "parent"])),
+        children=draw(children()) if kind in CHILD_TYPES else None,
     )

@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from procedures import transitions
-from procedures.admission import Accepted, Cancelled, Repeated, accept, cancel
+from procedures.admission import Accepted, Cancelled, Repeated, accept, bulk, cancel, child
 from procedures.failures import Failure
-from procedures.messages import Cancel, DidSync, Emit, RecordRefresh, Refusal, RefusalReason
+from procedures.messages import (
+    BulkSync,
+    Cancel,
+    DidSync,
+    Emit,
+    RecordRefresh,
+    Refusal,
+    RefusalReason,
+)
 from procedures.operations import Operation, Status, Type, queued
+from procedures.selections import By, Selection
 from tests.unit.procedures.strategies import DID, URI
 
 NOW = 2_000.0
@@ -95,6 +104,61 @@ def test_a_host_that_asked_for_patience_gets_it() -> None:
     assert isinstance(accepted, Accepted)
     assert accepted.operation.same_as == "old"
     assert accepted.primary is None
+
+
+def test_a_command_for_many_becomes_one_operation() -> None:
+    command = BulkSync(
+        id="new", selection=Selection(By.HOST, "a.example"), emit=Emit.ALL, requested_at=1_999.0
+    )
+    accepted = bulk(command, None, NOW)
+    assert isinstance(accepted, Accepted)
+    parent = accepted.operation
+    assert (parent.type, parent.did, parent.emit) == (Type.BULK_SYNC, None, Emit.ALL)
+    assert (parent.reason, parent.requested_at) == ("host=a.example", 1_999.0)
+    assert bulk(command, parent, NOW) is None
+    for other in (
+        replace(command, emit=Emit.CHANGES),
+        replace(command, selection=Selection(By.ALL)),
+        replace(command, selection=Selection(By.DIDS, dids=(DID,))),
+    ):
+        refusal = bulk(other, parent, NOW)
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason == RefusalReason.ID_TAKEN
+
+
+def test_two_lists_of_one_length_are_two_selections() -> None:
+    assert len({Selection(By.DIDS, dids=(f"did:web:{n}",)).text for n in "ab"}) == 2
+
+
+PARENT = queued("many", Type.BULK_SYNC, None, NOW, emit=Emit.ALL, requested_by="me")
+
+
+def test_a_child_is_asked_for_by_who_asked_for_all_and_stays_behind() -> None:
+    accepted = child(PARENT, "one", DID, [], NOW)
+    assert accepted == Accepted(
+        queued("one", Type.DID_SYNC, DID, NOW, emit=Emit.ALL, requested_by="me", parent="many")
+    )
+    assert accepted.operation.behind
+
+
+def test_a_child_is_coalesced_and_leaves_what_goes_before_it_there() -> None:
+    alone = _queued(emit=Emit.ALL)
+    assert child(PARENT, "one", DID, [alone], NOW).primary is None
+    automatic = _queued(emit=Emit.ALL, automatic=True, run_after=9_000.0)
+    accepted = child(PARENT, "one", DID, [automatic], NOW)
+    assert accepted.operation.same_as == "old"
+    assert accepted.primary == replace(
+        automatic, automatic=False, behind=True, run_after=NOW, version=2
+    )
+    assert child(PARENT, "one", DID, [_queued()], NOW).operation.same_as is None, "it emits less"
+
+
+def test_a_child_that_is_asked_for_by_itself_too_goes_first() -> None:
+    waiting = child(PARENT, "one", DID, [], NOW).operation
+    accepted = accept(SYNC, None, [waiting], NOW)
+    assert isinstance(accepted, Accepted)
+    assert accepted.operation.same_as == "one"
+    assert accepted.primary == replace(waiting, behind=False, version=2)
 
 
 CANCEL = Cancel(id="c", operation_id="old", requested_by="did:web:me", requested_at=NOW)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from procedures import messages, syntax, times
 from procedures.messages import (
+    BulkSync,
     Cancel,
     Command,
     DidSync,
@@ -24,6 +25,7 @@ from procedures.messages import (
     decode,
     encode,
 )
+from procedures.selections import By, Selection
 
 DID = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 URI = f"at://{DID}/pub.chive.eprint.submission/3l2s5xxv2wc2e"
@@ -69,6 +71,64 @@ def test_what_a_discover_command_names() -> None:
         refused = _decode({"type": "discover"} | wrong)
         assert isinstance(refused, Refusal)
         assert refused.reason is RefusalReason.INVALID_FIELD
+
+
+@pytest.mark.parametrize(
+    ("fields", "selection"),
+    [
+        (
+            {"dids": [DID, "did:web:a.example"]},
+            Selection(By.DIDS, None, (DID, "did:web:a.example")),
+        ),
+        ({"select": {"collection": "a.b.c"}}, Selection(By.COLLECTION, "a.b.c")),
+        ({"select": {"collection": "a.b.*"}}, Selection(By.COLLECTION, "a.b.*")),
+        ({"select": {"host": "pds.example:8443"}}, Selection(By.HOST, "pds.example:8443")),
+        ({"select": {"failed": True}, "did": None}, Selection(By.FAILED)),
+        ({"select": {"all": True}, "dids": None}, Selection(By.ALL)),
+    ],
+)
+def test_a_sync_of_many(fields: dict[str, Any], selection: Selection) -> None:
+    command = _decode({"type": "didSync", "id": "a", "emit": "all"} | fields)
+    assert command == BulkSync(
+        id="a", selection=selection, emit=Emit.ALL, requested_at=TIMESTAMP / 1000
+    )
+    assert messages.key(command) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, RefusalReason.MISSING_FIELD),
+        ({"dids": None, "select": None}, RefusalReason.MISSING_FIELD),
+        ({"did": DID, "dids": [DID]}, RefusalReason.INVALID_SELECTION),
+        ({"did": DID, "select": {"all": True}}, RefusalReason.INVALID_SELECTION),
+        ({"dids": [DID], "select": {"all": True}}, RefusalReason.INVALID_SELECTION),
+        ({"dids": []}, RefusalReason.INVALID_SELECTION),
+        ({"dids": DID}, RefusalReason.INVALID_SELECTION),
+        ({"dids": [DID, DID]}, RefusalReason.INVALID_SELECTION),
+        ({"dids": [DID, "alice.test"]}, RefusalReason.INVALID_DID),
+        ({"dids": [DID, 1]}, RefusalReason.INVALID_DID),
+        ({"dids": [[]]}, RefusalReason.INVALID_DID),
+        ({"select": "all"}, RefusalReason.INVALID_SELECTION),
+        ({"select": {}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"all": False}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"all": 1}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"everything": True}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"dids": [DID]}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"failed": True, "host": "a.example"}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"host": "https://a.example"}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"host": "A.example"}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"collection": "*"}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"collection": "a.b"}}, RefusalReason.INVALID_SELECTION),
+        ({"select": {"collection": None}}, RefusalReason.INVALID_SELECTION),
+    ],
+)
+def test_refuses_selections_that_are_none(fields: dict[str, Any], reason: RefusalReason) -> None:
+    fields = {"type": "didSync"} | fields
+    refusal = _decode(fields)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, len(refusal.detail) < 300) == (reason, True)
+    assert not VALIDATOR.is_valid(fields)
 
 
 def test_all_fields() -> None:
@@ -194,7 +254,23 @@ _BY = st.none() | st.from_regex(r"[ -~]{1,40}", fullmatch=True)
 _AT = st.integers(min_value=0, max_value=4_000_000_000_000).map(lambda ms: ms / 1000)
 _DIDS = st.from_regex(r"did:(plc|web):[a-zA-Z0-9._:%-]{0,30}[a-zA-Z0-9._-]", fullmatch=True)
 _PATHS = st.from_regex(r"[a-z]{1,8}(\.[a-z0-9]{1,8}){1,3}\.[a-zA-Z]{1,8}/[A-Za-z0-9_~-]{1,20}")
+_SELECTIONS = st.one_of(
+    st.lists(_DIDS, min_size=1, max_size=9, unique=True).map(
+        lambda dids: Selection(By.DIDS, dids=tuple(sorted(dids)))
+    ),
+    st.sampled_from(["a.b.c", "pub.chive.*", "a.*"]).map(lambda c: Selection(By.COLLECTION, c)),
+    st.sampled_from(["a.example", "127.0.0.1:80"]).map(lambda host: Selection(By.HOST, host)),
+    st.sampled_from([Selection(By.FAILED), Selection(By.ALL)]),
+)
 _COMMANDS: st.SearchStrategy[Command] = st.one_of(
+    st.builds(
+        BulkSync,
+        id=_IDS,
+        selection=_SELECTIONS,
+        emit=st.sampled_from(Emit),
+        requested_by=_BY,
+        requested_at=_AT,
+    ),
     st.builds(
         DidSync,
         id=_IDS,
@@ -229,10 +305,24 @@ def test_what_is_encoded_is_decoded_and_matches_the_schema(command: Command) -> 
     VALIDATOR.validate(json.loads(value))
 
 
-_NAMES = ["v", "id", "type", "did", "uri", "emit", "operationId", "requestedBy", "requestedAt"]
+_NAMES = [
+    *("v", "id", "type", "did", "dids", "select", "uri", "emit", "operationId"),
+    *("requestedBy", "requestedAt"),
+]
 _NEAR: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(1, 1.0, 2, 0, True, None, "", "1", [], {}),
+        *(
+            [DID],
+            [DID, DID],
+            [DID, "did:web:a"],
+            ["a"],
+            {"all": True},
+            {"all": 1},
+            {"failed": True},
+        ),
+        *({"host": "a.example"}, {"host": "a/"}, {"host": "-a"}, {"host": "a", "all": True}),
+        *({"collection": "a.*"}, {"collection": "a.b.c"}, {"collection": "a.b"}),
         *(
             "didSync",
             "recordRefresh",

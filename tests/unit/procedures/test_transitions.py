@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from procedures import transitions
 from procedures.failures import PERMANENT, Failure
-from procedures.operations import Operation, Phase, Status, Type, queued
+from procedures.operations import Children, Operation, Phase, Status, Type, queued
 from procedures.retries import RetryPolicy
 from procedures.transitions import IllegalTransition
 from tests.unit.procedures.strategies import DID, MOMENTS
@@ -111,6 +111,46 @@ def test_counts_survive_a_new_attempt() -> None:
 
 def test_discovery_begins_by_listing() -> None:
     assert transitions.start(queued("d", Type.DISCOVERY, None, 0), 1).phase == Phase.LISTING
+
+
+def _parent() -> Operation:
+    return transitions.start(queued("many", Type.BULK_SYNC, None, 0), 1)
+
+
+def test_a_parent_has_the_counts_of_its_children() -> None:
+    parent = _parent()
+    assert (parent.phase, parent.children) == (Phase.LISTING, Children())
+    done = replace(transitions.complete(_running(), NOW), records_processed=7, created=2, deleted=1)
+    slow = transitions.fail(_running(), NOW, Failure.HOST_TIMEOUT, "slow")
+    parent = transitions.note_children(
+        parent, selected=False, expected=8, chosen=5, skipped=2, ended=[done, slow]
+    )
+    assert parent.children == Children(
+        expected=8, chosen=5, completed=1, failed={"HostTimeout": 1}, skipped=2
+    )
+    assert (parent.records_processed, parent.created, parent.deleted) == (7, 2, 1)
+    assert (parent.phase, parent.progress, parent.version) == (Phase.LISTING, 25, 3)
+    away = transitions.cancel(_running(), NOW)
+    parent = transitions.note_children(
+        parent, selected=True, expected=8, chosen=1, ended=[done, slow, away, slow]
+    )
+    assert parent.children == Children(
+        expected=6, chosen=6, completed=2, failed={"HostTimeout": 3}, cancelled=1, skipped=2
+    )
+    assert (parent.phase, parent.progress, parent.records_processed) == (Phase.CHILDREN, 99, 14)
+    end = transitions.complete(parent, NOW)
+    assert (end.status, end.progress, end.total_records) == (Status.COMPLETED, 100, 14)
+    assert end.children == parent.children
+
+
+def test_how_far_a_parent_is_stays_open_while_it_is_not_known_how_many_there_are() -> None:
+    ended = [transitions.complete(_running(), NOW)] * 3
+    parent = transitions.note_children(
+        _parent(), selected=False, expected=None, chosen=4, ended=ended
+    )
+    assert (parent.progress, parent.children) == (0, Children(chosen=4, completed=3))
+    with pytest.raises(IllegalTransition):
+        transitions.note_children(transitions.cancel(parent, NOW), selected=True, expected=4)
 
 
 def test_not_before_it_is_due_and_not_when_coalesced() -> None:

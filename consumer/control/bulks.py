@@ -1,0 +1,118 @@
+"""Parents: expanding their selections, following their children, ending and cancelling them.
+
+The controller takes a step for each open parent, in a transaction of its lane: what has ended is
+counted, and the selection is expanded into more children, as many as there is place for.
+Children, counts and the place in the selection are committed together: a controller that goes on
+after a crash repeats nothing.  Of all parents the oldest ``PARENTS`` are worked at and share
+``OPEN_CHILDREN`` places: a million repositories do not become a million open rows.
+
+All kinds of parents go this way: see ``procedures/operations.py`` for what a new one needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import uuid4
+
+from consumer.kafka.topics import Topics
+from consumer.store import selections
+from consumer.store.database import Connection
+from consumer.store.operations import bulks, queue, read, write
+from consumer.store.operations.bulks import Bulk
+from procedures import admission, transitions
+from procedures.messages import Cancel
+from procedures.operations import Operation, Phase, Status, Type
+from procedures.retries import RetryPolicy
+
+OPEN_CHILDREN = 1_000
+PARENTS = 10
+_PAGE = 250  # children that one step adds
+
+
+async def step(connection: Connection, topics: Topics, now: float) -> None:
+    """Count what has ended of each open parent, and give it more children; end it if it is done.
+
+    ``now`` is Unix seconds.
+    """
+    parents = await bulks.oldest(connection, PARENTS)
+    for bulk in parents:
+        await _step(connection, bulk, topics, OPEN_CHILDREN // len(parents), now)
+
+
+async def _step(
+    connection: Connection, bulk: Bulk, topics: Topics, places: int, now: float
+) -> None:
+    [before] = await write.lock(connection, [bulk.operation])
+    operation = before
+    if operation.status is Status.QUEUED:
+        operation = transitions.start(operation, max(now, operation.run_after))
+        bulk = replace(bulk, expected=await selections.count(connection, bulk.selection))
+    ended = await bulks.count_ended(connection, operation.id, OPEN_CHILDREN)
+    uncounted = await bulks.uncounted(connection, operation.id)
+    after, chosen, skipped = bulk, 0, 0
+    if not bulk.selected and uncounted < places:
+        most = min(_PAGE, places - uncounted)
+        page = await selections.page(connection, bulk.selection, bulk.after, most)
+        await _add_children(connection, operation, page.dids, topics, now)
+        after = replace(bulk, after=page.after or "", selected=page.after is None)
+        chosen, skipped = len(page.dids), page.skipped
+    if operation != before or ended or after != bulk:
+        operation = transitions.note_children(
+            operation,
+            selected=after.selected,
+            expected=after.expected,
+            chosen=chosen,
+            skipped=skipped,
+            ended=ended,
+        )
+    if after.selected and uncounted + chosen == 0:
+        await write.save(connection, [transitions.complete(operation, now)])
+        await bulks.end(connection, operation.id)
+    elif operation != before:
+        await write.save(connection, [operation])
+        await bulks.move(connection, after)
+
+
+async def _add_children(
+    connection: Connection, parent: Operation, dids: tuple[str, ...], topics: Topics, now: float
+) -> None:
+    if not dids:
+        return
+    others = await read.open_of_all(connection, dids)
+    accepted = [
+        admission.child(parent, str(uuid4()), did, others.get(did, ()), now) for did in dids
+    ]
+    await write.save(connection, [each.primary for each in accepted if each.primary is not None])
+    lanes = [topics.partition_of(did) for did in dids]
+    await write.insert_all(connection, [each.operation for each in accepted], lanes)
+
+
+async def cancel(
+    connection: Connection, command: Cancel, parent: Operation, retries: RetryPolicy, now: float
+) -> None:
+    """Cancel a parent that has not ended, and every child of it that has not.
+
+    Operations that are coalesced with one of these go on without it.
+    """
+    children = await bulks.open_children(connection, parent.id)
+    coalesced = await read.coalesced_with_all(connection, [one.id for one in children])
+    changed: list[Operation] = []
+    for child in children:
+        outcome = admission.cancel(command, child, coalesced.get(child.id, ()), now)
+        if isinstance(outcome, admission.Cancelled):
+            changed += outcome.changed
+    await write.save(connection, changed)
+    syncs = [one.did for one in children if one.type is Type.DID_SYNC and one.did]
+    await queue.renew(connection, syncs, retries.renewal)
+    ended = await bulks.count_ended(connection, parent.id, OPEN_CHILDREN + len(children))
+    if parent.status is Status.RUNNING:
+        parent = transitions.note_children(
+            parent,
+            selected=parent.phase is Phase.CHILDREN,
+            expected=None if parent.children is None else parent.children.expected,
+            ended=ended,
+        )
+    outcome = admission.cancel(command, parent, (), now)
+    if isinstance(outcome, admission.Cancelled):
+        await write.save(connection, outcome.changed)
+    await bulks.end(connection, parent.id)
