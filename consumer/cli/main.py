@@ -16,6 +16,7 @@ from consumer.cli import operations
 from consumer.cli.check import check_command
 from consumer.cli.events import events_command
 from consumer.cli.output import FAILED, MISUSED, fail
+from consumer.cli.repo import repo_command
 from consumer.cli.run import run_command
 from consumer.cli.status import status_command
 from consumer.config.sources import BadSettings
@@ -46,6 +47,7 @@ for command in (
     run_command,
     check_command,
     status_command,
+    repo_command,
     events_command,
     operations.sync_command,
     operations.refresh_command,

@@ -49,6 +49,14 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     found = [json.loads(line) for line in shown.out.splitlines()]
     assert {each["id"] for each in found} > {identifier}
     assert all(each["requestedBy"].startswith("cli:") for each in found)
+
+    known = await consumer("repo", UNKNOWN, "--json", env=environment)
+    assert await known.ended(60) == 0, known
+    assert json.loads(known.out)["repo"] is None
+    assert identifier in {each["id"] for each in json.loads(known.out)["operations"]}
+    stranger = await consumer("repo", "did:plc:" + "y" * 24, env=environment)
+    assert await stranger.ended(60) == 1
+    assert stranger.lines[0].startswith("error: nothing is known of did:plc:yyyy")
     assert await fetcher.stopped() == 0
 
 
@@ -56,6 +64,7 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     "arguments",
     [
         ("sync", "did:unknown"),
+        ("repo", "did:unknown"),
         ("refresh", "at://alice.test/a.b.c/d"),
         ("sync",),
         ("discover", "--source", "a.example"),

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import orjson
@@ -19,7 +19,7 @@ from consumer.store.operations import read
 from consumer.store.operations.rows import COLUMNS, of_row
 from procedures.client import CursorInvalid, Page, Query, Unavailable
 from procedures.messages import is_operation_id
-from procedures.operations import Operation, answered_through
+from procedures.operations import Operation, Status, answered_through
 
 _CHANNEL = "operations"
 _LOOK_SECONDS = 2.0  # between two looks at Postgres when no notification came
@@ -90,9 +90,7 @@ class History:
             "limit": query.limit + 1,
         }
         async with self._reading() as connection:
-            async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-                await cursor.execute(_PAGE, parameters)
-                rows = [of_row(row) for row in await cursor.fetchall()]
+            rows = await _page(connection, parameters)
             shown = await _seen(connection, rows[: query.limit])
         more = len(rows) > query.limit
         return Page(tuple(shown), _cursor(rows[query.limit - 1]) if more else None)
@@ -116,6 +114,24 @@ class History:
                 yield connection
         except Transient as error:
             raise Unavailable(str(error)) from error
+
+
+async def newest(connection: Connection, did: str, limit: int) -> list[Operation]:
+    """Return the newest operations of ``did``, in the transaction of ``connection``."""
+    parameters = {
+        "statuses": Texts([status.value for status in Status]),
+        "did": did,
+        "after": None,
+        "after_id": None,
+        "limit": limit,
+    }
+    return await _seen(connection, await _page(connection, parameters))
+
+
+async def _page(connection: Connection, parameters: Mapping[str, object]) -> list[Operation]:
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(_PAGE, parameters)
+        return [of_row(row) for row in await cursor.fetchall()]
 
 
 async def _seen(connection: Connection, operations: list[Operation]) -> list[Operation]:
