@@ -74,12 +74,18 @@ def schema_errors(path: Path = _SCHEMA) -> Any:
     return errors_of
 
 
-async def fold_events(client: Client, topics: Topics) -> Fold:
-    """Read ``chive.events`` from offset 0 to its end, as a ``read_committed`` consumer."""
+async def fold_events(
+    client: Client, topics: Topics, since: Mapping[TopicPartition, int] | None = None
+) -> Fold:
+    """Read ``chive.events`` to its end, as a ``read_committed`` consumer.
+
+    From offset 0 on, or from the offset of each partition in ``since``.
+    """
     fold = Fold(schema_errors(), topics.partition_of)
     name = topics.name(Topic.EVENTS)
     places = [TopicPartition(name, partition) for partition in range(topics.partitions)]
-    async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
+    positions = since or dict.fromkeys(places)
+    async with await PartitionReader.open(client, positions) as reader:
         ends = {place: latest for place, (_, latest) in (await reader.bounds()).items()}
         while any([await reader.position(place) < end for place, end in ends.items()]):
             for record in await reader.fetch(wait=_WAIT):

@@ -7,7 +7,8 @@ import getpass
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumer.cli.options import ANSWER_SECONDS, briefly, validated, with_settings
 from consumer.cli.output import FAILED, INTERRUPTED, fail, print_json
+from consumer.cli.selecting import selecting
 from consumer.config import types
 from consumer.config.settings import Settings
 from consumer.control.topic import ControlTopic
@@ -29,6 +31,7 @@ from consumer.services import Services, attached, read_only
 from consumer.store.operations.history import Changes, History
 from procedures.client import Query, Unavailable, follow, new_id
 from procedures.messages import (
+    BulkSync,
     Cancel,
     Command,
     DidSync,
@@ -37,10 +40,11 @@ from procedures.messages import (
     RecordRefresh,
     is_record_uri,
 )
-from procedures.operations import Operation, Status, encode
+from procedures.operations import Children, Operation, Status, encode
+from procedures.selections import Selection
 
 _COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
-_CODES = {Status.COMPLETED: _COMPLETED, Status.FAILED: FAILED, Status.CANCELLED: _CANCELLED}
+_FOLLOWED = 10  # operations that are followed at once: the oldest, which the controller works at
 
 
 def _waiting(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,29 +54,36 @@ def _waiting(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--no-wait", is_flag=True, help="Print the id and do not wait.")(command)
 
 
-def _carry_out(settings: Settings, command: Command, *, no_wait: bool, as_json: bool) -> NoReturn:
-    """Send a command, wait for its operation's end, and exit with what that was."""
+def _carry_out(
+    settings: Settings, commands: Sequence[Command], *, no_wait: bool, as_json: bool
+) -> NoReturn:
+    """Send commands, wait for their operations' ends, and exit with what those were."""
     settings = attached(briefly(settings))
+    identifiers = [command.id for command in commands]
 
-    async def send_and_wait() -> Operation | None:
+    async def send_and_wait() -> list[Operation]:
         async with read_only(settings) as found:
-            await send(found, command)
-            if no_wait:
-                return None
-            return await watched(found, command.id, Console(stderr=True))
+            await send(found, *commands)
+            return [] if no_wait else await watched(found, identifiers, Console(stderr=True))
 
     try:
-        operation = uvloop.run(send_and_wait())
+        ended = uvloop.run(send_and_wait())
     except KeyboardInterrupt:
-        fail([f"operation {command.id} goes on; see 'consumer operations'"], INTERRUPTED)
-    if operation is None:
-        if as_json:
-            print_json({"id": command.id})
-        else:
-            click.echo(command.id)
-        sys.exit(0)
-    print_operations([operation], as_json=as_json)
-    sys.exit(exit_code(operation))
+        fail(
+            [f"operation {each} goes on; see 'consumer operations'" for each in identifiers],
+            INTERRUPTED,
+        )
+    if no_wait:
+        for identifier in identifiers:
+            if as_json:
+                print_json({"id": identifier})
+            else:
+                click.echo(identifier)
+        sys.exit(_COMPLETED)
+    print_operations(ended, as_json=as_json)
+    if len(ended) > 1 and not as_json:
+        click.echo(f"in all: {outcome(ended)}")
+    sys.exit(exit_code(ended))
 
 
 def print_operations(found: list[Operation], *, as_json: bool) -> None:
@@ -85,24 +96,31 @@ def print_operations(found: list[Operation], *, as_json: bool) -> None:
 
 @click.command("sync")
 @with_settings
-@click.argument("did", callback=validated(types.did))
+@selecting
 @click.option("--emit-all", is_flag=True, help="Publish every record, also the unchanged ones.")
 @_waiting
 def sync_command(
-    settings: Settings, *, did: str, emit_all: bool, no_wait: bool, as_json: bool
+    settings: Settings,
+    *,
+    did: str | None,
+    selections: Sequence[Selection],
+    emit_all: bool,
+    no_wait: bool,
+    as_json: bool,
 ) -> None:
-    """Make the index of DID equal to its repository.
+    """Make the index of DID, or of many, equal to the repositories.
 
-    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    Exit codes: 0 completed, 1 failed (also one of many), 3 cancelled.
     """
-    command = DidSync(
-        id=new_id(),
-        did=did,
-        emit=Emit.ALL if emit_all else Emit.CHANGES,
-        requested_by=requester(),
-        requested_at=time.time(),
-    )
-    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+    emit = Emit.ALL if emit_all else Emit.CHANGES
+    by, at = requester(), time.time()
+    commands: list[Command] = [
+        BulkSync(id=new_id(), selection=each, emit=emit, requested_by=by, requested_at=at)
+        for each in selections
+    ]
+    if did is not None:
+        commands.append(DidSync(id=new_id(), did=did, emit=emit, requested_by=by, requested_at=at))
+    _carry_out(settings, commands, no_wait=no_wait, as_json=as_json)
 
 
 def _record_uri(text: str) -> str:
@@ -123,7 +141,7 @@ def refresh_command(settings: Settings, *, uri: str, no_wait: bool, as_json: boo
     command = RecordRefresh(
         id=new_id(), uri=uri, requested_by=requester(), requested_at=time.time()
     )
-    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+    _carry_out(settings, [command], no_wait=no_wait, as_json=as_json)
 
 
 @click.command("discover")
@@ -147,7 +165,7 @@ def discover_command(
         requested_by=requester(),
         requested_at=time.time(),
     )
-    _carry_out(settings, command, no_wait=no_wait, as_json=as_json)
+    _carry_out(settings, [command], no_wait=no_wait, as_json=as_json)
 
 
 @click.command("cancel")
@@ -179,6 +197,7 @@ def cancel_command(settings: Settings, *, operation_id: str) -> None:
 @with_settings
 @click.option("--did", callback=validated(types.did), help="Only of this repo.")
 @click.option("--status", "statuses", type=click.Choice([s.value for s in Status]), multiple=True)
+@click.option("--parent", metavar="ID", help="Those that are part of this one.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One operation a line, as published.")
@@ -187,13 +206,14 @@ def operations_command(
     *,
     did: str | None,
     statuses: tuple[str, ...],
+    parent: str | None,
     limit: int,
     watch: bool,
     as_json: bool,
 ) -> None:
-    """List operations, the newest first."""
+    """List operations, the newest first; those that are part of another only when asked for."""
     settings = attached(briefly(settings))
-    query = Query(frozenset(map(Status, statuses)) or frozenset(Status), did, limit)
+    query = Query(frozenset(map(Status, statuses)) or frozenset(Status), did, limit, parent=parent)
 
     async def show(stop: asyncio.Event) -> None:
         async with read_only(settings) as found:
@@ -218,52 +238,110 @@ def requester() -> str:
     return "".join(each if " " <= each <= "~" else "?" for each in text)[:200]
 
 
-async def send(services: Services, command: Command) -> None:
-    """Send one command.  Raises ``Fatal`` when that fails."""
+async def send(services: Services, *commands: Command) -> None:
+    """Send commands.  Raises ``Fatal`` when that fails."""
     try:
         async with ControlTopic.opened(services.client, services.topics) as topic:
-            await topic.send(command)
+            for command in commands:
+                await topic.send(command)
     except Unavailable as error:
         raise Fatal(f"the command was not confirmed: {error}") from error
 
 
-async def watched(services: Services, identifier: str, console: Console) -> Operation:
-    """Follow an operation to its end, with a progress bar where there is a terminal."""
+async def watched(
+    services: Services, identifiers: Sequence[str], console: Console
+) -> list[Operation]:
+    """Follow operations to their ends, with one progress bar where there is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"))
+    newest: dict[str, Operation] = {}
+    at_once = asyncio.Semaphore(_FOLLOWED)
     try:
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-            task = progress.add_task("queued", total=100, what="")
-            async with (
-                _history(services) as history,
-                aclosing(follow(history, identifier)) as steps,
-            ):
-                async for operation in steps:
-                    shown = operation.phase or operation.status
-                    records = f"{operation.records_processed} records"
-                    progress.update(
-                        task, completed=operation.progress, description=str(shown), what=records
-                    )
+            task = progress.add_task("queued", total=100 * len(identifiers), what="")
+
+            async def followed(history: History, identifier: str) -> None:
+                async with at_once, aclosing(follow(history, identifier)) as steps:
+                    async for operation in steps:
+                        newest[identifier] = operation
+                        seen = list(newest.values())
+                        progress.update(
+                            task,
+                            completed=sum(one.progress for one in seen),
+                            description=str(operation.phase or operation.status),
+                            what=_how_far(seen),
+                        )
+
+            async with _history(services) as history:
+                await asyncio.gather(*(followed(history, each) for each in identifiers))
     except Unavailable as error:
-        raise Fatal(f"operation {identifier} goes on, but cannot be followed: {error}") from error
-    return operation
+        first = identifiers[0]
+        raise Fatal(f"operation {first} goes on, but cannot be followed: {error}") from error
+    return [newest[identifier] for identifier in identifiers]
 
 
-def exit_code(operation: Operation) -> int:
-    """Return what the command's exit code says about the operation's end."""
-    return _CODES[operation.status]
+def _how_far(operations: Sequence[Operation]) -> str:
+    records = f"{sum(one.records_processed for one in operations)} records"
+    found = _all_children(operations)
+    if found is None:
+        return records
+    expected = "?" if found.expected is None else str(found.expected)
+    failed = sum(found.failed.values())
+    return f"{found.done} of {expected} repositories, {failed} failed, {records}"
+
+
+def _all_children(operations: Sequence[Operation]) -> Children | None:
+    """Return what became of the children of all ``operations`` together; None if they have none."""
+    each = [one.children for one in operations if one.children is not None]
+    if not each:
+        return None
+    expected = [one.expected for one in each]
+    return Children(
+        expected=None if None in expected else sum(number or 0 for number in expected),
+        chosen=sum(one.chosen for one in each),
+        completed=sum(one.completed for one in each),
+        failed=dict(sum((Counter(one.failed) for one in each), Counter[str]())),
+        cancelled=sum(one.cancelled for one in each),
+        skipped=sum(one.skipped for one in each),
+    )
+
+
+def exit_code(operations: Sequence[Operation]) -> int:
+    """Return what the command's exit code says about the operations' ends."""
+    if any(one.status is Status.CANCELLED for one in operations):
+        return _CANCELLED
+    well = all(
+        one.status is Status.COMPLETED and not (one.children and one.children.failed)
+        for one in operations
+    )
+    return _COMPLETED if well else FAILED
+
+
+def outcome(operations: Sequence[Operation]) -> str:
+    """Return what came of operations, in a few words."""
+    found = _all_children(operations)
+    of_children = ""
+    if found is not None:
+        names = ", ".join(f"{name} {count}" for name, count in sorted(found.failed.items()))
+        failed = f"{sum(found.failed.values())} failed{f' ({names})' if names else ''}"
+        expected = "" if found.expected is None else f" of {found.expected}"
+        of_children = (
+            f"{found.done}{expected} repositories: {found.completed} completed, {failed}, "
+            f"{found.cancelled} cancelled, {found.skipped} skipped; "
+        )
+    created, updated, deleted = (
+        sum(getattr(one, name) for one in operations) for name in ("created", "updated", "deleted")
+    )
+    return f"{of_children}{created} created, {updated} updated, {deleted} deleted"
 
 
 def summary(operation: Operation) -> str:
     """Return one line about an operation."""
     what = escape(operation.uri or operation.did or operation.reason or "")
-    counts = (
-        f"{operation.created} created, {operation.updated} updated, {operation.deleted} deleted"
-    )
     why = ": ".join(filter(None, [operation.failure, escape(operation.error or "")]))
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(operation.requested_at))
     stage = "/".join(filter(None, [operation.status, operation.phase]))
     end = f": {why}" if why else ""
-    return f"{at}  {operation.id}  {operation.type} {what}  {stage}  {counts}{end}"
+    return f"{at}  {operation.id}  {operation.type} {what}  {stage}  {outcome([operation])}{end}"
 
 
 async def listed(services: Services, query: Query) -> list[Operation]:

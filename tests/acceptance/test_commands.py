@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
 
+from consumer.store.database import Database
 from tests.support.accounts import Accounts
 from tests.support.consumer import Start
 from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+from tests.support.pds import silence
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -60,6 +65,81 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     assert await fetcher.stopped() == 0
 
 
+async def test_a_controller_killed_in_the_middle_of_many_asks_for_each_once(
+    accounts: Accounts, deployment: Deployment, database: Database, consumer: Start, tmp_path: Path
+) -> None:
+    environment = accounts.environment(deployment)
+    fetcher = await consumer("run", "--role", "fetcher", env=environment)
+    await fetcher.saying("lane_claimed", deadline=90)
+    names = [f"did:plc:{index:a>24}" for index in sorted(map(_letters, range(1_200)))]
+    file = tmp_path / "dids"
+    file.write_text("\n".join(["# nobody", "", *names, names[0]]))
+    many = await consumer("sync", "--file", str(file), "--json", env=environment)
+
+    async def children() -> list[tuple[str, str]]:
+        async with database.transaction() as connection:
+            found = await connection.execute(
+                "SELECT did, status FROM operations WHERE parent IS NOT NULL"
+            )
+            return await found.fetchall()
+
+    for least in (100, 600):
+
+        async def some(least: int = least) -> bool:
+            return sum(status == "failed" for _, status in await children()) >= least
+
+        await eventually(some, what=f"{least} have ended", deadline=120)
+        fetcher.signal(signal.SIGKILL)
+        await fetcher.ended()
+        fetcher = await consumer("run", "--role", "fetcher", env=environment)
+    assert await many.ended(240) == 1, many
+    assert sorted(did for did, _ in await children()) == sorted(names)
+    parents = [json.loads(line) for line in many.out.splitlines()]
+    assert len(parents) > 1, "they do not fit into one command"
+    assert {parent["status"] for parent in parents} == {"completed"}
+    failed = [parent["children"]["failed"] for parent in parents]
+    assert sum(each["DidNotFound"] for each in failed) == len(names)
+    assert await fetcher.stopped() == 0
+
+
+async def test_many_are_cancelled_as_one(
+    accounts: Accounts, deployment: Deployment, consumer: Start, tmp_path: Path
+) -> None:
+    environment = accounts.environment(deployment)
+    fetcher = await consumer("run", "--role", "fetcher", env=environment)
+    await fetcher.saying("lane_claimed", deadline=90)
+    names = [f"did:plc:{index:a>24}" for index in map(_letters, range(30))]
+    accounts.directory.replies |= {f"/{name}": silence for name in names}
+    file = tmp_path / "dids"
+    file.write_text("\n".join(names))
+    many = await consumer("sync", "--file", str(file), "--no-wait", env=environment)
+    assert await many.ended(60) == 0
+    identifier = many.out.strip()
+
+    async def listed() -> list[str]:
+        shown = await consumer("operations", "--parent", identifier, "--json", env=environment)
+        assert await shown.ended(60) == 0
+        return [json.loads(line)["status"] for line in shown.out.splitlines()]
+
+    async def begun() -> bool:
+        return len(await listed()) == len(names)
+
+    await eventually(begun, what="all are asked for", deadline=60)
+    stop = await consumer("cancel", identifier, env=environment)
+    assert await stop.ended(60) == 0, stop
+    assert "30 cancelled" in stop.out
+    assert await listed() == ["cancelled"] * len(names)
+    alone = await consumer("operations", "--json", env=environment)
+    assert await alone.ended(60) == 0
+    (parent,) = map(json.loads, alone.out.splitlines())
+    assert (parent["id"], parent["status"], parent["type"]) == (identifier, "cancelled", "bulkSync")
+    assert await fetcher.stopped() == 0
+
+
+def _letters(number: int) -> str:
+    return "".join(chr(ord("b") + int(digit)) for digit in str(number))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -67,6 +147,11 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
         ("repo", "did:unknown"),
         ("refresh", "at://alice.test/a.b.c/d"),
         ("sync",),
+        ("sync", UNKNOWN, "--all"),
+        ("sync", "--failed", "--host", "a.example"),
+        ("sync", "--host", "a/b"),
+        ("sync", "--collection", "*"),
+        ("sync", "--file", "nowhere"),
         ("discover", "--source", "a.example"),
     ],
 )

@@ -18,7 +18,7 @@ from procedures import selections
 from procedures.operations import Operation
 from procedures.selections import Selection
 
-_OPEN = "INSERT INTO bulks (operation, selection) VALUES (%s, %s)"
+_OPEN = "INSERT INTO bulks (operation, selection, opened_at) VALUES (%s, %s, clock_timestamp())"
 _OLDEST = """
 SELECT operation, selection, expected, after, selected FROM bulks
 ORDER BY opened_at, operation LIMIT %s
