@@ -49,6 +49,7 @@ class Cause(StrEnum):
     DIRECTORY = "directory"  # the directory has no such DID any more
     LISTING = "listing"  # a listing states another status
     PERSON = "person"  # a person requested a sync or refresh
+    SWEEP = "sweep"  # the sweep asks regularly about accounts that are not active
     LOSS = "loss"  # frames of an account that is not active may have been lost
     CONFIRM = "confirm"  # a host's word on a deletion needs a second answer
     OVERTAKEN = "overtaken"  # a newer frame overtook an answer that states another status

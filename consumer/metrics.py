@@ -33,6 +33,7 @@ from prometheus_client.registry import Collector
 from consumer.backfill import Cause, LookupKind
 from consumer.errors import Reason
 from consumer.state.discovery import AnswerKind, SearchState
+from consumer.state.sweep import Finding
 from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason
@@ -521,6 +522,13 @@ PHASE_SECONDS = _histogram(
     type=_ATTEMPTED,
     phase=(Phase.RESOLVING, Phase.DOWNLOADING, Phase.VERIFYING, Phase.INJECTING),
 )
+SWEEP_FINDINGS = _counter(
+    "chive_sweep_checks_total",
+    "Checks of tracked repositories by the sweep, by finding",
+    finding=Finding,
+)
+SWEEP_TRACKED = _gauge("chive_sweep_tracked", "Repositories that this round of the sweep covers")
+SWEEP_TAKEN = _gauge("chive_sweep_taken", "Repositories that this round of the sweep has taken")
 HOST_REFUSALS = _counter(
     "chive_fetch_refusals_total",
     "Errors that hosts answered by name, by meaning; what is not known is other",

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -21,8 +21,10 @@ from rich.text import Text
 from consumer.kafka.topics import Topic
 from consumer.printable import escape
 from consumer.state.discovery import Search, SearchState
+from consumer.state.sweep import Finding, Way
 from consumer.store import status as store
 from consumer.store.rows import RELEASED, Lane
+from consumer.store.sweep import Progress
 
 _QUERY = re.compile(r"\?\S+")  # of a URL in an error: it names the listing
 Report = dict[str, Any]
@@ -77,6 +79,7 @@ def report(
             {"host": one.host, "gone": one.gone, "tracked": one.tracked} for one in found.held
         ],
         "discovery": _discovery(found),
+        "sweep": _sweep(found.sweep, now),
         "lanes": lanes_,
     }
 
@@ -117,6 +120,25 @@ def _discovery(found: store.Status) -> Report:
         "remembered": remembered,
         "syncing": syncing,
         "failedBefore": failed,
+    }
+
+
+def _sweep(found: Progress | None, now: float) -> Report | None:
+    """Return how far the comparison with the hosts is, None before the first round."""
+    if found is None:
+        return None
+    walk = found.walk
+    return {
+        "way": walk.way.value,
+        "beganAt": datetime.fromtimestamp(walk.began_at, UTC).isoformat(),
+        "seconds": round(max(0.0, now - walk.began_at), 3),
+        "ended": walk.ended,
+        "tracked": walk.total,
+        "taken": walk.taken,
+        "findings": dict(found.counts),
+        "findingsBefore": dict(found.before),
+        "maybeBehind": found.later.get(None, 0),
+        "unasked": {name: count for name, count in found.later.items() if name is not None},
     }
 
 
@@ -244,6 +266,8 @@ def _summary(seen: Report) -> Table:
     discovery = seen["discovery"]
     if discovery["listings"] or discovery["remembered"]:
         table.add_row("discovery", _progress(discovery))
+    if seen["sweep"] is not None:
+        table.add_row("sweep", _compared(seen["sweep"]))
     if hosts := discovery["hosts"]["byState"]:
         table.add_row("hosts", f"{discovery['hosts']['found']:,} listed; {_counts(hosts)}")
     return table
@@ -256,6 +280,19 @@ def _progress(discovery: Report) -> str:
         f"{read:,} of {listings:,} listings read; of the repositories found {waiting:,} are not "
         f"synced yet, {failed:,} of them failed before"
     )
+
+
+def _compared(sweep: Report) -> str:
+    if sweep["way"] == Way.LISTING:
+        return f"{sweep['tracked']:,} repositories are compared with the relay's listing"
+    text = f"{sweep['taken']:,} of {sweep['tracked']:,} repositories compared with their hosts"
+    if behind := sweep["findings"].get(Finding.BEHIND):
+        text += f"; {behind:,} were behind and are synced"
+    if newer := sweep["maybeBehind"]:
+        text += f"; {newer:,} may be behind"
+    if unasked := sweep["unasked"]:
+        text += f"; could not ask about {sum(unasked.values()):,}: {_counts(unasked)}"
+    return text
 
 
 def _listings(discovery: Report) -> Table:

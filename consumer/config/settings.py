@@ -32,6 +32,7 @@ from consumer.config.types import (
 from consumer.scope import History, Repos
 from consumer.state.accounts import DEFAULT as _ACCOUNTS
 from consumer.state.accounts import AccountRules
+from consumer.state.sweep import Choice
 from procedures.retries import DEFAULT as _RETRIES
 from procedures.retries import Backoff, RetryPolicy, Throttle
 
@@ -144,6 +145,9 @@ class DiscoverySettings(Section):
     unconfirmed: Count = 100_000  # DIDs of a source whose documents were not seen yet
     known_collections: tuple[Nsid, ...] = ()
     sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
+    sweep: Choice = Choice.AUTO
+    sweep_pace: PerSecond = 5.0  # requests of a process to one host
+    sweep_confirm_after: Seconds = 600.0  # a newer revision may be on its way for so long
     queued: Count = 2_000  # automatic syncs that may be due before more are queued
 
 

@@ -106,15 +106,17 @@ class Hosts:
         self._hosts: dict[str, _Host] = {}
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: Settings, *, queue: bool = False) -> Self:
         """Return the hosts of one client, with the policies that ``settings`` give.
+
+        ``queue``: callers wait for a slot of a host.
 
         Everything depends on the PLC directory, so its callers queue and its pauses are short.
         """
         retries = settings.retries.policy()
         directory = HostPolicy(_DIRECTORY_REQUESTS, retries.directory, queue=True)
         return cls(
-            HostPolicy(settings.network.requests_per_host, retries.host),
+            HostPolicy(settings.network.requests_per_host, retries.host, queue),
             {host_of(settings.identity.plc_url): directory},
             retries,
         )

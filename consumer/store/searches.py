@@ -18,7 +18,7 @@ from uuid import uuid4
 from psycopg.rows import dict_row
 
 from consumer.state.discovery import Search, SearchState
-from consumer.store.arrays import Bigints, Texts
+from consumer.store.arrays import Texts
 from consumer.store.database import Connection
 from consumer.store.operations import write
 from consumer.store.operations.rows import COLUMNS, of_row
@@ -114,19 +114,6 @@ SELECT {_COLUMNS} FROM searches AS s WHERE state = 'open' AND operation IS NOT N
 """  # noqa: S608
 _OF_OPERATION = """
 SELECT listing, named_by IS NOT NULL, state, detail FROM searches WHERE operation = %s
-"""
-# The listing has a newer rev than the row of the repository.
-_QUEUE_BEHIND = """
-INSERT INTO operations (id, type, did, lane, automatic, reason, want)
-SELECT id, 'didSync', new.did, new.lane, true, %(reason)s, r.want
-FROM unnest(%(ids)s, %(dids)s, %(lanes)s, %(revs)s) AS new (id, did, lane, rev)
-JOIN repos AS r ON r.did = new.did
-WHERE r.status = 'active' AND (r.rev IS NULL OR r.rev < new.rev)
-    AND NOT EXISTS (
-        SELECT FROM operations AS o WHERE o.did = new.did AND o.type = 'didSync'
-            AND o.status IN ('queued', 'running')
-    )
-ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
 """
 
 
@@ -253,23 +240,6 @@ async def of_operation(
 async def save_operations(connection: Connection, changed: Sequence[Operation]) -> None:
     """Store locked operations."""
     await write.save(connection, changed)
-
-
-async def queue_behind(
-    connection: Connection, behind: Sequence[tuple[str, int, str]], reason: str
-) -> int:
-    """Queue a sync for each (DID, lane, rev) whose rev is newer than what is known.
-
-    Returns how many.
-    """
-    parameters = {
-        "ids": Texts([str(uuid4()) for _ in behind]),
-        "dids": Texts([did for did, _, _ in behind]),
-        "lanes": Bigints([lane for _, lane, _ in behind]),
-        "revs": Texts([rev for _, _, rev in behind]),
-        "reason": reason,
-    }
-    return (await connection.execute(_QUEUE_BEHIND, parameters)).rowcount
 
 
 async def _rows(

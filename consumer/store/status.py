@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from consumer.state.discovery import Search
-from consumer.store import answers, lanes, outbox, searches
+from consumer.store import answers, lanes, outbox, searches, sweep
 from consumer.store import found as found_repos
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import read as read_operations
 from consumer.store.rows import Lane
+from consumer.store.sweep import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Status:
     held: list[HeldHost] = field(default_factory=list)
     searches: list[Search] = field(default_factory=list)
     found: tuple[int, int, int] = (0, 0, 0)
+    sweep: Progress | None = None
 
 
 _RELAYS = """
@@ -102,6 +104,7 @@ async def read(connection: Connection) -> Status:
         held=await answers.held_hosts(connection),
         searches=await searches.read_all(connection),
         found=await found_repos.counts(connection),
+        sweep=await sweep.progress(connection),
     )
 
 

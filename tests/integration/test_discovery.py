@@ -25,6 +25,7 @@ from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher
 from consumer.scope import Repos, Scope
 from consumer.state.discovery import HOSTS, SWEEP, SearchRules
+from consumer.state.sweep import Choice
 from consumer.store import found
 from procedures.messages import Discover
 from procedures.retries import DEFAULT, Backoff
@@ -77,6 +78,7 @@ class DiscoveryHarness(Harness):
     scope: Scope = field(default_factory=lambda: Scope((VOTES,)))
     sources: tuple[str, ...] | None = None
     sweep_every: float = 0.0
+    sweep: Choice = Choice.LISTING
     queued: int = 1_000
     unconfirmed: int = 1_000
     rules: SearchRules = RULES
@@ -90,6 +92,7 @@ class DiscoveryHarness(Harness):
             discovery=DiscoverySettings(
                 sources=self.sources,
                 sweep_every=self.sweep_every,
+                sweep=self.sweep,
                 queued=self.queued,
                 unconfirmed=self.unconfirmed,
                 pace=1_000.0,

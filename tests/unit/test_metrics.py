@@ -17,6 +17,7 @@ from consumer.gateway import role
 from consumer.state.accounts import Verdict
 from consumer.state.discovery import AnswerKind, SearchState
 from consumer.state.effects import SyncReason
+from consumer.state.sweep import Finding
 from procedures.contract import METHODS
 from procedures.failures import Failure
 from procedures.messages import RefusalReason
@@ -45,6 +46,7 @@ CLOSED: dict[str, set[str]] = {
         *Failure,
         metrics.INJECTED,
     },
+    "finding": {*Finding},
     "cause": {*metrics.ReconnectCause, *metrics.EpochCause, *Cause},
     "verdict": {*Verdict},
     "meaning": {*Meaning},

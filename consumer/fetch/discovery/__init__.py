@@ -6,6 +6,6 @@ their pages, ``findings`` keeps what a page names (``store/found.py``), and ``fe
 into automatic syncs, until it is synced or known to be gone.  ``role`` puts them together.
 
 Any number of processes may run it: a search is leased, one of a source at a time.  With
-``history = full`` the revs of a listing of all repositories are compared regularly, too: a newer
-one means that the last commit was lost on its way here, which nothing else would show.
+``history = full`` the sweep runs beside it (``consumer.fetch.sweep``): a newer revision at a host
+means that the last commit was lost on its way here, which nothing else would show.
 """

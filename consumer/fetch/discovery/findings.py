@@ -9,13 +9,13 @@ from consumer.fetch.listings import Page
 from consumer.kafka.topics import Topics
 from consumer.state.accounts import AccountRules
 from consumer.state.discovery import SWEEP, Search
-from consumer.store import found, lookups, repos, searches
+from consumer.store import found, lookups, repos
 from consumer.store.database import Connection
+from consumer.store.operations import queue
 from consumer.store.rows import LookupRequest
 from procedures.syntax import tid_time
 
 _SETTLED = 600.0  # seconds after which a rev should have arrived by the firehose
-_BEHIND = "listed_newer"
 
 
 class Findings:
@@ -40,7 +40,7 @@ class Findings:
                 for repo in present
                 if repo.rev is not None and tid_time(repo.rev) < settled
             }
-            return await searches.queue_behind(connection, list(behind.values()), _BEHIND)
+            return await queue.add_behind(connection, list(behind.values()))
         listed = [(repo.did, lane_of(repo.did)) for repo in present]
         host = search.source if search.named_by is not None else None
         return await found.note(connection, listed, search.source, search.listing, host)

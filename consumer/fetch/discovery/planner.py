@@ -17,7 +17,8 @@ from consumer.runtime.tasks import wait_for_stop
 from consumer.scope import EVERYTHING, Scope
 from consumer.state import discovery as rules_of_discovery
 from consumer.state.discovery import HOSTS, SWEEP, SearchRules, SearchState, listings
-from consumer.store import searches
+from consumer.state.sweep import Way
+from consumer.store import searches, sweep
 from consumer.store.database import Connection, Database
 from procedures import transitions
 from procedures.failures import Failure
@@ -126,7 +127,8 @@ class Planner:
         known = await searches.read(connection)
         wanted, sources, rules = self._wanted, self._sources, self._rules
         steps = [*rules_of_discovery.plan(wanted, sources, known, epoch, now, rules)]
-        if self._settings.sweep_every:
+        walk = await sweep.current(connection)
+        if self._settings.sweep_every and walk is not None and walk.way is Way.LISTING:
             steps += rules_of_discovery.plan([SWEEP], [self._relay], known, epoch, now, rules)
         running = {
             one.id for one in await searches.operations(connection) if one.status is Status.RUNNING

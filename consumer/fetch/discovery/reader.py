@@ -12,10 +12,10 @@ import structlog
 from consumer import metrics
 from consumer.config.settings import DiscoverySettings
 from consumer.fetch.discovery.findings import Findings
-from consumer.fetch.discovery.pace import Pace
 from consumer.fetch.discovery.planner import Planner
 from consumer.fetch.discovery.search_log import SearchLog
 from consumer.fetch.listings import Listings, Page
+from consumer.fetch.pace import Pace
 from consumer.runtime.tasks import wait_for_stop
 from consumer.state.discovery import Answer, AnswerKind, Search, SearchRules, after, postponed
 from consumer.store import found, searches

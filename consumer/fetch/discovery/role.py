@@ -6,6 +6,7 @@ import asyncio
 
 from consumer.config.settings import Settings
 from consumer.fetch.account import Accounts
+from consumer.fetch.checks import Checker
 from consumer.fetch.discovery.feeder import Feeder
 from consumer.fetch.discovery.findings import Findings
 from consumer.fetch.discovery.planner import Planner
@@ -15,6 +16,8 @@ from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
 from consumer.fetch.listings import Listings, origin_of
+from consumer.fetch.pace import Pace
+from consumer.fetch.sweep import Sweeper
 from consumer.kafka.topics import Topics
 from consumer.scope import History, Scope
 from consumer.state.discovery import SearchRules
@@ -53,9 +56,22 @@ async def discover(
         )
         findings = Findings(topics, settings.accounts.rules())
         reader = Reader(settings.discovery, planner, pages, findings, database, rules)
+        patient = Hosts.of(settings, queue=True)
+        checker = Checker(
+            Directory(settings.identity, http, patient, allow_loopback=loopback),
+            http,
+            patient,
+            Pace(1.0 / settings.discovery.sweep_pace),
+            seconds=settings.identity.timeout,
+            rev_ahead=settings.limits.rev_ahead,
+        )
+        sweeper = Sweeper(
+            settings.discovery, relay, checker, database, settings.accounts.rules(), retries
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(feeder.run(stop))
                 group.create_task(reader.run(stop))
+                group.create_task(sweeper.run(stop))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None

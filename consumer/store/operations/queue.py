@@ -44,6 +44,20 @@ WHERE NOT EXISTS (
 )
 """
 
+# Others have a newer rev than the row of the repository.
+_ADD_BEHIND = """
+INSERT INTO operations (id, type, did, lane, automatic, reason, want)
+SELECT id, 'didSync', new.did, new.lane, true, 'listed_newer', r.want
+FROM unnest(%(ids)s, %(dids)s, %(lanes)s, %(revs)s) AS new (id, did, lane, rev)
+JOIN repos AS r ON r.did = new.did
+WHERE r.status = 'active' AND (r.rev IS NULL OR r.rev < new.rev)
+    AND NOT EXISTS (
+        SELECT FROM operations AS o WHERE o.did = new.did AND o.type = 'didSync'
+            AND o.status IN ('queued', 'running')
+    )
+ON CONFLICT (did) WHERE automatic AND type = 'didSync' AND status = 'queued' DO NOTHING
+"""
+
 # A repo that needs a sync and has none open, and how often its syncs ended in vain before.
 _NEEDY = """
     r.sync_state <> 'active' AND r.status = 'active' AND NOT EXISTS (
@@ -96,6 +110,20 @@ async def add(
         "window": throttle.window,
     }
     await connection.execute(_ADD, parameters)
+
+
+async def add_behind(connection: Connection, behind: Sequence[tuple[str, int, str]]) -> int:
+    """Queue a sync for each (DID, lane, rev) whose rev is newer than what is known.
+
+    Returns how many.
+    """
+    parameters = {
+        "ids": Texts([str(uuid4()) for _ in behind]),
+        "dids": Texts([did for did, _, _ in behind]),
+        "lanes": Bigints([lane for _, lane, _ in behind]),
+        "revs": Texts([rev for _, _, rev in behind]),
+    }
+    return (await connection.execute(_ADD_BEHIND, parameters)).rowcount
 
 
 async def add_refreshes(

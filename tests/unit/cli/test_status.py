@@ -14,9 +14,11 @@ from rich.console import Console
 from consumer.cli.report import Waiting, render, report
 from consumer.kafka.topics import Topic
 from consumer.state.discovery import Search, SearchState
+from consumer.state.sweep import Round, Way
 from consumer.store.answers import HeldHost
 from consumer.store.rows import RELEASED, Lane
 from consumer.store.status import Cursor, RelayConnection, Status
+from consumer.store.sweep import Progress
 
 NOW = 1_800_000_000.0
 
@@ -69,6 +71,41 @@ def test_report() -> None:
     assert [lane["outbox"] for lane in seen["lanes"]] == [0, 5]
     assert seen["outbox"] == 5
     assert orjson.loads(orjson.dumps(seen)) == seen
+
+
+SWEPT = Progress(
+    Round(Way.HOSTS, NOW - 60, ended=False, total=10_000, taken=1_234),
+    {"in_step": 1_200, "behind": 3, "unasked": 12, "newer": 2},
+    {None: 2, "HostUnreachable": 11, "RateLimited": 1},
+    {"in_step": 9_990},
+)
+
+
+def test_how_far_the_sweep_is() -> None:
+    seen = report(replace(EMPTY, sweep=SWEPT), {}, NOW)
+    assert seen["sweep"] == {
+        "way": "hosts",
+        "beganAt": moment(60).isoformat(),
+        "seconds": 60.0,
+        "ended": False,
+        "tracked": 10_000,
+        "taken": 1_234,
+        "findings": {"in_step": 1_200, "behind": 3, "unasked": 12, "newer": 2},
+        "findingsBefore": {"in_step": 9_990},
+        "maybeBehind": 2,
+        "unasked": {"HostUnreachable": 11, "RateLimited": 1},
+    }
+    text = shown(seen)
+    assert "1,234 of 10,000 repositories compared with their hosts" in text
+    assert "3 were behind and are synced; 2 may be behind" in text
+    assert "could not ask about 12: 11 HostUnreachable, 1 RateLimited" in text
+
+
+def test_a_sweep_by_the_listing() -> None:
+    walk = Round(Way.LISTING, NOW, ended=True, total=2_000_000, taken=0)
+    text = shown(report(replace(EMPTY, sweep=Progress(walk, {}, {}, {})), {}, NOW))
+    assert "2,000,000 repositories are compared with the relay's listing" in text
+    assert report(EMPTY, {}, NOW)["sweep"] is None
 
 
 def test_how_far_the_listings_were_read() -> None:
