@@ -10,6 +10,7 @@ UNIT   := tests/unit tests/property
 # PostgreSQL of its own (0.5 GB), longest first.
 STACKS ?= 4
 SPREAD := -n $(STACKS) --dist loadgroup --no-loadscope-reorder
+BINARIES := consumer/binaries/manifest.json
 FOR    ?=
 ARGS   ?=
 
@@ -17,7 +18,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit check format bench fuzz lock clean
+.PHONY: help setup run demo test test-unit compile check format bench fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,13 +37,19 @@ run: $(STAMP) ## run the consumer with the embedded Kafka and PostgreSQL (ARGS="
 demo: $(STAMP) ## the consumer on a real network on loopback, live; FOR=45 ends after 45 s and compares
 	$(BIN)/python -m demo $(if $(FOR),--for $(FOR)) $(ARGS)
 
-test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS
+test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS; those of the core in both forms
 	$(BIN)/python -m demo --prepare
-	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
+	CHIVE_COMPILED=off $(BIN)/pytest -n auto $(UNIT) $(ARGS)
+	$(MAKE) --no-print-directory compile
+	CHIVE_COMPILED=required $(BIN)/pytest -n auto $(UNIT) $(ARGS)
 	$(BIN)/pytest $(SPREAD) --ignore tests/unit --ignore tests/property $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
 	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
+
+compile: $(BINARIES) ## compile the core: verification in a third less time; used from then on
+$(BINARIES): $(STAMP) compiling/__main__.py $(wildcard consumer/verify/*.py)
+	$(BIN)/python -m compiling
 
 check: $(STAMP) ## lint, format, types, import rules, dependencies and unused code
 	$(BIN)/ruff check .
@@ -57,7 +64,7 @@ format: $(STAMP) ## format the code, apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## the benchmark: one table, also as JSON (ARGS="--help" for more)
+bench: $(BINARIES) ## the benchmark: one table, also as JSON (ARGS="--help" for more)
 	$(BIN)/python -m bench $(ARGS)
 
 $(VENV)/.atheris: $(STAMP) requirements-fuzz.txt
@@ -70,8 +77,8 @@ fuzz: $(VENV)/.atheris ## hostile input for a minute, then the worst inputs (ARG
 lock: ## pin what pyproject.toml asks for into requirements.txt
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet '.[dev]'
-	$(VENV)-lock/bin/pip freeze --exclude chive-firehose > requirements.txt
+	$(VENV)-lock/bin/pip freeze --all --exclude chive-firehose --exclude pip > requirements.txt
 	rm -rf $(VENV)-lock build
 
 clean: ## remove what the targets made: the environment, the embedded data, caches
-	rm -rf $(VENV) .chive .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build consumer/binaries .chive .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

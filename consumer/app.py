@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from consumer import metrics
+from consumer import compiled, metrics
 from consumer.config.settings import Settings
 from consumer.config.sources import CONFIG_VARIABLE, variable
 from consumer.control.role import Controller
@@ -88,11 +88,12 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
 
 def _introduce(plan: Plan) -> None:
     settings = plan.settings
-    metrics.BUILD.labels(version(), commit()).set(1)
+    metrics.BUILD.labels(version(), commit(), compiled.FORM).set(1)
     _log.info(
         "process_starting",
         version=version(),
         commit=commit(),
+        core=compiled.FORM,
         pid=os.getpid(),
         roles=sorted(plan.roles),
         relay=settings.relay.url,

@@ -257,9 +257,10 @@ class Ages(Collector):
 
 BUILD = _gauge(
     "chive_build_info",
-    "Always 1; the labels are version and commit of this process",
+    "Always 1; the labels are version and commit of this process, and the form of its core",
     "version",
     "commit",
+    "core",
 )
 ROOT_UP = _gauge(
     "chive_root_up", "1 while this part (root task) of the process runs, else 0", "root"

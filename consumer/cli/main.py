@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import click
 
+from consumer import compiled
 from consumer.cli import operations
 from consumer.cli.check import check_command
 from consumer.cli.events import events_command
@@ -26,7 +27,7 @@ from consumer.version import commit, version
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"chive-firehose {version()} (commit {commit()})")
+        click.echo(f"chive-firehose {version()} (commit {commit()}, core: {compiled.FORM})")
         context.exit()
 
 
@@ -37,7 +38,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Show the version and the commit and exit.",
+    help="Show the version, the commit and the form of the core, and exit.",
 )
 def cli() -> None:
     """Turn the AT Protocol firehose into verified record changes in Kafka."""

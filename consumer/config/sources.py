@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from consumer import compiled
 from consumer.config.settings import Section, Settings
 from consumer.errors import Fatal
 from consumer.printable import escape
@@ -38,7 +39,7 @@ PREFIX = "CHIVE_"
 CONFIG_VARIABLE = "CHIVE_CONFIG"
 DEFAULT_FILE = Path("chive.toml")
 # Variables that mean something to the project without being settings.
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "CHIVE_VECTORS"})
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, compiled.VARIABLE, "CHIVE_VECTORS"})
 NOT_SETTINGS_PREFIXES = ("CHIVE_TEST_", "CHIVE_BENCH_", "CHIVE_DEMO_")
 _MASK = "***"
 _SECRETS = (("postgres", "dsn"), ("kafka", "sasl_password"))

@@ -62,7 +62,7 @@ CLOSED: dict[str, set[str]] = {
 }
 # Numbers of lanes, names of roots (tests have roots with other names), version and commit: the
 # code's own, there while they run.
-OURS = {"lane", "root", "version", "commit"}
+OURS = {"lane", "root", "version", "commit", "core"}
 CATALOGUE = {
     name: metric
     for name, metric in vars(metrics).items()

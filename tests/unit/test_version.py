@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from consumer import version
 from consumer.cli.main import cli
+from consumer.compiled import FORM
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -70,7 +71,8 @@ def test_the_version_is_that_of_the_project(tmp_path: Path) -> None:
     assert version._version(tmp_path) == version.UNKNOWN
 
 
-def test_the_command_line_says_both() -> None:
+def test_the_command_line_says_all_of_it() -> None:
     result = CliRunner().invoke(cli, ["--version"])
     assert result.exit_code == 0
-    assert result.output == f"chive-firehose {version.version()} (commit {version.commit()})\n"
+    said = f"{version.version()} (commit {version.commit()}, core: {FORM})"
+    assert result.output == f"chive-firehose {said}\n"

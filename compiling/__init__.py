@@ -1,0 +1,1 @@
+"""Compiles the pure core: see ``consumer.compiled``."""
