@@ -177,11 +177,37 @@ def requeue(
 
 
 def put_off(operation: Operation, run_after: float, failure: Failure, error: str) -> Operation:
-    """Take back an attempt in which nothing was tried: the host had no place for it."""
+    """Take back an attempt in which nothing was tried: nothing was sent to the host."""
     _need(operation, "put off", Status.RUNNING)
     waiting = requeue(operation, run_after, failure, error)
     attempts = waiting.attempts - 1
     return replace(waiting, attempts=attempts, started_at=waiting.started_at if attempts else None)
+
+
+def wait_for_host(
+    operation: Operation,
+    now: float,
+    seconds: float,
+    failure: Failure,
+    error: str,
+    *,
+    policy: RetryPolicy,
+) -> Operation:
+    """Put off an attempt at a host that has failed and is not asked for ``seconds``.
+
+    One of many gives up if that is too long.  Raises ``IllegalTransition`` unless it is running.
+    """
+    if operation.behind and _too_late(operation, now + seconds, policy):
+        return fail(operation, now, failure, f"given up: {error}")
+    return put_off(operation, now + seconds, failure, error)
+
+
+def _too_late(operation: Operation, then: float, policy: RetryPolicy) -> bool:
+    """Tell whether ``then`` (Unix seconds) is too late for another attempt."""
+    asked_for, started = operation.requested_at, operation.started_at
+    if operation.behind:
+        return then - asked_for > policy.behind_give_up_after
+    return then - (asked_for if started is None else started) > policy.give_up_after
 
 
 def try_again(
@@ -198,15 +224,15 @@ def try_again(
 
     ``chance`` is a random number in [0, 1); ``retry_after`` the seconds that the host asked
     for.  Permanent failures fail at once, others when the operation would be tried for longer
-    than ``policy.give_up_after``.  Raises ``IllegalTransition`` unless the operation is running.
+    than ``policy.give_up_after``, or ``behind_give_up_after`` for one of many.  Raises
+    ``IllegalTransition`` unless the operation is running.
     """
     _need(operation, "try again", Status.RUNNING)
     if failure in PERMANENT:
         return fail(operation, now, failure, error)
     automatic = operation.automatic
     wait = policy.attempt_wait(operation.attempts, chance, retry_after, automatic=automatic)
-    since = operation.requested_at if operation.started_at is None else operation.started_at
-    if now + wait - since > policy.give_up_after:
+    if _too_late(operation, now + wait, policy):
         return fail(
             operation, now, failure, f"given up after {operation.attempts} attempts: {error}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from consumer.errors import ChiveError, Reason, Refused
-from consumer.fetch.hosts import HostUnavailable
+from consumer.fetch.hosts import CircuitOpen, HostUnavailable
 from consumer.fetch.http import HostError, HostErrorKind
 from consumer.fetch.identity import Inconclusive
 from consumer.printable import MAX_TEXT, escape
@@ -54,12 +54,13 @@ class NoProof(FetchFailed):
 
 
 class NotAttempted(FetchFailed):
-    """Nothing was sent: ``host`` is unavailable for ``seconds``."""
+    """Nothing was sent: ``host`` is unavailable for ``seconds``; ``away``: because it failed."""
 
     def __init__(self, failure: Failure, unavailable: HostUnavailable) -> None:
         super().__init__(failure, str(unavailable))
         self.seconds = unavailable.seconds
         self.host = unavailable.host
+        self.away = isinstance(unavailable, CircuitOpen)
 
 
 def of_fetching(error: Exception) -> FetchFailed:

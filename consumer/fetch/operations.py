@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -148,7 +149,10 @@ class OperationPool:
         async with self._database.transaction() as connection:
             if isinstance(failed, NotAttempted):
                 seconds = self._retries.deferred(failed.seconds, random.random())  # noqa: S311
-                await claims.put_off(connection, claim.lease, failure, detail, seconds, failed.host)
+                put_off = claims.put_off
+                if failed.away:
+                    put_off = partial(claims.wait_for_host, policy=self._retries)
+                await put_off(connection, claim.lease, failure, detail, seconds, failed.host)
                 return
             ended = await claims.failed(
                 connection, claim.lease, failure, detail, failed.retry_after, self._retries

@@ -252,6 +252,21 @@ async def test_a_note_is_an_advance(database: Database, phase: Phase) -> None:
         assert await rows(connection) == {"op": expected}
 
 
+@pytest.mark.parametrize("behind", [False, True])
+async def test_what_waits_for_a_host_that_failed_is_put_off_or_given_up(
+    database: Database, behind: bool
+) -> None:
+    before = replace(running(behind=behind, parent="many"), requested_at=PAST)
+    async with database.transaction() as connection:
+        await put(connection, [before])
+        why = (Failure.HOST_ERROR, "it failed")
+        await claims.wait_for_host(connection, "op", *why, 60.0, "pds.example", policy=POLICY)
+        after = (await rows(connection))["op"]
+    now = after.completed_at or after.run_after - 60.0
+    assert after.ended == behind
+    assert after == transitions.wait_for_host(before, now, 60.0, *why, policy=POLICY)
+
+
 async def test_a_sweep_requeues_what_lost_its_fetcher(database: Database) -> None:
     before = [
         running("lost"),

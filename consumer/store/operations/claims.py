@@ -210,6 +210,31 @@ async def put_off(
     await connection.execute(_AT_HOST, [host, Texts([one.id for one in after])])
 
 
+async def wait_for_host(
+    connection: Connection,
+    lease: str,
+    failure: Failure,
+    detail: str,
+    seconds: float,
+    host: str,
+    *,
+    policy: RetryPolicy,
+) -> None:
+    """End an attempt in which nothing was tried, because ``host`` failed before.
+
+    It is due again in ``seconds``, or fails if it cannot wait for so long.
+    """
+    now = time.time()
+    held = await write.lock_leased(connection, [lease])
+    after = [
+        transitions.wait_for_host(one, now, seconds, failure, detail, policy=policy) for one in held
+    ]
+    await write.save(connection, after)
+    await connection.execute(_AT_HOST, [host, Texts([one.id for one in after])])
+    ended = [one.did for one in after if one.ended and one.type is Type.DID_SYNC and one.did]
+    await queue.renew(connection, ended, policy.renewal)
+
+
 async def give_back(connection: Connection, leases: Sequence[str]) -> None:
     """Queue again what ``leases`` still hold: their holder stops."""
     now, error = time.time(), "the fetcher stopped"

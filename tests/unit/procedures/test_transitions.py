@@ -199,6 +199,29 @@ def test_the_host_is_not_asked_before_it_said() -> None:
     assert after.run_after == 1_901.0
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_one_of_many_does_not_wait_for_long(behind: bool) -> None:
+    running = replace(_running(), behind=behind)
+    longest = POLICY.behind_give_up_after
+    for seconds, fails in ((longest - 1, False), (longest + 1, behind)):
+        again = transitions.try_again(
+            running,
+            1_000.0,
+            Failure.HOST_ERROR,
+            "500",
+            policy=POLICY,
+            chance=0,
+            retry_after=seconds,
+        )
+        waits = transitions.wait_for_host(
+            running, 1_000.0, seconds, Failure.HOST_ERROR, "away", policy=POLICY
+        )
+        for after in (again, waits):
+            assert (after.status is Status.FAILED) == fails
+            assert (after.failure, after.ended) == (Failure.HOST_ERROR, fails)
+        assert fails or (waits.attempts, waits.run_after) == (0, 1_000.0 + seconds)
+
+
 @given(MOMENTS)
 def test_it_is_given_up_after_a_day(later: float) -> None:
     after = transitions.try_again(
