@@ -261,7 +261,7 @@ class BatchState:
         if repo is None:
             return _UNTRACKED
         if isinstance(one, Lost):
-            if not repo.account_active and repo.status != accounts.DELETED:
+            if not repo.account_active:
                 self._ask(repo, Question(Cause.LOSS))
             return self._accept(repo_state.on_lost(repo), one.origin)
         return self._accept(repo_state.on_scope(repo, self.policy.digest), one.origin)
@@ -344,7 +344,9 @@ class BatchState:
             self._refresh(chunk)
             if chunk.last:
                 present = accounts.present(transition.repo)
-                transition = repo_state.on_last_chunk(present, chunk)
+                last = repo_state.on_last_chunk(present, chunk)
+                # If it is refused, its operation fetches again, unless that was cancelled.
+                transition = replace(last, trigger=transition.trigger if last.rejection else None)
         changes = self.events[begin:]
         self._accept(transition, seen.origin)
         if chunk.last and transition.rejection is None:

@@ -1,4 +1,9 @@
-"""What the settings decide for one lane: which repos are tracked, what is automatic.  Pure."""
+"""What the settings decide for one lane: which repos are tracked, what is automatic.  Pure.
+
+Each repo has the digest of the scope that it was read with, and so has the lane, of the scope that
+all its repos were compared with.  While they are compared with another one, page by page, the lane
+has none of both: after a crash, whatever scope comes next, every repo is compared again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,9 @@ from consumer.state.accounts import DEFAULT as ACCOUNT_RULES
 from consumer.state.accounts import AccountRules
 from consumer.state.repo_state import Repo
 from procedures.retries import RetryPolicy
+
+COMPARING = b""
+"""The scope of a lane while its repos are compared with another one."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,10 @@ class Policy:
     def digest(self) -> bytes:
         """The hash of the wanted collections."""
         return self.scope.digest
+
+    def is_other(self, scope: bytes | None) -> bool:
+        """Tell whether a lane of ``scope`` may have repos of another scope; None: it has none."""
+        return scope is not None and scope != self.digest
 
     @property
     def automatic(self) -> bool:

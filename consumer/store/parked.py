@@ -1,7 +1,8 @@
 """Parked frames wait for their account's key; later frames of the account wait behind them.
 
 A DID with parked frames has one row in ``parking``.  With ``ready`` an answer about its identity
-has come since, and its frames are to be tried again, oldest first.
+has come since, and its frames are to be tried again, oldest first.  With ``doubted`` frames of the
+account may be missing behind them.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ DELETE FROM parked AS p USING unnest(%s, %s) AS gone (did, log_offset)
 WHERE p.did = gone.did AND p.log_offset <= gone.log_offset
 """
 _SET = """
-INSERT INTO parking (did, lane, ready) SELECT did, %s, ready FROM unnest(%s, %s) AS s (did, ready)
-ON CONFLICT (did) DO UPDATE SET ready = EXCLUDED.ready
+INSERT INTO parking (did, lane, ready, doubted)
+SELECT did, %s, ready, doubted FROM unnest(%s, %s, %s) AS s (did, ready, doubted)
+ON CONFLICT (did) DO UPDATE SET ready = EXCLUDED.ready, doubted = EXCLUDED.doubted
 """
+_DOUBT = "UPDATE parking SET doubted = true WHERE lane = %s"
 _CLEAR = "DELETE FROM parking WHERE did = ANY(%s)"
 _READ = """
-SELECT did, ready, frames, size FROM parking CROSS JOIN LATERAL (
+SELECT did, ready, frames, size, doubted FROM parking CROSS JOIN LATERAL (
     SELECT count(*) AS frames, coalesce(sum(octet_length(frame)), 0)::int8 AS size
     FROM parked WHERE parked.did = parking.did
 ) AS measured WHERE lane = %s
@@ -83,10 +86,17 @@ async def drop(connection: Connection, through: dict[str, int]) -> None:
     await connection.execute(_DROP, [Texts(dids), Bigints(offsets)])
 
 
-async def set_ready(connection: Connection, lane: int, ready: dict[str, bool]) -> None:
-    """Write for each DID that it has parked frames, and whether to try them again."""
-    columns = [lane, Texts(list(ready)), Booleans(list(ready.values()))]
-    await connection.execute(_SET, columns)
+async def write(connection: Connection, lane: int, parkings: Sequence[Parking]) -> None:
+    """Write that DIDs have parked frames, whether they are ready, and the account doubted."""
+    dids = Texts([one.did for one in parkings])
+    ready = Booleans([one.ready for one in parkings])
+    doubted = Booleans([one.doubted for one in parkings])
+    await connection.execute(_SET, [lane, dids, ready, doubted])
+
+
+async def doubt(connection: Connection, lane: int) -> None:
+    """Write that frames may be missing behind all parked frames of ``lane``."""
+    await connection.execute(_DOUBT, [lane])
 
 
 async def clear(connection: Connection, dids: Sequence[str]) -> None:

@@ -64,6 +64,10 @@ class Repos(Generic[Row]):
             f"SELECT {selected} FROM repos WHERE lane = %s AND did > %s"  # noqa: S608
             " ORDER BY did LIMIT %s"
         )
+        self._page_of_others = (
+            f"SELECT {selected} FROM repos WHERE lane = %s AND did > %s"  # noqa: S608
+            " AND scope IS DISTINCT FROM %s ORDER BY did LIMIT %s"
+        )
         self._write = _upsert(names)
 
     async def read(self, connection: Connection, dids: Sequence[str]) -> list[Row]:
@@ -74,6 +78,14 @@ class Repos(Generic[Row]):
     async def page(self, connection: Connection, lane: int, after: str, limit: int) -> list[Row]:
         """Return the rows of a lane that follow the DID ``after``, in order."""
         cursor = await connection.execute(self._page, [lane, after, limit], binary=True)
+        return [self._make(*row) for row in await cursor.fetchall()]
+
+    async def page_of_others(
+        self, connection: Connection, lane: int, after: str, limit: int, scope: bytes
+    ) -> list[Row]:
+        """Return the rows like ``page``, without those of ``scope``."""
+        columns = [lane, after, scope, limit]
+        cursor = await connection.execute(self._page_of_others, columns, binary=True)
         return [self._make(*row) for row in await cursor.fetchall()]
 
     async def write(self, connection: Connection, rows: Iterable[Row]) -> None:

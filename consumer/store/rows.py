@@ -96,12 +96,14 @@ class Parking:
     """A row of ``parking``, with the number and the bytes of the DID's parked frames.
 
     ``ready``: an answer about its identity has come since; the frames are to be tried again.
+    ``doubted``: frames of the account may be missing behind them.
     """
 
     did: str
     ready: bool
     frames: int
     size: int
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

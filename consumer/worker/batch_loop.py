@@ -6,7 +6,7 @@ writes the plan in one transaction.  Nothing is decoded or verified inside of th
 Three things interrupt the loop:
 
 - a loss window: every repo of the lane is marked for resync before the frame behind it is taken;
-- other wanted collections than when the lane last moved: every repo is marked too;
+- other wanted collections than when the lane last moved: the repos read with them are marked;
 - an input that crashed its worker (``poison``): inputs are taken one at a time.
 """
 
@@ -26,9 +26,9 @@ from consumer.events.envelope import Origin, Source
 from consumer.kafka.reader import OffsetExpired
 from consumer.metrics import BatchStep
 from consumer.state.effects import Lookup
-from consumer.state.inputs import Lost, ScopeChanged
 from consumer.store import identities, repos
 from consumer.store.database import Database
+from consumer.store.rows import Lane
 from consumer.worker import report, verdicts
 from consumer.worker.batch_reader import Batch, BatchReader
 from consumer.worker.cache import LaneCache
@@ -197,7 +197,7 @@ class BatchLoop:
         else:
             origin = origin_of(frame, None)
             seq, then = frame.seq, replace(lane, epoch=frame.epoch, last_seq=frame.prev_seq or 0)
-        count = await self.transactions.mark_for_resync(lambda did: Lost(did, origin), then)
+        count = await self._mark_lost(origin, then)
         _log.warning(
             "loss_window_found",
             lane=lane.lane,
@@ -217,7 +217,12 @@ class BatchLoop:
             return
         origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)
         then = replace(lane, firehose_offset=expired.earliest, last_seq=0)
-        await self.transactions.mark_for_resync(lambda did: Lost(did, origin), then)
+        await self._mark_lost(origin, then)
+
+    async def _mark_lost(self, origin: Origin, then: Lane) -> int:
+        count = await self.transactions.mark_lost(origin, then)
+        self.cache.doubt_parked()
+        return count
 
     async def _repeat_lookups(self, backfill_offset: int) -> None:
         """Look all accounts up whose frames wait: an answer may have been lost.
@@ -233,14 +238,14 @@ class BatchLoop:
             await self.transactions.commit(plan, Stopwatch())
 
     async def _match_scope(self) -> None:
-        """Mark every repo if other collections were wanted when the lane last moved."""
-        lane, digest = self.transactions.lane, self.rules.policy.digest
-        if lane.scope is None or lane.scope == digest:
+        """Mark the repos for which other collections were wanted before."""
+        lane = self.transactions.lane
+        if not self.rules.policy.is_other(lane.scope):
             return
         origin = Origin(Source.BACKFILL, lane.last_seq, times.to_text(time.time()), None)
-        then = replace(lane, scope=digest)
-        count = await self.transactions.mark_for_resync(lambda did: ScopeChanged(did, origin), then)
-        _log.warning("scope_changed", lane=lane.lane, repos=count)
+        count = await self.transactions.match_scope(origin)
+        if count:
+            _log.warning("scope_changed", lane=lane.lane, repos=count)
 
 
 async def _breathe(number: int) -> None:

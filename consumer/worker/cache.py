@@ -22,11 +22,13 @@ class ParkedQueue:
     """The parked frames of one account; ``size`` is in bytes.
 
     ``ready``: an answer about the account's identity has come, the frames are to be tried again.
+    ``doubted``: frames of the account may be missing behind these.
     """
 
     frames: int
     size: int
     ready: bool
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class LaneCache:
     def __init__(self, parkings: Iterable[Parking] = ()) -> None:
         self.identities: BoundedMap[str, Identity] = BoundedMap(_IDENTITIES)
         self.tracked: BoundedMap[str, None] = BoundedMap(_TRACKED)
-        self.queues = {p.did: ParkedQueue(p.frames, p.size, p.ready) for p in parkings}
+        self.queues = {p.did: ParkedQueue(p.frames, p.size, p.ready, p.doubted) for p in parkings}
         self._refreshed: BoundedMap[str, float] = BoundedMap(_IDENTITIES)
 
     def account(self, did: str) -> KnownAccount:
@@ -80,13 +82,28 @@ class LaneCache:
         queue.frames += 1
         queue.size += size
 
-    def unpark(self, did: str, size: int) -> None:
-        """Note that a parked frame of ``size`` bytes was decided."""
+    def unpark(self, did: str, size: int) -> bool:
+        """Note that a parked frame of ``size`` bytes was decided.
+
+        Returns whether frames may be missing behind it: it was the last of a doubted account.
+        """
         queue = self.queues[did]
         queue.frames -= 1
         queue.size -= size
-        if queue.frames == 0:
-            del self.queues[did]
+        if queue.frames > 0:
+            return False
+        del self.queues[did]
+        return queue.doubted
+
+    def doubt_parked(self) -> None:
+        """Note that frames may be missing behind all parked frames."""
+        for queue in self.queues.values():
+            queue.doubted = True
+
+    def parkings(self, dids: Iterable[str]) -> list[Parking]:
+        """Return the rows of those of ``dids`` that have parked frames."""
+        found = [(did, self.queues[did]) for did in dids if did in self.queues]
+        return [Parking(did, q.ready, q.frames, q.size, q.doubted) for did, q in found]
 
     def ready(self) -> list[str]:
         """Return the DIDs whose parked frames are to be tried again."""

@@ -15,7 +15,7 @@ from consumer.backfill import Cause, IdentityAnswer, LookupKind
 from consumer.dead_letters import DeadLetter, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.state.effects import Lookup, Rejection
-from consumer.state.inputs import Input
+from consumer.state.inputs import Input, Lost
 from consumer.store.rows import Identity, Lane, LookupRequest, ParkedFrame
 from consumer.worker import messages
 from consumer.worker.cache import KnownAccount, LaneCache
@@ -26,6 +26,7 @@ from consumer.worker.incoming import (
     Record,
     dead_frame,
     dead_record,
+    origin_of,
     to_parked,
 )
 from consumer.worker.verdicts import (
@@ -128,6 +129,11 @@ class Plan:
             self._drop(incoming, verdict)
         else:
             self._park(incoming, verdict)
+            return
+        if account.queue is not None and not account.tracked:
+            # Taken before those that are parked, and lost if only these lead to a repo.
+            account.queue.doubted = True
+            self.touched.add(incoming.key)
 
     def parked_frame(self, frame: ReadFrame) -> bool:
         """Try a parked frame again, the oldest of its account first; tell whether it is decided.
@@ -145,11 +151,13 @@ class Plan:
         if isinstance(verdict, Park):
             self._leave_parked(did)
             return False
-        self._unpark(incoming)
+        doubted = self._unpark(incoming)
         if isinstance(verdict, Accept):
             self._accept(frame, account, verdict.input)
         else:
             self._drop(incoming, verdict)
+        if doubted:
+            self.inputs.append(Planned(Lost(did, origin_of(incoming, None)), incoming))
         return True
 
     def notice(self, notice: EpochNotice) -> None:
@@ -165,7 +173,7 @@ class Plan:
 
     def _accept(self, frame: ReadFrame, account: KnownAccount, found: Input) -> None:
         self.inputs.append(Planned(found, frame.incoming))
-        if isinstance(frame.content, SIGNED):
+        if isinstance(frame.content, SIGNED) and (frame.wanted or account.tracked):
             self.cache.track(frame.incoming.key)
             self._refresh(account.identity)
 
@@ -194,10 +202,11 @@ class Plan:
         self.cache.queues[did].ready = False
         self._look_up_identity(did)
 
-    def _unpark(self, incoming: IncomingFrame) -> None:
+    def _unpark(self, incoming: IncomingFrame) -> bool:
+        """Note that a parked frame is decided; tell whether frames may be missing behind it."""
         self.decided[incoming.key] = incoming.offset
         self.unparked += 1
-        self.cache.unpark(incoming.key, len(incoming.frame))
+        return self.cache.unpark(incoming.key, len(incoming.frame))
 
     # -- messages of the fetchers ------------------------------------------------------
 

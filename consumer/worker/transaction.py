@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from consumer.dead_letters import DeadLetter
 from consumer.errors import Reason
-from consumer.events.envelope import encode
+from consumer.events.envelope import Origin, encode
 from consumer.kafka.topics import Topic
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.metrics import BatchStep
@@ -22,8 +22,8 @@ from consumer.state import accounts, operation_outcome
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import AppliedOperation, Rejection
 from consumer.state.facts import Row
-from consumer.state.inputs import AccountLearnt, Input, needs
-from consumer.state.policy import Policy
+from consumer.state.inputs import AccountLearnt, Input, Lost, ScopeChanged, needs
+from consumer.state.policy import COMPARING, Policy
 from consumer.state.repo_state import Repo
 from consumer.store import answers, identities, lookups, parked, records
 from consumer.store.answers import HeldHost
@@ -113,28 +113,58 @@ class BatchTransactions:
         await self._lane.hand_over(transaction)
         return True
 
-    async def mark_for_resync(self, cause: Callable[[str], Input], then: Lane) -> int:
-        """Apply ``cause`` to every repo of the lane, then move to ``then``; return how many.
+    async def mark_lost(self, origin: Origin, then: Lane) -> int:
+        """Mark every repo of the lane for resync, then move to ``then``; return how many.
 
-        The repos are taken in pages, each in its own transaction, and the position moves with
-        the last: after a crash all of it is noticed, and done, again.  Marking twice is safe.
+        Accounts with parked frames are doubted with the last of these.  The repos are taken in
+        pages, each in its own transaction, and the position moves with the last: after a crash all
+        of it is noticed, and done, again.  Marking twice is safe.
         Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
         count, after = 0, ""
         while True:
             async with self._lane.begin() as transaction:
-                page = await _repos.page(transaction.connection, self.lane.lane, after, _PAGE)
-                batch_state = BatchState({repo.did: repo for repo in page}, {}, self._policy)
-                for repo in page:
-                    batch_state.apply(cause(repo.did))
-                await lookups.request(transaction.connection, self._questions(batch_state))
-                await self._write_decisions(transaction, batch_state)
+                connection = transaction.connection
+                page = await _repos.page(connection, self.lane.lane, after, _PAGE)
+                await self._apply(transaction, page, [Lost(repo.did, origin) for repo in page])
                 if not page:
+                    await parked.doubt(connection, self.lane.lane)
                     transaction.move_to(then)
             await self._lane.hand_over(transaction)
             if not page:
                 return count
             count, after = count + len(page), page[-1].did
+
+    async def match_scope(self, origin: Origin) -> int:
+        """Mark the repos that were read with another scope for resync; return how many.
+
+        In pages like ``mark_lost``.  The lane's scope says so while it lasts: after a crash every
+        repo is compared again, whatever the scope is then.
+        Raises ``LaneLost``, ``Transient``, ``Fatal``.
+        """
+        lane, digest = self.lane, self._policy.digest
+        count, after = 0, ""
+        while True:
+            async with self._lane.begin() as transaction:
+                connection = transaction.connection
+                page = await _repos.page_of_others(connection, lane.lane, after, _PAGE, digest)
+                changes = [ScopeChanged(repo.did, origin) for repo in page]
+                await self._apply(transaction, page, changes)
+                transaction.move_to(replace(lane, scope=COMPARING if page else digest))
+            await self._lane.hand_over(transaction)
+            if not page:
+                return count
+            count, after = count + len(page), page[-1].did
+
+    async def _apply(
+        self, transaction: LaneTransaction, page: Sequence[Repo], inputs: Sequence[Input]
+    ) -> None:
+        """Apply ``inputs``, which make no fact, to the repos of ``page``."""
+        batch_state = BatchState({repo.did: repo for repo in page}, {}, self._policy)
+        for one in inputs:
+            batch_state.apply(one)
+        await lookups.request(transaction.connection, self._questions(batch_state))
+        await self._write_decisions(transaction, batch_state)
 
     def _questions(self, batch_state: BatchState) -> list[LookupRequest]:
         """Return the questions about accounts that a batch without a plan asks."""
@@ -304,6 +334,5 @@ async def _write_plan(connection: Connection, plan: Plan) -> None:
         await parked.drop(connection, plan.decided)
     if plan.touched:
         waiting = plan.cache.queues
-        ready = {did: waiting[did].ready for did in plan.touched if did in waiting}
-        await parked.set_ready(connection, plan.lane, ready)
+        await parked.write(connection, plan.lane, plan.cache.parkings(plan.touched))
         await parked.clear(connection, [did for did in plan.touched if did not in waiting])

@@ -59,6 +59,8 @@ AccountFrames = CommitFrame | SyncFrame | AccountFrame | IdentityFrame
 
 SIGNED: Final = (CommitFrame, SyncFrame)
 """The frames that only the account's key can prove."""
+UNSIGNED: Final = (AccountFrame, IdentityFrame)
+"""The frames that need no key."""
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -82,6 +84,10 @@ class Rules:
     def have_room_in(self, queue: ParkedQueue) -> bool:
         """Tell whether one more frame may be parked behind ``queue``."""
         return queue.frames < self.parked_frames and queue.size < self.parked_bytes
+
+    def have_reserve_in(self, queue: ParkedQueue) -> bool:
+        """Tell whether one more frame may be parked behind ``queue`` that is kept in any case."""
+        return queue.frames < 2 * self.parked_frames and queue.size < 2 * self.parked_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +213,15 @@ def judge(frame: ReadFrame, account: KnownAccount, rules: Rules, now: float) -> 
         return judge_next(frame, account, rules, now)
     if rules.have_room_in(queue):
         return Park(look_up=isinstance(frame.content, IdentityFrame))
-    # The queue is full.  What needs no key is still taken.
+    # The queue is full.  What needs no key is still taken.  Without a repo it would be lost, and an
+    # older one that is parked would have the last word, so that it waits too.
     if isinstance(frame.content, SIGNED):
         detail = f"{queue.frames} frames of {queue.size} bytes wait for the account's key"
         refused = Refused(Reason.PARKED_OVERFLOW, detail)
         return Accept(_refused(frame.incoming, frame.content, refused, rev=None, signed=False))
+    unsigned = isinstance(frame.content, UNSIGNED)
+    if unsigned and not account.tracked and rules.have_reserve_in(queue):
+        return Park(look_up=False)
     return judge_next(frame, account, rules, now)
 
 

@@ -10,17 +10,19 @@ import pytest
 
 from consumer.config.settings import LimitSettings
 from consumer.errors import Fatal
+from consumer.events.envelope import Origin, Source
 from consumer.lanes import owner as lanes
 from consumer.lanes.errors import LaneLost
 from consumer.lanes.transaction import LaneTransactions
 from consumer.scope import Scope
-from consumer.state.inputs import Lost
 from consumer.state.policy import Policy
+from consumer.state.repo_state import Repo
 from consumer.store import database as sessions
 from consumer.store import lanes as store
-from consumer.store import outbox
+from consumer.store import outbox, parked
 from consumer.store.database import Connection, Database
 from consumer.store.errors import CommitUnknown
+from consumer.store.repos import Repos
 from consumer.store.rows import Lane, OutRow
 from consumer.worker import verdicts
 from consumer.worker.cache import LaneCache
@@ -167,7 +169,7 @@ async def test_a_mark_reaches_every_repo_of_the_lane(
     before = bench.lane.row
     origin = bench.plan(author.commit()).inputs[0].input.origin
     then = replace(before, epoch=2, last_seq=0)
-    assert await bench.transactions.mark_for_resync(lambda did: Lost(did, origin), then) == 5
+    assert await bench.transactions.mark_lost(origin, then) == 5
     lane, _, rows = await bench.stored()
     assert lane == bench.lane.row == replace(then, last_out_seq=len(rows))
     async with bench.database.transaction() as connection:
@@ -177,3 +179,64 @@ async def test_a_mark_reaches_every_repo_of_the_lane(
     assert states == [("desynchronized", "loss_window", 1)] * 5
     assert {did for (did,) in queued} == {each.did for each in authors}
     assert bench.handed == rows
+
+
+async def test_a_loss_doubts_accounts_whose_frames_are_parked(bench: Bench) -> None:
+    stranger = Author.of("stranger")
+    await bench.post(stranger.commit())
+    origin = Origin(Source.FIREHOSE, 1, "2026-07-04T14:39:14.123Z", None)
+    await bench.transactions.mark_lost(origin, replace(bench.lane.row, epoch=2, last_seq=0))
+    async with bench.database.transaction() as connection:
+        [parking] = await parked.read(connection, LANE)
+    assert (parking.did, parking.doubted) == (stranger.did, True)
+
+
+NARROW, WIDE = (
+    Policy(LANE, Scope(collections), RetryPolicy())
+    for collections in (("pub.chive.*",), ("pub.chive.*", "site.standard.*"))
+)
+
+
+class Killed(Exception):
+    """Stands for the death of a process."""
+
+
+async def test_a_change_of_scope_that_is_interrupted_can_be_taken_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repos = Repos(Repo)
+    active = replace(NARROW.new_repo("", None), sync_state="active", reason=None, rev="3a")
+    known = [replace(active, did=f"did:plc:{n:04}") for n in range(2_500)]
+    async with bench.database.transaction() as connection:
+        await repos.write(connection, known)
+    await bench.post()
+    origin = Origin(Source.BACKFILL, 0, "2026-07-04T14:39:14.123Z", None)
+
+    async def dies(_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.lane, "hand_over", dies)
+        with pytest.raises(Killed):
+            await BatchTransactions(bench.lane, WIDE, 1024**2).match_scope(origin)
+    row = await lanes.resume(bench.database, bench.lane.row)
+    changed = await _scopes(bench)
+    assert changed == {WIDE.digest: 1_000, NARROW.digest: 1_500}, "one page was marked"
+
+    assert NARROW.is_other(row.scope)
+    lane = LaneTransactions(bench.database, row, "test.", bench.lane._take_rows)
+    assert await BatchTransactions(lane, NARROW, 1024**2).match_scope(origin) == 1_000
+    assert await _scopes(bench) == {NARROW.digest: 2_500}
+    assert not NARROW.is_other(lane.row.scope)
+    async with bench.database.transaction() as connection:
+        query = "SELECT count(*) FROM operations WHERE status = 'queued'"
+        [(queued,)] = await (await connection.execute(query)).fetchall()
+        untouched = await repos.page(connection, LANE, known[1_000 - 1].did, 2_500)
+    assert queued == 1_000, "the others were read with this scope, and are not fetched again"
+    assert untouched == known[1_000:]
+
+
+async def _scopes(bench: Bench) -> dict[bytes, int]:
+    async with bench.database.transaction() as connection:
+        query = "SELECT scope, count(*) FROM repos GROUP BY scope"
+        return dict(await (await connection.execute(query, binary=True)).fetchall())

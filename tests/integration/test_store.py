@@ -326,9 +326,14 @@ async def test_parked_frames_wait_in_order(database: Database) -> None:
     frames = [ParkedFrame(ALICE, n, 1000 + n, 50 + n, 1, "wss://r", b"f" * n) for n in (7, 8, 9)]
     async with database.transaction() as connection:
         await parked.append(connection, 5, frames)
-        await parked.set_ready(connection, 5, {ALICE: False})
-        await parked.set_ready(connection, 5, {ALICE: True})
-        assert await parked.read(connection, 5) == [Parking(ALICE, ready=True, frames=3, size=24)]
+        waiting = Parking(ALICE, ready=False, frames=3, size=24)
+        await parked.write(connection, 5, [waiting])
+        assert await parked.read(connection, 5) == [waiting]
+        await parked.doubt(connection, 6)
+        await parked.write(connection, 5, [replace(waiting, ready=True)])
+        assert await parked.read(connection, 5) == [replace(waiting, ready=True)]
+        await parked.doubt(connection, 5)
+        assert await parked.read(connection, 5) == [replace(waiting, ready=True, doubted=True)]
         assert await parked.read(connection, 6) == []
         both, bobs = [BOB, ALICE], ParkedFrame(BOB, 3, 1003, 53, 1, "wss://r", b"bob")
         await parked.append(connection, 5, [bobs])

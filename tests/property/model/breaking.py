@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from consumer.state import repo_state
+from consumer.backfill import Cause
+from consumer.state import accounts, repo_state
 from consumer.state.repo_state import Repo, Transition
 
 Rule = Callable[..., Any]
@@ -163,3 +164,19 @@ def deleted_unasked(original: Rule) -> Rule:
 
 def rows_stay(_original: Rule) -> Rule:
     return lambda _self, _did, _paths: None
+
+
+def sure_while_comparing(original: Rule) -> Rule:
+    return lambda self, scope: bool(scope) and original(self, scope)
+
+
+def silent_about(cause: Cause) -> Callable[[Rule], Rule]:
+    return lambda original: (
+        lambda self, repo, question: (
+            None if question.cause is cause else original(self, repo, question)
+        )
+    )
+
+
+def forgetful(_original: Rule) -> Rule:
+    return lambda _before, noted, status: accounts.with_status(noted, status)

@@ -33,7 +33,7 @@ from consumer.state.inputs import (
 )
 from consumer.state.repo_state import Repo
 from tests.property.model.fetching import Operations
-from tests.property.model.network import Account, ModelNetwork, Version
+from tests.property.model.network import Account, Heard, ModelNetwork, Version
 
 # Reasons that no frame of the account gives.
 UNHEARD = ("account_deleted", "scope_changed")
@@ -159,6 +159,11 @@ class Checks:
         """Forget what was said of a repo that is not tracked."""
         self.told[did].signed = self.told[did].marked = ""
 
+    def present(self, repo: Repo) -> None:
+        """Forget what a host said alone of an account that it turned out to have."""
+        if repo.gone_at is None:
+            self.told[repo.did].gone = False
+
     def begun(self, version: Version) -> None:
         """Take note of a download: a stale one may answer a mark, and legally so."""
         told = self.told[version.did]
@@ -266,6 +271,9 @@ class Checks:
     def noticed(self, account: Account, repo: Repo) -> None:
         """Check, when nothing more is due, that every cause for a sync was followed."""
         told = self.told[account.did]
+        measure = account.heard is Heard.LOST and repo.status == repo.frame_status == "suspended"
+        if account.heard is not Heard.NO and not measure:
+            require(repo.status == account.status, "status missed", account.status, repo)
         if account.status == "active" and repo.account_active and not account.reborn:
             require(repo.active, "not active, and nothing due", repo)
             require((repo.rev or "") >= told.signed, "signed rev missed", repo, told)

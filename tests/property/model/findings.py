@@ -30,6 +30,15 @@ FINDINGS = {
         "write deliver break leave/0/0/1 write return/0/0/1 deliver start/0/0/1"
     ),
     "reactivation goes unnoticed": "write leave/0/0/1 write return/0/0/1",
+    "a scope taken back is not compared": "write deliver scope/0/0/4",
+    "a loss window leaves the status": "write deliver leave/0/0/1 deliver return/0/0/1 break/0/0/1",
+    "a loss window leaves what is parked": "write leave/0/0/1 break/0/0/1 lose_key",
+    "a status overtakes what is parked": (
+        "lose_key write deliver leave/0/1/1 deliver return/0/0/1 deliver"
+    ),
+    "an overtaken deletion leaves no doubt": (
+        "write false_deletion status_again/0/0/1 write/0/0/6"
+    ),
     "nothing is queued": "write/0/0/6",
     "#sync is ignored": "write/3 write/3/0/6 sync_frame/3",
     "#sync is no gap": "write write/0/0/6 sync_frame deliver/0/0/1 start/0/0/1",
@@ -82,9 +91,7 @@ FINDINGS = {
         "write deliver write/0/1/6 leave/0/0/1 sync_frame deliver/0/0/1"
     ),
     "the ratchet is off": "write leave/0/0/1 return/0/0/1 old_account_frame",
-    "old answers count": (
-        "write/0/0/9 false_deletion leave/0/0/1 return/0/0/1 late_commit break/0/0/2"
-    ),
+    "old answers count": "write leave/0/2/1 deliver/0/0/1 answer false_deletion",
     "deletion is not confirmed": "write deliver false_deletion",
     "deletion sets no floor": (
         "write write/0/1 write/4 deliver/0/0/2 leave/0/2/1 deliver answer apply "

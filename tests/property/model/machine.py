@@ -6,7 +6,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from consumer.backfill import AccountAnswer, LookupKind
+from consumer.backfill import AccountAnswer, Cause, LookupKind
+from consumer.errors import Reason
 from consumer.events.envelope import Origin, Source
 from consumer.scope import Scope
 from consumer.state.batch_state import BatchState, Rows
@@ -16,18 +17,20 @@ from consumer.state.inputs import (
     AccountLearnt,
     AccountSeen,
     ChunkSeen,
+    CommitSeen,
     Input,
     Lost,
     ProofSeen,
     ScopeChanged,
     needs,
 )
-from consumer.state.policy import Policy
+from consumer.state.policy import COMPARING, Policy
 from consumer.state.repo_state import Repo
 from procedures.retries import RetryPolicy
 from tests.property.model.checks import Checks
 from tests.property.model.fetching import Operations, Status
-from tests.property.model.network import SCOPES, ModelNetwork
+from tests.property.model.network import SCOPES, Heard, ModelNetwork
+from tests.property.model.planning import STATUSES_PARKED, FrameInput, Planning, inputs_of
 from tests.property.model.relay import EpochBreak, Frame
 
 NO_FRAME = Origin(Source.FIREHOSE, 0, "", None)
@@ -45,17 +48,69 @@ class Machine:
         self.answers = 0
         self.backfill: deque[Learnt] = deque()
         self.scope: Scope = SCOPES[0]
+        self.lane_scope = SCOPES[0].digest
+        self.planning = Planning()
+        # How many frames may be parked in this batch of DIDs that had some before it.
+        self.waiting: dict[str, int] = {}
         self.checks = Checks(network)
+        self.network = network
         self.seen = seen
 
     def process(self, frames: Iterable[Frame]) -> None:
-        """Apply a batch in one transaction, and check everything."""
-        inputs = list(self._expanded(frames))
+        """Take a batch up to each loss window, and the rest, and check everything."""
+        batch: list[FrameInput] = []
+        for frame in frames:
+            if isinstance(frame, EpochBreak):
+                self._take(batch)
+                self._lose(frame)
+                batch = []
+            else:
+                batch.append(frame)
+        self._take(batch)
+        self.check()
+
+    def learn(self, messages: Iterable[Learnt]) -> None:
+        """Apply messages of the backfill topic in one transaction, and check everything."""
+        self._decide(messages)
+        self.check()
+
+    def find_key(self, did: str, most: int) -> None:
+        """Learn the key of ``did`` and try ``most`` of its parked frames, and check everything."""
+        self._decide(inputs_of(self.planning.find_key(did, most, self.scope, self.repos)))
+        self.check()
+
+    def check(self) -> None:
+        """Check everything."""
+        self.checks.state(self.repos, self.rows, self.operations, self.scope)
+
+    def _drop_status(self, did: str) -> None:
+        """Note that a status was dropped: with frames parked only when too many are."""
+        if did not in self.waiting:
+            self.network.accounts[did].heard = Heard.NO
+        elif self.waiting[did] > STATUSES_PARKED:
+            self.network.accounts[did].heard = Heard.LOST
+
+    def _take(self, frames: Sequence[FrameInput]) -> None:
+        queues = self.planning.cache.queues
+        self.waiting = {did: queue.frames + len(frames) for did, queue in queues.items()}
+        self._decide(inputs_of(self.planning.take(frames, self.scope, self.repos)))
+
+    def _lose(self, broken: EpochBreak) -> None:
+        """Take up a loss window."""
+        for account in map(self.network.accounts.__getitem__, broken.lost):
+            heeded = account.did in self.repos or self.planning.waiting(account.did)
+            if account.heard is not Heard.NO:
+                account.heard = Heard.LOST if heeded else Heard.NO
+        self._decide([Lost(did, NO_FRAME) for did in self.repos])
+        self.planning.cache.doubt_parked()
+
+    def _decide(self, some: Iterable[Input]) -> None:
+        """Apply inputs in one transaction."""
+        inputs = list(some)
         batch = self._loaded(inputs)
         for one in inputs:
             self._apply(batch, one)
         self._commit(batch)
-        self.checks.state(self.repos, self.rows, self.operations, self.scope)
 
     def _apply(self, batch: BatchState, one: Input) -> None:
         told = len(batch.events)
@@ -64,9 +119,13 @@ class Machine:
         rejection = batch.apply(one)
         if one.did not in batch.repos:
             self.checks.untold(one.did)
+        elif isinstance(one, CommitSeen | ChunkSeen):
+            self.checks.present(batch.repos[one.did])
         self.checks.events(batch.events[told:])
         if rejection is not None:
             self.seen[rejection.reason] += 1
+            if isinstance(one, AccountSeen) and rejection.reason is Reason.UNTRACKED:
+                self._drop_status(one.did)
         elif isinstance(one, ProofSeen) and one.did in batch.repos:
             row = batch.rows[one.did].get(one.proof.path)
             self.checks.proven(one.proof, batch.repos[one.did], row)
@@ -87,11 +146,27 @@ class Machine:
         origin = Origin(Source.ACCOUNT, asked.seq, str(self.answers), None)
         self.backfill.append(AccountLearnt(learnt, origin))
 
-    def change_scope(self, scope: Scope) -> None:
-        """Restart the worker with other wanted collections."""
+    def change_scope(self, scope: Scope, most: int | None = None) -> None:
+        """Restart the worker with other wanted collections.
+
+        It takes the repos one by one, and dies after ``most`` of them.
+        """
         self.scope = scope
+        if not Policy(0, scope, RetryPolicy()).is_other(self.lane_scope):
+            return
         others = [did for did, repo in self.repos.items() if repo.scope != scope.digest]
-        self.process([ScopeChanged(did, NO_FRAME) for did in others])
+        for did in others[:most]:
+            self._decide([ScopeChanged(did, NO_FRAME)])
+            self.lane_scope = COMPARING
+        if most is None or most > len(others):
+            self.lane_scope = scope.digest
+
+    def refuse_sync(self, did: str) -> None:
+        """Ask about an account whose host has refused a sync by name."""
+        repo = self.repos.get(did)
+        if repo is not None and repo.account_active:
+            at = repo.status_epoch, repo.status_seq
+            self.lookups.setdefault(did, Lookup(did, LookupKind.ACCOUNT, *at, Cause.REFUSAL))
 
     def ask_sync(self, did: str) -> None:
         """Queue a sync as the controller does when a person asks."""
@@ -99,13 +174,6 @@ class Machine:
         if repo is not None:
             self.repos[did] = _wanted_again(repo)
         self.operations.add(did, automatic=False)
-
-    def _expanded(self, frames: Iterable[Frame]) -> Iterable[Input]:
-        for frame in frames:
-            if isinstance(frame, EpochBreak):
-                yield from (Lost(did, NO_FRAME) for did in self.repos)
-            else:
-                yield frame
 
     def _loaded(self, inputs: Sequence[Input]) -> BatchState:
         need = needs(inputs, self.scope)

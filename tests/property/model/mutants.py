@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from unittest import mock
 
-from consumer.state import accounts, batch_state, effects, facts, reconcile, repo_state
+from consumer.backfill import Cause
+from consumer.state import accounts, batch_state, effects, facts, policy, reconcile, repo_state
+from consumer.worker import cache, verdicts
 from tests.property.model.breaking import (
     Rule,
     absent_everywhere,
@@ -31,6 +33,7 @@ from tests.property.model.breaking import (
     blind_to,
     clearing_all,
     deleted_unasked,
+    forgetful,
     ignoring,
     keeping,
     no_tombstone_of_unknown,
@@ -38,7 +41,9 @@ from tests.property.model.breaking import (
     older_wins,
     repeats_leave_the_rev,
     rows_stay,
+    silent_about,
     still_active,
+    sure_while_comparing,
     transitioning,
     unrefused,
     untriggered,
@@ -110,6 +115,18 @@ MUTANTS = (
         "reactivation raises no generation", accounts, "with_status", keeping("resync_generation")
     ),
     Mutant("reactivation goes unnoticed", accounts, "with_status", transitioning(still_active)),
+    Mutant(
+        "a scope taken back is not compared",
+        policy.Policy,
+        "is_other",
+        sure_while_comparing,
+    ),
+    Mutant(
+        "a loss window leaves the status", batch_state.BatchState, "_ask", silent_about(Cause.LOSS)
+    ),
+    Mutant("a loss window leaves what is parked", cache.LaneCache, "doubt_parked", always(None)),
+    Mutant("a status overtakes what is parked", verdicts.Rules, "have_reserve_in", always(False)),
+    Mutant("an overtaken deletion leaves no doubt", accounts, "with_frame", forgetful),
     Mutant("nothing is queued", batch_state.BatchState, "_queue_sync", always(None)),
     # sync frames
     Mutant("#sync is ignored", repo_state, "on_sync", transitioning(ignoring)),

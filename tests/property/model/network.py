@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from consumer.scope import Repos, Scope
 from consumer.verify.verified import EMPTY_TREE, Action, VerifiedCommit, VerifiedOp, VerifiedSync
@@ -70,12 +71,21 @@ class Version:
         return VerifiedSync(self.did, self.rev, self.data, link(self.rev.encode()))
 
 
+class Heard(Enum):
+    """Whether the lane could hear of an account's newest status by a frame."""
+
+    YES = 0
+    LOST = 1  # the frame was lost, and that was noticed
+    NO = 2
+
+
 @dataclass
 class Account:
     """One account: its status on its own host, and every version of its repository."""
 
     did: str
     status: str = "active"
+    heard: Heard = Heard.YES
     versions: list[Version] = field(default_factory=list)
     reborn: bool = True  # the next commit starts from nothing
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 
 from consumer.errors import Reason
@@ -16,12 +17,12 @@ from consumer.state.inputs import (
     AccountSeen,
     CommitSeen,
     CommitUnverifiable,
-    Input,
     SyncSeen,
 )
 from consumer.state.policy import Policy
 from procedures.retries import RetryPolicy
 from tests.property.model.network import SCOPES, Version
+from tests.property.model.planning import FrameInput
 
 
 class Fate(Enum):
@@ -34,11 +35,14 @@ class Fate(Enum):
     BAD_SIGNATURE_AND_REV = 4
 
 
+@dataclass(frozen=True)
 class EpochBreak:
-    """Between two frames of the lane: continuity is lost."""
+    """Between two frames of the lane: continuity is lost, and the ``lost`` ``#account`` frames."""
+
+    lost: tuple[str, ...]
 
 
-Frame = Input | EpochBreak
+Frame = FrameInput | EpochBreak
 
 
 class Relay:
@@ -76,9 +80,10 @@ class Relay:
 
     def break_epoch(self, lost: int) -> None:
         """Start a new epoch; the last ``lost`` frames never reached the lane."""
-        for _ in range(min(lost, len(self.queue))):
-            self.queue.pop()
-        self.queue.append(EpochBreak())
+        gone = [self.queue.pop() for _ in range(min(lost, len(self.queue)))]
+        accounts = [one.did for one in gone if isinstance(one, AccountSeen)]
+        accounts += [did for one in gone if isinstance(one, EpochBreak) for did in one.lost]
+        self.queue.append(EpochBreak(tuple(accounts)))
         self._epoch += 1
         self._seq = 0
 

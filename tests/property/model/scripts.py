@@ -14,7 +14,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from consumer.backfill import Entry, Proof
 from consumer.events.envelope import Origin, Source
@@ -28,10 +28,11 @@ from tests.property.model.network import (
     RECORDS,
     SCOPES,
     Account,
+    Heard,
     ModelNetwork,
     Version,
 )
-from tests.property.model.relay import Fate, Frame, Relay
+from tests.property.model.relay import Fate, Relay
 
 CHOICES = 60  # x, y and z are below; divisible by 2, 3, 4, 5, 6
 SNAPSHOT = Origin(Source.BACKFILL, 0, "", None)
@@ -68,6 +69,8 @@ class Act(Enum):
     RETRY = (19, 2)
     PROVE = (20, 4)
     SCOPE = (21, 1)
+    LOSE_KEY = (22, 2)
+    FIND_KEY = (23, 3)
 
 
 class Step(NamedTuple):
@@ -161,16 +164,18 @@ class Stage:
     def _leave(self, did: str, step: Step) -> None:
         account = self.network.accounts[did]
         if account.status != "deleted":
-            account.status = STATUSES[step.y % len(STATUSES)]
-            self._tell_status(account, step.z)
+            self._change(account, STATUSES[step.y % len(STATUSES)], step.z)
 
     def _return(self, did: str, step: Step) -> None:
         account = self.network.accounts[did]
         if account.status == "deleted":
             account.reborn = account.reborn or step.y % 2 == 0
         if account.status != "active":
-            account.status = "active"
-            self._tell_status(account, step.z)
+            self._change(account, "active", step.z)
+
+    def _change(self, account: Account, status: str, z: int) -> None:
+        account.status, account.heard = status, Heard.NO
+        self._tell_status(account, z)
 
     def _status_again(self, did: str, step: Step) -> None:
         self._tell_status(self.network.accounts[did], step.z)
@@ -181,6 +186,7 @@ class Stage:
     def _tell_status(self, account: Account, z: int) -> None:
         if z % 6:
             self.relay.account(account.did, account.status)
+            account.heard = Heard.YES
 
     def _version(self, did: str, back: int) -> Version | None:
         """Return the version a number of commits ago, or the oldest."""
@@ -190,28 +196,47 @@ class Stage:
     # -- the way to the worker ---------------------------------------------------------
 
     def _old_account_frame(self, _did: str, step: Step) -> None:
-        if self.relay.account_frames:
-            self.relay.queue.append(_pick(self.relay.account_frames, step.z))
+        if not self.relay.account_frames:
+            return
+        old = _pick(self.relay.account_frames, step.z)
+        self.relay.queue.append(old)
+        repo = self.machine.repos.get(old.did)
+        if repo is None or not repo.status_seq:  # nothing shows that it is old
+            self.network.accounts[old.did].heard = Heard.NO
 
     def _break(self, _did: str, step: Step) -> None:
         self.relay.break_epoch(step.z % 3)
 
     def _deliver(self, _did: str, step: Step) -> None:
-        self._process(self.relay.queue, 1 + step.z % 4)
+        self._process(1 + step.z % 4)
 
-    def _apply(self, _did: str, step: Step) -> None:
-        self._process(self.machine.backfill, 1 + step.z % 3)
-
-    def _process(self, queue: deque[Any], count: int) -> None:
-        frames: list[Frame] = [queue.popleft() for _ in range(min(count, len(queue)))]
-        if frames:
+    def _process(self, count: int) -> None:
+        if frames := _taken(self.relay.queue, count):
             self.machine.process(frames)
 
+    def _apply(self, _did: str, step: Step) -> None:
+        self._learn(1 + step.z % 3)
+
+    def _learn(self, count: int) -> None:
+        if messages := _taken(self.machine.backfill, count):
+            self.machine.learn(messages)
+
+    def _lose_key(self, did: str, _step: Step) -> None:
+        self.machine.planning.lose_key(did)
+
+    def _find_key(self, did: str, step: Step) -> None:
+        self.machine.find_key(did, step.z % 5)
+
     def _scope(self, _did: str, step: Step) -> None:
+        """Change the scope; at times that is interrupted, and at times taken back."""
         now = SCOPES.index(self.machine.scope)
         scope = SCOPES[(now + 1 + step.y % 2) % len(SCOPES)]
+        if step.z % 3:
+            self.machine.change_scope(scope, most=step.z % 3)
+            scope = SCOPES[now] if step.z // 3 % 2 else scope
         self.relay.scope = scope
         self.machine.change_scope(scope)
+        self.machine.check()
 
     # -- the fetcher -------------------------------------------------------------------
 
@@ -234,6 +259,8 @@ class Stage:
         """Claim ``op`` and fetch its repository, unless the host has none to give."""
         version = self._version(op.did, back)
         account = self.network.accounts[op.did]
+        if account.status != "active":
+            self.machine.refuse_sync(op.did)
         if version is None or account.status != "active" or account.reborn:
             return
         repo = self.machine.repos.get(op.did)
@@ -338,14 +365,21 @@ class Stage:
         self.machine.operations.retry()
         for op in self.machine.operations.claimable():
             self._download(op, back=0, size=2)
-        return bool(self.machine.backfill or self.downloads)
+        return bool(self.machine.backfill or self.downloads or self.machine.lookups)
 
     def _drain(self) -> None:
         while self.relay.queue or self.machine.backfill or self.downloads:
-            self._process(self.relay.queue, 5)
+            self._process(5)
             for download in list(self.downloads):
                 self._inject_one(download)
-            self._process(self.machine.backfill, 5)
+            self._learn(5)
+        for did in DIDS:
+            while self.machine.planning.waiting(did):
+                self.machine.find_key(did, 5)
+
+
+def _taken(queue: deque[T], count: int) -> list[T]:
+    return [queue.popleft() for _ in range(min(count, len(queue)))]
 
 
 def _pick(options: Sequence[T], number: int) -> T:

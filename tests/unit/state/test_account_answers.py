@@ -117,13 +117,14 @@ def test_a_commit_of_an_active_account_asks_nothing() -> None:
 
 
 def test_a_loss_window_doubts_the_status_of_who_is_not_active() -> None:
-    batch = batch_state(seen(status="deactivated"))
-    batch.apply(Lost(DID, LIVE))
-    assert batch.lookups == [question(Cause.LOSS)]
-    for status in ("active", "deleted"):
-        other = batch_state(seen(status=status))
-        other.apply(Lost(DID, LIVE))
-        assert other.lookups == []
+    for status in ("deactivated", "deleted"):
+        batch = batch_state(seen(status=status))
+        batch.apply(Lost(DID, LIVE))
+        assert batch.lookups == [question(Cause.LOSS)]
+    active = batch_state(seen(status="active"))
+    active.apply(Lost(DID, LIVE))
+    assert active.lookups == []
+    assert [sync.did for sync in active.syncs] == [DID], "its sync asks the host"
 
 
 def test_a_did_that_the_directory_does_not_know_any_more_asks() -> None:

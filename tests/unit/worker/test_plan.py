@@ -19,6 +19,7 @@ from consumer.state.inputs import (
     CommitSeen,
     CommitUnverifiable,
     IdentityLearnt,
+    Lost,
     ProofSeen,
 )
 from consumer.store.rows import Lane, LookupRequest, Parking
@@ -398,3 +399,43 @@ def test_an_old_identity_in_use_is_asked_about_once() -> None:
     later = Plan(LANE, batch.cache, batch.rules, NOW + 600)
     take(later, author.commit())
     assert later.lookups == {}
+
+
+def test_what_overtakes_parked_frames_without_a_repo_doubts_the_account() -> None:
+    author, cache, few = Author.of(), LaneCache(), rules(parked_frames=1)
+    first = author.commit()
+    batch = plan(cache, few)
+    for frame in (first, author.commit()):
+        batch.frame(read(frame))
+    assert cache.parkings(batch.touched) == [
+        Parking(author.did, ready=False, frames=1, size=len(first.frame), doubted=True)
+    ]
+    cache.learn(identity(author.account))
+    batch = plan(cache, few)
+    assert again(batch, first) == [True]
+    assert [type(planned.input) for planned in batch.inputs] == [CommitSeen, Lost]
+
+
+def test_what_overtakes_parked_frames_of_a_repo_loses_nothing() -> None:
+    author, cache, few = Author.of(), LaneCache(), rules(parked_frames=1)
+    cache.track(author.did)
+    first = author.commit()
+    batch = plan(cache, few)
+    for frame in (first, author.commit()):
+        batch.frame(read(frame))
+    assert not cache.queues[author.did].doubted
+
+
+def test_a_doubted_account_is_marked_behind_the_last_of_its_parked_frames() -> None:
+    author, cache = Author.of(), LaneCache()
+    frames = [author.commit(), author.commit()]
+    take(plan(cache), *frames)
+    cache.doubt_parked()
+    late = author.commit()
+    take(plan(cache), late)
+    cache.learn(identity(author.account))
+    batch = plan(cache)
+    assert again(batch, *frames) == [True, True]
+    assert [type(planned.input) for planned in batch.inputs] == [CommitSeen] * 2
+    assert again(batch, late) == [True]
+    assert [type(planned.input) for planned in batch.inputs[2:]] == [CommitSeen, Lost]

@@ -247,6 +247,16 @@ def test_beyond_the_limit_an_account_s_status_is_still_taken() -> None:
     assert isinstance(verdict.input, AccountSeen)
 
 
+def test_beyond_the_limit_the_status_of_an_account_without_a_repo_keeps_its_place() -> None:
+    author, few = Author.of(), rules(parked_frames=5)
+    account = incoming_frame(frames.account_frame(9, author.did, active=True), author.did)
+    for waiting in (queue(5, 500), queue(9, 900)):
+        stranger = known(author, tracked=False, queue=waiting)
+        assert step(account, stranger, few) == Park(look_up=False)
+    crowd = known(author, tracked=False, queue=queue(10, 1_000))
+    assert isinstance(step(account, crowd, few), Accept)
+
+
 # -- what cannot be read ----------------------------------------------------------------------
 
 
