@@ -19,7 +19,7 @@ from consumer.store import answers, found, identities, known, lookups, parked, r
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection, Database
 from consumer.store.operations import write
-from consumer.store.rows import Identity, LookupRequest, ParkedFrame
+from consumer.store.rows import Identity, LookupRequest, ParkedFrame, Parking
 from procedures import operations, transitions
 from procedures.failures import Failure
 from procedures.operations import Type
@@ -67,7 +67,7 @@ async def fill(database: Database) -> None:
         await lookups.request(connection, [question])
         frame = ParkedFrame(DID, 5, int(NOW * 1000), 7, 1, "wss://relay.test", b"frame")
         await parked.append(connection, 3, [frame])
-        await parked.set_ready(connection, 3, {DID: True})
+        await parked.write(connection, 3, [Parking(DID, ready=True, frames=1, size=5)])
         asked = operations.queued("mine", Type.DID_SYNC, DID, NOW, requested_by="cli:me")
         failed = transitions.fail(asked, NOW, Failure.REPO_INVALID, "a wrong hash")
         await write.insert(connection, failed, 3)
