@@ -7,7 +7,6 @@ fold of the topic, equal to what the host holds; the questions to the host are c
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,8 +38,9 @@ from simulator.repo import Repo, Write
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.harness import running
-from tests.support.pds import COLLECTION, Pds, repo_path
-from tests.support.web import Web, response, web
+from tests.support.hosts import Host
+from tests.support.pds import COLLECTION
+from tests.support.web import response, web
 from tests.support.worker import RELAY, Table, WorkerHarness
 
 pytestmark = pytest.mark.services
@@ -59,47 +59,6 @@ GONE = [
 ]
 INACTIVE = [("RepoDeactivated", "deactivated"), ("RepoTakendown", "takendown")]
 INACTIVE += [("RepoSuspended", "suspended"), ("AccountDeactivated", "deactivated")]
-
-
-class Host:
-    """The host of all accounts; ``asked`` are the questions about a DID's status."""
-
-    def __init__(self, directory: Web, site: Web) -> None:
-        self.directory = directory
-        self.site = site
-        self.pds = Pds(directory, site)
-
-    def account(self, name: str) -> Repo:
-        repo = self.pds.account(name, records=3)
-        self.states(repo, "active")
-        return repo
-
-    def states(self, repo: Repo, status: str) -> None:
-        """Answer questions about the status, and serve the repository while it is active."""
-        active = status == "active"
-        stated = {"did": repo.account.did, "active": active} | (
-            {} if active else {"status": status}
-        )
-        self.answers(repo, 200, stated)
-        if active:
-            self.pds.host(repo)
-
-    def answers(self, repo: Repo, status: int, body: dict[str, Any]) -> None:
-        self.site.replies[status_path(repo)] = response(status, json.dumps(body).encode())
-
-    def refuses(self, repo: Repo, status: int, body: dict[str, Any]) -> None:
-        self.pds.says(repo, response(status, json.dumps(body).encode()))
-
-    def asked(self, repo: Repo) -> int:
-        return self.site.paths.count(status_path(repo))
-
-    def downloads(self, repo: Repo) -> int:
-        return self.site.paths.count(repo_path(repo.account.did))
-
-
-def status_path(repo: Repo) -> str:
-    did = repo.account.did.replace(":", "%3A")
-    return f"/xrpc/com.atproto.sync.getRepoStatus?did={did}"
 
 
 class Stage:

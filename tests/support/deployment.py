@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,9 @@ class Deployment:
         return f"{credentials}@{LOOPBACK}:{proxy.port}/{rest.partition('/')[2]}"
 
 
-@pytest.fixture
-async def deployment(services: Services, tmp_path: Path) -> AsyncIterator[Deployment]:
-    """Give the test its own topics and database; both are removed afterwards."""
+@asynccontextmanager
+async def deployed(services: Services, data_dir: Path) -> AsyncIterator[Deployment]:
+    """Give topics and a database during the block; both are removed afterwards."""
     name = f"t{secrets.token_hex(6)}"
     server = services.postgres.dsn
     await _execute(server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -79,11 +80,18 @@ async def deployment(services: Services, tmp_path: Path) -> AsyncIterator[Deploy
         bootstrap_servers=services.kafka.bootstrap_servers,
         prefix=f"{name}.",
         dsn=f"{server.rpartition('/')[0]}/{name}",
-        data_dir=tmp_path / "data",
+        data_dir=data_dir,
     )
     drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
     await _execute(server, drop)
     await _delete_topics(services.kafka.bootstrap_servers, f"{name}.")
+
+
+@pytest.fixture
+async def deployment(services: Services, tmp_path: Path) -> AsyncIterator[Deployment]:
+    """Give the test its own topics and database."""
+    async with deployed(services, tmp_path / "data") as deployment:
+        yield deployment
 
 
 async def _execute(dsn: str, statement: sql.Composed) -> None:
