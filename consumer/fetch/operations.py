@@ -3,8 +3,9 @@
 Each type of operation has slots of its own, so that a refresh of one record does not wait behind
 downloads.  What a person requested is claimed first, and one slot of each type is kept for it;
 operations at a busy host are passed over and take no slot.  What was requested with many others
-takes at most half of the slots.  Leases are extended while attempts
-run.  An operation that is cancelled, or whose lease has expired, has its attempt cancelled.
+takes more than half of the slots only where nothing else is due.  Leases are extended while
+attempts run.  An operation that is cancelled, or whose lease has expired, has its attempt
+cancelled.
 """
 
 from __future__ import annotations
@@ -90,21 +91,24 @@ class OperationPool:
         """Claim what fits into the free slots of each type."""
         for kind, slots in self._slots.items():
             while _taken(running, kind) < slots:
-                async with self._database.transaction() as connection:
-                    claim = await claims.claim(
-                        connection,
-                        kind,
-                        _LEASE_SECONDS,
-                        busy=self._hosts.busy(),
-                        automatic=_taken(running, kind, _automatic) < max(1, slots - 1),
-                        behind=_taken(running, kind, _behind) < max(1, slots // 2),
-                    )
+                claim = await self._claim(running, kind, slots)
                 if claim is None:
                     break
                 start(Attempt(claim))
         async with self._database.transaction() as connection:
             due = await claims.next_due(connection)
         return NextLook(due, after_each=True)  # a host may be less busy, too
+
+    async def _claim(self, running: Collection[Attempt], kind: Type, slots: int) -> Claim | None:
+        """Claim what is next in order for a free slot of ``kind``, if it may have that one."""
+        place = _taken(running, kind, _is_later) < max(1, slots - 1)
+        share = _taken(running, kind, _is_behind) < max(1, slots // 2)
+        claim = partial(claims.claim, busy=self._hosts.busy(), automatic=place)
+        async with self._database.transaction() as connection:
+            found = await claim(connection, kind, _LEASE_SECONDS, behind=place and share)
+            if found is None and place and not share:  # nobody else has use for it
+                found = await claim(connection, kind, _LEASE_SECONDS, behind=True)
+        return found
 
     async def handle(self, attempt: Attempt) -> bool:
         """Attempt the operation; its result is in Postgres then."""
@@ -186,9 +190,9 @@ def _taken(
     return sum(each.type is kind and which(each) for each in operations)
 
 
-def _automatic(operation: Operation) -> bool:
-    return operation.automatic
+def _is_later(operation: Operation) -> bool:
+    return operation.automatic or operation.behind
 
 
-def _behind(operation: Operation) -> bool:
+def _is_behind(operation: Operation) -> bool:
     return operation.behind

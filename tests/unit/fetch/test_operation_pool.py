@@ -127,15 +127,28 @@ async def test_one_slot_is_kept_for_what_a_person_requested(queue: Queue) -> Non
     assert await leased(pool, running) == [f"{SYNC}-9"]
 
 
-async def test_what_was_requested_with_many_others_takes_half_of_the_slots(queue: Queue) -> None:
+async def test_what_was_requested_with_many_others_leaves_half_of_the_slots(queue: Queue) -> None:
+    queue.due = [claim_of(SYNC, n, behind=True) for n in range(6)]
+    queue.due.append(claim_of(SYNC, 8, automatic=True))
+    pool, _ = pool_of(queue, syncs=4, refreshes=1)
+    running: list[Attempt] = []
+    assert await leased(pool, running) == [f"{SYNC}-0", f"{SYNC}-1", f"{SYNC}-8"]
+    queue.due.append(claim_of(SYNC, 9))
+    assert await leased(pool, running) == [f"{SYNC}-9"]
+
+
+async def test_what_was_requested_with_many_others_takes_what_nobody_else_needs(
+    queue: Queue,
+) -> None:
     queue.due = [claim_of(SYNC, n, behind=True) for n in range(6)]
     pool, _ = pool_of(queue, syncs=4, refreshes=1)
     running: list[Attempt] = []
-    assert await leased(pool, running) == [f"{SYNC}-0", f"{SYNC}-1"]
+    assert await leased(pool, running) == [f"{SYNC}-{n}" for n in range(3)]
     queue.due += [claim_of(SYNC, 8, automatic=True), claim_of(SYNC, 9)]
+    del running[0]
     assert await leased(pool, running) == [f"{SYNC}-8", f"{SYNC}-9"]
     single, _ = pool_of(queue, syncs=1, refreshes=1)
-    assert await leased(single, []) == [f"{SYNC}-2"]
+    assert await leased(single, []) == [f"{SYNC}-3"]
 
 
 async def test_a_single_slot_takes_automatic_operations_too(queue: Queue) -> None:
