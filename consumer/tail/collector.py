@@ -2,7 +2,8 @@
 
 Every message ends in exactly one of these: forwarded to ``chive.firehose`` byte for byte, left
 out as irrelevant or as a replay, or refused (counted by reason, kept on ``chive.dead-letter``).
-The cursor in the same transaction covers all of them.
+The cursor in the same transaction covers all of them.  What cannot be decoded is forwarded
+nevertheless if its account can be read and is wanted: the worker refuses it, and marks the repo.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from consumer.tail.outcomes import OUTDATED_CURSOR, Denied, Garbage, RelayError,
 from consumer.tail.relevance import Relevance
 from consumer.tail.splitter import Message, Unusable
 from consumer.verify.frames import ErrorFrame, InfoFrame, Kind, Peek, decode_frame, peek
+from consumer.verify.glance import glance
 
 MAX_FRAMES = 2_000
 MAX_BYTES = 8 * 1024 * 1024
@@ -156,19 +158,24 @@ class Collector:
         admission = self.position.admit(
             look.seq, look.time, look.did or "", look.rev or look.kind.value
         )
-        if admission is not NEXT:
-            if admission is Admission.REPLAY:
-                self._counts[look.kind, FrameOutcome.DUPLICATE] += 1
-                return
-            if admission is Admission.DENIED:
-                raise Denied(f"it begins at seq {look.seq}, we are at {self.position.seq}")
-            if cause := admission.cause:
-                report_epoch(cause, self.position.epoch)
-            self._announce()
+        if admission is not NEXT and not self._goes_on(admission, look):
+            return
         if self._relevance.wants(look):
             self._forward(look, look.seq, message)
         else:
             self._irrelevant += 1
+
+    def _goes_on(self, admission: Admission, look: Peek) -> bool:
+        """Tell whether a frame that is not simply the next one is taken.  Raises ``Denied``."""
+        if admission is Admission.REPLAY:
+            self._counts[look.kind, FrameOutcome.DUPLICATE] += 1
+            return False
+        if admission is Admission.DENIED:
+            raise Denied(f"it begins at seq {look.seq}, we are at {self.position.seq}")
+        if cause := admission.cause:
+            report_epoch(cause, self.position.epoch)
+        self._announce()
+        return True
 
     def _forward(self, look: Peek, seq: int, frame: bytes) -> None:
         did = look.did or ""
@@ -202,22 +209,41 @@ class Collector:
 
     def _refuse(self, refused: Refused, message: Message) -> None:
         data = message.data if isinstance(message, Unusable) else message
+        self._refused_in_a_row += 1
+        look = glance(data)
+        if look is None or look.seq is None:
+            self._bury(refused, data, None)
+        elif self._goes_on_at(look, look.seq):
+            if self._relevance.wants(look):
+                metrics.REFUSED.labels(refused.reason, metrics.Stage.TAILER).inc()
+                self._forward(look, look.seq, data)
+            else:
+                self._bury(refused, data, look)
+        if self._refused_in_a_row >= _GARBAGE:
+            self._refused_in_a_row = 0
+            raise Garbage(f"{_GARBAGE} messages in a row were refused, the last: {refused}")
+
+    def _goes_on_at(self, look: Peek, seq: int) -> bool:
+        """Admit a frame that was refused; tell whether it is taken.  Raises ``Denied``."""
+        mark = look.rev or look.kind.value
+        admission = self.position.admit(seq, look.time, look.did or "", mark)
+        return admission is NEXT or self._goes_on(admission, look)
+
+    def _bury(self, refused: Refused, data: bytes, look: Peek | None) -> None:
+        """Keep what was refused as a dead letter, with as much as is known of its account."""
         letter = DeadLetter(
             reason=refused.reason,
             detail=refused.detail,
             source=None,
-            key=None,
+            key=look.did.encode() if look and look.did else None,
             value=data,
+            seq=look.seq if look else None,
             relay=self._relay.decode(),
         )
         topic = self._topics.name(Topic.DEAD_LETTER)
         self._add(OutRecord(topic, *dead_letters.encode(letter, self._topics.prefix)))
         self._counts[FrameKind.UNKNOWN, FrameOutcome.REFUSED] += 1
         metrics.REFUSED.labels(refused.reason, metrics.Stage.TAILER).inc()
-        self._refused_in_a_row += 1
-        if self._refused_in_a_row >= _GARBAGE:
-            self._refused_in_a_row = 0
-            raise Garbage(f"{_GARBAGE} messages in a row were refused, the last: {refused}")
 
     def _add(self, record: OutRecord) -> None:
         self._records.append(record)

@@ -18,6 +18,7 @@ from consumer.errors import Reason
 _SKIP_FACTOR = 16
 _MAX_CONTROL = 125  # bytes of a control frame's payload
 _QUOTED = 200  # bytes of a text message in its refusal
+_BEGINNING = 65_536  # bytes kept of a skipped message: they tell whose it is
 
 _FIN, _RESERVED, _OPCODE = 0x80, 0x70, 0x0F
 _CONTINUATION, _TEXT, _BINARY, _CONTROL = 0x0, 0x1, 0x2, 0x8
@@ -49,16 +50,18 @@ class Splitter:
     """The whole messages of one connection.
 
     ``messages`` are the binary messages in order, with an ``Unusable`` for each text message
-    and each above ``limit`` bytes; ``size`` is their sum in bytes.  ``control`` are whole
-    control frames, for websockets.  The reader removes both.  Between calls the splitter itself
-    holds less than one message of ``limit`` bytes.
+    and, with its beginning, each above ``limit`` bytes; ``size`` is their sum in bytes.
+    ``control`` are whole control frames, for websockets.  The reader removes both.  Between
+    calls the splitter itself holds less than one message of ``limit`` bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = bytearray()
         self._needed = 0  # bytes of _rest from which on it can hold a whole frame
-        self._skipping = 0  # bytes of an oversized message still to come
+        self._skipping = 0  # bytes of an oversized message's frame still to come
+        self._skipped_last = False  # and it is the message's last frame
+        self._beginning = min(limit, _BEGINNING)
         self._opcode: int | None = None  # of the fragmented message under way
         self._partial = bytearray()
         self._total = 0  # its bytes so far, kept or not
@@ -72,7 +75,10 @@ class Splitter:
         if self._skipping:
             skipped = min(self._skipping, len(data))
             self._skipping -= skipped
+            self._keep_beginning(data[: self._beginning], skipped)
             data = data[skipped:]
+            if not self._skipping and self._skipped_last:
+                self._finish_oversized()
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
@@ -103,7 +109,11 @@ class Splitter:
                 length = int.from_bytes(data[at + 2 : body], "big")
             stop = body + length
             if length > self._room and not first & _CONTROL:
-                at = self._oversized(first, length, stop, end)
+                self._oversized(first, length, data[body : min(stop, body + self._beginning)])
+                self._skipping = max(0, stop - end)
+                if not self._skipping and self._skipped_last:
+                    self._finish_oversized()
+                at = min(stop, end)
                 continue
             if stop > end:
                 self._needed = stop - at
@@ -125,19 +135,31 @@ class Splitter:
             raise Violation("a long control frame")
         return _EXTENSION[length]
 
-    def _oversized(self, first: int, length: int, stop: int, end: int) -> int:
-        """Begin to skip a data frame with which its message exceeds the limit."""
+    def _oversized(self, first: int, length: int, payload: bytes) -> None:
+        """Begin to skip a data frame with which its message exceeds the limit.
+
+        ``payload`` is as much of its beginning as has come.
+        """
         self._enter(first)
         self._total += length
-        self._partial.clear()
+        self._keep_beginning(payload, len(payload))
         if self._total > _SKIP_FACTOR * self._limit:
             raise Unskippable(f"a message of {self._total} bytes or more")
         self._room = -1
-        self._skipping = max(0, stop - end)
-        if first & _FIN:
-            detail = f"{self._total} bytes, the limit is {self._limit}"
-            self._finish(Unusable(Reason.FRAME_TOO_BIG, detail, b""))
-        return min(stop, end)
+        self._skipped_last = bool(first & _FIN)
+
+    def _keep_beginning(self, payload: bytes, length: int) -> None:
+        """Add the first ``length`` bytes of ``payload``, as far as they are of the beginning."""
+        room = self._beginning - len(self._partial)
+        if room > 0:
+            self._partial += payload[: min(room, length)]
+        else:
+            del self._partial[self._beginning :]
+
+    def _finish_oversized(self) -> None:
+        self._skipped_last = False
+        detail = f"{self._total} bytes, the limit is {self._limit}"
+        self._finish(Unusable(Reason.FRAME_TOO_BIG, detail, bytes(self._partial)))
 
     def _part(self, first: int, payload: bytes) -> None:
         """Add a whole frame to the current message, or begin one with it."""

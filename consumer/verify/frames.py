@@ -32,8 +32,8 @@ from procedures.syntax import MAX_DID, is_cid
 
 MAX_FRAME = 5_000_000
 _LARGE = 16_384  # bytes; smaller frames are not counted
-_MAX_ITEMS = 20_000  # of a large frame; one with 200 ops has less than 3,000
-_MAX_TIME = 64
+MAX_ITEMS = 20_000  # of a large frame; one with 200 ops has less than 3,000
+MAX_TIME = 64
 
 _SHOWN = 64  # of an unexpected text, in a message
 
@@ -136,7 +136,7 @@ def decode_frame(data: bytes, limit: int = MAX_FRAME) -> Frame:
     encoded = libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(body)
     if encoded != data or not (_flat(header) and _flat(body)):
         header, body = _doubtful(data, encoded, header, body)
-    match _kind(header):
+    match kind_of(header):
         case Kind.COMMIT:
             return _commit(body)
         case Kind.SYNC:
@@ -158,7 +158,7 @@ def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
     ``decode_frame``, never the other way round.
     """
     header, body = _items(data, limit)
-    kind = _kind(header)
+    kind = kind_of(header)
     if kind is Kind.INFO or kind is Kind.ERROR:
         return Peek(kind, None, None, None)
     is_commit = kind is Kind.COMMIT
@@ -170,7 +170,7 @@ def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
         get("repo" if is_commit else "did"),
         get("time"),
         _paths(get("ops")) if is_commit else (),
-        rev if type(rev) is str and len(rev) <= _MAX_TIME else None,
+        rev if type(rev) is str and len(rev) <= MAX_TIME else None,
     )
     if not _plausible(look):
         fields.malformed("seq, time or the DID is not what it should be")
@@ -186,7 +186,7 @@ def _plausible(look: Peek) -> bool:
         and type(did) is str
         and len(did) <= MAX_DID
         and type(time) is str
-        and len(time) <= _MAX_TIME
+        and len(time) <= MAX_TIME
     )
 
 
@@ -208,7 +208,7 @@ def _items(data: bytes, limit: int) -> tuple[Body, Body]:
         raise Refused(Reason.FRAME_TOO_BIG, f"{len(data)} bytes, at most {limit}")
     try:
         if len(data) > _LARGE:
-            check_items(data, _MAX_ITEMS)
+            check_items(data, MAX_ITEMS)
         items = libipld.decode_dag_cbor_multi(data)
     except (ValueError, RecursionError) as error:
         fields.malformed(str(error))
@@ -272,7 +272,8 @@ def _unlinked(value: Any) -> Any:
     return value
 
 
-def _kind(header: Body) -> Kind:
+def kind_of(header: Body) -> Kind:
+    """Return the kind that a frame's header states."""
     op, name = fields.field(header, "op", int), header.get("t")
     if op == -1 and name is None:
         return Kind.ERROR

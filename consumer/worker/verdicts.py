@@ -37,10 +37,12 @@ from consumer.verify.frames import (
     ErrorFrame,
     IdentityFrame,
     InfoFrame,
+    Peek,
     SyncFrame,
     decode_frame,
     peek,
 )
+from consumer.verify.glance import glance
 from consumer.verify.keys import SigningKey
 from consumer.worker.cache import KnownAccount, LaneCache, ParkedQueue
 from consumer.worker.incoming import IncomingFrame, origin_of
@@ -274,9 +276,12 @@ def _glance(incoming: IncomingFrame, refused: Refused) -> tuple[str | None, tupl
     """Return time and paths of an unreadable frame.  A quarantined one is not looked at."""
     if refused.reason is Reason.STALLED:
         return None, ()
+    look: Peek | None
     try:
         look = peek(incoming.frame)
     except Refused:
+        look = glance(incoming.frame)
+    if look is None:
         return None, ()
     return look.time if look.time is not None and is_time(look.time) else None, look.paths
 

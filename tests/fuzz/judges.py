@@ -19,6 +19,7 @@ from consumer.verify import cbor, scan
 from consumer.verify.car import Car, read_car
 from consumer.verify.commit import CommitLimits, verify_commit
 from consumer.verify.frames import CommitFrame, decode_frame, peek
+from consumer.verify.glance import glance
 from consumer.verify.keys import SigningKey
 from consumer.verify.mst import Node, load
 from consumer.verify.proof import verify_proof
@@ -63,8 +64,11 @@ def refusing(
 
 
 def _frame(data: bytes) -> None:
-    peek(data)
+    look = glance(data)
+    seen = peek(data)
     decode_frame(data)
+    if look is not None and look != seen:
+        raise AssertionError("a glance at a good frame shows another one")
 
 
 def _cbor(data: bytes) -> object:

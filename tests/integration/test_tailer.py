@@ -122,7 +122,7 @@ async def test_whatever_the_relay_does_nothing_is_lost(harness: TailerHarness) -
         validate(record)
     assert {(dict(r.headers)["reason"], r.value) for r in dead} == {
         (Reason.FRAME_TEXT.encode(), b"text"),
-        (Reason.FRAME_TOO_BIG.encode(), b""),
+        (Reason.FRAME_TOO_BIG.encode(), b"x" * 65_536),
         (Reason.FRAME_MALFORMED.encode(), b"garbage"),
     }
 

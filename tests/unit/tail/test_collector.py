@@ -105,6 +105,44 @@ def test_what_cannot_be_read_is_kept_and_the_next_frame_flows(
     assert good.topic == "t.firehose"
 
 
+def odd(seq: int, did: str, path: str = "pub.chive.eprint.submission/3k") -> bytes:
+    """Return a ``#commit`` with more items than a frame may have."""
+    header, body = libipld.decode_dag_cbor_multi(commit(seq, did, path))
+    body["blocks"] = list(range(40_000))
+    return bytes(libipld.encode_dag_cbor(header) + libipld.encode_dag_cbor(body))
+
+
+def test_a_frame_that_cannot_be_decoded_goes_to_the_lane_of_its_account(
+    collector: Collector,
+) -> None:
+    did = "did:plc:alice"
+    before, forwarded, after, cursor = records(
+        collector, commit(7, did), odd(8, did), odd(8, did), commit(9, did)
+    )
+    assert (forwarded.topic, forwarded.key, forwarded.value) == (
+        "t.firehose",
+        did.encode(),
+        odd(8, did),
+    )
+    assert [headers(r)["prev_seq"] for r in (before, forwarded, after)] == [b"0", b"7", b"8"]
+    assert Cursor.decode(cursor.value or b"").seq == 9
+
+
+def test_of_a_frame_above_the_limit_the_beginning_goes_there(collector: Collector) -> None:
+    beginning = odd(8, "did:plc:alice")[:65_536]
+    forwarded, _ = records(collector, Unusable(Reason.FRAME_TOO_BIG, "9 MB", beginning))
+    assert (forwarded.key, forwarded.value) == (b"did:plc:alice", beginning)
+
+
+def test_what_cannot_be_decoded_and_is_not_wanted_is_kept_with_its_did(
+    collector: Collector,
+) -> None:
+    refused, cursor = records(collector, odd(8, "did:plc:alice", "app.bsky.feed.post/3k"))
+    assert (refused.topic, refused.key) == ("t.dead-letter", b"did:plc:alice")
+    assert headers(refused)["seq"] == b"8"
+    assert Cursor.decode(cursor.value or b"").seq == 8
+
+
 def test_an_unknown_type_is_refused_as_such(collector: Collector) -> None:
     refused, _ = records(collector, frame("#novelty", {"seq": 5}))
     assert headers(refused)["reason"] == Reason.FRAME_UNKNOWN_TYPE.encode()
@@ -168,6 +206,9 @@ def test_a_stream_of_garbage_is_given_up(
     with pytest.raises(Garbage):
         collector.take([b"no"], 0.0)
     assert len(collector.cut(0.0).records) == 9 + 1 + 1
+    with pytest.raises(Garbage):
+        collector.take([odd(seq, "did:plc:a") for seq in range(2, 7)], 0.0)
+    assert len(collector.cut(0.0).records) == 5 + 1
 
 
 def test_when_a_transaction_is_due(collector: Collector) -> None:
