@@ -50,7 +50,7 @@ class Cause(StrEnum):
     LISTING = "listing"  # a listing states another status
     PERSON = "person"  # a person requested a sync or refresh
     SWEEP = "sweep"  # the sweep asks regularly about accounts that are not active
-    LOSS = "loss"  # frames of an account that is not active may have been lost
+    LOSS = "loss"  # frames that state it may have been lost
     CONFIRM = "confirm"  # a host's word on a deletion needs a second answer
     OVERTAKEN = "overtaken"  # a newer frame overtook an answer that states another status
 

@@ -52,6 +52,7 @@ from consumer.state.inputs import (
     Input,
     Lost,
     ProofSeen,
+    Quarantined,
     ScopeChanged,
     SyncSeen,
     SyncUnverifiable,
@@ -146,6 +147,8 @@ class BatchState:
                 return self._proof(one)
             case Lost() | ScopeChanged():
                 return self._mark_for_resync(one)
+            case Quarantined():
+                return self._quarantined(one)
         assert_never(one)
 
     # -- frames ------------------------------------------------------------------------
@@ -265,6 +268,14 @@ class BatchState:
                 self._ask(repo, Question(Cause.LOSS))
             return self._accept(repo_state.on_lost(repo), one.origin)
         return self._accept(repo_state.on_scope(repo, self.policy.digest), one.origin)
+
+    def _quarantined(self, one: Quarantined) -> Rejection | None:
+        repo = self.repos.get(one.did) or self._new_if_tracked(one.did, ())
+        if repo is None:
+            return _UNTRACKED
+        self._ask(repo, Question(Cause.LOSS))
+        lost = repo_state.on_lost(repo, SyncReason.UNVERIFIABLE)
+        return self._accept(lost if one.frame else Transition(repo), one.origin)
 
     # -- answers of the fetcher --------------------------------------------------------
 

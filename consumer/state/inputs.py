@@ -148,6 +148,15 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An input about this DID is not read, because it kills who does; ``frame``: it is a frame."""
+
+    did: str
+    frame: bool
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class ScopeChanged:
     """The wanted collections may differ from those this repo was last seen with."""
 
@@ -167,6 +176,7 @@ Input = (
     | ChunkSeen
     | ProofSeen
     | Lost
+    | Quarantined
     | ScopeChanged
 )
 

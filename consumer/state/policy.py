@@ -44,6 +44,11 @@ class Policy:
         """Whether gaps are repaired without being asked."""
         return self.scope.history is History.FULL
 
+    @property
+    def searches(self) -> bool:
+        """Whether a repo is looked for of which is not known whether it has a wanted record."""
+        return self.automatic and self.scope.repos is Repos.COLLECTIONS
+
     def tracks(self, did: str, paths: Iterable[str]) -> bool:
         """Tell whether an unknown repo is tracked from a frame on that touches ``paths``."""
         match self.scope.repos:

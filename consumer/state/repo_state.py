@@ -221,11 +221,11 @@ def mark_for_resync(repo: Repo, reason: SyncReason) -> Transition:
     )
 
 
-def on_lost(repo: Repo) -> Transition:
-    """Desynchronize for a loss window: any frame of this repo may be missing."""
+def on_lost(repo: Repo, reason: SyncReason = SyncReason.LOSS_WINDOW) -> Transition:
+    """Desynchronize because any frame of this repo may be missing, as in a loss window."""
     if not repo.account_active:
         return Transition(repo)
-    return mark_for_resync(repo, SyncReason.LOSS_WINDOW)
+    return mark_for_resync(repo, reason)
 
 
 def on_scope(repo: Repo, scope: bytes) -> Transition:

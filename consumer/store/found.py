@@ -17,6 +17,8 @@ from procedures.failures import Failure
 
 DISCOVERED = "discovered"
 """The reason of the syncs that ``feed`` queues."""
+QUARANTINE = "quarantine"
+"""The source of repositories of which only a frame has come that nobody could read."""
 SETTINGS = "scope.dids"
 """The source of repositories that the settings name."""
 

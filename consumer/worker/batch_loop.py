@@ -37,12 +37,13 @@ from consumer.worker.plan import Plan
 from consumer.worker.poison import PoisonGuard
 from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import BatchTransactions
+from consumer.worker.turns import Turns
 from consumer.worker.verdicts import ReadFrame, Rules, Unknown, unknown
 from procedures import times
 
 _IDLE = 0.5  # seconds between looks at the stop event
 _PORTION = 16  # frames read or verified at a stretch; then other tasks run
-_QUARANTINED = Refused(Reason.STALLED, "every worker that tried it crashed")
+_QUARANTINED = Refused(Reason.STALLED, "every worker that tried it alone crashed")
 
 _log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ class BatchLoop:
     rules: Rules
     database: Database
     guard: PoisonGuard
+    turns: Turns
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, or until the position was moved past what retention deleted.
@@ -77,21 +79,23 @@ class BatchLoop:
         if batch.empty:
             await self._idle()
             return
-        await self._write_crash_count(batch)
-        watch.lap(BatchStep.READ)
-        plan = self._new_plan()
-        await self._fill(plan, batch)
-        watch.lap(BatchStep.VERIFY)
-        await self.transactions.delete_in_batches(planned.input for planned in plan.inputs)
-        outcome = await self.transactions.commit(plan, watch)
-        watch.stop()
+        async with self.turns.alone() if self.guard.alone else self.turns.together():
+            await self._write_crash_count(batch)
+            watch.lap(BatchStep.READ)
+            plan = self._new_plan()
+            await self._fill(plan, batch)
+            watch.lap(BatchStep.VERIFY)
+            await self.transactions.delete_in_batches(planned.input for planned in plan.inputs)
+            outcome = await self.transactions.commit(plan, watch)
+            watch.stop()
         report.planned(plan, batch)
         report.decided(plan, outcome.batch_state, outcome.rejections)
         report.lag(plan.lane, None if self.reader.drained else batch)
 
     async def _take(self) -> Batch:
-        if self.guard.quarantined is not None or self.guard.alone:
-            return await self.reader.take_one(self.guard.quarantined)
+        guard = self.guard
+        if guard.quarantined is not None or guard.alone:
+            return await self.reader.take_one(guard.quarantined or guard.suspect)
         return await self.reader.take()
 
     async def _idle(self) -> None:

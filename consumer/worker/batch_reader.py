@@ -68,6 +68,7 @@ class BatchReader:
         self._frames = settings.batch_frames
         self._bytes = settings.batch_bytes
         self._returned: list[LiveFrame] = []
+        self._last_source = Alone.PARKED
 
     @property
     def drained(self) -> bool:
@@ -84,8 +85,8 @@ class BatchReader:
         )
 
     async def take_one(self, source: Alone | None = None) -> Batch:
-        """Return a batch of one input, from ``source`` or from the first source that has any."""
-        for each in [source] if source else Alone:
+        """Return a batch of one input, from ``source`` or from the next source that has any."""
+        for each in [source] if source else self._in_turn():
             match each:
                 case Alone.FIREHOSE:
                     found = Batch(await self._live(1), [], [])
@@ -94,8 +95,14 @@ class BatchReader:
                 case Alone.PARKED:
                     found = Batch([], [], await self._parked(1))
             if not found.empty:
+                self._last_source = each
                 return found
         return Batch([], [], [])
+
+    def _in_turn(self) -> list[Alone]:
+        sources = list(Alone)
+        following = sources.index(self._last_source) + 1
+        return sources[following:] + sources[:following]
 
     async def wait(self, seconds: float) -> None:
         """Wait until a topic has something, for at most ``seconds``."""

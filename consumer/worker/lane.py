@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from consumer import metrics
@@ -23,7 +23,10 @@ from consumer.worker.cache import LaneCache
 from consumer.worker.poison import PoisonGuard
 from consumer.worker.record_buffer import RecordBuffer
 from consumer.worker.transaction import BatchTransactions
+from consumer.worker.turns import Turns
 from consumer.worker.verdicts import Rules
+
+_ALONE_SPAN = 2  # batches' worth of frames; messages and parked frames take turns with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Resources:
     topics: Topics
     database: Database
     scope: Scope
+    turns: Turns = field(default_factory=Turns)
 
 
 async def run_lane(number: int, resources: Resources, stop: asyncio.Event) -> None:
@@ -70,8 +74,9 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
             guard=PoisonGuard(
                 row.stalls,
                 unclean_takeover=lane.unclean_takeover,
-                span=settings.worker.batch_frames,
+                span=_ALONE_SPAN * settings.worker.batch_frames,
             ),
+            turns=resources.turns,
         )
         await loop.run(lane.stop)
 

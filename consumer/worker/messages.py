@@ -59,6 +59,11 @@ def identity_of(answer: IdentityAnswer) -> Identity:
     )
 
 
+def origin_of(record: Record, last_seq: int) -> Origin:
+    """Return the origin of what follows from a message that is not read."""
+    return _origin(record, Source.BACKFILL, last_seq)
+
+
 def _origin(record: Record, source: Source, last_seq: int, operation: str | None = None) -> Origin:
     time = times.to_text(record.timestamp / 1000)
     return Origin(source, last_seq, time, None, operation)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from consumer.backfill import Cause, IdentityAnswer, LookupKind
 from consumer.dead_letters import DeadLetter, InputTopic
 from consumer.errors import Reason, Refused
+from consumer.events.envelope import Origin
 from consumer.state.effects import Lookup, Rejection
-from consumer.state.inputs import Input, Lost
+from consumer.state.inputs import Input, Lost, Quarantined
 from consumer.store.rows import Identity, Lane, LookupRequest, ParkedFrame
 from consumer.worker import messages
 from consumer.worker.cache import KnownAccount, LaneCache
@@ -36,6 +37,8 @@ from consumer.worker.verdicts import (
     Park,
     ReadFrame,
     Rules,
+    is_account,
+    is_quarantined,
     judge,
     judge_next,
 )
@@ -130,6 +133,8 @@ class Plan:
         else:
             self._park(incoming, verdict)
             return
+        if is_quarantined(frame):
+            self._leave_question(incoming.key, origin_of(incoming, None), incoming)
         if account.queue is not None and not account.tracked:
             # Taken before those that are parked, and lost if only these lead to a repo.
             account.queue.doubted = True
@@ -156,6 +161,8 @@ class Plan:
             self._accept(frame, account, verdict.input)
         else:
             self._drop(incoming, verdict)
+        if is_quarantined(frame):
+            self._leave_question(did, origin_of(incoming, None), incoming)
         if doubted:
             self.inputs.append(Planned(Lost(did, origin_of(incoming, None)), incoming))
         return True
@@ -217,10 +224,28 @@ class Plan:
         message = messages.read(record) if refused is None else refused
         if isinstance(message, Refused):
             self._refuse_record(InputTopic.BACKFILL, record, message)
+            if refused is not None:
+                self._miss_message(record)
             return
         if isinstance(message, IdentityAnswer):
             self._learn(messages.identity_of(message))
         self.inputs.append(Planned(messages.input_of(message, record, self._last_seq), record))
+
+    def _miss_message(self, record: Record) -> None:
+        """Ask again what a message that is quarantined may have answered.
+
+        The operation of a chunk or proof is found by the controller's sweep.
+        """
+        did = (record.key or b"").decode(errors="replace")
+        if did in self.cache.queues:
+            self._look_up_identity(did)
+        self._leave_question(did, messages.origin_of(record, self._last_seq), record)
+
+    def _leave_question(self, did: str, origin: Origin, source: IncomingFrame | Record) -> None:
+        """Leave the question behind what an input said that is quarantined."""
+        if is_account(did):
+            frame = isinstance(source, IncomingFrame)
+            self.inputs.append(Planned(Quarantined(did, frame, origin), source))
 
     def _learn(self, identity: Identity) -> None:
         """Keep a resolved identity, and try the parked frames of its account again."""

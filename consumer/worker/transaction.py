@@ -22,10 +22,10 @@ from consumer.state import accounts, operation_outcome
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import AppliedOperation, Rejection
 from consumer.state.facts import Row
-from consumer.state.inputs import AccountLearnt, Input, Lost, ScopeChanged, needs
+from consumer.state.inputs import AccountLearnt, Input, Lost, Quarantined, ScopeChanged, needs
 from consumer.state.policy import COMPARING, Policy
 from consumer.state.repo_state import Repo
-from consumer.store import answers, identities, lookups, parked, records
+from consumer.store import answers, found, identities, lookups, parked, records
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
@@ -79,12 +79,26 @@ class BatchTransactions:
             watch.lap(BatchStep.APPLY)
             await _write_plan(connection, plan)
             await self._write_decisions(transaction, batch_state)
+            if self._policy.searches:
+                await self._remember_strangers(connection, refused)
             for letter in _dead_letters(plan, refused):
                 transaction.add_dead_letter(letter)
             transaction.move_to(plan.position)
         watch.lap(BatchStep.WRITE)
         await self._lane.hand_over(transaction)
         return BatchResult(batch_state, [why for _, why in refused])
+
+    async def _remember_strangers(
+        self, connection: Connection, refused: Iterable[tuple[Planned, Rejection]]
+    ) -> None:
+        """Let the repositories be fetched of which only a quarantined frame has come."""
+        strangers = [
+            (planned.input.did, self.lane.lane)
+            for planned, _ in refused
+            if isinstance(planned.input, Quarantined) and planned.input.frame
+        ]
+        if strangers:
+            await found.note(connection, strangers, found.QUARANTINE, "", None)
 
     async def delete_in_batches(self, inputs: Iterable[Input]) -> None:
         """Delete most records of each account that ``inputs`` delete and that has many.

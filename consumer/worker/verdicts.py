@@ -162,7 +162,7 @@ def unknown(frames: Iterable[ReadFrame], cache: LaneCache) -> Unknown:
     for frame in frames:
         did, content = frame.incoming.key, frame.content
         if isinstance(content, Refused):
-            if did not in cache.tracked and _is_account(did):
+            if did not in cache.tracked and is_account(did):
                 found.repos.add(did)
         elif isinstance(content, SIGNED):
             if not frame.wanted and did not in cache.tracked:
@@ -172,7 +172,7 @@ def unknown(frames: Iterable[ReadFrame], cache: LaneCache) -> Unknown:
     return found
 
 
-def _is_account(key: str) -> bool:
+def is_account(key: str) -> bool:
     """Tell whether a record's key is a DID that fits into the tables."""
     return is_did(key) and len(key) <= _MAX_DID
 
@@ -211,7 +211,7 @@ _UNTRACKED = Drop(Reason.UNTRACKED, kept=False)
 def judge(frame: ReadFrame, account: KnownAccount, rules: Rules, now: float) -> Verdict:
     """Return the verdict on a live frame; ``now`` is in Unix seconds."""
     queue = account.queue
-    if queue is None or _is_quarantined(frame):
+    if queue is None or is_quarantined(frame):
         return judge_next(frame, account, rules, now)
     if rules.have_room_in(queue):
         return Park(look_up=isinstance(frame.content, IdentityFrame))
@@ -244,7 +244,8 @@ def judge_next(frame: ReadFrame, account: KnownAccount, rules: Rules, now: float
     return _verdict_by_key(incoming, content, account.identity, rules, now)
 
 
-def _is_quarantined(frame: ReadFrame) -> bool:
+def is_quarantined(frame: ReadFrame) -> bool:
+    """Tell whether a frame must not be read."""
     return isinstance(frame.content, Refused) and frame.content.reason is Reason.STALLED
 
 
@@ -255,9 +256,11 @@ def _unreadable(
 
     The tailer keyed it by its account.  If that is tracked, what the frame said is missing.
     """
-    time, paths = _glance(incoming, refused)
+    if refused.reason is Reason.STALLED:
+        return Drop(refused.reason, refused.detail)
+    time, paths = _glance(incoming)
     did = incoming.key
-    if not (account.tracked or (_is_account(did) and policy.tracks(did, paths))):
+    if not (account.tracked or (is_account(did) and policy.tracks(did, paths))):
         return Drop(refused.reason, refused.detail)
     return Accept(
         CommitUnverifiable(
@@ -272,10 +275,8 @@ def _unreadable(
     )
 
 
-def _glance(incoming: IncomingFrame, refused: Refused) -> tuple[str | None, tuple[str, ...]]:
-    """Return time and paths of an unreadable frame.  A quarantined one is not looked at."""
-    if refused.reason is Reason.STALLED:
-        return None, ()
+def _glance(incoming: IncomingFrame) -> tuple[str | None, tuple[str, ...]]:
+    """Return time and paths of an unreadable frame."""
     look: Peek | None
     try:
         look = peek(incoming.frame)

@@ -23,6 +23,7 @@ from consumer.store.errors import CommitUnknown
 from consumer.worker import verdicts
 from consumer.worker.incoming import IncomingFrame
 from consumer.worker.lane import run_lane
+from consumer.worker.poison import ALONE_CRASHES, CRASHES
 from consumer.worker.role import Worker
 from consumer.worker.verdicts import ReadFrame, Rules
 from procedures.syntax import cid_text
@@ -294,7 +295,7 @@ async def test_a_frame_that_kills_its_worker_is_tried_alone_and_refused(
             await harness.settled()
             stop.set()
             await task
-    assert deaths == 4, "three in a batch, one alone"
+    assert deaths == CRASHES + ALONE_CRASHES
     assert [(reason, r.value) for reason, r in await harness.dead_letters()] == [
         (Reason.STALLED, poison)
     ]

@@ -21,6 +21,7 @@ from consumer.state.inputs import (
     IdentityLearnt,
     Lost,
     ProofSeen,
+    Quarantined,
 )
 from consumer.store.rows import Lane, LookupRequest, Parking
 from consumer.worker import incoming, verdicts
@@ -247,20 +248,40 @@ def test_after_a_restart_parked_frames_are_known() -> None:
     assert cache.parked_frames() == 2
 
 
-@pytest.mark.parametrize("tracked", [False, True])
-def test_a_parked_frame_that_crashed_its_worker_is_refused(tracked: bool) -> None:
+def test_a_parked_frame_that_crashed_its_worker_is_refused() -> None:
     author, cache = Author.of(), LaneCache()
     frame = author.commit()
     take(plan(cache), frame)
-    if tracked:
-        cache.track(author.did)
     batch = plan(cache)
     returned = incoming.of_parked(incoming.to_parked(frame))
     assert batch.parked_frame(unread(returned, Refused(Reason.STALLED, "deadly")))
     assert cache.queues == {}
-    missed = [p.input for p in batch.inputs if isinstance(p.input, CommitUnverifiable)]
-    assert [one.reason for one in missed] == ([Reason.STALLED] if tracked else [])
-    assert [letter.reason for letter in batch.dead] == ([] if tracked else [Reason.STALLED])
+    assert [p.input for p in batch.inputs] == [
+        Quarantined(author.did, frame=True, origin=incoming.origin_of(frame, None))
+    ]
+    assert [letter.reason for letter in batch.dead] == [Reason.STALLED]
+
+
+def test_a_live_frame_that_crashed_its_worker_leaves_a_question() -> None:
+    author, cache = Author.of(), LaneCache()
+    batch = plan(cache)
+    batch.frame(unread(author.commit(), Refused(Reason.STALLED, "deadly")))
+    assert [type(p.input) for p in batch.inputs] == [Quarantined]
+    batch.frame(unread(incoming_frame(b"x", "no DID", 9), Refused(Reason.STALLED, "deadly")))
+    assert len(batch.inputs) == 1
+    assert [letter.reason for letter in batch.dead] == [Reason.STALLED] * 2
+
+
+def test_a_message_that_crashed_its_worker_is_asked_for_again() -> None:
+    author, cache = Author.of(), LaneCache()
+    take(plan(cache), author.commit())
+    batch = plan(cache)
+    batch.message(answered(author.account), Refused(Reason.STALLED, "deadly"))
+    [planned] = batch.inputs
+    assert isinstance(planned.input, Quarantined)
+    assert (planned.input.did, planned.input.frame) == (author.did, False)
+    assert set(batch.lookups) == {(author.did, LookupKind.IDENTITY)}
+    assert [letter.reason for letter in batch.dead] == [Reason.STALLED]
 
 
 def test_an_unreadable_frame_waits_behind_others() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from consumer.worker.poison import CRASHES, Alone, PoisonGuard
+from consumer.worker.poison import ALONE_CRASHES, CRASHES, Alone, PoisonGuard
 
 SPAN = 3
 
@@ -59,11 +59,28 @@ def test_after_three_crashes_inputs_are_tried_alone() -> None:
     assert third.stalls == Alone.BACKFILL
 
 
-def test_the_input_that_crashes_again_is_quarantined() -> None:
+def test_an_input_that_crashes_alone_once_is_a_suspect_and_tried_first() -> None:
     alone = Owner(crashes(CRASHES - 1), unclean_takeover=True)
-    alone.tries(Alone.FIREHOSE)
-    judge = Owner(alone.stalls, unclean_takeover=True)
-    assert (judge.guard.quarantined, judge.guard.alone) == (Alone.FIREHOSE, False)
+    alone.tries(Alone.BACKFILL)
+    heir = Owner(alone.stalls, unclean_takeover=True)
+    assert (heir.guard.quarantined, heir.guard.suspect) == (None, Alone.BACKFILL)
+    assert heir.guard.alone
+    heir.tries(Alone.BACKFILL)
+    heir.commits()
+    assert (heir.guard.suspect, heir.stalls) == (None, CRASHES), "it was innocent"
+    heir.tries(Alone.BACKFILL)
+    assert heir.stalls == Alone.BACKFILL, "the next one begins anew"
+
+
+def test_the_input_that_crashes_alone_again_is_quarantined() -> None:
+    stalls = crashes(CRASHES - 1)
+    for _ in range(ALONE_CRASHES):
+        alone = Owner(stalls, unclean_takeover=True)
+        assert alone.guard.quarantined is None
+        alone.tries(Alone.PARKED)
+        stalls = alone.stalls
+    judge = Owner(stalls, unclean_takeover=True)
+    assert (judge.guard.quarantined, judge.guard.alone) == (Alone.PARKED, False)
     judge.tries()
     assert judge.writes == 0
     judge.commits()

@@ -307,11 +307,8 @@ def test_an_unreadable_frame_of_a_tracked_account_is_missed() -> None:
 
 def test_a_quarantined_frame_is_not_looked_at_and_does_not_wait() -> None:
     frame = unread(Author.of().commit(), Refused(Reason.STALLED, "deadly"))
-    for account in (TRACKED, replace(TRACKED, queue=queue(1, 100))):
-        verdict = judge(frame, account, rules(), NOW)
-        assert isinstance(verdict, Accept)
-        assert isinstance(verdict.input, CommitUnverifiable)
-        assert verdict.input.paths == ()
+    for account in (TRACKED, NOTHING, replace(TRACKED, queue=queue(1, 100))):
+        assert judge(frame, account, rules(), NOW) == Drop(Reason.STALLED, "deadly")
 
 
 # -- parked frames, and what must be known ------------------------------------------------------
