@@ -500,13 +500,13 @@ LOOKUP_SECONDS = _histogram(
     _SECONDS,
     kind=LookupKind,
 )
-INJECTED = "injected"
+INJECTED, IN_STEP = "injected", "in_step"
 _ATTEMPTED = tuple(kind for kind in Type if kind not in {Type.DISCOVERY, *CHILD_TYPES})
 ATTEMPTS = _counter(
     "chive_fetch_attempts_total",
     "Attempts at syncs and refreshes that ended, by type and outcome",
     type=_ATTEMPTED,
-    outcome=(INJECTED, *Failure),
+    outcome=(INJECTED, IN_STEP, *Failure),
 )
 ATTEMPTS_RUNNING = closed(
     _gauge(

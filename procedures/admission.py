@@ -5,7 +5,7 @@
 - A sync asked for while one for that DID is still queued is the same work: the new operation is
   coalesced with the queued one, its primary (``same_as``), and is answered through it.  The same
   goes for refreshes of one record.  A sync that publishes everything is coalesced only with one
-  that does so too.
+  that does so too, and one that checks first stands in for no other.
 - What is asked for goes before what is automatic: a primary is due at once and no longer
   automatic, unless it waits because its host said so (``RateLimited``).
 - Cancelling a primary makes the oldest of its coalesced operations that can answer for all of
@@ -27,13 +27,17 @@ from procedures.messages import (
     Cancel,
     Discover,
     Emit,
+    Reconcile,
     Refusal,
     RefusalReason,
     WorkCommand,
 )
 from procedures.operations import CHILD_TYPES, Operation, Status, Type, queued
 
-PARENT_TYPES: Mapping[type[BulkCommand], Type] = {BulkSync: Type.BULK_SYNC}
+PARENT_TYPES: Mapping[type[BulkCommand], Type] = {
+    BulkSync: Type.BULK_SYNC,
+    Reconcile: Type.RECONCILE,
+}
 """What each command for many repositories becomes."""
 
 
@@ -71,6 +75,7 @@ def is_same_work(wanted: Operation, operation: Operation) -> bool:
         and operation.same_as is None
         and (operation.type, operation.did, operation.uri) == (wanted.type, wanted.did, wanted.uri)
         and (wanted.emit == Emit.CHANGES or operation.emit == Emit.ALL)
+        and (wanted.check_first or not operation.check_first)
     )
 
 
@@ -160,6 +165,7 @@ def child(
         emit=parent.emit,
         requested_by=parent.requested_by,
         parent=parent.id,
+        check_first=parent.type is Type.RECONCILE,
     )
     return _coalesced(wanted, open_operations, now)
 
@@ -189,7 +195,7 @@ def _with_new_primary(coalesced: Sequence[Operation], now: float) -> tuple[Opera
     waiting = [one for one in coalesced if not one.ended]
     if not waiting:
         return ()
-    primary = next((one for one in waiting if one.emit == Emit.ALL), waiting[0])
+    primary = min(waiting, key=lambda one: (one.emit != Emit.ALL, one.check_first))
     others = [one for one in waiting if one is not primary]
     changed = [replace(primary, same_as=None, run_after=now, version=primary.version + 1)]
     changed += [replace(one, same_as=primary.id, version=one.version + 1) for one in others]

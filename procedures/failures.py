@@ -41,6 +41,18 @@ class Failure(StrEnum):
     INTERNAL = "Internal"
 
 
+GONE = frozenset(
+    {
+        Failure.DID_NOT_FOUND,
+        Failure.REPO_NOT_FOUND,
+        Failure.REPO_TAKENDOWN,
+        Failure.REPO_SUSPENDED,
+        Failure.REPO_DEACTIVATED,
+        Failure.ACCOUNT_INACTIVE,
+    }
+)
+"""The account is not active, or not there at all."""
+
 PERMANENT = frozenset(
     {
         Failure.DID_NOT_FOUND,

@@ -6,6 +6,7 @@ JSON Schema).  Only ``type`` and its subject are required, so that a bare line f
 
     {"type": "didSync", "did": "did:plc:…", "emit": "changes" | "all"}
     {"type": "didSync", "dids": ["did:plc:…", …]}, {"type": "didSync", "select": {"all": true}}
+    {"type": "reconcile", "did" | "dids" | "select": as in didSync}
     {"type": "recordRefresh", "uri": "at://did:plc:…/collection/rkey"}
     {"type": "cancel", "operationId": "…"}
     {"type": "discover", "collection": "…", "source": "https://…"}
@@ -32,7 +33,7 @@ from typing import Any, ClassVar, TypeVar
 import orjson
 
 from procedures import selections, strict_json, syntax, times
-from procedures.selections import DidInvalid, Selection, SelectionInvalid
+from procedures.selections import By, DidInvalid, Selection, SelectionInvalid
 
 VERSION = 1
 MAX_BYTES = 16 * 1024
@@ -53,6 +54,7 @@ class CommandType(StrEnum):
     RECORD_REFRESH = "recordRefresh"
     CANCEL = "cancel"
     DISCOVER = "discover"
+    RECONCILE = "reconcile"
 
 
 class Emit(StrEnum):
@@ -147,6 +149,31 @@ class BulkSync(_Common):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reconcile(_Common):
+    """Ask the hosts of repositories for their latest commits, and sync those that are behind."""
+
+    kind: ClassVar = CommandType.RECONCILE
+    emit: ClassVar = Emit.CHANGES
+    selection: Selection
+
+    @property
+    def subject(self) -> str:
+        return self.selection.text
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Reconcile:
+        _known(fields, "did", "dids", "select")
+        selection = _selection(fields, "did")
+        if selection is None:
+            did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+            selection = Selection(By.DIDS, dids=(did,))
+        return cls(**_values(common), selection=selection)
+
+    def _encode(self) -> dict[str, Any]:
+        return selections.to_fields(self.selection)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRefresh(_Common):
     """Make the index of one record, ``at://did/collection/rkey``, equal to its repository."""
 
@@ -221,14 +248,14 @@ class Discover(_Common):
 WorkCommand = DidSync | RecordRefresh
 """Commands that become operations: ``operations.Type`` has the value of their ``kind``."""
 
-BulkCommand = BulkSync
+BulkCommand = BulkSync | Reconcile
 """Commands for many repositories: each becomes one operation with children."""
 
 Command = WorkCommand | BulkCommand | Cancel | Discover
 
-_Decodable = type[DidSync | RecordRefresh | Cancel | Discover]
+_Decodable = type[DidSync | Reconcile | RecordRefresh | Cancel | Discover]
 _CLASSES: Mapping[CommandType, _Decodable] = {
-    each.kind: each for each in (DidSync, RecordRefresh, Cancel, Discover)
+    each.kind: each for each in (DidSync, Reconcile, RecordRefresh, Cancel, Discover)
 }
 
 

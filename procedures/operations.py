@@ -37,10 +37,17 @@ class Type(StrEnum):
     RECORD_REFRESH = "recordRefresh"
     DISCOVERY = "discovery"  # find the repos that already hold wanted records
     BULK_SYNC = "bulkSync"  # a parent: many DID syncs
+    RECONCILE = "reconcile"  # a parent: DID syncs of those repositories that are behind
 
 
-CHILD_TYPES: Mapping[Type, Type] = {Type.BULK_SYNC: Type.DID_SYNC}
+CHILD_TYPES: Mapping[Type, Type] = {
+    Type.BULK_SYNC: Type.DID_SYNC,
+    Type.RECONCILE: Type.DID_SYNC,
+}
 """The types of parents, and of their children."""
+
+IN_STEP = "latestCommit"
+"""How a sync of a reconcile was completed that found the repository in step (``via``)."""
 
 
 class Status(StrEnum):
@@ -75,7 +82,8 @@ class Children:
 
     ``expected``: how many there will be, None as long as that is not known; ``chosen``: how many
     there are so far, the ended ones included; ``failed``: how many, by the name of the failure;
-    ``skipped``: repositories that were selected and whose accounts are deleted.
+    ``skipped``: repositories that were selected and whose accounts are deleted; ``in_step``: how
+    many of the completed ones of a reconcile had nothing to repair, None for other parents.
     """
 
     expected: int | None = None
@@ -84,6 +92,7 @@ class Children:
     failed: dict[str, int] = field(default_factory=dict)
     cancelled: int = 0
     skipped: int = 0
+    in_step: int | None = None
 
     @property
     def done(self) -> int:
@@ -93,19 +102,26 @@ class Children:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object, which is stored, too."""
         expected = {} if self.expected is None else {"expected": self.expected}
-        return expected | {
-            "chosen": self.chosen,
-            "done": self.done,
-            "completed": self.completed,
-            "failed": self.failed,
-            "cancelled": self.cancelled,
-            "skipped": self.skipped,
-        }
+        in_step = {} if self.in_step is None else {"inStep": self.in_step}
+        return (
+            expected
+            | in_step
+            | {
+                "chosen": self.chosen,
+                "done": self.done,
+                "completed": self.completed,
+                "failed": self.failed,
+                "cancelled": self.cancelled,
+                "skipped": self.skipped,
+            }
+        )
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Return what ``to_json`` made an object of."""
-        return cls(**{name: value for name, value in fields.items() if name != "done"})
+        names = {"inStep": "in_step"}
+        known = {name: value for name, value in fields.items() if name != "done"}
+        return cls(**{names.get(name, name): value for name, value in known.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +131,11 @@ class Operation:
     ``progress`` is in percent; the counts are of records; ``requested_at``, ``started_at``,
     ``completed_at`` and ``run_after`` (not before then is it due) are Unix seconds.  A discovery
     and a parent have no ``did``.  ``warnings`` counts by reason what a completed sync left out of
-    the repository; ``via`` tells what a completed refresh read: the ``record`` with its proof, or
-    the whole ``repository``.  ``behind``: asked for with many others, so that what was asked for by
-    itself goes before it, and automatic operations take turns with it.
+    the repository; ``via`` tells what a completed refresh read, the ``record`` with its proof or
+    the whole ``repository``, and that a completed sync read no more than the ``latestCommit``.
+    ``check_first``: a sync that ends there if the repository is in step.  ``behind``: asked for
+    with many others, so that what was asked for by itself goes before it, and automatic operations
+    take turns with it.
     """
 
     id: str
@@ -150,6 +168,7 @@ class Operation:
     via: str | None = None
     parent: str | None = None
     behind: bool = False
+    check_first: bool = False
     children: Children | None = None
 
     @property
@@ -170,6 +189,7 @@ def queued(
     reason: str | None = None,
     automatic: bool = False,
     parent: str | None = None,
+    check_first: bool = False,
 ) -> Operation:
     """Return a new operation, due at ``now`` (Unix seconds); ``parent``: the id of its parent."""
     return Operation(
@@ -199,8 +219,15 @@ def queued(
         run_after=now,
         parent=parent,
         behind=parent is not None,
-        children=Children() if kind in CHILD_TYPES else None,
+        check_first=check_first,
+        children=_no_children(kind),
     )
+
+
+def _no_children(kind: Type) -> Children | None:
+    if kind not in CHILD_TYPES:
+        return None
+    return Children(in_step=0 if kind is Type.RECONCILE else None)
 
 
 def answered_through(operation: Operation, primary: Operation) -> Operation:

@@ -75,6 +75,8 @@ class RetryPolicy:
         Between attempts of an operation that was asked for, and of an automatic one.
     ``give_up_after``
         An operation fails when it would be tried for longer than this since its first attempt.
+    ``check_give_up_after``
+        The same for one of a reconcile: the sweep goes on asking.
     ``behind_give_up_after``
         The same for one of many that were asked for together, since it was asked for: it must not
         keep the place of others for long, and those that failed can be asked for again.
@@ -103,6 +105,7 @@ class RetryPolicy:
     automatic: Backoff = Backoff(MINUTE, HOUR)
     give_up_after: float = DAY
     behind_give_up_after: float = 15 * MINUTE
+    check_give_up_after: float = MINUTE
     at_once: int = 3
     throttle: Throttle = Throttle(3, HOUR, Backoff(10.0, HOUR, jitter=0.0))
     renewal: Backoff = Backoff(MINUTE, DAY)

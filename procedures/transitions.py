@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from procedures.failures import PERMANENT, Failure
-from procedures.operations import CHILD_TYPES, Children, Operation, Phase, Status, Type
+from procedures.operations import CHILD_TYPES, IN_STEP, Children, Operation, Phase, Status, Type
 from procedures.retries import RetryPolicy
 
 _PHASES = tuple(Phase)
@@ -141,6 +141,9 @@ def note_children(
         failed={name: before.failed.get(name, 0) + failed[Failure(name)] for name in names},
         cancelled=before.cancelled + statuses[Status.CANCELLED],
         skipped=before.skipped + skipped,
+        in_step=None
+        if before.in_step is None
+        else before.in_step + sum(one.via == IN_STEP for one in ended),
     )
     after = advance(
         operation,
@@ -205,6 +208,8 @@ def wait_for_host(
 def _too_late(operation: Operation, then: float, policy: RetryPolicy) -> bool:
     """Tell whether ``then`` (Unix seconds) is too late for another attempt."""
     asked_for, started = operation.requested_at, operation.started_at
+    if operation.check_first:
+        return then - (asked_for if started is None else started) > policy.check_give_up_after
     if operation.behind:
         return then - asked_for > policy.behind_give_up_after
     return then - (asked_for if started is None else started) > policy.give_up_after

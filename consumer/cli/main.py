@@ -51,6 +51,7 @@ for command in (
     repo_command,
     events_command,
     operations.sync_command,
+    operations.reconcile_command,
     operations.refresh_command,
     operations.discover_command,
     operations.cancel_command,

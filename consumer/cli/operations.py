@@ -1,4 +1,4 @@
-"""``consumer sync | refresh | discover | cancel | operations``: commands and what they came to."""
+"""Commands and what they came to: ``consumer sync``, ``reconcile``, ``refresh`` and so on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NoReturn
 
@@ -30,6 +30,7 @@ from consumer.runtime.tasks import wait_for_stop
 from consumer.services import Services, attached, read_only
 from consumer.store.operations.history import Changes, History
 from procedures.client import Query, Unavailable, follow, new_id
+from procedures.failures import GONE
 from procedures.messages import (
     BulkSync,
     Cancel,
@@ -37,11 +38,12 @@ from procedures.messages import (
     DidSync,
     Discover,
     Emit,
+    Reconcile,
     RecordRefresh,
     is_record_uri,
 )
 from procedures.operations import Children, Operation, Status, encode
-from procedures.selections import Selection
+from procedures.selections import By, Selection
 
 _COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
 _FOLLOWED = 10  # operations that are followed at once: the oldest, which the controller works at
@@ -120,6 +122,30 @@ def sync_command(
     ]
     if did is not None:
         commands.append(DidSync(id=new_id(), did=did, emit=emit, requested_by=by, requested_at=at))
+    _carry_out(settings, commands, no_wait=no_wait, as_json=as_json)
+
+
+@click.command("reconcile")
+@with_settings
+@selecting
+@_waiting
+def reconcile_command(
+    settings: Settings,
+    *,
+    did: str | None,
+    selections: Sequence[Selection],
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Compare DID, or many, with their hosts, and sync those that are behind.
+
+    Exit codes: 0 completed, 1 failed (also: could not ask about one), 3 cancelled.
+    """
+    by, at = requester(), time.time()
+    given = selections if did is None else [Selection(By.DIDS, dids=(did,))]
+    commands = [
+        Reconcile(id=new_id(), selection=each, requested_by=by, requested_at=at) for each in given
+    ]
     _carry_out(settings, commands, no_wait=no_wait, as_json=as_json)
 
 
@@ -302,6 +328,9 @@ def _all_children(operations: Sequence[Operation]) -> Children | None:
         failed=dict(sum((Counter(one.failed) for one in each), Counter[str]())),
         cancelled=sum(one.cancelled for one in each),
         skipped=sum(one.skipped for one in each),
+        in_step=None
+        if any(one.in_step is None for one in each)
+        else sum(one.in_step or 0 for one in each),
     )
 
 
@@ -310,17 +339,40 @@ def exit_code(operations: Sequence[Operation]) -> int:
     if any(one.status is Status.CANCELLED for one in operations):
         return _CANCELLED
     well = all(
-        one.status is Status.COMPLETED and not (one.children and one.children.failed)
+        one.status is Status.COMPLETED and not (one.children and _unwell(one.children))
         for one in operations
     )
     return _COMPLETED if well else FAILED
+
+
+def _unwell(found: Children) -> Mapping[str, int]:
+    """Return the failures that are no result; that an account is gone is one of a reconcile."""
+    if found.in_step is None:
+        return found.failed
+    return {name: count for name, count in found.failed.items() if name not in GONE}
+
+
+def _of_reconcile(found: Children, in_step: int) -> str:
+    """Return what a reconcile has found."""
+    unasked = _unwell(found)
+    gone = sum(found.failed.values()) - sum(unasked.values())
+    names = ", ".join(f"{name} {count}" for name, count in sorted(unasked.items()))
+    expected = "" if found.expected is None else f" of {found.expected}"
+    return (
+        f"{found.done}{expected} repositories: {in_step} in step, "
+        f"{found.completed - in_step} repaired, {gone} gone, "
+        f"{sum(unasked.values())} could not be asked about{f' ({names})' if names else ''}, "
+        f"{found.cancelled} cancelled, {found.skipped} skipped; "
+    )
 
 
 def outcome(operations: Sequence[Operation]) -> str:
     """Return what came of operations, in a few words."""
     found = _all_children(operations)
     of_children = ""
-    if found is not None:
+    if found is not None and found.in_step is not None:
+        of_children = _of_reconcile(found, found.in_step)
+    elif found is not None:
         names = ", ".join(f"{name} {count}" for name, count in sorted(found.failed.items()))
         failed = f"{sum(found.failed.values())} failed{f' ({names})' if names else ''}"
         expected = "" if found.expected is None else f" of {found.expected}"

@@ -214,6 +214,7 @@ class RetrySettings(Section):
     attempt_longest: Seconds = _RETRIES.asked_for.longest
     give_up_after: Seconds = _RETRIES.give_up_after
     behind_give_up_after: Seconds = _RETRIES.behind_give_up_after
+    check_give_up_after: Seconds = _RETRIES.check_give_up_after
     at_once: NonNegative = _RETRIES.at_once
     throttle_free: Annotated[NonNegative, Field(le=1_000)] = _RETRIES.throttle.free
     throttle_window: Seconds = _RETRIES.throttle.window
@@ -240,6 +241,7 @@ class RetrySettings(Section):
             automatic=Backoff(self.automatic_first, self.attempt_longest),
             give_up_after=self.give_up_after,
             behind_give_up_after=self.behind_give_up_after,
+            check_give_up_after=self.check_give_up_after,
             at_once=self.at_once,
             throttle=Throttle(
                 self.throttle_free,

@@ -12,7 +12,6 @@ from procedures.admission import Accepted, Repeated
 from procedures.failures import Failure
 from procedures.messages import (
     BulkCommand,
-    BulkSync,
     Cancel,
     Command,
     Discover,
@@ -42,7 +41,7 @@ async def carry_out(
     if isinstance(command, Cancel):
         return await _cancel(connection, command, retries, now)
     known = await read.read(connection, command.id)
-    if isinstance(command, BulkSync):
+    if isinstance(command, BulkCommand):
         return await _begin_bulk(connection, command, known, topics, now)
     if isinstance(command, Discover):
         found = admission.discover(command, known, now)

@@ -20,6 +20,7 @@ from consumer.backfill import Cause, Chunk, Entry, IdentityAnswer, Proof, Via
 from consumer.errors import Reason, Refused
 from consumer.fetch.account import ACTIVE, Accounts
 from consumer.fetch.answers import answer_of, identity_of
+from consumer.fetch.checks import Checker
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, NoProof, of_resolving
 from consumer.fetch.hosts import HostUnavailable
@@ -29,8 +30,11 @@ from consumer.fetch.inject import Injector
 from consumer.fetch.repos import Downloaded, RepoSource
 from consumer.metrics import Stage
 from consumer.scope import Interval, Scope
+from consumer.state import sweep as sweeping
 from consumer.state.accounts import AccountRules
-from consumer.store import answers, found, records
+from consumer.state.repo_state import SyncState
+from consumer.state.sweep import Finding
+from consumer.store import answers, found, records, sweep
 from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
@@ -45,6 +49,9 @@ _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
 _APPLIED_SECONDS = 30.0  # for the worker to take an answer
 _ROWS = 1_000  # known records of a repository that one chunk may cover
+
+# A newer revision that is younger may be on its way; so long and so often it is waited for.
+_YOUNG_SECONDS, _YOUNG_TRIES = 10.0, 3
 
 TRIES = 3
 _PAUSE = 0.5  # seconds before the second try, twice that before the third
@@ -64,22 +71,26 @@ class Attempts:
     scope: Scope
     accounts: Accounts
     account_rules: AccountRules
+    checker: Checker
 
-    async def carry_out(self, claim: Claim, report: Report) -> int:
+    async def carry_out(self, claim: Claim, report: Report) -> int | None:
         """Attempt the claimed operation; return the offset behind what it injected.
 
-        If a person requested it and the account is not active, its host is asked first, and the
-        worker is given the answer.  ``report`` is called with the progress.  Raises
+        None: it was to check first, and the repository is in step.  If a person requested it and
+        the account is not active, its host is asked first, and the worker is given the answer.
+        ``report`` is called with the progress.  Raises
         ``FetchFailed``, and ``Transient`` when Kafka or Postgres is away.
         """
         if not (claim.account in (None, ACTIVE) or claim.operation.automatic):
             claim = await self._ask_first(claim)
+        if claim.operation.check_first and await self._is_in_step(claim):
+            return None
         match claim.operation.type:
             case Type.DID_SYNC:
                 return await self.sync(claim, report)
             case Type.RECORD_REFRESH:
                 return await self.refresh(claim, report)
-            case Type.DISCOVERY | Type.BULK_SYNC:  # claimed by discovery; never claimed
+            case Type.DISCOVERY | Type.BULK_SYNC | Type.RECONCILE:  # never claimed here
                 raise AssertionError(claim.operation.id)
 
     async def sync(self, claim: Claim, report: Report) -> int:
@@ -164,20 +175,52 @@ class Attempts:
         proof = Proof(did, operation.id, operation.attempts, rev, path, entry, via)
         return await self.injector.put(proof)
 
-    async def _ask_first(self, claim: Claim) -> Claim:
-        """Ask about the account; return the claim as it is when the worker knows the answer.
+    async def _is_in_step(self, claim: Claim) -> bool:
+        """Tell whether the host has nothing newer than is known, or may be about to send it.
 
-        Raises ``FetchFailed`` if the account is not active after all.
+        Raises ``FetchFailed`` if that is not known, if the newer revision may be on its way, and
+        if the account is not active.
         """
         did = claim.operation.did or ""
         async with self.database.transaction() as connection:
+            known = await sweep.tracked_one(connection, did)
+            firehose_at = await sweep.firehose_at(connection)
+        if known is None or known.sync_state != SyncState.ACTIVE:
+            return False  # it needs the sync anyway
+        told = await self.checker.ask(did, known.pds)
+        match sweeping.finding(known, told):
+            case Finding.IN_STEP:
+                return True
+            case Finding.REFUSED:
+                await self._ask_first(claim, refused=told.status)
+                detail = f"its host refuses it as {told.status}, and says that it is active"
+                raise FetchFailed(Failure.HOST_ERROR, detail)
+            case Finding.NEWER if told.rev is not None:
+                if claim.operation.attempts <= _YOUNG_TRIES and sweeping.is_young(
+                    told.rev, firehose_at, time.time(), _YOUNG_SECONDS
+                ):
+                    detail = f"rev {told.rev} may be on its way"
+                    raise FetchFailed(Failure.REPO_INCOMPLETE, detail, _YOUNG_SECONDS)
+                return False
+        raise FetchFailed(told.failure or Failure.HOST_ERROR, told.detail, told.wait)
+
+    async def _ask_first(self, claim: Claim, refused: str | None = None) -> Claim:
+        """Ask about the account; return the claim as it is when the worker knows the answer.
+
+        ``refused``: its host refuses it with this status.  Raises ``FetchFailed`` if the account
+        is not active after all.
+        """
+        did = claim.operation.did or ""
+        # What was asked for with many others lifts no bound on deletions.
+        cause = Cause.SWEEP if claim.operation.check_first else Cause.PERSON
+        async with self.database.transaction() as connection:
             known = await answers.last(connection, did)
-        if known is None or known[2] >= self.account_rules.pause(Cause.PERSON):
+        if known is None or known[2] >= self.account_rules.pause(cause):
             try:
                 stated = await self.accounts.ask(did)
             except (Refused, HostUnavailable, Inconclusive) as error:
                 raise of_resolving(error) from error
-            answer = answer_of(did, claim.epoch, claim.seq, stated, Cause.PERSON)
+            answer = answer_of(did, claim.epoch, claim.seq, stated, cause)
             offset = await self.injector.put(answer)
             async with self.database.transaction() as connection:
                 await answers.note(connection, answer)
@@ -187,8 +230,8 @@ class Attempts:
             known = (stated.status, stated.host, 0.0)
         async with self.database.transaction() as connection:
             claim = await claims.look_again(connection, claim)
-        if claim.account != ACTIVE:
-            status, host, age = known
+        status, host, age = known
+        if claim.account != ACTIVE or (refused is not None and status != ACTIVE):
             detail = (
                 f"the account is {claim.account} here; "
                 f"{host or 'the directory'} said {status} {age:.0f} s ago"

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import orjson
 
+from consumer.config.settings import Settings
 from consumer.errors import Reason, Refused
 from consumer.fetch import refusals
 from consumer.fetch.failed import of_fetching, of_resolving, printable
@@ -26,6 +27,7 @@ from procedures.syntax import is_tid, tid_time
 
 _LIMIT = 64 * 1024
 _OK = 200
+_REQUESTS = 24  # at once, at all hosts together
 _DELETED = "deleted"
 
 
@@ -51,6 +53,21 @@ class Checker:
         self._pace = pace
         self._seconds = seconds
         self._rev_ahead = rev_ahead
+        self._requests = asyncio.Semaphore(_REQUESTS)
+
+    @classmethod
+    def of(
+        cls, settings: Settings, directory: Directory, http: HttpClient, hosts: Hosts
+    ) -> Checker:
+        """Return the checker that ``settings`` describe."""
+        return cls(
+            directory,
+            http,
+            hosts,
+            Pace(1.0 / settings.discovery.sweep_pace),
+            seconds=settings.identity.timeout,
+            rev_ahead=settings.limits.rev_ahead,
+        )
 
     async def ask(self, did: str, pds: str | None, *, anew: bool = False) -> Told:
         """Return what is told of ``did``; ``pds`` is the origin of its known host, None without.
@@ -89,7 +106,7 @@ class Checker:
         try:
             host = host_of(url)
             await asyncio.sleep(self._pace.turn(host))
-            async with self._hosts.slot(host, did):
+            async with self._hosts.slot(host, did), self._requests:
                 response = await self._http.get(url, limit=_LIMIT, seconds=self._seconds)
         except Refused as refused:
             return _unknown(of_fetching(refused).failure, str(refused))

@@ -143,9 +143,13 @@ class OperationPool:
             offset = await self._attempts.carry_out(claim, attempt.report)
         except FetchFailed as failed:
             await self._end_failed(claim, failed)
-        else:
-            metrics.ATTEMPTS.labels(kind, metrics.INJECTED).inc()
-            async with self._database.transaction() as connection:
+            return
+        outcome = metrics.IN_STEP if offset is None else metrics.INJECTED
+        metrics.ATTEMPTS.labels(kind, outcome).inc()
+        async with self._database.transaction() as connection:
+            if offset is None:
+                await claims.in_step(connection, claim.lease)
+            else:
                 await claims.injected(connection, claim.lease, offset)
 
     async def _end_failed(self, claim: Claim, failed: FetchFailed) -> None:
@@ -162,7 +166,8 @@ class OperationPool:
                 connection, claim.lease, failure, detail, failed.retry_after, self._retries
             )
             if ended is not None and failure in ACCOUNT_FAILURES and operation.did:
-                cause = cause_of(failure, automatic=operation.automatic)
+                unattended = operation.automatic or operation.check_first
+                cause = cause_of(failure, automatic=unattended)
                 await lookups.ask(connection, [operation.did], cause, self._accounts)
         metrics.ATTEMPTS.labels(operation.type, failure).inc()
         _log.info(

@@ -12,6 +12,7 @@ from consumer.fetch import lookups, operations
 from consumer.fetch.account import Accounts
 from consumer.fetch.answers import Answers
 from consumer.fetch.attempts import Attempts
+from consumer.fetch.checks import Checker
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
@@ -63,9 +64,10 @@ class Fetcher:
             accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
             answers = Answers(directory, accounts, self._retries)
             outage = Outage(_log, "plc_directory")
+            checker = Checker.of(settings, directory, http, hosts)
             source = RepoSource(http, hosts, settings.limits, settings.fetch)
             look_up = partial(self._look_up, answers, outage)
-            operate = partial(self._operate, hosts, directory, source, accounts)
+            operate = partial(self._operate, hosts, directory, source, accounts, checker)
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(persistently("lookups", look_up, stop))
@@ -85,6 +87,7 @@ class Fetcher:
         directory: Directory,
         source: RepoSource,
         accounts: Accounts,
+        checker: Checker,
         stop: asyncio.Event,
     ) -> None:
         settings, database = self._settings.fetch, self._database
@@ -92,6 +95,8 @@ class Fetcher:
         async with await Writer.open(self._client) as writer:
             injector = Injector(writer, self._topics, database, settings.injected_bytes)
             rules = self._settings.accounts.rules()
-            attempts = Attempts(directory, source, injector, database, self._scope, accounts, rules)
+            attempts = Attempts(
+                directory, source, injector, database, self._scope, accounts, rules, checker
+            )
             pool = OperationPool(attempts, database, hosts, slots, self._retries, rules)
             await LeasingLoop(database, pool, operations.RULES, pool.extend).run(stop)

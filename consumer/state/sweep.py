@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from consumer.state.repo_state import ACTIVE_ACCOUNT, SyncState
 from procedures.failures import Failure
+from procedures.syntax import tid_time
 
 PRESUMED_LISTING = 50_000_000
 """Entries of a listing whose size is not known: that of the public network."""
@@ -145,6 +146,15 @@ def finding(known: Tracked, told: Told) -> Finding:
         newer = known.rev is None or known.rev < told.rev
         return Finding.NEWER if newer else Finding.IN_STEP
     return Finding.UNASKED if told.status is None else Finding.REFUSED
+
+
+def is_young(rev: str, firehose_at: float | None, now: float, seconds: float) -> bool:
+    """Tell whether ``rev`` was made so lately, or the firehose is so late, that it may still come.
+
+    ``firehose_at``: as for ``confirmed``.
+    """
+    made_at = tid_time(rev)
+    return now - made_at < seconds or (firehose_at is not None and firehose_at < made_at)
 
 
 def confirmed(

@@ -56,6 +56,9 @@ SELECT {_KNOWN}, EXISTS (SELECT FROM sweep_later AS l WHERE l.did = r.did)
 FROM repos AS r LEFT JOIN identities AS i ON i.did = r.did
 WHERE r.did > %s AND r.did <= %s ORDER BY r.did
 """  # noqa: S608 - our own columns
+_ONE = f"""
+SELECT {_KNOWN} FROM repos AS r LEFT JOIN identities AS i ON i.did = r.did WHERE r.did = %s
+"""  # noqa: S608 - our own columns
 _COUNT = """
 INSERT INTO sweep_counts AS known (finding, repos) SELECT * FROM unnest(%s, %s)
 ON CONFLICT (finding) DO UPDATE SET repos = known.repos + EXCLUDED.repos
@@ -203,6 +206,12 @@ async def read_page(connection: Connection, page: Page) -> tuple[list[Tracked], 
     rows = await (await connection.execute(_PAGE, [page.after, page.through])).fetchall()
     fresh = [Tracked(*row[:-1]) for row in rows if not row[-1]]
     return fresh, len(rows) - len(fresh)
+
+
+async def tracked_one(connection: Connection, did: str) -> Tracked | None:
+    """Return what is known of the repository of ``did``, None if it is not tracked."""
+    row = await (await connection.execute(_ONE, [did])).fetchone()
+    return None if row is None else Tracked(*row)
 
 
 async def end_page(connection: Connection, page: Page) -> None:

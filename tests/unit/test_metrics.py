@@ -45,6 +45,7 @@ CLOSED: dict[str, set[str]] = {
         *metrics.Claim,
         *Failure,
         metrics.INJECTED,
+        metrics.IN_STEP,
     },
     "finding": {*Finding},
     "cause": {*metrics.ReconnectCause, *metrics.EpochCause, *Cause},

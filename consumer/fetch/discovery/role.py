@@ -16,7 +16,6 @@ from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
 from consumer.fetch.listings import Listings, origin_of
-from consumer.fetch.pace import Pace
 from consumer.fetch.sweep import Sweeper
 from consumer.kafka.topics import Topics
 from consumer.scope import History, Scope
@@ -57,14 +56,8 @@ async def discover(
         findings = Findings(topics, settings.accounts.rules())
         reader = Reader(settings.discovery, planner, pages, findings, database, rules)
         patient = Hosts.of(settings, queue=True)
-        checker = Checker(
-            Directory(settings.identity, http, patient, allow_loopback=loopback),
-            http,
-            patient,
-            Pace(1.0 / settings.discovery.sweep_pace),
-            seconds=settings.identity.timeout,
-            rev_ahead=settings.limits.rev_ahead,
-        )
+        of_documents = Directory(settings.identity, http, patient, allow_loopback=loopback)
+        checker = Checker.of(settings, of_documents, http, patient)
         sweeper = Sweeper(
             settings.discovery, relay, checker, database, settings.accounts.rules(), retries
         )

@@ -23,7 +23,7 @@ from consumer.store.operations import queue, write
 from consumer.store.operations.rows import COLUMNS, of_row
 from procedures import transitions
 from procedures.failures import Failure
-from procedures.operations import Operation, Phase, Type
+from procedures.operations import IN_STEP, Operation, Phase, Type
 from procedures.retries import RetryPolicy
 
 CHANNEL = "work"
@@ -164,6 +164,13 @@ async def injected(connection: Connection, lease: str, offset: int) -> None:
     held = await write.lock_leased(connection, [lease])
     after = [transitions.advance(one, Phase.INJECTED) for one in held]
     await write.save(connection, after, injected_offset=offset)
+
+
+async def in_step(connection: Connection, lease: str) -> None:
+    """Complete a sync that was to check first, and found nothing to do, if the lease holds."""
+    held = await write.lock_leased(connection, [lease])
+    after = [transitions.complete(one, time.time(), via=IN_STEP) for one in held]
+    await write.save(connection, after)
 
 
 async def failed(

@@ -16,7 +16,7 @@ COLUMNS = """
     operations.attempts, operations.requested_by, operations.error, operations.failure,
     operations.new_cid, operations.version, operations.automatic, operations.emit_all,
     operations.same_as, operations.warnings, operations.via, operations.parent,
-    operations.behind, operations.children,
+    operations.behind, operations.check_first, operations.children,
     extract(epoch FROM operations.requested_at)::float8 AS requested_at,
     extract(epoch FROM operations.started_at)::float8 AS started_at,
     extract(epoch FROM operations.completed_at)::float8 AS completed_at,

@@ -117,18 +117,22 @@ WHERE did = ANY(%s) AND automatic AND type = 'didSync' AND status = 'queued'
 _INSERT = """
 INSERT INTO operations (
     id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,
-    requested_at, error, failure, completed_at, version, reason, parent, behind, children, want
+    requested_at, error, failure, completed_at, version, reason, parent, behind, children,
+    check_first, want
 )
 SELECT new.id, type, new.did, new.lane, uri, new.status, automatic, emit_all, same_as,
     to_timestamp(run_after), requested_by, to_timestamp(requested_at), error, failure,
-    to_timestamp(completed_at), version, new.reason, parent, behind, children, coalesce(r.want, 0)
+    to_timestamp(completed_at), version, new.reason, parent, behind, children,
+    check_first, coalesce(r.want, 0)
 FROM unnest(
     %(id)s, %(type)s, %(did)s, %(lane)s, %(uri)s, %(status)s, %(automatic)s, %(emit_all)s,
     %(same_as)s, %(run_after)s, %(requested_by)s, %(requested_at)s, %(error)s, %(failure)s,
-    %(completed_at)s, %(version)s, %(reason)s, %(parent)s, %(behind)s, %(children)s
+    %(completed_at)s, %(version)s, %(reason)s, %(parent)s, %(behind)s, %(children)s,
+    %(check_first)s
 ) AS new (
     id, type, did, lane, uri, status, automatic, emit_all, same_as, run_after, requested_by,
-    requested_at, error, failure, completed_at, version, reason, parent, behind, children
+    requested_at, error, failure, completed_at, version, reason, parent, behind, children,
+    check_first
 )
 LEFT JOIN repos AS r ON r.did = new.did
 """
@@ -231,6 +235,7 @@ async def insert_all(
         "version": Bigints([one.version for one in operations]),
         "automatic": Booleans([one.automatic for one in operations]),
         "behind": Booleans([one.behind for one in operations]),
+        "check_first": Booleans([one.check_first for one in operations]),
         "emit_all": Booleans([one.emit is Emit.ALL for one in operations]),
         "children": _children(operations),
     }

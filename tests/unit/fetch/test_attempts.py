@@ -98,7 +98,7 @@ async def trying(made: Made) -> AsyncIterator[Attempts]:
         hosts = Hosts(HostPolicy(4, DEFAULT.host), {}, DEFAULT)
         source = RepoSource(http, hosts, LimitSettings(), FetchSettings())
         fake = cast("Any", made)
-        yield Attempts(fake, source, fake, fake, Scope((COLLECTION,)), fake, AccountRules())
+        yield Attempts(fake, source, fake, fake, Scope((COLLECTION,)), fake, AccountRules(), fake)
 
 
 def claim_of(kind: Type, uri: str | None = None) -> Claim:

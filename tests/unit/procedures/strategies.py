@@ -28,6 +28,7 @@ def children() -> st.SearchStrategy[Children]:
         failed=st.dictionaries(names, st.integers(1, 10_000), max_size=3),
         cancelled=_COUNTS,
         skipped=_COUNTS,
+        in_step=st.none() | _COUNTS,
     )
 
 
@@ -68,7 +69,7 @@ def operations(draw: st.DrawFn, identifier: str = "op") -> Operation:
         run_after=draw(MOMENTS.filter(bool)) if retried else requested_at,
         failure=draw(st.none() | st.sampled_from(Failure)),
         warnings=draw(st.none() | st.dictionaries(_NAMES, st.integers(1, 10_000), min_size=1)),
-        via=draw(st.sampled_from([None, "record", "repository"])),
+        via=draw(st.sampled_from([None, "record", "repository", "latestCommit"])),
         parent=draw(st.sampled_from([None, "parent"])),
         children=draw(children()) if kind in CHILD_TYPES else None,
     )

@@ -161,6 +161,29 @@ def test_a_child_that_is_asked_for_by_itself_too_goes_first() -> None:
     assert accepted.primary == replace(waiting, behind=False, version=2)
 
 
+RECONCILE = queued("many", Type.RECONCILE, None, NOW, requested_by="me")
+
+
+def test_a_check_is_done_by_any_sync_and_stands_in_for_none() -> None:
+    check = child(RECONCILE, "one", DID, [], NOW).operation
+    assert check.check_first
+    assert child(RECONCILE, "one", DID, [_queued()], NOW).operation.same_as == "old"
+    assert child(RECONCILE, "two", DID, [check], NOW).operation.same_as == "one"
+    asked = accept(SYNC, None, [check], NOW)
+    assert isinstance(asked, Accepted)
+    assert asked.operation.same_as is None
+    assert not asked.operation.check_first
+
+
+def test_a_cancelled_sync_is_not_handed_to_a_check() -> None:
+    check = replace(child(RECONCILE, "check", DID, [], NOW).operation, same_as="old")
+    sync = replace(_queued(), id="sync", same_as="old")
+    cancelled = cancel(CANCEL, _queued(), [check, sync], NOW)
+    assert isinstance(cancelled, Cancelled)
+    after = {one.id: one.same_as for one in cancelled.changed}
+    assert after == {"old": None, "sync": None, "check": "sync"}
+
+
 CANCEL = Cancel(id="c", operation_id="old", requested_by="did:web:me", requested_at=NOW)
 
 

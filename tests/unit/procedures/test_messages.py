@@ -19,6 +19,7 @@ from procedures.messages import (
     DidSync,
     Discover,
     Emit,
+    Reconcile,
     RecordRefresh,
     Refusal,
     RefusalReason,
@@ -93,6 +94,35 @@ def test_a_sync_of_many(fields: dict[str, Any], selection: Selection) -> None:
         id="a", selection=selection, emit=Emit.ALL, requested_at=TIMESTAMP / 1000
     )
     assert messages.key(command) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "selection"),
+    [
+        ({"did": DID}, Selection(By.DIDS, None, (DID,))),
+        ({"dids": [DID]}, Selection(By.DIDS, None, (DID,))),
+        ({"select": {"host": "pds.example"}}, Selection(By.HOST, "pds.example")),
+    ],
+)
+def test_a_reconcile(fields: dict[str, Any], selection: Selection) -> None:
+    command = _decode({"type": "reconcile", "id": "a"} | fields)
+    assert command == Reconcile(id="a", selection=selection, requested_at=TIMESTAMP / 1000)
+    assert messages.key(command) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, RefusalReason.MISSING_FIELD),
+        ({"did": "alice.test"}, RefusalReason.INVALID_DID),
+        ({"did": DID, "select": {"all": True}}, RefusalReason.INVALID_SELECTION),
+        ({"did": DID, "emit": "all"}, RefusalReason.UNKNOWN_FIELD),
+    ],
+)
+def test_what_is_no_reconcile(fields: dict[str, Any], reason: RefusalReason) -> None:
+    refusal = _decode({"type": "reconcile", "id": "a"} | fields)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is reason
 
 
 @pytest.mark.parametrize(
@@ -271,6 +301,7 @@ _COMMANDS: st.SearchStrategy[Command] = st.one_of(
         requested_by=_BY,
         requested_at=_AT,
     ),
+    st.builds(Reconcile, id=_IDS, selection=_SELECTIONS, requested_by=_BY, requested_at=_AT),
     st.builds(
         DidSync,
         id=_IDS,

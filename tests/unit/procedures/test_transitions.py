@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from procedures import transitions
 from procedures.failures import PERMANENT, Failure
-from procedures.operations import Children, Operation, Phase, Status, Type, queued
+from procedures.operations import IN_STEP, Children, Operation, Phase, Status, Type, queued
 from procedures.retries import RetryPolicy
 from procedures.transitions import IllegalTransition
 from tests.unit.procedures.strategies import DID, MOMENTS
@@ -141,6 +141,17 @@ def test_a_parent_has_the_counts_of_its_children() -> None:
     end = transitions.complete(parent, NOW)
     assert (end.status, end.progress, end.total_records) == (Status.COMPLETED, 100, 14)
     assert end.children == parent.children
+
+
+def test_a_reconcile_tells_what_was_in_step_from_what_was_repaired() -> None:
+    parent = transitions.start(queued("all", Type.RECONCILE, None, 0), 1)
+    assert parent.children == Children(in_step=0)
+    in_step = transitions.complete(_running(), NOW, via=IN_STEP)
+    repaired = transitions.complete(_running(), NOW)
+    parent = transitions.note_children(
+        parent, selected=True, expected=3, chosen=3, ended=[in_step, repaired, in_step]
+    )
+    assert parent.children == Children(expected=3, chosen=3, completed=3, in_step=2)
 
 
 def test_how_far_a_parent_is_stays_open_while_it_is_not_known_how_many_there_are() -> None:
