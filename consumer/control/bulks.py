@@ -11,6 +11,7 @@ All kinds of parents go this way: see ``procedures/operations.py`` for what a ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -35,23 +36,42 @@ async def step(connection: Connection, topics: Topics, now: float) -> None:
     ``now`` is Unix seconds.
     """
     parents = await bulks.oldest(connection, PARENTS)
+    locked = {one.id: one for one in await write.lock(connection, [p.operation for p in parents])}
+    ended = {
+        identifier: await bulks.count_ended(connection, identifier, OPEN_CHILDREN)
+        for identifier in locked
+    }
+    uncounted = await bulks.uncounted(connection, list(locked))
+    free = OPEN_CHILDREN - sum(uncounted.values())
     for bulk in parents:
-        await _step(connection, bulk, topics, OPEN_CHILDREN // len(parents), now)
+        identifier = bulk.operation
+        own = uncounted.get(identifier, 0)
+        most = min(_PAGE, free, OPEN_CHILDREN // len(parents) - own)
+        free -= await _step(
+            connection, bulk, locked[identifier], ended[identifier], own, most, topics, now
+        )
 
 
 async def _step(
-    connection: Connection, bulk: Bulk, topics: Topics, places: int, now: float
-) -> None:
-    [before] = await write.lock(connection, [bulk.operation])
+    connection: Connection,
+    bulk: Bulk,
+    before: Operation,
+    ended: Sequence[Operation],
+    uncounted: int,
+    most: int,
+    topics: Topics,
+    now: float,
+) -> int:
+    """Take the step of one parent; return how many children it was given, up to ``most``.
+
+    ``ended``: its children that have ended since; ``uncounted``: how many others it has.
+    """
     operation = before
     if operation.status is Status.QUEUED:
         operation = transitions.start(operation, max(now, operation.run_after))
         bulk = replace(bulk, expected=await selections.count(connection, bulk.selection))
-    ended = await bulks.count_ended(connection, operation.id, OPEN_CHILDREN)
-    uncounted = await bulks.uncounted(connection, operation.id)
     after, chosen, skipped = bulk, 0, 0
-    if not bulk.selected and uncounted < places:
-        most = min(_PAGE, places - uncounted)
+    if not bulk.selected and most > 0:
         page = await selections.page(connection, bulk.selection, bulk.after, most)
         await _add_children(connection, operation, page.dids, topics, now)
         after = replace(bulk, after=page.after or "", selected=page.after is None)
@@ -71,6 +91,7 @@ async def _step(
     elif operation != before:
         await write.save(connection, [operation])
         await bulks.move(connection, after)
+    return chosen
 
 
 async def _add_children(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from consumer.store.arrays import Texts
 from consumer.store.database import Connection
 from consumer.store.operations.rows import COLUMNS, of_row
 from procedures import selections
@@ -32,11 +33,13 @@ _COUNT_ENDED = f"""
 UPDATE operations SET counted = true WHERE id IN (
     SELECT id FROM operations
     WHERE parent = %s AND NOT counted AND status IN ('completed', 'failed', 'cancelled')
-    LIMIT %s FOR UPDATE SKIP LOCKED
+    ORDER BY id LIMIT %s FOR UPDATE
 )
 RETURNING {COLUMNS}
 """  # noqa: S608 - our own columns
-_UNCOUNTED = "SELECT count(*) FROM operations WHERE parent = %s AND NOT counted"
+_UNCOUNTED = """
+SELECT parent, count(*) FROM operations WHERE parent = ANY(%s) AND NOT counted GROUP BY parent
+"""
 _CHILDREN = f"""
 SELECT {COLUMNS} FROM operations
 WHERE parent = %s AND NOT counted AND status IN ('queued', 'running') ORDER BY id FOR UPDATE
@@ -95,10 +98,10 @@ async def count_ended(connection: Connection, operation: str, most: int) -> list
         return [of_row(row) for row in await cursor.fetchall()]
 
 
-async def uncounted(connection: Connection, operation: str) -> int:
-    """Return how many children are open, or have ended and are not counted."""
-    row = await (await connection.execute(_UNCOUNTED, [operation])).fetchone()
-    return int(row[0]) if row else 0
+async def uncounted(connection: Connection, operations: Sequence[str]) -> dict[str, int]:
+    """Return how many children of each are open, or have ended and are not counted; 0 left out."""
+    rows = await (await connection.execute(_UNCOUNTED, [Texts(operations)])).fetchall()
+    return {operation: int(count) for operation, count in rows}
 
 
 async def open_children(connection: Connection, operation: str) -> Sequence[Operation]:
