@@ -6,7 +6,8 @@ worker trusts the topic and decides only whether the message still applies.
 Each is one DAG-CBOR map: ``v`` (the version), ``kind`` and the fields of its dataclass, with
 intervals and entries as arrays.  Missing, unknown and mistyped fields are refused, so a change
 of a field needs another version.  Version 2 is written; version 1 is read, with defaults for the
-fields that it lacks (``_SINCE_2``).
+fields that it lacks (``_SINCE_2``).  ``Forget`` alone is of version 3, so that a process that does
+not know it stops in place of passing over it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import cbor2
 from consumer.errors import Fatal, Reason, Refused
 from consumer.scope import Interval
 
-VERSION = 2
+VERSION = 3
+"""The newest version that is read."""
 ROWS = "rows"
 """A header: how many known records a chunk may speak of beside those in it, in decimal."""
 
@@ -158,13 +160,23 @@ class Proof:
     via: str = Via.RECORD
 
 
-Message = IdentityAnswer | AccountAnswer | Chunk | Proof
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The command of an operator to forget ``did``; ``attempt`` is the operation's."""
+
+    did: str
+    operation: str
+    attempt: int
+
+
+Message = IdentityAnswer | AccountAnswer | Chunk | Proof | Forget
 
 _KINDS: dict[str, type[Message]] = {
     "identity": IdentityAnswer,
     "account": AccountAnswer,
     "chunk": Chunk,
     "proof": Proof,
+    "forget": Forget,
 }
 _NAMES = {shape: kind for kind, shape in _KINDS.items()}
 # Fields are sent under their own names, but for these.
@@ -179,16 +191,21 @@ _SINCE_2: dict[type[Message], frozenset[str]] = {
     Chunk: frozenset({"unknown", "warnings"}),
     Proof: frozenset({"via"}),
 }
-_SENT_BY = {
-    1: {shape: set(names) - _SINCE_2[shape] for shape, names in _FIELDS.items()},
-    2: {shape: set(names) for shape, names in _FIELDS.items()},
+_SENT_BY: dict[int, dict[type[Message], set[str]]] = {
+    1: {shape: set(_FIELDS[shape]) - since for shape, since in _SINCE_2.items()},
+    2: {shape: set(_FIELDS[shape]) for shape in _SINCE_2},
+    3: {Forget: set(_FIELDS[Forget])},
 }
+_WRITTEN = {shape: version for version, shapes in _SENT_BY.items() for shape in shapes}
 _TYPES = {shape: get_type_hints(shape) for shape in _KINDS.values()}
 
 
 def encode(message: Message) -> bytes:
     """Return the value of the Kafka record that carries ``message``."""
-    members: dict[str, object] = {"v": VERSION, "kind": _NAMES[type(message)]}
+    members: dict[str, object] = {
+        "v": _WRITTEN[type(message)],
+        "kind": _NAMES[type(message)],
+    }
     for sent, name in _FIELDS[type(message)].items():
         members[sent] = _plain(getattr(message, name))
     in_order = sorted(members, key=lambda name: (len(name), name))  # as DAG-CBOR wants it
@@ -209,7 +226,7 @@ def decode(data: bytes) -> Message:
     if type(version) is not int or version not in _SENT_BY or shape is None:
         raise _malformed("unknown version or kind")
     names, types = _FIELDS[shape], _TYPES[shape]
-    if members.keys() != _SENT_BY[version][shape]:
+    if members.keys() != _SENT_BY[version].get(shape):
         raise _malformed(f"wrong fields for {shape.__name__}")
     return shape(
         **{names[sent]: _typed(value, sent, types[names[sent]]) for sent, value in members.items()}

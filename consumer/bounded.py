@@ -29,6 +29,10 @@ class BoundedMap(Generic[K, V]):
         """Return the value of ``key``, None if it is not here; that does not renew the entry."""
         return self._entries.get(key)
 
+    def drop(self, key: K) -> None:
+        """Remove ``key`` if it is here."""
+        self._entries.pop(key, None)
+
     def put(self, key: K, value: V) -> None:
         """Set the value of ``key``, and drop the oldest entry if there are too many."""
         entries = self._entries

@@ -10,6 +10,7 @@ JSON Schema).  Only ``type`` and its subject are required, so that a bare line f
     {"type": "recordRefresh", "uri": "at://did:plc:…/collection/rkey"}
     {"type": "cancel", "operationId": "…"}
     {"type": "discover", "collection": "…", "source": "https://…"}
+    {"type": "forget", "did": "did:plc:…"}
 
 beside ``v`` (1), ``id``, ``requestedBy`` and ``requestedAt``.
 
@@ -55,6 +56,7 @@ class CommandType(StrEnum):
     CANCEL = "cancel"
     DISCOVER = "discover"
     RECONCILE = "reconcile"
+    FORGET = "forget"
 
 
 class Emit(StrEnum):
@@ -200,6 +202,29 @@ class RecordRefresh(_Common):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forget(_Common):
+    """Delete everything that is known of ``did``.  Its next frame or listing brings it in again."""
+
+    kind: ClassVar = CommandType.FORGET
+    uri: ClassVar[str | None] = None
+    emit: ClassVar = Emit.CHANGES
+    did: str
+
+    @property
+    def subject(self) -> str:
+        return self.did
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Forget:
+        _known(fields, "did")
+        did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+        return cls(**_values(common), did=did)
+
+    def _encode(self) -> dict[str, Any]:
+        return {"did": self.did}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(_Common):
     """Stop an operation that has not ended."""
 
@@ -245,7 +270,7 @@ class Discover(_Common):
         return {name: value for name, value in fields.items() if value is not None}
 
 
-WorkCommand = DidSync | RecordRefresh
+WorkCommand = DidSync | RecordRefresh | Forget
 """Commands that become operations: ``operations.Type`` has the value of their ``kind``."""
 
 BulkCommand = BulkSync | Reconcile
@@ -253,9 +278,9 @@ BulkCommand = BulkSync | Reconcile
 
 Command = WorkCommand | BulkCommand | Cancel | Discover
 
-_Decodable = type[DidSync | Reconcile | RecordRefresh | Cancel | Discover]
+_Decodable = type[DidSync | Reconcile | RecordRefresh | Forget | Cancel | Discover]
 _CLASSES: Mapping[CommandType, _Decodable] = {
-    each.kind: each for each in (DidSync, Reconcile, RecordRefresh, Cancel, Discover)
+    each.kind: each for each in (DidSync, Reconcile, RecordRefresh, Forget, Cancel, Discover)
 }
 
 

@@ -38,6 +38,7 @@ class Type(StrEnum):
     DISCOVERY = "discovery"  # find the repos that already hold wanted records
     BULK_SYNC = "bulkSync"  # a parent: many DID syncs
     RECONCILE = "reconcile"  # a parent: DID syncs of those repositories that are behind
+    FORGET = "forget"
 
 
 CHILD_TYPES: Mapping[Type, Type] = {

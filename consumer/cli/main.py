@@ -54,6 +54,7 @@ for command in (
     operations.reconcile_command,
     operations.refresh_command,
     operations.discover_command,
+    operations.forget_command,
     operations.cancel_command,
     operations.operations_command,
 ):

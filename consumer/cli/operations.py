@@ -38,6 +38,7 @@ from procedures.messages import (
     DidSync,
     Discover,
     Emit,
+    Forget,
     Reconcile,
     RecordRefresh,
     is_record_uri,
@@ -191,6 +192,27 @@ def discover_command(
         requested_by=requester(),
         requested_at=time.time(),
     )
+    _carry_out(settings, [command], no_wait=no_wait, as_json=as_json)
+
+
+@click.command("forget")
+@with_settings
+@click.argument("did", callback=validated(types.did))
+@click.option("--yes", is_flag=True, help="Do not ask whether to go on.")
+@_waiting
+def forget_command(
+    settings: Settings, *, did: str, yes: bool, no_wait: bool, as_json: bool
+) -> None:
+    """Delete every record of DID from the index, and all that is known of the account.
+
+    Consumers of the events see the deletes.  This does not block the account: its next frame, or a
+    listing that names it, brings it in again.
+
+    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    """
+    if not yes:
+        click.confirm(f"Delete everything that is known of {did}?", abort=True, err=True)
+    command = Forget(id=new_id(), did=did, requested_by=requester(), requested_at=time.time())
     _carry_out(settings, [command], no_wait=no_wait, as_json=as_json)
 
 

@@ -40,6 +40,7 @@ class Source(StrEnum):
     BACKFILL = "backfill"
     REFRESH = "refresh"
     ACCOUNT = "account"
+    OPERATOR = "operator"  # the command to forget an account
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from consumer import metrics
-from consumer.backfill import Cause, Chunk, Entry, IdentityAnswer, Proof, Via
+from consumer.backfill import Cause, Chunk, Entry, Forget, IdentityAnswer, Proof, Via
 from consumer.errors import Reason, Refused
 from consumer.fetch.account import ACTIVE, Accounts
 from consumer.fetch.answers import answer_of, identity_of
@@ -81,6 +81,8 @@ class Attempts:
         ``report`` is called with the progress.  Raises
         ``FetchFailed``, and ``Transient`` when Kafka or Postgres is away.
         """
+        if claim.operation.type is Type.FORGET:  # whatever its host says
+            return await self.forget(claim)
         if not (claim.account in (None, ACTIVE) or claim.operation.automatic):
             claim = await self._ask_first(claim)
         if claim.operation.check_first and await self._is_in_step(claim):
@@ -90,8 +92,19 @@ class Attempts:
                 return await self.sync(claim, report)
             case Type.RECORD_REFRESH:
                 return await self.refresh(claim, report)
-            case Type.DISCOVERY | Type.BULK_SYNC | Type.RECONCILE:  # never claimed here
+            case _:  # a discovery is claimed by discovery, a parent never
                 raise AssertionError(claim.operation.id)
+
+    async def forget(self, claim: Claim) -> int:
+        """Inject the command to forget the claim's DID; return the offset behind it.
+
+        The lane's owner carries it out, in order with everything else about the account.
+        Raises ``Transient`` when Kafka or Postgres is away.
+        """
+        operation = claim.operation
+        return await self.injector.put(
+            Forget(operation.did or "", operation.id, operation.attempts)
+        )
 
     async def sync(self, claim: Claim, report: Report) -> int:
         """Inject the repository of the claim's DID; return the offset behind the last chunk.

@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from consumer import backfill, metrics
-from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Proof
+from consumer.backfill import AccountAnswer, Chunk, Forget, IdentityAnswer, Proof
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
@@ -46,7 +46,7 @@ class Injector:
 
     async def put(
         self,
-        message: AccountAnswer | Chunk | Proof,
+        message: AccountAnswer | Chunk | Proof | Forget,
         *,
         rows: int = 0,
         before: IdentityAnswer | None = None,

@@ -103,7 +103,8 @@ class OperationPool:
         """Claim what is next in order for a free slot of ``kind``, if it may have that one."""
         place = _taken(running, kind, _is_later) < max(1, slots - 1)
         share = _taken(running, kind, _is_behind) < max(1, slots // 2)
-        claim = partial(claims.claim, busy=self._hosts.busy(), automatic=place)
+        busy = [] if kind is Type.FORGET else self._hosts.busy()  # it asks no host
+        claim = partial(claims.claim, busy=busy, automatic=place)
         async with self._database.transaction() as connection:
             found = await claim(connection, kind, _LEASE_SECONDS, behind=place and share)
             if found is None and place and not share:  # nobody else has use for it

@@ -91,7 +91,11 @@ class Fetcher:
         stop: asyncio.Event,
     ) -> None:
         settings, database = self._settings.fetch, self._database
-        slots = {Type.RECORD_REFRESH: settings.refreshes, Type.DID_SYNC: settings.syncs}
+        slots = {
+            Type.FORGET: 1,
+            Type.RECORD_REFRESH: settings.refreshes,
+            Type.DID_SYNC: settings.syncs,
+        }
         async with await Writer.open(self._client) as writer:
             injector = Injector(writer, self._topics, database, settings.injected_bytes)
             rules = self._settings.accounts.rules()

@@ -256,7 +256,7 @@ def newest_rev(repo: Repo) -> str | None:
     return newest(repo.rev, repo.gap_rev, repo.floor_rev, repo.proof_rev)
 
 
-def emptied(repo: Repo) -> Repo:
+def emptied(repo: Repo, reason: SyncReason = SyncReason.ACCOUNT_DELETED) -> Repo:
     """Return ``repo`` without its records: the start of another incarnation.
 
     Its rev is the newest known, its root unknown: the next commit breaks the chain.
@@ -265,7 +265,7 @@ def emptied(repo: Repo) -> Repo:
     return replace(
         repo,
         sync_state=SyncState.DESYNCHRONIZED,
-        reason=SyncReason.ACCOUNT_DELETED,
+        reason=reason,
         rev=last,
         data=None,
         floor_rev=last,
@@ -275,6 +275,6 @@ def emptied(repo: Repo) -> Repo:
     )
 
 
-def deleted(repo: Repo) -> Repo:
-    """Return ``repo`` after its confirmed deletion."""
-    return replace(emptied(repo), status=DELETED, inactive_rev=None)
+def deleted(repo: Repo, reason: SyncReason = SyncReason.ACCOUNT_DELETED) -> Repo:
+    """Return ``repo`` after its confirmed deletion, or as it is forgotten."""
+    return replace(emptied(repo, reason), status=DELETED, inactive_rev=None)

@@ -2,42 +2,28 @@
 
 The worker loads what :func:`consumer.state.inputs.needs` names, applies every input, and
 writes the result in one transaction.  Nothing here reads a clock or a database, and the
-same inputs always give the same outputs:
-
-``events``    what consumers see, in order
-``syncs``     automatic syncs to be queued, at most one per DID
-``settled``   DIDs that became active: automatic syncs still queued for them are moot, and
-              are dropped *before* ``syncs`` are queued
-``refreshes`` records whose bytes a snapshot lacked: automatic refreshes to be queued
-``lookups``   for the fetcher
-``applied``   what chunks and proofs did for their operations, in order
-``cleared``   tombstones to be deleted, before or after the dirty rows are written
-``triggers``  how often each sync reason occurred
-``judgements``  what answers about accounts did, for the log and the metrics
-
-``dirty_repos()`` and ``dirty_rows()`` are what the store upserts or deletes.
+same inputs always give the same outputs: ``dirty_repos()`` and ``dirty_rows()`` are what the
+store upserts or deletes, ``BatchOutcome`` has what comes out besides.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from consumer.backfill import Cause, Chunk, LookupKind, Proof
 from consumer.errors import Reason
-from consumer.events.envelope import Event, Origin
+from consumer.events.envelope import Origin
 from consumer.state import accounts, event_building, facts, repo_state
 from consumer.state.accounts import Judgement, Question, Verdict
+from consumer.state.batch_outcome import BatchOutcome
 from consumer.state.effects import (
-    AppliedOperation,
     Cleared,
     Lookup,
-    RefreshRequest,
+    OperationEffect,
     Rejection,
     SyncReason,
-    SyncRequest,
     applied,
 )
 from consumer.state.facts import Row, Statement
@@ -47,6 +33,7 @@ from consumer.state.inputs import (
     ChunkSeen,
     CommitSeen,
     CommitUnverifiable,
+    ForgetSeen,
     IdentityLearnt,
     IdentitySeen,
     Input,
@@ -60,11 +47,8 @@ from consumer.state.inputs import (
 from consumer.state.policy import Policy
 from consumer.state.reconcile import reconcile
 from consumer.state.repo_state import Repo, Transition
-from consumer.verify.verified import VerifiedCommit
 
 Rows = dict[str, dict[str, Row]]
-
-_REFRESHES = 100  # of the records that one chunk lacks
 
 _UNTRACKED = Rejection(Reason.UNTRACKED, kept=False)
 _REPLAY = Rejection(Reason.REPLAY, kept=False)
@@ -74,12 +58,18 @@ def _no_host(_did: str) -> str | None:
     return None
 
 
-class BatchState:
+def _reason(why: AccountLearnt | ForgetSeen) -> SyncReason:
+    return SyncReason.FORGOTTEN if isinstance(why, ForgetSeen) else SyncReason.ACCOUNT_DELETED
+
+
+class BatchState(BatchOutcome):
     """Repos by DID and rows by DID and path, as they change while a batch is applied.
 
     It owns ``repos`` and ``rows``.  ``pds_of`` gives the host of a DID that has no repo yet.
     ``whole``: the DIDs all of whose rows are loaded (None: every one); only their accounts can be
-    deleted.  What only one of ``held_hosts`` says of a deletion has to wait.
+    deleted.  What only one of ``held_hosts`` says of a deletion has to wait.  ``incarnations`` are
+    those of accounts that were forgotten.  Messages of the operations ``void`` forget nothing, and
+    bring no repo in.
     """
 
     def __init__(
@@ -91,28 +81,19 @@ class BatchState:
         *,
         whole: Collection[str] | None = None,
         held_hosts: Collection[str] = (),
+        incarnations: Mapping[str, int] | None = None,
+        void: Collection[str] = (),
     ) -> None:
+        super().__init__(policy)
         self.repos = repos
         self.rows = rows
-        self.policy = policy
-        self.events: list[Event] = []
-        self.lookups: list[Lookup] = []
-        self.applied: list[AppliedOperation] = []
-        self.cleared: list[Cleared] = []
-        self.refreshes: list[RefreshRequest] = []
-        self.settled: set[str] = set()
-        self.triggers: Counter[SyncReason] = Counter()
-        self.judgements: list[tuple[AccountLearnt, Judgement]] = []
         self._pds_of = pds_of
         self._whole = whole
         self._held_hosts = held_hosts
-        self._syncs: dict[str, SyncRequest] = {}
+        self._incarnations = incarnations or {}
+        self._void = void
         self._dirty_repos: set[str] = set()
         self._dirty_rows: set[tuple[str, str]] = set()
-
-    @property
-    def syncs(self) -> list[SyncRequest]:
-        return list(self._syncs.values())
 
     def dirty_repos(self) -> list[Repo]:
         """Return the repos to be upserted."""
@@ -122,7 +103,7 @@ class BatchState:
         """Return (did, path, row) to be upserted, or deleted where the row is None."""
         return [(did, path, self.rows[did].get(path)) for did, path in self._dirty_rows]
 
-    def apply(self, one: Input) -> Rejection | None:  # noqa: C901, PLR0911 -- one arm per input
+    def apply(self, one: Input) -> Rejection | None:  # noqa: C901, PLR0911, PLR0912 -- an arm each
         """Apply one input; return why it was not, or not fully, applied."""
         match one:
             case CommitSeen():
@@ -145,6 +126,8 @@ class BatchState:
                 return self._chunk(one)
             case ProofSeen():
                 return self._proof(one)
+            case ForgetSeen():
+                return self._forget(one)
             case Lost() | ScopeChanged():
                 return self._mark_for_resync(one)
             case Quarantined():
@@ -165,7 +148,7 @@ class BatchState:
             said = facts.of_commit(commit, self.policy.scope.wants)
             self._reconcile(transition.repo, said, seen.origin)
             if commit.unknown or commit.left_out:
-                transition = self._set_aside(transition, commit)
+                transition = repo_state.set_aside(transition, commit, self.policy.scope.wants)
         if repo.gone_at is not None and transition.applies:
             transition = replace(transition, repo=accounts.present(transition.repo))
         elif not repo.account_active:
@@ -179,33 +162,6 @@ class BatchState:
             return ignored
         self._ask(repo, Question(Cause.COMMIT))
         return replace(ignored, repo=accounts.with_sign(repo, rev, origin.relay))
-
-    def _ask(self, repo: Repo, question: Question) -> None:
-        self.lookups.append(
-            Lookup(
-                repo.did,
-                LookupKind.ACCOUNT,
-                repo.status_epoch,
-                repo.status_seq,
-                question.cause,
-                question.delay,
-            )
-        )
-
-    def _set_aside(self, transition: Transition, commit: VerifiedCommit) -> Transition:
-        """Note the ops of a commit that applies but for them."""
-        if commit.left_out:
-            why = Rejection(commit.left_out[0][0], kept=False)
-            transition = replace(
-                transition,
-                repo=repo_state.warned(transition.repo, commit.left_out),
-                rejection=transition.rejection or why,
-            )
-        missing = [path for path in commit.unknown if self.policy.scope.wants(path)]
-        if missing:
-            why = Rejection(Reason.BLOCK_MISSING, f"no block for the record {missing[0]}")
-            transition = repo_state.without_some(transition, commit.rev, why)
-        return transition
 
     def _unverifiable(
         self, seen: CommitUnverifiable | SyncUnverifiable, paths: Sequence[str]
@@ -306,7 +262,7 @@ class BatchState:
                 transition = accounts.with_status(judgement.repo, answer.status)
                 return self._set_status(transition, answer.epoch, learnt.origin)
             case Verdict.DELETE:
-                self._delete_account(judgement.repo, answer.epoch, learnt.origin)
+                self._delete_account(judgement.repo, answer.epoch, learnt)
             case _:
                 self._accept(Transition(judgement.repo), learnt.origin)
         return None
@@ -329,23 +285,52 @@ class BatchState:
         repo = self.repos.get(learnt.did)
         return repo is not None and self._judge(repo, learnt).verdict is Verdict.DELETE
 
-    def delete_batch(self, learnt: AccountLearnt) -> bool:
-        """Delete the loaded records of an account, if ``learnt`` says that it is deleted.
+    def delete_batch(self, one: AccountLearnt | ForgetSeen) -> bool:
+        """Delete the loaded records of an account, if ``one`` says that it is deleted or forgotten.
 
         Returns whether it says so.  For accounts with more records than one batch can take; the
         status changes with the last batch.  If the account returns before that, only a snapshot
         from then on can restore the records.
         """
-        repo = self.repos.get(learnt.did)
-        if repo is None or not self.deletes(learnt):
+        repo = self.repos.get(one.did)
+        if repo is None or not (isinstance(one, ForgetSeen) or self.deletes(one)):
             return False
-        emptied = replace(accounts.emptied(repo), resync_generation=repo.resync_generation + 1)
-        self._delete_records(replace(repo, rev=emptied.rev), learnt.origin)
-        self._accept(Transition(emptied), learnt.origin)
+        emptied = accounts.emptied(repo, _reason(one))
+        emptied = replace(emptied, resync_generation=repo.resync_generation + 1)
+        self._delete_records(replace(repo, rev=emptied.rev), one.origin)
+        if isinstance(one, ForgetSeen):
+            so_far = applied(one.forget, None, self.events)
+            self.applied.append(replace(so_far, effect=OperationEffect.ADVANCED))
+        self._accept(Transition(emptied), one.origin)
         return True
+
+    # -- commands of operators ---------------------------------------------------------
+
+    def _forget(self, seen: ForgetSeen) -> Rejection | None:
+        """Delete the account and its repo, whatever its host says; the DID is unknown then."""
+        did, begin = seen.did, len(self.events)
+        if seen.forget.operation in self._void:
+            return _REPLAY
+        repo, incarnation = self.repos.get(did), self._incarnation(did)
+        if repo is not None:
+            self._delete_account(repo, repo.status_epoch, seen)
+            incarnation = self.repos.pop(did).incarnation
+            self._dirty_repos.discard(did)
+            self._syncs.pop(did, None)
+        self.forgotten[did] = incarnation
+        self.applied.append(applied(seen.forget, None, self.events[begin:]))
+        return None
+
+    def _brings_nothing_in(self, message: Chunk | Proof) -> bool:
+        """Tell whether the repo is not known, and ``message`` is no reason to know it."""
+        did = message.did
+        return did not in self.repos and (did in self.forgotten or message.operation in self._void)
 
     def _chunk(self, seen: ChunkSeen) -> Rejection | None:
         chunk, begin = seen.chunk, len(self.events)
+        if self._brings_nothing_in(chunk):
+            self.applied.append(applied(chunk, _UNTRACKED, ()))
+            return _UNTRACKED
         repo = self.repos.get(chunk.did) or self._new_repo(chunk.did)
         transition = repo_state.on_chunk(repo, chunk, self.policy.digest)
         if transition.applies:
@@ -368,7 +353,7 @@ class BatchState:
 
     def _proof(self, seen: ProofSeen) -> Rejection | None:
         proof, begin = seen.proof, len(self.events)
-        if not self.policy.scope.wants(proof.path):
+        if not self.policy.scope.wants(proof.path) or self._brings_nothing_in(proof):
             self.applied.append(applied(proof, _UNTRACKED, ()))
             return _UNTRACKED
         known = self.repos.get(proof.did)
@@ -392,7 +377,11 @@ class BatchState:
     # -- shared by all -----------------------------------------------------------------
 
     def _new_repo(self, did: str) -> Repo:
-        return self.policy.new_repo(did, self._pds_of(did))
+        return self.policy.new_repo(did, self._pds_of(did), self._incarnation(did))
+
+    def _incarnation(self, did: str) -> int:
+        """Return the incarnation of a repo that is not known: more than 0 if it was forgotten."""
+        return self.forgotten.get(did, self._incarnations.get(did, 0))
 
     def _new_if_tracked(self, did: str, paths: Iterable[str]) -> Repo | None:
         return self._new_repo(did) if self.policy.tracks(did, paths) else None
@@ -442,19 +431,6 @@ class BatchState:
             self._syncs.pop(repo.did, None)
             self.settled.add(repo.did)
 
-    def _queue_sync(self, repo: Repo, reason: SyncReason) -> None:
-        if not repo.account_active:
-            return
-        self.triggers[reason] += 1
-        if self.policy.automatic:
-            self._syncs[repo.did] = SyncRequest(repo.did, reason, repo.resync_generation)
-
-    def _refresh(self, chunk: Chunk) -> None:
-        """Queue a refresh of the records that ``chunk`` knows nothing of, or of the first ones."""
-        if self.policy.automatic:
-            paths = chunk.unknown[:_REFRESHES]
-            self.refreshes += [RefreshRequest(chunk.did, path) for path in paths]
-
     def _set_status(self, transition: Transition, epoch: int, origin: Origin) -> Rejection | None:
         """Accept any status but ``deleted``; the first status of a repo makes an event as well."""
         repo = transition.repo
@@ -467,8 +443,8 @@ class BatchState:
             )
         return self._accept(transition, origin)
 
-    def _delete_account(self, repo: Repo, epoch: int, origin: Origin) -> None:
-        gone = accounts.deleted(repo)
+    def _delete_account(self, repo: Repo, epoch: int, why: AccountLearnt | ForgetSeen) -> None:
+        gone, origin = accounts.deleted(repo, _reason(why)), why.origin
         last = replace(repo, rev=gone.rev)
         self.events.append(
             event_building.account_event(origin, last, gone.status, active=False, epoch=epoch)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consumer.backfill import Cause, Chunk, LookupKind, Proof
+from consumer.backfill import Cause, Chunk, Forget, LookupKind, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Event, RecordEvent
 from consumer.verify.verified import Action
@@ -25,6 +25,7 @@ class SyncReason(StrEnum):
     SCOPE_CHANGED = "scope_changed"
     LOSS_WINDOW = "loss_window"
     ACCOUNT_DELETED = "account_deleted"
+    FORGOTTEN = "forgotten"
 
 
 class OperationEffect(StrEnum):
@@ -70,7 +71,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class AppliedOperation:
-    """What one chunk or proof did for ``operation``, with the changes that it made.
+    """What one message did for ``operation``, with the changes that it made.
 
     ``reason`` says why it was refused or must be fetched ``AGAIN``; ``hint_missed`` that the
     snapshot is below an unverified hint of something newer; ``new_cid`` what the index holds
@@ -111,7 +112,7 @@ class Rejection:
 
 
 def applied(
-    message: Chunk | Proof,
+    message: Chunk | Proof | Forget,
     rejection: Rejection | None,
     changes: Iterable[Event],
     *,
@@ -131,15 +132,25 @@ def applied(
         created=made[Action.CREATE],
         updated=made[Action.UPDATE],
         deleted=made[Action.DELETE],
-        entries=len(message.entries) if isinstance(message, Chunk) else 1,
+        entries=_entries(message, made),
         hint_missed=hint_missed,
         new_cid=new_cid,
         warnings=message.warnings if isinstance(message, Chunk) else (),
-        via=None if isinstance(message, Chunk) else message.via,
+        via=message.via if isinstance(message, Proof) else None,
     )
 
 
-def _effect(message: Chunk | Proof, rejection: Rejection | None) -> OperationEffect:
+def _entries(message: Chunk | Proof | Forget, made: Counter[Action]) -> int:
+    match message:
+        case Chunk():
+            return len(message.entries)
+        case Proof():
+            return 1
+        case Forget():
+            return made[Action.DELETE]
+
+
+def _effect(message: Chunk | Proof | Forget, rejection: Rejection | None) -> OperationEffect:
     if isinstance(message, Chunk) and not message.last:
         return OperationEffect.ADVANCED
     if rejection is None:

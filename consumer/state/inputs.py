@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Proof
+from consumer.backfill import AccountAnswer, Chunk, Forget, IdentityAnswer, Proof
 from consumer.errors import Reason
 from consumer.events.envelope import Origin
 from consumer.scope import Interval, Scope
@@ -140,6 +140,18 @@ class ProofSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetSeen:
+    """An operator's command to forget an account; ``origin.source`` is ``OPERATOR``."""
+
+    forget: Forget
+    origin: Origin
+
+    @property
+    def did(self) -> str:
+        return self.forget.did
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """Frames of this DID's lane may have been lost: a new epoch, or a seq was skipped."""
 
@@ -175,6 +187,7 @@ Input = (
     | AccountLearnt
     | ChunkSeen
     | ProofSeen
+    | ForgetSeen
     | Lost
     | Quarantined
     | ScopeChanged
@@ -205,6 +218,8 @@ def needs(inputs: Iterable[Input], scope: Scope) -> Needs:
                 found.paths.add((proof.did, proof.path))
             case AccountLearnt(answer=answer) if answer.status == "deleted":
                 found.whole_repos.add(answer.did)
+            case ForgetSeen(forget=forget):
+                found.whole_repos.add(forget.did)
             case _:
                 pass
     return found

@@ -64,6 +64,6 @@ class Policy:
         """Whether frames that touch no path make a repo known too."""
         return self.scope.repos is Repos.ALL
 
-    def new_repo(self, did: str, pds: str | None) -> Repo:
-        """Return the state of a repo that nothing is known of."""
-        return Repo(did, self.lane, scope=self.digest, pds=pds)
+    def new_repo(self, did: str, pds: str | None, incarnation: int = 0) -> Repo:
+        """Return the state of a repo that nothing is known of but its ``incarnation``."""
+        return Repo(did, self.lane, scope=self.digest, pds=pds, incarnation=incarnation)

@@ -28,6 +28,7 @@ follows commits that the tailer did not forward.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -173,6 +174,24 @@ def on_commit(repo: Repo, commit: VerifiedCommit) -> Transition:
 def without_some(transition: Transition, rev: str, why: Rejection) -> Transition:
     """Desynchronize for a commit at ``rev`` that applies but for the records it has no bytes of."""
     return replace(_gap(transition.repo, rev, SyncReason.UNVERIFIABLE, applies=True), rejection=why)
+
+
+def set_aside(
+    transition: Transition, commit: VerifiedCommit, wants: Callable[[str], bool]
+) -> Transition:
+    """Note the ops of a commit that applies but for them."""
+    if commit.left_out:
+        why = Rejection(commit.left_out[0][0], kept=False)
+        transition = replace(
+            transition,
+            repo=warned(transition.repo, commit.left_out),
+            rejection=transition.rejection or why,
+        )
+    missing = [path for path in commit.unknown if wants(path)]
+    if missing:
+        why = Rejection(Reason.BLOCK_MISSING, f"no block for the record {missing[0]}")
+        transition = without_some(transition, commit.rev, why)
+    return transition
 
 
 def warned(repo: Repo, left_out: Counts) -> Repo:

@@ -7,7 +7,7 @@ COMMIT; after any failure the whole cache is dropped and read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from consumer.bounded import BoundedMap
@@ -53,13 +53,17 @@ class LaneCache:
     """What is known of the accounts of one lane.
 
     ``identities`` and ``tracked`` (DIDs that have a repo) are incomplete: what is not in them
-    may be in Postgres.  ``queues`` is complete: every DID of the lane that has parked frames.
+    may be in Postgres.  ``queues`` and ``forgotten`` are complete: every DID of the lane that has
+    parked frames, and the next incarnation of every one that was forgotten.
     """
 
-    def __init__(self, parkings: Iterable[Parking] = ()) -> None:
+    def __init__(
+        self, parkings: Iterable[Parking] = (), forgotten: Mapping[str, int] | None = None
+    ) -> None:
         self.identities: BoundedMap[str, Identity] = BoundedMap(_IDENTITIES)
         self.tracked: BoundedMap[str, None] = BoundedMap(_TRACKED)
         self.queues = {p.did: ParkedQueue(p.frames, p.size, p.ready, p.doubted) for p in parkings}
+        self.forgotten = dict(forgotten or {})
         self._refreshed: BoundedMap[str, float] = BoundedMap(_IDENTITIES)
 
     def account(self, did: str) -> KnownAccount:
@@ -75,6 +79,13 @@ class LaneCache:
         known = self.identities.get(identity.did)
         if known is None or known.fetched_at <= identity.fetched_at:
             self.identities.put(identity.did, identity)
+
+    def forget(self, did: str, incarnation: int) -> None:
+        """Know nothing of ``did`` but its next ``incarnation``."""
+        self.tracked.drop(did)
+        self.identities.drop(did)
+        self.queues.pop(did, None)
+        self.forgotten[did] = incarnation
 
     def park(self, did: str, size: int) -> None:
         """Note one more parked frame of ``size`` bytes."""

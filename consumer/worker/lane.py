@@ -14,7 +14,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import OwnedLane, Owner
 from consumer.scope import Scope
 from consumer.state.policy import Policy
-from consumer.store import parked
+from consumer.store import forgotten, parked
 from consumer.store.database import Database
 from consumer.verify.commit import CommitLimits
 from consumer.worker.batch_loop import BatchLoop
@@ -57,7 +57,8 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
     settings, topics, database = resources.settings, resources.topics, resources.database
     row = lane.transactions.row
     async with database.transaction() as connection:
-        cache = LaneCache(await parked.read(connection, row.lane))
+        parkings = await parked.read(connection, row.lane)
+        cache = LaneCache(parkings, await forgotten.read(connection, row.lane))
     firehose = TopicPartition(topics.name(Topic.FIREHOSE), row.lane)
     backfill = TopicPartition(topics.name(Topic.BACKFILL), row.lane)
     positions = {firehose: row.firehose_offset, backfill: row.backfill_offset}

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import assert_never
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Message, Proof
+from consumer.backfill import AccountAnswer, Chunk, Forget, IdentityAnswer, Message, Proof
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
-from consumer.state.inputs import AccountLearnt, ChunkSeen, IdentityLearnt, Input, ProofSeen
+from consumer.state.inputs import (
+    AccountLearnt,
+    ChunkSeen,
+    ForgetSeen,
+    IdentityLearnt,
+    Input,
+    ProofSeen,
+)
 from consumer.store.rows import Identity
 from consumer.worker.incoming import Record
 from procedures import times
@@ -43,6 +50,9 @@ def input_of(message: Message, record: Record, last_seq: int) -> Input:
         case Proof():
             origin = _origin(record, Source.REFRESH, last_seq, message.operation)
             return ProofSeen(message, origin)
+        case Forget():
+            origin = _origin(record, Source.OPERATOR, last_seq, message.operation)
+            return ForgetSeen(message, origin)
         case _:
             assert_never(message)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from consumer.backfill import Cause, IdentityAnswer, LookupKind
+from consumer.backfill import Cause, Forget, IdentityAnswer, LookupKind
 from consumer.dead_letters import DeadLetter, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin
@@ -102,6 +102,7 @@ class Plan:
         self._epoch = start.epoch
         self._last_seq = start.last_seq
         self._blocked: set[str] = set()
+        self._forgetting: set[str] = set()
 
     @property
     def position(self) -> Lane:
@@ -143,11 +144,12 @@ class Plan:
     def parked_frame(self, frame: ReadFrame) -> bool:
         """Try a parked frame again, the oldest of its account first; tell whether it is decided.
 
-        Behind one that is not, the others of its account wait.
+        Behind one that is not, the others of its account wait; so do those of an account that is
+        to be forgotten, if this batch does not forget it after all.
         """
         incoming = frame.incoming
         did = incoming.key
-        if did in self._blocked:
+        if did in self._blocked or did in self._forgetting:
             return False
         self.size += 1
         self.touched.add(did)
@@ -229,6 +231,8 @@ class Plan:
             return
         if isinstance(message, IdentityAnswer):
             self._learn(messages.identity_of(message))
+        elif isinstance(message, Forget):
+            self._forgetting.add(message.did)
         self.inputs.append(Planned(messages.input_of(message, record, self._last_seq), record))
 
     def _miss_message(self, record: Record) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
+from consumer.backfill import Chunk, Proof
 from consumer.dead_letters import DeadLetter
 from consumer.errors import Reason
 from consumer.events.envelope import Origin, encode
@@ -22,13 +23,23 @@ from consumer.state import accounts, operation_outcome
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import AppliedOperation, Rejection
 from consumer.state.facts import Row
-from consumer.state.inputs import AccountLearnt, Input, Lost, Quarantined, ScopeChanged, needs
+from consumer.state.inputs import (
+    AccountLearnt,
+    ChunkSeen,
+    ForgetSeen,
+    Input,
+    Lost,
+    ProofSeen,
+    Quarantined,
+    ScopeChanged,
+    needs,
+)
 from consumer.state.policy import COMPARING, Policy
 from consumer.state.repo_state import Repo
-from consumer.store import answers, found, identities, lookups, parked, records
+from consumer.store import answers, forgotten, found, identities, lookups, parked, records
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
-from consumer.store.operations import queue, write
+from consumer.store.operations import queue, read, write
 from consumer.store.repos import Repos
 from consumer.store.rows import Lane, LookupRequest, Record, RefreshWanted
 from consumer.worker import report
@@ -38,10 +49,9 @@ from procedures.operations import Status
 
 _PAGE = 1_000  # repos that are marked in one transaction
 _DELETED = 5_000  # records of a deleted account in one transaction
+_FORGOTTEN = "the account is forgotten"
 
 _repos = Repos(Repo)
-
-PdsOf = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ class BatchTransactions:
         """Decide and write what is in ``plan``.  Raises ``LaneLost``, ``Transient``, ``Fatal``."""
         async with self._lane.begin() as transaction:
             connection = transaction.connection
-            batch_state = await self._load(connection, [p.input for p in plan.inputs], plan.pds_of)
+            batch_state = await self._load(connection, [p.input for p in plan.inputs], plan)
             watch.lap(BatchStep.LOAD)
             refused = [(p, why) for p in plan.inputs if (why := batch_state.apply(p.input))]
             plan.look_up_wanted(batch_state.lookups)
@@ -83,6 +93,8 @@ class BatchTransactions:
                 await self._remember_strangers(connection, refused)
             for letter in _dead_letters(plan, refused):
                 transaction.add_dead_letter(letter)
+            for did, incarnation in batch_state.forgotten.items():
+                plan.cache.forget(did, incarnation)
             transaction.move_to(plan.position)
         watch.lap(BatchStep.WRITE)
         await self._lane.hand_over(transaction)
@@ -101,27 +113,28 @@ class BatchTransactions:
             await found.note(connection, strangers, found.QUARANTINE, "", None)
 
     async def delete_in_batches(self, inputs: Iterable[Input]) -> None:
-        """Delete most records of each account that ``inputs`` delete and that has many.
+        """Delete most records of each account that ``inputs`` delete or forget and that has many.
 
         Each transaction deletes a batch and leaves the position: after a crash the rest is
         deleted the same way.  The repo is desynchronized meanwhile, because the account may
         return before the last batch.  Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
         for one in inputs:
-            if isinstance(one, AccountLearnt):
+            if isinstance(one, AccountLearnt | ForgetSeen):
                 while await self._delete_batch(one):
                     pass
 
-    async def _delete_batch(self, learnt: AccountLearnt) -> bool:
+    async def _delete_batch(self, one: AccountLearnt | ForgetSeen) -> bool:
         async with self._lane.begin() as transaction:
             connection = transaction.connection
-            found = await records.read_first(connection, learnt.did, _DELETED + 1)
-            if len(found) <= _DELETED:
+            found = await records.read_first(connection, one.did, _DELETED + 1)
+            if len(found) <= _DELETED or await self._void(connection, [one], {}):
                 return False
-            repos = {repo.did: repo for repo in await _repos.read(connection, [learnt.did])}
-            held = await self._held(connection, [learnt], repos)
+            repos = {repo.did: repo for repo in await _repos.read(connection, [one.did])}
+            learnt = [one] if isinstance(one, AccountLearnt) else []
+            held = await self._held(connection, learnt, repos)
             batch_state = BatchState(repos, _by_did(found), self._policy, held_hosts=held)
-            if not batch_state.delete_batch(learnt):
+            if not batch_state.delete_batch(one):
                 return False
             await self._write_decisions(transaction, batch_state)
         await self._lane.hand_over(transaction)
@@ -205,7 +218,7 @@ class BatchTransactions:
         await self._lane.set_crash_count(count)
 
     async def _load(
-        self, connection: Connection, inputs: Sequence[Input], pds_of: PdsOf
+        self, connection: Connection, inputs: Sequence[Input], plan: Plan
     ) -> BatchState:
         """Load what the inputs touch.
 
@@ -218,7 +231,7 @@ class BatchTransactions:
         held = await self._held(connection, learnt, repos) if learnt else {}
         if wanted.whole_repos:  # of those that the answer deletes
             looking = BatchState(dict(repos), {}, self._policy, held_hosts=held)
-            wanted.whole_repos = {one.did for one in learnt if looking.deletes(one)}
+            wanted.whole_repos = {one.did for one in inputs if _is_last(one, looking)}
         in_part = repos.keys() - wanted.whole_repos  # without a repo there are no rows
         paths = [key for key in wanted.paths if key[0] in in_part]
         found = await records.read(connection, paths) if paths else []
@@ -230,10 +243,40 @@ class BatchTransactions:
             repos,
             _by_did(found),
             self._policy,
-            pds_of,
+            plan.pds_of,
             whole=wanted.whole_repos,
             held_hosts=held,
+            incarnations=plan.cache.forgotten,
+            void=await self._void(connection, inputs, repos),
         )
+
+    async def _void(
+        self, connection: Connection, inputs: Sequence[Input], known: Collection[str]
+    ) -> set[str]:
+        """Return the operations of ``inputs`` whose messages count no more.
+
+        An account is forgotten by the attempt that runs, and only once.  A sync or refresh that was
+        cancelled, as forgetting does, brings in no repo that is not ``known``.
+        """
+        forgets = {
+            one.forget.operation: one.forget for one in inputs if isinstance(one, ForgetSeen)
+        }
+        first = {
+            message.operation
+            for message in map(_injected, inputs)
+            if message is not None and message.did not in known
+        }
+        if not (forgets or first):
+            return set()
+        found = await read.read_all(connection, [*forgets, *first])
+        void = {one for one in first if one in found and found[one].status is Status.CANCELLED}
+        return void | {
+            one
+            for one, forget in forgets.items()
+            if one not in found
+            or found[one].status is not Status.RUNNING
+            or found[one].attempts != forget.attempt
+        }
 
     async def _held(
         self, connection: Connection, inputs: Sequence[AccountLearnt], repos: dict[str, Repo]
@@ -260,6 +303,8 @@ class BatchTransactions:
         """Write what the batch state decided, its events to the outbox."""
         lane = self.lane.lane
         await _write_batch_state(transaction.connection, batch_state)
+        if batch_state.forgotten:
+            await _forget(transaction.connection, lane, batch_state)
         await _write_operations(transaction.connection, lane, batch_state)
         for event in batch_state.events:
             encoded = encode(event, self._max_record)
@@ -296,6 +341,25 @@ async def _write_batch_state(connection: Connection, batch_state: BatchState) ->
     if batch_state.cleared:
         through = [(cleared.did, cleared.through) for cleared in batch_state.cleared]
         await records.clear_tombstones(connection, through)
+
+
+async def _forget(connection: Connection, lane: int, batch_state: BatchState) -> None:
+    """Delete what is known of accounts beside their records, and cancel what is open of them."""
+    for did in batch_state.forgotten:
+        await write.cancel_open(connection, did, time.time(), _FORGOTTEN)
+    await forgotten.forget(connection, lane, batch_state.forgotten)
+
+
+def _is_last(one: Input, looking: BatchState) -> bool:
+    """Tell whether ``one`` deletes a whole account."""
+    return isinstance(one, ForgetSeen) or (isinstance(one, AccountLearnt) and looking.deletes(one))
+
+
+def _injected(one: Input) -> Chunk | Proof | None:
+    match one:
+        case ChunkSeen(chunk=message) | ProofSeen(proof=message):
+            return message
+    return None
 
 
 async def _write_operations(connection: Connection, lane: int, batch_state: BatchState) -> None:

@@ -45,6 +45,10 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
     assert await left.ended(60) == 0
     identifier = left.out.strip()
 
+    unsure = await consumer("forget", UNKNOWN, env=environment)  # nobody answers its question
+    assert await unsure.ended(60) == 1
+    assert unsure.lines[-1] == "Aborted!"
+
     stop = await consumer("cancel", "nothing", env=environment)
     assert await stop.ended(60) == 1
     assert stop.lines == ["error: operation nothing was not cancelled: there is none"]
@@ -145,6 +149,7 @@ def _letters(number: int) -> str:
     [
         ("sync", "did:unknown"),
         ("repo", "did:unknown"),
+        ("forget", "did:unknown", "--yes"),
         ("refresh", "at://alice.test/a.b.c/d"),
         ("sync",),
         ("sync", UNKNOWN, "--all"),

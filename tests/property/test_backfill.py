@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer import backfill
-from consumer.backfill import AccountAnswer, Chunk, IdentityAnswer, Message, Proof
+from consumer.backfill import AccountAnswer, Chunk, Forget, IdentityAnswer, Message, Proof
 from consumer.errors import Fatal, Refused
 
 messages = st.one_of(
@@ -14,6 +14,7 @@ messages = st.one_of(
     st.builds(AccountAnswer),
     st.builds(Chunk),
     st.builds(Proof),
+    st.builds(Forget),
 )
 
 

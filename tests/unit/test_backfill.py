@@ -12,6 +12,7 @@ from consumer.backfill import (
     AnswerSource,
     Chunk,
     Entry,
+    Forget,
     IdentityAnswer,
     Message,
     Proof,
@@ -45,7 +46,9 @@ CHUNK = Chunk(
     warnings=(("block_missing", 1), ("path_invalid", 3)),
 )
 
+FORGET = Forget(DID, "op", 2)
 MESSAGES: list[Message] = [
+    FORGET,
     IDENTITY,
     IdentityAnswer(DID, 0.0, error="not found"),
     AccountAnswer(DID, 1, 31527015322, "deleted"),
@@ -154,7 +157,12 @@ def test_version_1_has_none_of_the_fields_of_version_2() -> None:
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_bytes_are_dag_cbor(message: Message) -> None:
     value = libipld.decode_dag_cbor(backfill.encode(message))  # refuses keys out of order
-    assert value["v"] == backfill.VERSION
+    assert value["v"] == (3 if message is FORGET else 2)
+
+
+def test_an_earlier_process_cannot_pass_over_what_it_does_not_know() -> None:
+    assert refusal(changed(FORGET, v=2)) == Reason.BACKFILL_MALFORMED
+    assert refusal(changed(IDENTITY, v=3)) == Reason.BACKFILL_MALFORMED
 
 
 @pytest.mark.parametrize(

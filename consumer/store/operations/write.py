@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from consumer.store.arrays import Bigints, Booleans, Doubles, Jsons, Texts
 from consumer.store.database import Connection
 from consumer.store.operations.rows import COLUMNS, of_row
+from procedures import transitions
 from procedures.messages import Emit
 from procedures.operations import Operation, Status, Type
 
@@ -34,6 +35,12 @@ class Lease:
 _LOCK = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s) ORDER BY id FOR UPDATE"  # noqa: S608 - our own columns
 _LOCK_LEASED = f"""
 SELECT {COLUMNS} FROM operations WHERE lease_owner = ANY(%s) AND status = 'running'
+ORDER BY id FOR UPDATE
+"""  # noqa: S608
+# A command to forget the account is not cancelled by another one.
+_LOCK_OPEN = f"""
+SELECT {COLUMNS} FROM operations
+WHERE did = ANY(%s) AND status IN ('queued', 'running') AND same_as IS NULL AND type <> 'forget'
 ORDER BY id FOR UPDATE
 """  # noqa: S608
 # A lease ends with the attempt, or when everything is injected: the worker does the rest.
@@ -219,6 +226,15 @@ async def settle(connection: Connection, dids: Sequence[str]) -> None:
     One that another operation is coalesced with stays: that one was asked for.
     """
     await connection.execute(_SETTLE, [Texts(dids)])
+
+
+async def cancel_open(connection: Connection, did: str, now: float, why: str) -> None:
+    """Cancel the syncs and refreshes of ``did`` that have not ended, whoever requested them.
+
+    ``now`` is Unix seconds, ``why`` their error.
+    """
+    found = await _locked(connection, _LOCK_OPEN, [did])
+    await save(connection, [transitions.cancel(one, now, why) for one in found])
 
 
 async def insert(connection: Connection, operation: Operation, lane: int) -> None:

@@ -19,6 +19,7 @@ from procedures.messages import (
     DidSync,
     Discover,
     Emit,
+    Forget,
     Reconcile,
     RecordRefresh,
     Refusal,
@@ -317,6 +318,7 @@ _COMMANDS: st.SearchStrategy[Command] = st.one_of(
         requested_by=_BY,
         requested_at=_AT,
     ),
+    st.builds(Forget, id=_IDS, did=_DIDS, requested_by=_BY, requested_at=_AT),
     st.builds(Cancel, id=_IDS, operation_id=_IDS, requested_by=_BY, requested_at=_AT),
     st.builds(
         Discover,
@@ -359,6 +361,7 @@ _NEAR: st.SearchStrategy[Any] = st.sampled_from(
             "recordRefresh",
             "cancel",
             "discover",
+            "forget",
             "https://a.example/",
             "a.b.c",
             "a..c",
