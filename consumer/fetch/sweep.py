@@ -36,8 +36,8 @@ from consumer.store.sweep import Later, Page, Postponed
 from procedures.failures import Failure
 from procedures.retries import RetryPolicy
 
-_LOOK_SECONDS = 5.0
-_SHORTEST_LOOK = 0.05
+_LOOK_SECONDS = 15.0
+_SHORTEST_LOOK, _END_LOOK = 0.05, 1.0  # the latter for pages of other processes to end
 _AT_ONCE = 4  # pages, or portions of checks that go on
 _LEASE_SECONDS = 240.0
 _PAGE_SECONDS = 180.0  # for all questions of a page: what waits longer for its turn is asked later
@@ -101,13 +101,14 @@ class Sweeper:
     async def _start(self, running: dict[asyncio.Task[None], Page | None]) -> float:
         """Start what is due; return the seconds until the next look."""
         while len(running) < _AT_ONCE:
+            page, wait = None, 0.0
             async with self._database.transaction() as connection:
                 later = await sweep.due(connection, rules.MAX_PAGE, _LEASE_SECONDS)
+                if not later:
+                    page, wait = await self._take(connection)
             if later:
                 running[asyncio.create_task(self._go_on(later))] = None
                 continue
-            async with self._database.transaction() as connection:
-                page, wait = await self._take(connection)
             if page is None:
                 return min(max(wait, _SHORTEST_LOOK), _LOOK_SECONDS)
             running[asyncio.create_task(self._check(page))] = page
@@ -135,7 +136,7 @@ class Sweeper:
         page = await sweep.take(connection, rules.page_size(walk, period, now), _LEASE_SECONDS)
         if page is None and await sweep.end(connection):
             _log.info("sweep_ended", repos=walk.taken, seconds=round(now - walk.began_at, 1))
-        return page, _SHORTEST_LOOK if page is None else 0.0
+        return page, _END_LOOK if page is None else 0.0
 
     async def _is_refused(self, connection: Connection, walk: Round) -> bool:
         """Tell whether this round was to read a listing that turned out to be refused."""

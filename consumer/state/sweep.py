@@ -22,7 +22,8 @@ PRESUMED_LISTING = 50_000_000
 CHEAPER = 50
 """So many entries of a listing cost as much as one question to a host."""
 MAX_PAGE = 100
-_PAGE_SECONDS = 5.0  # of the walk, in one page
+# What is due within so long, and within this share of the period, is taken as one page.
+_PAGE_SECONDS, _PAGE_SHARE = 60.0, 0.01
 _FIREHOSE_PATIENCE = 30  # times confirm_after: then the firehose is not waited for any more
 
 
@@ -109,10 +110,11 @@ def way(choice: Choice, tracked: int, listed: int | None, *, served: bool) -> Wa
 
 
 def page_size(walk: Round, period: float, now: float) -> int:
-    """Return how many repositories are taken next: what is due within a few seconds, or late."""
+    """Return how many repositories are taken next: what is due within a minute at most, or late."""
     if walk.taken >= walk.total:
         return MAX_PAGE  # those that have come since the round began
-    by_then = walk.total * (now + _PAGE_SECONDS - walk.began_at) / period
+    ahead = min(_PAGE_SECONDS, _PAGE_SHARE * period)
+    by_then = walk.total * (now + ahead - walk.began_at) / period
     return min(max(1, int(by_then - walk.taken)), MAX_PAGE)
 
 

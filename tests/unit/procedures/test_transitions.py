@@ -233,6 +233,18 @@ def test_one_of_many_does_not_wait_for_long(behind: bool) -> None:
         assert fails or (waits.attempts, waits.run_after) == (0, 1_000.0 + seconds)
 
 
+@pytest.mark.parametrize(("wait", "fails"), [(-1.0, False), (1.0, True)])
+def test_a_check_does_not_wait_for_its_host_for_long(wait: float, fails: bool) -> None:
+    """It counts from the first attempt: a check may be queued for long behind others."""
+    running = replace(_running(), behind=True, check_first=True, requested_at=0.0)
+    assert running.started_at is not None
+    seconds = running.started_at + POLICY.check_give_up_after - NOW + wait
+    after = transitions.wait_for_host(
+        running, NOW, seconds, Failure.HOST_ERROR, "away", policy=POLICY
+    )
+    assert (after.status is Status.FAILED) == fails
+
+
 @given(MOMENTS)
 def test_it_is_given_up_after_a_day(later: float) -> None:
     after = transitions.try_again(

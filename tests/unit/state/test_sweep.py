@@ -105,7 +105,8 @@ def test_a_round_takes_the_whole_period() -> None:
 
 def test_pages_are_small_and_catch_up() -> None:
     assert page_size(walk(10), DAY, NOW) == 1
-    assert page_size(walk(864_000), DAY, NOW) == 50
+    assert page_size(walk(86_400), DAY, NOW) == 60  # a minute
+    assert page_size(walk(1_000), 100.0, NOW) == 10  # a hundredth of the period
     assert page_size(walk(10_000), DAY, NOW + DAY / 2) == MAX_PAGE  # nothing ran since it began
     assert page_size(walk(10, 10), DAY, NOW + DAY) == MAX_PAGE
 
