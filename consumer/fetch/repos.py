@@ -24,7 +24,7 @@ from consumer.fetch import refusals
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, NoProof, of_fetching
 from consumer.fetch.hosts import Hosts
-from consumer.fetch.http import HttpClient, HttpResponse, Timeouts, host_of
+from consumer.fetch.http import HostError, HttpClient, HttpResponse, Timeouts, host_of
 from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
@@ -34,6 +34,7 @@ from consumer.verify.verified import Incomplete
 from procedures.failures import Failure
 
 _OK = 200
+_NOT_IMPLEMENTED = 501
 _NO_PROOF = {400, 404}  # an error of the record, or getRecord is not there
 _PROOF_SECONDS = 20.0
 
@@ -148,7 +149,12 @@ class RepoSource:
         limit = self._limits.commit_blocks
         with _failures():
             async with self._hosts.slot(host_of(url), did):
-                response = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
+                try:
+                    response = await self._http.get(url, limit=limit, seconds=_PROOF_SECONDS)
+                except HostError as error:
+                    if error.status != _NOT_IMPLEMENTED:
+                        raise
+                    raise NoProof(Failure.HOST_ERROR, str(error)) from error
             if response.status != _OK:
                 failed = _refusal(response, url)
                 if failed.failure is Failure.HOST_ERROR and response.status in _NO_PROOF:

@@ -234,6 +234,7 @@ async def test_a_proof_is_enough(trying: Attempts, made: Made) -> None:
         response(400, orjson.dumps({"error": "RecordNotFound", "message": "no"})),
         response(400, orjson.dumps({"error": "InvalidRequest"})),
         response(404, b"<html>"),
+        response(501, b"not implemented"),
     ],
 )
 @pytest.mark.parametrize("there", [True, False])
