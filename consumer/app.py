@@ -31,8 +31,7 @@ from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.runtime.tasks import first_of
-from consumer.scope import Scope
-from consumer.services import Services, opened, stack_of
+from consumer.services import Services, opened, scope_of, stack_of
 from consumer.store import lanes, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.mirror import RelayState
@@ -80,7 +79,7 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
     ):
         roots = _roots(replace(plan, settings=settings), services, state)
         state.expect(_checks(plan.roles, services), roots)
-        _log.info("process_running", roots=sorted(roots))
+        _log.info("process_running", roots=sorted(str(root) for root in roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
         await supervise({**roots, "http": _watching(server, state)}, stop, drain)
     _log.info("process_stopped")
@@ -95,13 +94,13 @@ def _introduce(plan: Plan) -> None:
         commit=commit(),
         core=compiled.FORM,
         pid=os.getpid(),
-        roles=sorted(plan.roles),
+        roles=sorted(role.value for role in plan.roles),
         relay=settings.relay.url,
         kafka=settings.kafka.bootstrap_servers or f"embedded in {settings.data_dir}",
         collections=settings.scope.collections,
     )
     known = settings.discovery.known_collections
-    for wildcard in empty_wildcards(_scope(settings), known):
+    for wildcard in empty_wildcards(scope_of(settings), known):
         _log.warning(
             "wildcard_empty",
             wildcard=wildcard,
@@ -131,11 +130,6 @@ def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:
         else:
             roots[Role.WORKER] = lambda stop: _worker(services).run(stop)
     return roots
-
-
-def _scope(settings: Settings) -> Scope:
-    scope = settings.scope
-    return Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids))
 
 
 def _tailer(services: Services) -> Tailer:
@@ -168,7 +162,7 @@ def _tailer(services: Services) -> Tailer:
 
     return Tailer(
         settings.relay,
-        _scope(settings),
+        scope_of(settings),
         services.client,
         services.topics,
         Store(tracked, joined, consumed, mirror, report),
@@ -177,7 +171,7 @@ def _tailer(services: Services) -> Tailer:
 
 
 def _worker(services: Services) -> Worker:
-    scope = _scope(services.settings)
+    scope = scope_of(services.settings)
     return Worker(
         Resources(services.settings, services.client, services.topics, services.database, scope)
     )
@@ -185,7 +179,9 @@ def _worker(services: Services) -> Worker:
 
 def _fetcher(services: Services) -> Fetcher:
     settings = services.settings
-    return Fetcher(settings, services.client, services.topics, services.database, _scope(settings))
+    return Fetcher(
+        settings, services.client, services.topics, services.database, scope_of(settings)
+    )
 
 
 def _controller(services: Services) -> Controller:
@@ -194,7 +190,7 @@ def _controller(services: Services) -> Controller:
         services.client,
         services.topics,
         services.database,
-        _scope(settings),
+        scope_of(settings),
         forget_after=settings.operations.history,
         retries=settings.retries.policy(),
     )
@@ -202,7 +198,7 @@ def _controller(services: Services) -> Controller:
 
 async def _discovery(services: Services, stop: asyncio.Event) -> None:
     settings = services.settings
-    await discover(settings, _scope(settings), services.topics, services.database, stop)
+    await discover(settings, scope_of(settings), services.topics, services.database, stop)
 
 
 def _worker_processes(plan: Plan, count: int) -> WorkerProcesses:

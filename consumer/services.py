@@ -25,6 +25,7 @@ from consumer.metrics import Service
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import Stopped, unless_stopped, wait_for_stop
+from consumer.scope import Scope
 from consumer.store import deployment
 from consumer.store.database import Database
 from consumer.store.deployment import Deployment
@@ -122,6 +123,12 @@ async def _watched(stack: EmbeddedStack, stop: asyncio.Event) -> Fatal:
     return fatal
 
 
+def scope_of(settings: Settings) -> Scope:
+    """Return what ``settings`` want."""
+    scope = settings.scope
+    return Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids))
+
+
 def kafka_of(settings: Settings) -> tuple[Client, Topics]:
     """Return the cluster and the topics that ``settings`` name."""
     kafka = settings.kafka
@@ -135,6 +142,19 @@ async def read_only(settings: Settings) -> AsyncIterator[Services]:
     database = Database(settings.postgres, settings.kafka.topic_prefix)
     try:
         await database.attach()
+        yield Services(settings, client, topics, database)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def preparing(settings: Settings) -> AsyncIterator[Services]:
+    """Give both servers with tables and topics made where they are missing; nothing is checked."""
+    client, topics = kafka_of(settings)
+    database = Database(settings.postgres, settings.kafka.topic_prefix)
+    try:
+        await database.open()
+        await topics.ensure(client)
         yield Services(settings, client, topics, database)
     finally:
         await database.close()

@@ -13,6 +13,7 @@ pytest_plugins = [  # what others import comes first: a plugin is rewritten only
     "tests.support.deployment",
     "tests.support.accounts",
     "tests.support.database",
+    "tests.support.backup",
     "tests.support.network",
     "tests.support.order",
     "tests.support.worker",

@@ -17,6 +17,7 @@ from consumer.cli import operations
 from consumer.cli.check import check_command
 from consumer.cli.events import events_command
 from consumer.cli.output import FAILED, MISUSED, fail
+from consumer.cli.recover import recover_command
 from consumer.cli.repo import repo_command
 from consumer.cli.run import run_command
 from consumer.cli.status import status_command
@@ -56,6 +57,7 @@ for command in (
     operations.discover_command,
     operations.forget_command,
     operations.cancel_command,
+    recover_command,
     operations.operations_command,
 ):
     cli.add_command(command)

@@ -22,6 +22,7 @@ _READ = "SELECT cluster_id, prefix, partitions FROM deployment"
 _CONDEMN = """
 UPDATE deployment SET condemned = %s, condemned_at = now() WHERE condemned IS NULL
 """
+_ABSOLVE = "UPDATE deployment SET condemned = NULL, condemned_at = NULL"
 _CONDEMNED = "SELECT condemned FROM deployment WHERE condemned IS NOT NULL"
 
 
@@ -45,16 +46,30 @@ async def condemn(connection: Connection, reason: str) -> None:
     await connection.execute(_CONDEMN, [reason])
 
 
+async def absolve(connection: Connection) -> None:
+    """Let processes use the tables again."""
+    await connection.execute(_ABSOLVE)
+
+
+async def condemned_for(connection: Connection) -> str | None:
+    """Return why the tables are condemned, None if they are not."""
+    row = await (await connection.execute(_CONDEMNED)).fetchone()
+    return row[0] if row else None
+
+
 async def require_sound(connection: Connection) -> None:
     """Raise ``Fatal`` if the tables are condemned."""
-    row = await (await connection.execute(_CONDEMNED)).fetchone()
-    if row is not None:
-        raise condemned(row[0])
+    reason = await condemned_for(connection)
+    if reason is not None:
+        raise condemned(reason)
 
 
 def condemned(reason: str) -> Fatal:
     """Return the error that stops a process whose tables are condemned for ``reason``."""
-    return Fatal(f"the tables and Kafka do not belong together: {reason}; see docs/backup.md")
+    return Fatal(
+        f"the tables and Kafka do not belong together: {reason}; stop all processes and run "
+        "'consumer recover' (docs/backup.md)"
+    )
 
 
 async def check(connection: Connection, mine: Deployment) -> None:

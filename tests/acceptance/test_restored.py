@@ -7,48 +7,16 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
-import pytest
-
-from consumer.embedded.postgres import binaries
 from tests.acceptance.test_events import follow, shown
 from tests.support.accounts import Accounts
+from tests.support.backup import Backups
 from tests.support.consumer import Consumer, Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 
 STARTS = 12
-
-Tool = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-def tool(deployment: Deployment) -> Tool:
-    """Give a function that runs one of PostgreSQL's own programs on the test's database."""
-
-    async def run(name: str, *arguments: str) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *(str(binaries() / name), "--dbname", deployment.dsn, *arguments),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-
-    return run
-
-
-async def empty(tool: Tool, deployment: Deployment) -> None:
-    schema = deployment.prefix.removesuffix(".")
-    await tool("psql", "--command", f'DROP SCHEMA "{schema}" CASCADE')
-
-
-async def restore(tool: Tool, deployment: Deployment, backup: Path) -> None:
-    await empty(tool, deployment)
-    await tool("pg_restore", str(backup))
 
 
 def claimed_or_ended(process: Consumer) -> bool:
@@ -71,19 +39,19 @@ async def refused(consumer: Start, environment: dict[str, str]) -> None:
 
 
 async def test_a_backup_beside_a_newer_kafka_is_refused_for_good(
-    consumer: Start, deployment: Deployment, accounts: Accounts, tool: Tool, tmp_path: Path
+    consumer: Start, deployment: Deployment, accounts: Accounts, backups: Backups
 ) -> None:
-    environment, backup = accounts.environment(deployment), tmp_path / "backup"
+    environment = accounts.environment(deployment)
     first = await consumer("run", env=environment)
     await first.saying("process_running")
     events = await follow(consumer, environment)
     await accounts.write(2)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=90)
-    await tool("pg_dump", "--format", "custom", "--file", str(backup))
+    await backups.save()
     await accounts.write(2)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=90)
     await killed(first)
-    await restore(tool, deployment, backup)
+    await backups.restore()
 
     chance = random.Random(11)
     for _ in range(STARTS):
@@ -97,7 +65,7 @@ async def test_a_backup_beside_a_newer_kafka_is_refused_for_good(
 
 
 async def test_an_empty_database_beside_a_full_kafka_is_refused(
-    consumer: Start, deployment: Deployment, accounts: Accounts, tool: Tool
+    consumer: Start, deployment: Deployment, accounts: Accounts, backups: Backups
 ) -> None:
     environment = accounts.environment(deployment)
     first = await consumer("run", env=environment)
@@ -106,25 +74,25 @@ async def test_an_empty_database_beside_a_full_kafka_is_refused(
     await accounts.write(2)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=90)
     await killed(first)
-    await empty(tool, deployment)
+    await backups.empty()
     for _ in range(2):
         await refused(consumer, environment)
     assert max(Counter(shown(events)).values()) == 1
 
 
 async def test_a_backup_that_knows_all_that_is_published_goes_on(
-    consumer: Start, deployment: Deployment, accounts: Accounts, tool: Tool, tmp_path: Path
+    consumer: Start, deployment: Deployment, accounts: Accounts, backups: Backups
 ) -> None:
-    environment, backup = accounts.environment(deployment), tmp_path / "backup"
+    environment = accounts.environment(deployment)
     first = await consumer("run", env=environment)
     await first.saying("process_running")
     events = await follow(consumer, environment)
     await accounts.write(2)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=90)
     os.kill(first.pid, signal.SIGSTOP)
-    await tool("pg_dump", "--format", "custom", "--file", str(backup))
+    await backups.save()
     await killed(first)
-    await restore(tool, deployment, backup)
+    await backups.restore()
     second = await consumer("run", env=environment)
     await accounts.write(2)
     await eventually(lambda: set(shown(events)) == accounts.paths, deadline=90)

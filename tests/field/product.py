@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -93,9 +93,14 @@ class Product(Harness):
         self._stop = asyncio.Event()
         roles = frozenset({Role.TAILER, Role.WORKER, Role.FETCHER})
         self._work = asyncio.create_task(run(Plan(self.settings, roles), self._stop))
-        await self.eventually(
-            lambda: len(self.network.relay.cursors) > connected, what="the relay is connected"
-        )
+        try:
+            await self.eventually(
+                lambda: len(self.network.relay.cursors) > connected, what="the relay is connected"
+            )
+        except BaseException:
+            with suppress(Exception):
+                await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Stop in good order."""

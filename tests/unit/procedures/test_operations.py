@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from procedures import operations, transitions
 from procedures.messages import Emit
-from procedures.operations import Operation, Status, Type
-from tests.unit.procedures.operation_json import from_json
+from procedures.operations import Operation, Status, Type, from_json
 from tests.unit.procedures.strategies import DID
 from tests.unit.procedures.strategies import operations as any_operation
 
