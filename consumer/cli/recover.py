@@ -12,6 +12,7 @@ from consumer.cli.options import briefly, with_settings
 from consumer.cli.output import FAILED
 from consumer.config.settings import Settings
 from consumer.errors import Fatal
+from consumer.recovery.adopt import adopt
 from consumer.recovery.findings import Findings, look
 from consumer.recovery.rebuild import rebuild
 from consumer.services import attached, preparing
@@ -23,13 +24,27 @@ _ON_A_LINE = 79
 @with_settings
 @click.option("--yes", is_flag=True, help="Do it; without, only say what was found.")
 @click.option("--force", is_flag=True, help="Also if tables and topics do not contradict.")
-def recover_command(settings: Settings, *, yes: bool, force: bool) -> None:
-    """Make the tables again after PostgreSQL was restored from a backup, or lost.
+@click.option(
+    "--from",
+    "prefix",
+    metavar="PREFIX",
+    help="Begin anew under kafka.topic_prefix with the repositories of this earlier prefix.",
+)
+def recover_command(settings: Settings, *, yes: bool, force: bool, prefix: str | None) -> None:
+    """Find a way back after PostgreSQL or Kafka was restored from a backup, or lost.
 
-    What consumers were told is read from chive.events and becomes what the tables know; then every
-    repository is synced, and differences are published.  All processes must be stopped.
+    PostgreSQL: what consumers were told is read from chive.events and becomes what the tables
+    know; then every repository is synced, and differences are published.
+
+    Kafka, or another cluster or number of partitions: set a new kafka.topic_prefix and give the
+    earlier one with --from; every repository is synced, and published anew.
+
+    All processes must be stopped.
     """
     settings = attached(briefly(settings))
+    if prefix is not None:
+        _begin_anew(settings, prefix, yes=yes)
+        return
 
     async def recover() -> bool:
         async with preparing(settings) as services:
@@ -50,6 +65,33 @@ def recover_command(settings: Settings, *, yes: bool, force: bool) -> None:
     if not uvloop.run(recover()):
         click.echo("\nNothing was changed: run it again with --yes.")
         sys.exit(FAILED)
+
+
+def _begin_anew(settings: Settings, prefix: str, *, yes: bool) -> None:
+    """Take the repositories of ``prefix`` over into the deployment of the settings."""
+    mine = settings.kafka.topic_prefix
+    if prefix == mine:
+        raise Fatal(
+            f"kafka.topic_prefix is {mine} already: set a new one, of new topics and tables"
+        )
+    click.echo(
+        f"Will be done:\n"
+        f"  topics and tables with the prefix {mine} are made, where they are missing\n"
+        f"  the repositories that {prefix} knew are synced there, and published anew\n"
+        f"  topics and tables of {prefix} stay as they are: remove them yourself\n"
+        f"Consumers of {prefix}events:\n"
+        f"  read {mine}events from its beginning, into an index that is empty"
+    )
+    if not yes:
+        click.echo("\nNothing was changed: run it again with --yes.")
+        sys.exit(FAILED)
+
+    async def take_over() -> int:
+        async with preparing(settings) as services:
+            return await adopt(services, prefix)
+
+    count = uvloop.run(take_over())
+    click.echo(f"\n{count:,} repositories are taken over. Start the consumer: it syncs them.")
 
 
 class _Line:

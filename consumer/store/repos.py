@@ -41,6 +41,9 @@ SELECT r.did, r.lane, r.status_session, r.status_seq
 FROM unnest(%s, %s) AS listed (did, active) JOIN repos AS r ON r.did = listed.did
 WHERE (r.status = 'active') <> listed.active
 """
+_PRESENT = """
+SELECT did FROM repos WHERE did > %s AND status <> 'deleted' ORDER BY did LIMIT %s
+"""
 _JOINED = "SELECT did FROM repos WHERE first_seen > now() - make_interval(secs => %s)"
 
 
@@ -104,6 +107,12 @@ async def known(connection: Connection, dids: Sequence[str]) -> set[str]:
 async def dids(connection: Connection) -> set[str]:
     """Return every DID that has a row: the tracked repositories."""
     return {did for (did,) in await (await connection.execute(_LISTED)).fetchall()}
+
+
+async def present(connection: Connection, after: str, limit: int) -> list[str]:
+    """Return the DIDs of accounts that are not deleted, in order, behind ``after``."""
+    rows = await connection.execute(_PRESENT, [after, limit])
+    return [did for (did,) in await rows.fetchall()]
 
 
 async def contradicted(

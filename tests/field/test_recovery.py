@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.field.product import Product
 from tests.support.backup import Backups
 from tests.support.consumer import ROOT, bare_environment
 from tests.support.pds import COLLECTION
+from tests.support.web import response
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -120,6 +122,26 @@ async def test_a_lost_database(fresh: Product, backups: Backups) -> None:
         await product.has_status(repos[3], "deactivated")
         await product.network.says(repos[3], None)
         await product.agrees(*repos)
+
+
+async def test_another_prefix_with_the_repositories_of_the_first(fresh: Product) -> None:
+    async with fresh.running():
+        repos = await several(fresh)
+        await fresh.agrees(*repos)
+        fresh.network.directory.replies[f"/{repos[3].account.did}"] = response(410)
+        await fresh.network.says(repos[3], "deleted")
+        await fresh.gone(repos[3])
+    await fresh.network.commit(repos[0], lost=True)
+    deployment = replace(fresh.deployment, prefix=f"{fresh.deployment.prefix[:-1]}b.")
+    async with Product.opened(deployment, network=fresh.network) as product:
+        code, said = await recover(product, "--from", fresh.deployment.prefix)
+        assert (code, "from its beginning" in said) == (1, True), said
+        code, said = await recover(product, "--from", fresh.deployment.prefix, "--yes")
+        assert (code, "3 repositories" in said) == (0, True), said
+        async with product.running():
+            await product.agrees(*repos[:3])
+        records = [each for each in await product.events() if each["type"] == "record"]
+        assert {each["did"] for each in records} == {repo.account.did for repo in repos[:3]}
 
 
 async def test_nothing_is_done_while_processes_run(fresh: Product) -> None:
