@@ -96,6 +96,7 @@ class KafkaSettings(Section):
     ssl_ca_file: ExistingFile | None = None
     transaction_timeout: Annotated[Seconds, Field(le=900)] = 60.0  # the broker's own maximum
     request_timeout: Seconds = 30.0
+    session_timeout: Annotated[float, Field(ge=3, le=1_800)] = 6.0  # what brokers allow at least
 
     @model_validator(mode="after")
     def _credentials_match_the_protocol(self) -> KafkaSettings:
@@ -195,6 +196,7 @@ class FetchSettings(Section):
     idle: Seconds = 30.0
     total: Seconds = 1_800.0
     injected_bytes: Bytes = 64 * 1024 * 1024  # of one lane, not applied yet
+    lease: Annotated[float, Field(ge=5, le=3_600)] = 15.0  # extended once a second
 
 
 class OperationsSettings(Section):

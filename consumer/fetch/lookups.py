@@ -40,7 +40,6 @@ RULES = LeaseRules(lookups.CHANNEL, poll=15.0, drain=4.0, return_failed=True)
 
 # The hosts of accounts may be slow: they leave slots for the directory.
 _SLOTS, _HOST_SLOTS = 64, 48
-_LEASE_SECONDS = 90.0  # for answering, Kafka and Postgres together
 
 _log = structlog.get_logger()
 
@@ -48,7 +47,8 @@ _log = structlog.get_logger()
 class LookupPool:
     """Up to ``_SLOTS`` lookups at a time, ``_HOST_SLOTS`` of them at hosts of accounts.
 
-    ``directory_outage`` reports when the PLC directory is away and when it is back.
+    ``directory_outage`` reports when the PLC directory is away and when it is back.  Each is leased
+    for ``lease`` seconds, and again while it is answered.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class LookupPool:
         answers: Answers,
         directory_outage: Outage,
         retries: RetryPolicy,
+        lease: float,
     ) -> None:
         self._writer = writer
         self._topics = topics
@@ -66,6 +67,7 @@ class LookupPool:
         self._answers = answers
         self._directory_outage = directory_outage
         self._retries = retries
+        self._lease_seconds = lease
 
     async def lease(
         self, running: Collection[LeasedLookup], start: Callable[[LeasedLookup], None]
@@ -75,9 +77,10 @@ class LookupPool:
         at_hosts = sum(not lookup.at_directory for lookup in running)
         for_hosts = min(free, _HOST_SLOTS - at_hosts)
         async with self._database.transaction() as connection:
-            others = await lookups.lease(connection, for_hosts, _LEASE_SECONDS, directory=False)
+            seconds = self._lease_seconds
+            others = await lookups.lease(connection, for_hosts, seconds, directory=False)
             left = free - len(others)
-            plain = await lookups.lease(connection, left, _LEASE_SECONDS, directory=True)
+            plain = await lookups.lease(connection, left, seconds, directory=True)
             due = await lookups.next_due(connection)
         for lookup in (*others, *plain):
             start(lookup)
@@ -92,6 +95,12 @@ class LookupPool:
         metrics.LOOKUPS.labels(lookup.kind, outcome).inc()
         metrics.LOOKUP_SECONDS.labels(lookup.kind).observe(time.monotonic() - began)
         return reopened
+
+    async def extend(self, running: Sequence[LeasedLookup]) -> Collection[LeasedLookup]:
+        """Extend the leases; all of them go on, since an answer that comes twice does no harm."""
+        async with self._database.transaction() as connection:
+            await lookups.extend(connection, running, self._lease_seconds)
+        return running
 
     async def give_back(self, unfinished: Sequence[LeasedLookup]) -> None:
         """Make lookups due at once; the cancelled attempts do not count."""

@@ -36,8 +36,6 @@ from procedures.retries import RetryPolicy
 
 RULES = LeaseRules(claims.CHANNEL, poll=10.0, drain=3.0, return_failed=False)
 
-_LEASE_SECONDS = 60.0
-
 _log = structlog.get_logger()
 
 
@@ -77,6 +75,7 @@ class OperationPool:
         slots: Mapping[Type, int],
         retries: RetryPolicy,
         accounts: AccountRules,
+        lease: float,
     ) -> None:
         self._attempts = attempts
         self._database = database
@@ -84,6 +83,7 @@ class OperationPool:
         self._slots = slots
         self._retries = retries
         self._accounts = accounts
+        self._lease_seconds = lease
 
     async def lease(
         self, running: Collection[Attempt], start: Callable[[Attempt], None]
@@ -106,9 +106,9 @@ class OperationPool:
         busy = [] if kind is Type.FORGET else self._hosts.busy()  # it asks no host
         claim = partial(claims.claim, busy=busy, automatic=place)
         async with self._database.transaction() as connection:
-            found = await claim(connection, kind, _LEASE_SECONDS, behind=place and share)
+            found = await claim(connection, kind, self._lease_seconds, behind=place and share)
             if found is None and place and not share:  # nobody else has use for it
-                found = await claim(connection, kind, _LEASE_SECONDS, behind=True)
+                found = await claim(connection, kind, self._lease_seconds, behind=True)
         return found
 
     async def handle(self, attempt: Attempt) -> bool:
@@ -125,7 +125,7 @@ class OperationPool:
         """Extend the leases and write the progress; return the attempts that still hold theirs."""
         async with self._database.transaction() as connection:
             leases = [attempt.claim.lease for attempt in running]
-            held = await claims.extend(connection, leases, _LEASE_SECONDS)
+            held = await claims.extend(connection, leases, self._lease_seconds)
             ours = [attempt for attempt in running if attempt.claim.lease in held]
             for attempt in ours:
                 if attempt.progress is not None:

@@ -78,8 +78,9 @@ class Fetcher:
     async def _look_up(self, answers: Answers, outage: Outage, stop: asyncio.Event) -> None:
         async with await Writer.open(self._client) as writer:
             database, retries = self._database, self._retries
-            pool = LookupPool(writer, self._topics, database, answers, outage, retries)
-            await LeasingLoop(database, pool, lookups.RULES).run(stop)
+            lease = self._settings.fetch.lease
+            pool = LookupPool(writer, self._topics, database, answers, outage, retries, lease)
+            await LeasingLoop(database, pool, lookups.RULES, pool.extend).run(stop)
 
     async def _operate(
         self,
@@ -102,5 +103,7 @@ class Fetcher:
             attempts = Attempts(
                 directory, source, injector, database, self._scope, accounts, rules, checker
             )
-            pool = OperationPool(attempts, database, hosts, slots, self._retries, rules)
+            pool = OperationPool(
+                attempts, database, hosts, slots, self._retries, rules, settings.lease
+            )
             await LeasingLoop(database, pool, operations.RULES, pool.extend).run(stop)

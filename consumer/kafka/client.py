@@ -29,8 +29,7 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
 _CLOSE_SECONDS = 5.0
 _RETRY_BACKOFF_MS = 50
-_SESSION_TIMEOUT_MS = 10_000
-_HEARTBEAT_MS = 1_000
+_HEARTBEAT_MS = 1_000  # five may fail before the shortest session that brokers allow ends
 _NEVER_MS = 2**31 - 1
 
 _FATAL = (
@@ -160,7 +159,7 @@ class Client:
             client_id=client_id,
             enable_auto_commit=False,
             partition_assignment_strategy=(RangePartitionAssignor,),
-            session_timeout_ms=_SESSION_TIMEOUT_MS,
+            session_timeout_ms=round(self.settings.session_timeout * 1000),
             heartbeat_interval_ms=_HEARTBEAT_MS,
             max_poll_interval_ms=_NEVER_MS,
         )

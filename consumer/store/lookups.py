@@ -90,6 +90,16 @@ WHERE (did, kind) IN (
 )
 RETURNING did, kind, lane, session, seq, version, attempts, {_AT_DIRECTORY}, cause
 """  # noqa: S608 - a constant of this module
+# Whoever has locked one is opening or closing it; the lease is long enough for the next time.
+_EXTEND = """
+WITH held AS (
+    SELECT l.did, l.kind FROM lookups AS l
+    JOIN unnest(%s, %s) AS mine (did, kind) ON l.did = mine.did AND l.kind = mine.kind
+    WHERE l.lease_until IS NOT NULL FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE lookups AS l SET lease_until = now() + make_interval(secs => %s)
+FROM held WHERE l.did = held.did AND l.kind = held.kind
+"""
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(due) - now())::float8
 FROM (SELECT greatest(run_after, lease_until) AS due FROM lookups) AS waiting
@@ -169,6 +179,12 @@ async def lease(
     parameters = {"limit": limit, "lease": seconds, "directory": directory}
     cursor = await connection.execute(_LEASE, parameters)
     return [LeasedLookup(*row) for row in await cursor.fetchall()]
+
+
+async def extend(connection: Connection, leased: Sequence[LeasedLookup], seconds: float) -> None:
+    """Lease leased lookups until ``seconds`` from now; one that is locked is passed over."""
+    dids, kinds = Texts([each.did for each in leased]), Texts([each.kind for each in leased])
+    await connection.execute(_EXTEND, [dids, kinds, seconds])
 
 
 async def next_due(connection: Connection) -> float | None:

@@ -356,6 +356,9 @@ async def test_a_question_is_leased_once_and_closed(database: Database) -> None:
         [lookup] = await lookups.lease(connection, 10, 30.0)
         assert (lookup.did, lookup.kind, lookup.lane, lookup.attempts) == (ALICE, "identity", 2, 0)
         assert await lookups.lease(connection, 10, 30.0) == []
+        await lookups.extend(connection, [lookup], 90.0)
+        left = "SELECT extract(epoch FROM lease_until - now())::int FROM lookups"
+        assert await (await connection.execute(left)).fetchall() == [(90,)]
         await lookups.close(connection, lookup)
         assert await lookups.next_due(connection) is None
 

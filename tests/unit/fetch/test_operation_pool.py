@@ -98,7 +98,7 @@ def pool_of(queue: Queue, **slots: int) -> tuple[OperationPool, Hosts]:
     nothing: Any = None
     database = cast("Database", queue)
     attempts = cast("Attempts", nothing)
-    return OperationPool(attempts, database, hosts, by_type, DEFAULT, AccountRules()), hosts
+    return OperationPool(attempts, database, hosts, by_type, DEFAULT, AccountRules(), 15.0), hosts
 
 
 async def leased(pool: OperationPool, running: list[Attempt]) -> list[str]:
