@@ -65,7 +65,10 @@ class Attempt:
 
 
 class OperationPool:
-    """Attempts at operations, up to ``slots`` of each type at a time."""
+    """Attempts at operations, up to ``slots`` of each type at a time.
+
+    Each is leased for ``lease`` seconds, and again while it is under way.
+    """
 
     def __init__(
         self,
