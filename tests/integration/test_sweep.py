@@ -29,6 +29,7 @@ from consumer.fetch.role import Fetcher
 from consumer.scope import Scope
 from consumer.state.discovery import SWEEP, SearchState, opened
 from consumer.store import searches, sweep
+from simulator.account import Account
 from simulator.frames import commit_frame
 from simulator.repo import Repo, Write
 from tests.integration.test_account_questions import CONFIRM, Stage, staged
@@ -327,6 +328,25 @@ async def test_what_is_found_is_counted(swept: Swept) -> None:
     later = await swept.harness.rows("SELECT did, rev, failure FROM sweep_later ORDER BY did")
     assert later == [(first, NEWER, None), (third, None, "HostError")]
     assert await swept.harness.rows("SELECT did FROM operations WHERE type = 'didSync'") == []
+
+
+async def test_an_account_that_has_moved_is_compared_where_it_is(swept: Swept) -> None:
+    before, today = swept.sites
+    account = Account.from_seed("moved")
+    await swept.harness.execute(
+        "INSERT INTO repos (did, lane, sync_state, rev, pds) VALUES (%s, 0, 'active', %s, %s)",
+        [account.did, OURS, before.origin],
+    )
+    before.replies[latest_path(account.did)] = response(400, b'{"error": "RepoNotFound"}')
+    document = json.dumps(account.document(today.origin)).encode()
+    before.replies[f"/{account.did}"] = response(200, document)  # it is the directory, too
+    today.replies[latest_path(account.did)] = latest(OURS)
+    await swept.begin()
+    async with swept.sweeping():
+        await eventually(swept.ended, what="the round ends", deadline=90)
+    assert await swept.counts() == {"in_step": 121}
+    lookups = await swept.harness.rows("SELECT did, kind FROM lookups")
+    assert lookups == [(account.did, "identity")]  # so that its new host is known
 
 
 async def test_a_page_of_a_process_that_died_is_checked_by_another(swept: Swept) -> None:

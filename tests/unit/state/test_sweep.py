@@ -17,12 +17,14 @@ from consumer.state.sweep import (
     before_asking,
     confirmed,
     finding,
+    is_young,
     next_round,
     page_due,
     page_size,
     way,
 )
 from procedures.failures import Failure
+from procedures.syntax import tid_time
 
 OLD, OURS, NEW = "3l4qaaaaaaa22", "3l4qbbbbbbb22", "3l4qccccccc22"
 REPO = Tracked("did:plc:a", 0, "active", "active", OURS, "https://pds.example")
@@ -72,6 +74,14 @@ def test_it_is_waited_for_while_the_firehose_is_late() -> None:
 def test_what_happened_in_between_decides() -> None:
     assert confirm(replace(REPO, status="deleted"), after=CONFIRM) is Finding.INACTIVE
     assert confirm(replace(REPO, sync_state="desynchronized"), after=1) is Finding.SYNCING
+
+
+def test_a_revision_that_was_just_made_may_be_on_its_way() -> None:
+    made = tid_time(NEW)
+    assert is_young(NEW, None, made + 9, 10.0)
+    assert not is_young(NEW, None, made + 10, 10.0)
+    assert is_young(NEW, made - 1, made + 3_600, 10.0)  # the firehose was not read up to it
+    assert not is_young(NEW, made + 1, made + 3_600, 10.0)
 
 
 @pytest.mark.parametrize(
