@@ -316,6 +316,9 @@ RECONNECTS = _counter(
     "Connections to the relay that ended or failed, by cause",
     cause=ReconnectCause,
 )
+RELAY_SWITCHES = _counter(
+    "chive_tail_switches_total", "Switches from one relay of relay.urls to another"
+)
 EPOCHS = _counter(
     "chive_tail_sessions_total",
     "New epochs: breaks in the continuity of the firehose, by cause",

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import click
@@ -66,8 +67,11 @@ class CheckResult:
 
 
 async def check(settings: Settings) -> dict[str, CheckResult]:
-    """Ask all three at once."""
-    asked = {"relay": _ask(lambda: _relay(settings))}
+    """Ask all at once."""
+    asked = {
+        f"relay {url}" if number else "relay": _ask(partial(_relay, settings, url))
+        for number, url in enumerate(settings.relay.relays)
+    }
     if settings.scope.history is History.FULL and settings.scope.repos is not Repos.LISTED:
         asked["discovery"] = _sources(settings)
     if is_embedded(settings) and (found := running(settings.data_dir)) is None:
@@ -118,18 +122,17 @@ async def _postgres(settings: Settings) -> str:
     return await Database(settings.postgres, settings.kafka.topic_prefix).server()
 
 
-async def _relay(settings: Settings) -> str:
-    relay = settings.relay
+async def _relay(settings: Settings, url: str) -> str:
     try:
         connection = await subscribe(
-            relay.url, None, limit=settings.limits.frame, silence=relay.silence
+            url, None, limit=settings.limits.frame, silence=settings.relay.silence
         )
         await connection.close()
     except ChiveError:
         raise
     except Exception as error:
-        raise Transient(f"{relay.url}: {classify(error, time.time()).detail}") from error
-    return relay.url
+        raise Transient(f"{url}: {classify(error, time.time()).detail}") from error
+    return url
 
 
 async def _sources(settings: Settings) -> CheckResult:

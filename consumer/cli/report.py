@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -46,8 +46,13 @@ def report(
     found: store.Status,
     waiting: Mapping[tuple[Topic, int], Waiting],
     now: float,
+    relays: Collection[str] = (),
 ) -> Report:
-    """Combine what the tables say with what waits in Kafka."""
+    """Combine what the tables say with what waits in Kafka.
+
+    ``now`` is in Unix seconds, ``relays`` are those of the settings: the cursor of another one
+    that is not read either was ``left``.
+    """
     relay = _relay(found.relays, now)
     connected = relay is not None and relay["connected"]
     lanes_ = [_lane(lane, found, waiting, now, connected=connected) for lane in found.lanes]
@@ -62,7 +67,10 @@ def report(
             reasons[reason or "unknown"] += count
     return {
         "relay": relay,
-        "cursors": [_cursor(cursor, now) for cursor in found.cursors],
+        "cursors": [
+            _cursor(cursor, now, left=cursor.relay not in {*relays, relay and relay["url"]})
+            for cursor in found.cursors
+        ],
         "lagSeconds": max(lags, default=0.0 if connected else None),
         "repos": {
             "total": sum(found.repos.values()),
@@ -161,7 +169,7 @@ def _relay(relays: Sequence[store.RelayConnection], now: float) -> Report | None
     }
 
 
-def _cursor(cursor: store.Cursor, now: float) -> Report:
+def _cursor(cursor: store.Cursor, now: float, *, left: bool) -> Report:
     return {
         "relay": cursor.relay,
         "seq": cursor.seq,
@@ -169,6 +177,7 @@ def _cursor(cursor: store.Cursor, now: float) -> Report:
         "time": _iso(cursor.time),
         "ageSeconds": _age(cursor.time, now),
         "updatedAt": _iso(cursor.updated_at),
+        "left": left,
     }
 
 
@@ -234,15 +243,18 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items())) or "none"
 
 
+def _position(cursor: Report) -> str:
+    position = f"seq {cursor['seq']} of epoch {cursor['session']}"
+    if cursor["ageSeconds"] is not None:
+        position += f", {cursor['ageSeconds']:,.1f} s old"
+    return f"{position}, left: no longer read" if cursor["left"] else position
+
+
 def _summary(seen: Report) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("relay", _plain(_connection(seen["relay"])))
     for cursor in seen["cursors"]:
-        age = cursor["ageSeconds"]
-        position = f"seq {cursor['seq']} of epoch {cursor['session']}"
-        if age is not None:
-            position += f", {age:,.1f} s old"
-        table.add_row("cursor", _plain(f"{cursor['relay']}: {position}"))
+        table.add_row("cursor", _plain(f"{cursor['relay']}: {_position(cursor)}"))
     if not seen["cursors"]:
         table.add_row("cursor", "none yet")
     repos = seen["repos"]

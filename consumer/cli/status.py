@@ -49,7 +49,8 @@ async def read(services: Services, now: float | None = None) -> Report:
     async with services.database.transaction() as connection:
         found = await store.read(connection)
     waiting = await _waiting(services, found.lanes)
-    return report(found, waiting, time.time() if now is None else now)
+    now = time.time() if now is None else now
+    return report(found, waiting, now, services.settings.relay.relays)
 
 
 async def _waiting(services: Services, known: list[Lane]) -> dict[tuple[Topic, int], Waiting]:

@@ -56,14 +56,32 @@ class Section(BaseModel):
 
 
 class RelaySettings(Section):
-    """Where the firehose comes from, and how much of it is kept."""
+    """Where the firehose comes from, and how much of it is kept.
+
+    ``url`` is the relay that is read as long as it can be, the first of ``urls`` if only they are
+    given; the others of ``urls`` follow in their order.
+    """
 
     url: RelayUrl = "wss://bsky.network"
+    urls: tuple[RelayUrl, ...] = ()
+    failover_after: Seconds = 300.0  # of not being able to read a relay: the next one is read
+    return_after: Seconds = 600.0  # of good answers from a relay before the one that is read
     forward: Literal["relevant", "all"] = "relevant"
     silence: Seconds = 30.0  # no frame and no pong in that time: the connection counts as dead
     start: Literal["live", "oldest"] = "live"  # where to begin without a cursor
     # The relay must deny our position again after so long before it is given up.
     future_cursor_confirm: Seconds = 60.0
+
+    @property
+    def relays(self) -> tuple[str, ...]:
+        """The relays in order of preference."""
+        return tuple(dict.fromkeys((self.url, *self.urls)))
+
+    @model_validator(mode="after")
+    def _first_of_several(self) -> RelaySettings:
+        if self.urls and "url" not in self.model_fields_set:
+            object.__setattr__(self, "url", self.urls[0])
+        return self
 
 
 class IdentitySettings(Section):

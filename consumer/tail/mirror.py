@@ -33,20 +33,25 @@ class RelayState:
 
 
 class Mirror:
-    """What the tailer shows of one relay; ``mirror`` and ``report`` write it to Postgres."""
+    """What the tailer shows of the relay it reads; ``mirror`` and ``report`` write to Postgres."""
 
     def __init__(
         self,
-        relay: str,
         mirror: Callable[[str, Cursor], Awaitable[None]],
         report: Callable[[str, RelayState], Awaitable[None]],
     ) -> None:
-        self._relay = relay
+        self._relay: str | None = None
         self._mirror = mirror
         self._report = report
         self._state = RelayState(connected=False, since=time.time(), reason="not tried yet")
         self._newest: Cursor | None = None
         self._changed = asyncio.Event()
+
+    def follow(self, relay: str) -> None:
+        """Show ``relay`` from now on."""
+        if relay != self._relay:
+            self._relay, self._newest = relay, None
+            self._set(connected=False, reason="not tried yet")
 
     def committed(self, cursor: Cursor) -> None:
         """Note the newest durable cursor."""
@@ -64,19 +69,21 @@ class Mirror:
     async def run(self) -> NoReturn:
         """Write what changed until cancelled, at most once in ``_WRITE_EVERY``."""
         mirrored: Cursor | None = None
-        reported: RelayState | None = None
+        reported: tuple[str, RelayState] | None = None
         report_at = 0.0
         while True:
             with anyio.move_on_after(_REPORT_EVERY):
                 await self._changed.wait()
             self._changed.clear()
-            state, newest = self._state, self._newest
+            relay, state, newest = self._relay, self._state, self._newest
+            if relay is None:
+                continue
             try:
-                if state != reported or _clock() >= report_at:
-                    await self._report(self._relay, state)
-                    reported, report_at = state, _clock() + _REPORT_EVERY
+                if (relay, state) != reported or _clock() >= report_at:
+                    await self._report(relay, state)
+                    reported, report_at = (relay, state), _clock() + _REPORT_EVERY
                 if newest is not None and newest != mirrored:
-                    await self._mirror(self._relay, newest)
+                    await self._mirror(relay, newest)
                     mirrored = newest
             except Transient:
                 self._changed.set()  # tried again, even if nothing changes for long

@@ -18,6 +18,7 @@ from websockets.exceptions import (
     ConnectionClosedOK,
     InvalidHandshake,
     InvalidStatus,
+    WebSocketException,
 )
 from websockets.frames import CloseCode
 
@@ -60,6 +61,10 @@ class Denied(Exception):
 
 class Garbage(Exception):
     """Too many messages in a row were refused: the relay does not send a firehose."""
+
+
+# What a connection, or the attempt to make one, may end with through the relay's doing.
+ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Denied, Garbage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import time
 from typing import NoReturn
 
 import structlog
-from websockets.exceptions import WebSocketException
 
 from consumer import metrics
 from consumer.config.settings import RelaySettings
@@ -22,14 +21,13 @@ from consumer.errors import Transient
 from consumer.metrics import EpochCause, ReconnectCause
 from consumer.runtime.logs import Outage
 from consumer.tail.collector import Collector, report_epoch
+from consumer.tail.failover import Failover
 from consumer.tail.mirror import Mirror
-from consumer.tail.outcomes import Denied, Garbage, Outcome, RelayError, Silent, classify
+from consumer.tail.outcomes import ABOUT_RELAY, Outcome, classify
 from consumer.tail.pipeline import Pipeline
-from consumer.tail.splitter import Violation
 from consumer.tail.subscription import Connection, subscribe
 
 _CAUGHT_UP = 1.0  # seconds without a message after which the relay has nothing more for us
-_ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Denied, Garbage)
 
 _log = structlog.get_logger()
 _clock = time.monotonic
@@ -38,13 +36,15 @@ _clock = time.monotonic
 class ReadLoop:
     """Fills ``collector`` from one relay, and commits what it holds through ``pipeline``.
 
-    ``frame_limit`` is in bytes; ``outage`` logs failed attempts to connect, ``mirror`` shows the
-    state of the connection, ``chance`` draws the jitter of pauses.
+    The relay is the current one of ``failover``, which learns when it is read.  ``frame_limit``
+    is in bytes; ``outage`` logs failed attempts to connect, ``mirror`` shows the state of the
+    connection, ``chance`` draws the jitter of pauses.
     """
 
     def __init__(
         self,
         relay: RelaySettings,
+        failover: Failover,
         collector: Collector,
         pipeline: Pipeline,
         outage: Outage,
@@ -53,7 +53,8 @@ class ReadLoop:
         *,
         frame_limit: int,
     ) -> None:
-        self._url = relay.url.rstrip("/")
+        self._url = failover.current
+        self._failover = failover
         self._silence = relay.silence
         self._collector = collector
         self._position = collector.position
@@ -87,7 +88,7 @@ class ReadLoop:
             connection = await subscribe(
                 self._url, position.ask, limit=self._limit, silence=self._silence
             )
-        except _ABOUT_RELAY as error:
+        except ABOUT_RELAY as error:
             outcome = classify(error, time.time())
             self._outage.again(outcome.detail, cause=outcome.cause.value)
             self._mirror.disconnected(outcome.detail)
@@ -101,7 +102,7 @@ class ReadLoop:
         self._pipeline.woken = connection.wake
         try:
             await self._read(connection)
-        except _ABOUT_RELAY as error:
+        except ABOUT_RELAY as error:
             outcome = classify(error, time.time())
             _log.info("relay_disconnected", cause=outcome.cause.value, detail=outcome.detail)
             self._mirror.disconnected(outcome.detail)
@@ -119,6 +120,7 @@ class ReadLoop:
         """Collect what the connection gives, and commit it in time; ends by raising."""
         collector, pipeline = self._collector, self._pipeline
         newest = _clock()
+        seq = collector.position.seq
         while True:
             wait = _CAUGHT_UP if pipeline.busy else min(collector.due_in(_clock()), _CAUGHT_UP)
             messages = await connection.receive(wait)
@@ -131,6 +133,9 @@ class ReadLoop:
                 collector.position.caught_up(time.time())
                 if not (pipeline.busy or collector.pending):
                     metrics.TAIL_LAG.settled()
+            if collector.position.seq != seq or now - newest >= self._silence:
+                seq = collector.position.seq
+                self._failover.read(now)
             if collector.full or not pipeline.busy:
                 await pipeline.settle()  # raises what failed, even if nothing more comes
                 if collector.due_in(now) <= 0:

@@ -7,6 +7,8 @@ and cursor in one Kafka transaction, the next one collected while the last is co
 
 - Whatever goes wrong with Kafka, everything held is dropped and read again from the durable
   position: the cursor never passes a frame that is not in the topic.
+- Of several relays one is read (``failover.py``).  A switch begins an epoch, at the cursor of the
+  relay that is read next: everything is opened anew, as after a restart with other settings.
 - Fenced by another tailer, it leaves the group and waits until it is assigned again.
 """
 
@@ -36,8 +38,10 @@ from consumer.runtime.tasks import Stopped, first_of, unless_stopped
 from consumer.scope import Scope
 from consumer.tail.collector import Collector, report_epoch
 from consumer.tail.cursor import Cursor, Position, resume
+from consumer.tail.failover import Failover, last_read
 from consumer.tail.mirror import Mirror, RelayState
 from consumer.tail.pipeline import Pipeline
+from consumer.tail.probe import answers
 from consumer.tail.read_loop import ReadLoop
 from consumer.tail.relevance import Relevance
 from consumer.tail.tracked import track_unread
@@ -45,6 +49,7 @@ from consumer.tail.tracked import track_unread
 ROLE = "tailer"
 # Seconds.
 _JOIN_EVERY = 2.0
+_WATCH_EVERY = 0.5
 _JOIN_OVERLAP = 180.0  # longer than any transaction that may show a repository late
 _CLOSE_SECONDS = 15.0  # longer than closing the connections of a leader takes
 
@@ -84,7 +89,7 @@ class Tailer:
         frame_limit: int,
     ) -> None:
         self._relay = relay
-        self._url = relay.url.rstrip("/")
+        self._failover: Failover | None = None
         self._scope = scope
         self._client = client
         self._topics = topics
@@ -94,7 +99,7 @@ class Tailer:
         self._relay_outage = Outage(_log, "relay")
         self._kafka_outage = Outage(_log, "kafka")
         self._backoff = Backoff()
-        self._mirror = Mirror(self._url, store.mirror, store.report)
+        self._mirror = Mirror(store.mirror, store.report)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead whenever the group assigns it, until told to stop.
@@ -124,20 +129,31 @@ class Tailer:
         """Tail until the group has given the partition to another member."""
         lost_leadership = membership.until(lambda assigned: 0 not in assigned)
         metrics.TAIL_ACTIVE.set(1)
+        self._failover = None  # another member may have led since
         await first_of(
-            self._tail(), self._mirror.run(), lost_leadership, cancel_seconds=_CLOSE_SECONDS
+            self._follow(), self._mirror.run(), lost_leadership, cancel_seconds=_CLOSE_SECONDS
         )
         _log.info("leadership_lost", role=ROLE)
         _stand_by()
 
+    async def _follow(self) -> NoReturn:
+        """Tail one relay after the other, each until another one is to be read."""
+        while True:
+            await self._tail()
+
     async def _tail(self) -> None:
         async with await TransactionalProducer.open(self._client, ROLE) as producer:
-            position = await self._durable_position(producer)
+            cursors = await self._cursors(producer)
+            failover = self._failover = self._failover or self._begin_with(cursors)
+            url = failover.current
+            self._mirror.follow(url)
+            position = self._position(cursors, url)
             relevance = await self._relevance()
-            collector = Collector(self._url, self._topics, relevance, position, self._limit)
+            collector = Collector(url, self._topics, relevance, position, self._limit)
             pipeline = Pipeline(producer, self._committed)
             loop = ReadLoop(
                 self._relay,
+                failover,
                 collector,
                 pipeline,
                 self._relay_outage,
@@ -147,23 +163,59 @@ class Tailer:
             )
             _log.info(
                 "tailing_started",
-                relay=self._url,
+                relay=url,
                 epoch=position.epoch,
                 cursor=position.ask,
                 tracked=relevance.tracked,
             )
             try:
-                await first_of(loop.run(), self._join(relevance), cancel_seconds=_CLOSE_SECONDS)
+                await first_of(
+                    loop.run(),
+                    self._join(relevance),
+                    self._watch(failover, pipeline),
+                    cancel_seconds=_CLOSE_SECONDS,
+                )
             finally:
                 await pipeline.close()
 
-    async def _durable_position(self, producer: TransactionalProducer) -> Position:
+    async def _watch(self, failover: Failover, pipeline: Pipeline) -> None:
+        """Probe the relays that are preferred to the current one; end when another is chosen."""
+        limit, silence = self._limit, self._relay.silence
+        while True:
+            await asyncio.sleep(_WATCH_EVERY)
+            for relay in failover.to_probe(_clock()):
+                well = await answers(relay, limit=limit, silence=silence)
+                failover.probed(relay, _clock(), well=well)
+            now = _clock()
+            if pipeline.busy:
+                failover.read(now)  # what is not read while Kafka takes its time is not amiss
+            before, chosen = failover.current, failover.choose(now)
+            if chosen != before:
+                metrics.RELAY_SWITCHES.inc()
+                _log.warning("relay_switched", relay=chosen, before=before)
+                failover.switch(chosen, now)
+                return
+
+    def _begin_with(self, cursors: Mapping[str, Cursor]) -> Failover:
+        relays = self._relay.relays
+        return Failover(
+            relays,
+            last_read({url: cursor.epoch for url, cursor in cursors.items()}, relays),
+            _clock(),
+            failover_after=self._relay.failover_after,
+            return_after=self._relay.return_after,
+        )
+
+    async def _cursors(self, producer: TransactionalProducer) -> Mapping[str, Cursor]:
+        """Return the durable cursors of all relays by URL."""
         stored = await producer.durable(self._topics.name(Topic.CURSOR), 0)
-        cursors = {url.decode(): Cursor.decode(value) for url, value in stored.items()}
+        return {url.decode(): Cursor.decode(value) for url, value in stored.items()}
+
+    def _position(self, cursors: Mapping[str, Cursor], relay: str) -> Position:
         oldest = self._relay.start == "oldest"
         position, cause = resume(
             cursors,
-            self._url,
+            relay,
             self._topics.partitions,
             oldest=oldest,
             now=time.time(),

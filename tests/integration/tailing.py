@@ -38,6 +38,12 @@ class TailerHarness(Harness):
     mirrored: list[Cursor] = field(default_factory=list)
     states: list[RelayState] = field(default_factory=list)
     store_away: bool = False
+    others: list[ScriptedRelay] = field(default_factory=list)
+
+    @property
+    def relays(self) -> list[str]:
+        """The URLs of all relays, in order of preference."""
+        return [relay.url for relay in (self.relay, *self.others)]
 
     def tailer(self, client: Client | None = None, **relay: Any) -> Tailer:
         """Return a tailer that reconnects without a pause."""
@@ -65,13 +71,13 @@ class TailerHarness(Harness):
         return self.consumed
 
     async def _mirror(self, relay: str, cursor: Cursor) -> None:
-        assert relay == self.relay.url
+        assert relay in self.relays
         if self.store_away:
             raise Transient("Postgres is away")
         self.mirrored.append(cursor)
 
     async def _report(self, relay: str, state: RelayState) -> None:
-        assert relay == self.relay.url
+        assert relay in self.relays
         self.states.append(state)
 
     async def forwarded(self) -> list[Forwarded]:

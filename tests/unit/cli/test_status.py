@@ -73,6 +73,15 @@ def test_report() -> None:
     assert orjson.loads(orjson.dumps(seen)) == seen
 
 
+def test_the_cursor_of_a_relay_that_is_not_read_and_not_in_the_settings_was_left() -> None:
+    [read] = FOUND.cursors
+    others = [replace(read, relay=relay) for relay in ("wss://spare", "wss://former")]
+    found = replace(FOUND, cursors=[read, *others])
+    seen = report(found, WAITING, NOW, ("wss://spare",))
+    assert [cursor["left"] for cursor in seen["cursors"]] == [False, False, True]
+    assert shown(seen).count("no longer read") == 1
+
+
 SWEPT = Progress(
     Round(Way.HOSTS, NOW - 60, ended=False, total=10_000, taken=1_234),
     {"in_step": 1_200, "behind": 3, "unasked": 12, "newer": 2},
@@ -217,7 +226,7 @@ def test_what_is_not_connected_says_why_and_has_no_lag_of_zero(
     lines = shown(seen).splitlines()
     assert lines[0].split()[0] == "relay"
     assert "not connected to" in lines[0].lower() or "not connected:" in lines[0]
-    assert lines[0].endswith(why)
+    assert lines[0].rstrip().endswith(why)
     assert not any(line.split()[:2] == ["lag", "0.0"] for line in lines)
     assert " 0.0 " not in shown(seen)
 

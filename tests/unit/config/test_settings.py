@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from consumer.config import types
-from consumer.config.settings import GatewaySettings, KafkaSettings, LimitSettings, Settings
+from consumer.config.settings import (
+    GatewaySettings,
+    KafkaSettings,
+    LimitSettings,
+    RelaySettings,
+    Settings,
+)
 from consumer.config.sources import dump, paths
 
 DEFAULT_TOML = Path(__file__).parents[3] / "config" / "default.toml"
@@ -131,3 +138,18 @@ def test_rules_that_span_settings() -> None:
         LimitSettings(frame=1000)
     with pytest.raises(ValidationError):
         GatewaySettings(admins=("alice",))
+
+
+@pytest.mark.parametrize(
+    ("given", "relays"),
+    [
+        ({}, ("wss://bsky.network",)),
+        ({"url": "wss://a"}, ("wss://a",)),
+        ({"urls": ["wss://b", "https://c/"]}, ("wss://b", "wss://c")),
+        ({"url": "wss://c", "urls": ["wss://b", "wss://c"]}, ("wss://c", "wss://b")),
+    ],
+)
+def test_relays_in_their_order(given: dict[str, Any], relays: tuple[str, ...]) -> None:
+    settings = RelaySettings(**given)
+    assert settings.relays == relays
+    assert settings.url == relays[0]
