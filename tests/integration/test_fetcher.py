@@ -308,7 +308,6 @@ async def test_stopping_gives_back_what_is_not_answered(
 async def test_a_fetcher_that_died_is_replaced_when_its_lease_ends(
     harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_LEASE_SECONDS", 2.0)
     asked = asyncio.Event()
 
     async def hanging(_writer: asyncio.StreamWriter) -> None:
