@@ -40,6 +40,7 @@ _FATAL = (
     errors.IncompatibleBrokerVersion,
     errors.InvalidConfigurationError,
     errors.InvalidReplicationFactorError,
+    errors.InvalidSessionTimeoutError,
     errors.InvalidTopicError,
     errors.InvalidTransactionTimeout,
     errors.MessageSizeTooLargeError,

@@ -41,7 +41,7 @@ STEPS = st.builds(Step, st.sampled_from(Act), NUMBERS, NUMBERS, NUMBERS)
 # Each of these happens in the default run, or it shows too little.
 EXPECTED = {
     *OperationEffect,
-    *set(SyncReason) - {SyncReason.ACCOUNT_DELETED},
+    *set(SyncReason) - {SyncReason.ACCOUNT_DELETED, SyncReason.FORGOTTEN},
     Reason.REPLAY,
     Reason.ACCOUNT_INACTIVE,
     Reason.UNTRACKED,

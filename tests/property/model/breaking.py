@@ -156,7 +156,7 @@ def deleted_unasked(original: Rule) -> Rule:
     def rule(self: Any, seen: Any) -> Any:
         rejection = original(self, seen)
         if self.lookups and self.lookups[-1].did == seen.did:
-            self._delete_account(self.repos[seen.did], seen.epoch, seen.origin)
+            self._delete_account(self.repos[seen.did], seen.epoch, seen)
         return rejection
 
     return rule
