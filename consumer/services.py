@@ -136,12 +136,29 @@ def kafka_of(settings: Settings) -> tuple[Client, Topics]:
 
 
 @asynccontextmanager
+async def answering(settings: Settings, what: str) -> AsyncIterator[None]:
+    """Give the block of a command ``commands.deadline`` seconds.
+
+    Raises ``Transient`` that names ``what`` the command waits for.
+    """
+    seconds = settings.commands.deadline
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Transient(
+            f"no answer in {seconds:g} s, waiting for {what}; 'consumer check' asks each server"
+        ) from None
+
+
+@asynccontextmanager
 async def read_only(settings: Settings) -> AsyncIterator[Services]:
     """Give both servers as they are; nothing is waited for, created or changed."""
     client, topics = kafka_of(settings)
     database = Database(settings.postgres, settings.kafka.topic_prefix)
     try:
-        await database.attach()
+        async with answering(settings, f"PostgreSQL at {database.address}"):
+            await database.attach()
         yield Services(settings, client, topics, database)
     finally:
         await database.close()

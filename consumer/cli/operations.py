@@ -27,7 +27,7 @@ from consumer.errors import Fatal
 from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
 from consumer.runtime.tasks import wait_for_stop
-from consumer.services import Services, attached, read_only
+from consumer.services import Services, answering, attached, read_only
 from consumer.store.operations.history import Changes, History
 from procedures.client import Query, Unavailable, follow, new_id
 from procedures.failures import GONE
@@ -291,7 +291,8 @@ async def send(services: Services, *commands: Command) -> None:
     try:
         async with ControlTopic.opened(services.client, services.topics) as topic:
             for command in commands:
-                await topic.send(command)
+                async with answering(services.settings, "Kafka to take the command"):
+                    await topic.send(command)
     except Unavailable as error:
         raise Fatal(f"the command was not confirmed: {error}") from error
 
@@ -421,8 +422,10 @@ def summary(operation: Operation) -> str:
 async def listed(services: Services, query: Query) -> list[Operation]:
     """Return operations, newest first.  Raises ``Fatal`` when they cannot be read."""
     try:
-        history = History(services.database, Changes(services.database))
-        return list((await history.page(query)).operations)
+        database = services.database
+        history = History(database, Changes(database))
+        async with answering(services.settings, f"PostgreSQL at {database.address}"):
+            return list((await history.page(query)).operations)
     except Unavailable as error:
         raise Fatal(f"operations cannot be read: {error}") from error
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.cli.operations import summary
-from consumer.cli.options import ANSWER_SECONDS, briefly, validated, with_settings
+from consumer.cli.options import briefly, validated, with_settings
 from consumer.cli.output import FAILED, fail, print_json
 from consumer.config import types
 from consumer.config.settings import Settings
@@ -44,7 +44,7 @@ def repo_command(settings: Settings, *, did: str, as_json: bool) -> None:
 
     async def ask() -> KnownRepo:
         async with read_only(settings) as found:
-            return await read(found.database, did, ANSWER_SECONDS)
+            return await read(found.database, did, settings.commands.deadline)
 
     seen = uvloop.run(ask())
     if seen.unknown:

@@ -18,7 +18,7 @@ from consumer.cli.report import Report, Waiting, render, report
 from consumer.config.settings import Settings
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic
-from consumer.services import Services, attached, read_only
+from consumer.services import Services, answering, attached, read_only
 from consumer.store import status as store
 from consumer.store.rows import Lane
 
@@ -46,9 +46,12 @@ def status_command(settings: Settings, *, as_json: bool) -> None:
 
 async def read(services: Services, now: float | None = None) -> Report:
     """Return the report as plain values.  Raises ``Transient`` or ``Fatal``."""
-    async with services.database.transaction() as connection:
+    settings, database = services.settings, services.database
+    asked = f"PostgreSQL at {database.address}"
+    async with answering(settings, asked), database.transaction() as connection:
         found = await store.read(connection)
-    waiting = await _waiting(services, found.lanes)
+    async with answering(settings, f"Kafka at {settings.kafka.bootstrap_servers}"):
+        waiting = await _waiting(services, found.lanes)
     now = time.time() if now is None else now
     return report(found, waiting, now, services.settings.relay.relays)
 

@@ -313,6 +313,16 @@ class GatewaySettings(Section):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
 
 
+class CommandSettings(Section):
+    """The commands beside ``run`` and ``check``.
+
+    ``deadline``: after so long without an answer of Kafka or PostgreSQL a command says what it
+    waits for, and ends.
+    """
+
+    deadline: Seconds = 15.0
+
+
 class LogSettings(Section):
     """Structured logs on standard error."""
 
@@ -338,6 +348,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
     gateway: GatewaySettings = GatewaySettings()
+    commands: CommandSettings = CommandSettings()
     log: LogSettings = LogSettings()
     data_dir: Path = Path(".chive")
     cache_dir: Path | None = None  # downloads; None: chive in the user's cache directory

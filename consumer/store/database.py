@@ -3,12 +3,14 @@
 - ``transaction()`` is the only way to write.  An exception in its block rolls back.  psycopg's
   errors leave the block as ``Transient`` or ``Fatal``; ``CommitUnknown`` (a ``Transient``) means
   that COMMIT was sent and its outcome is unknown.
-- Every session has ``search_path`` set to the deployment's schema, and both
+- Every transaction has ``search_path`` set to the deployment's schema, and both
   ``idle_in_transaction_session_timeout`` and ``transaction_timeout``: a process that freezes
   within a transaction loses its locks after ``postgres.transaction_timeout`` seconds.  The latter
-  needs PostgreSQL 17.
+  needs PostgreSQL 17.  How that holds behind a pooler is in ``consumer.store.session``.
 - ``synchronous_commit`` is on: a committed transaction survives a crash of the server, because
   the publisher compares its markers in Kafka with it.
+- A server that refuses to write (after a failover) is left: every session to it is dropped, and
+  only one that writes is connected to.
 """
 
 from __future__ import annotations
@@ -16,77 +18,78 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Protocol
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from consumer.config.settings import PostgresSettings
-from consumer.errors import Fatal
+from consumer.errors import Fatal, Transient
 from consumer.metrics import Service
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.schema import migrate, migrations, schema_of
+from consumer.store.session import CONNECT_SECONDS, Session, SessionRules, address_of, dsn_of
 
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Connection = Session
 
 _MIN_SERVER = 170000  # as the server reports its version
-_CONNECT_TIMEOUT = 10  # seconds
 # The pool gives up an attempt to reconnect after these seconds; the next caller starts a new one.
 _RECONNECT_TIMEOUT = 2
 # Seconds after the server's own timeouts: these only notice a server that does not answer.
 _GRACE = 5.0
+_SESSION_SECONDS = CONNECT_SECONDS + _GRACE  # for a session of the pool
+_CHECK_SECONDS = 5.0  # for the answer of a session before it is given to a transaction
 
-_SESSION = """
-SELECT set_config('search_path', %(schema)s, false),
-       set_config('idle_in_transaction_session_timeout', %(timeout)s, false),
-       set_config('transaction_timeout', %(timeout)s, false),
-       set_config('synchronous_commit', 'on', false),
-       set_config('jit', 'off', false)
-"""
+_POLL_SECONDS = 1.0
 
 _PREPARED = "SELECT to_regclass('deployment')"
+_READ_ONLY = "SELECT current_setting('transaction_read_only')"
 
 
-def _dsn(settings: PostgresSettings) -> str:
-    if settings.dsn is None:
-        raise Fatal("postgres.dsn is not set: set CHIVE_POSTGRES__DSN")
-    try:
-        return make_conninfo(
-            settings.dsn.get_secret_value(),
-            connect_timeout=_CONNECT_TIMEOUT,
-            keepalives_idle=15,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=int((settings.transaction_timeout + _GRACE) * 1000),
-        )
-    except psycopg.ProgrammingError:
-        # libpq quotes the string in its message, and with it the password.
-        raise Fatal(
-            "postgres.dsn is not a connection string: write postgresql://user:password@host/database"
-        ) from None
+class Listener(Protocol):
+    """Hears of notifications on one channel."""
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait at most ``seconds``; tell whether it is time to look.
+
+        Notifications since the last call count.  Raises ``Transient``.
+        """
+
+    async def heard(self, seconds: float) -> list[str]:
+        """Wait like ``wait``, and return the payloads.  Raises ``Transient``."""
 
 
-class Listener:
-    """One session that listens on one channel."""
+class Notifications(Listener):
+    """A session of its own that listens."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def wait(self, seconds: float) -> bool:
-        """Wait at most ``seconds`` for a notification; tell whether one came.
-
-        Notifications since the last call count.  Raises ``Transient``.
-        """
+        """Tell whether a notification came."""
         return bool(await self.heard(seconds))
 
     async def heard(self, seconds: float) -> list[str]:
-        """Wait like ``wait``, and return the payloads.  Raises ``Transient``."""
+        """Return the payloads of notifications."""
         with translated():
             notes = self._connection.notifies(timeout=seconds, stop_after=1)
             return [note.payload async for note in notes]
+
+
+class Poll(Listener):
+    """Behind a pooler nothing is heard: it is time to look every ``_POLL_SECONDS``."""
+
+    async def wait(self, seconds: float) -> bool:
+        """Pause, and say that it is time to look."""
+        await asyncio.sleep(min(seconds, _POLL_SECONDS))
+        return True
+
+    async def heard(self, seconds: float) -> list[str]:
+        """Pause, and hear nothing: who waits for something looks by itself."""
+        await asyncio.sleep(seconds)
+        return []
 
 
 class Database:
@@ -96,20 +99,29 @@ class Database:
     """
 
     def __init__(self, settings: PostgresSettings, prefix: str) -> None:
+        if settings.dsn is None:
+            raise Fatal("postgres.dsn is not set: set CHIVE_POSTGRES__DSN")
         self.schema = schema_of(prefix)
-        self._dsn = _dsn(settings)
         self._timeout = settings.transaction_timeout
+        self._rules = SessionRules(self.schema, self._timeout)
+        self._dsn = dsn_of(settings.dsn.get_secret_value(), "postgres.dsn", self._timeout + _GRACE)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self._dsn,
+            connection_class=Session,
+            kwargs={"rules": self._rules},
             min_size=1,
             max_size=settings.pool_size,
             open=False,
-            configure=self._configure,
-            timeout=_CONNECT_TIMEOUT + _GRACE,
-            check=AsyncConnectionPool.check_connection,
+            timeout=_SESSION_SECONDS,
+            check=_answers,
             reconnect_timeout=_RECONNECT_TIMEOUT,
             name=self.schema,
         )
+
+    @property
+    def address(self) -> str:
+        """Host, port and name of the database."""
+        return address_of(self._dsn)
 
     async def open(self) -> None:
         """Connect, bring the tables up to date, start the pool.
@@ -120,7 +132,6 @@ class Database:
         with translated():
             async with await self._connect() as connection:
                 _require_version(connection.info.server_version)
-                await connection.execute("SET transaction_timeout = 0")
                 await migrate(connection, self.schema, migrations())
             await self._pool.open()
 
@@ -133,7 +144,9 @@ class Database:
         with translated():
             async with await self._connect() as connection:
                 _require_version(connection.info.server_version)
-                found = await (await connection.execute(_PREPARED)).fetchone()
+                async with connection.transaction():
+                    await connection.begin()
+                    found = await (await connection.execute(_PREPARED)).fetchone()
                 if found is None or found[0] is None:
                     raise Fatal(
                         f"no tables in schema {self.schema}: nothing has run with this "
@@ -158,9 +171,12 @@ class Database:
         await self._pool.close()
 
     async def ping(self) -> None:
-        """Check that the server answers.  Raises ``Transient`` or ``Fatal``."""
+        """Check that the server answers and can be written to.  Raises ``Transient``, ``Fatal``."""
         async with self.transaction() as connection:
-            await connection.execute("SELECT 1")
+            row = await (await connection.execute(_READ_ONLY)).fetchone()
+            if row is not None and row[0] == "on":
+                await self._leave(connection)
+                raise Transient(f"PostgreSQL at {self.address} is read-only", Service.POSTGRES)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -170,11 +186,15 @@ class Database:
         for psycopg's errors and for a block that takes longer than the transaction's timeout.
         """
         with translated():
-            connection = await self._pool.getconn()
+            connection = await self._session()
             try:
                 async with _undone_on_error(connection), asyncio.timeout(self._timeout + _GRACE):
+                    await connection.begin()
                     yield connection
                 await _commit(connection, self._timeout + _GRACE)
+            except psycopg.errors.ReadOnlySqlTransaction:
+                await self._leave(connection)
+                raise
             finally:
                 await self._pool.putconn(connection)
 
@@ -186,20 +206,36 @@ class Database:
         """
         with translated():
             async with await self._connect() as connection:
-                name = sql.Identifier(f"{self.schema}_{channel}")
-                await connection.execute(sql.SQL("LISTEN {}").format(name))
-                yield Listener(connection)
+                if connection.pooled:
+                    await connection.close()
+                    yield Poll()
+                else:
+                    name = sql.Identifier(f"{self.schema}_{channel}")
+                    await connection.execute(sql.SQL("LISTEN {}").format(name))
+                    yield Notifications(connection)
 
     async def _connect(self) -> Connection:
-        connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
-        await self._configure(connection)
-        return connection
+        return await Session.connect(self._dsn, rules=self._rules, autocommit=True)
 
-    async def _configure(self, connection: Connection) -> None:
-        milliseconds = str(int(self._timeout * 1000))
-        await connection.execute(_SESSION, {"schema": self.schema, "timeout": milliseconds})
-        if not connection.autocommit:
-            await connection.commit()
+    async def _session(self) -> Connection:
+        try:
+            return await self._pool.getconn()
+        except PoolTimeout as error:
+            why = self._rules.failure or "all of the pool are in use"
+            raise Transient(
+                f"PostgreSQL: no session in {_SESSION_SECONDS:g} s: {why}", Service.POSTGRES
+            ) from error
+
+    async def _leave(self, connection: Connection) -> None:
+        """Drop every session: the server that ``connection`` leads to refuses to write."""
+        await connection.close()
+        await self._pool.drain()
+
+
+async def _answers(connection: Connection) -> None:
+    """Raise if the session does not answer: the pool then gives another."""
+    async with asyncio.timeout(_CHECK_SECONDS):
+        await AsyncConnectionPool.check_connection(connection)
 
 
 def _require_version(version: int) -> None:
@@ -221,8 +257,9 @@ async def _undone_on_error(connection: Connection) -> AsyncIterator[None]:
 
 async def _rollback(connection: Connection) -> None:
     try:
-        await connection.rollback()
-    except psycopg.Error:
+        async with asyncio.timeout(_GRACE):
+            await connection.rollback()
+    except (psycopg.Error, TimeoutError):
         await connection.close()  # then the server rolls back
 
 

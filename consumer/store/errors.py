@@ -17,8 +17,9 @@ from consumer.metrics import Service
 
 # Connections, rollbacks, resources, locks, operator intervention, system errors.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-# Of class 25 only the two timeouts that end a frozen transaction.
-_TRANSIENT_STATES = frozenset({"25P03", "25P04"})
+# Of class 25: a server that is read-only since a failover, and the two timeouts that end a frozen
+# transaction.
+_TRANSIENT_STATES = frozenset({"25006", "25P03", "25P04"})
 # A COMMIT answered with one of these classes certainly did not happen.
 _ROLLED_BACK_CLASSES = frozenset({"23", "40"})
 

@@ -12,16 +12,16 @@ import hashlib
 import re
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from consumer.errors import Fatal
+from consumer.store.session import Session
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _MAX_STEM = 40  # characters, of the 63 bytes that PostgreSQL allows an identifier
 
+_UNBOUNDED = "SET LOCAL transaction_timeout = 0"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_versions (
@@ -63,13 +63,11 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-async def migrate(
-    connection: psycopg.AsyncConnection[Any], schema: str, known: tuple[Migration, ...]
-) -> int:
+async def migrate(connection: Session, schema: str, known: tuple[Migration, ...]) -> int:
     """Bring ``schema`` to the newest of ``known``; return how many migrations were applied.
 
-    ``connection`` has ``search_path`` set to ``schema``.  Raises ``Fatal`` if the schema is newer
-    than ``known``, and psycopg's errors.
+    ``connection`` is a session of ``schema`` that commits by itself.  Raises ``Fatal`` if the
+    schema is newer than ``known``, and psycopg's errors.
     """
     applied = 0
     newest = await _prepare(connection, schema)
@@ -84,8 +82,10 @@ async def migrate(
     return applied
 
 
-async def _prepare(connection: psycopg.AsyncConnection[Any], schema: str) -> int:
+async def _prepare(connection: Session, schema: str) -> int:
     async with connection.transaction():
+        await connection.begin()
+        await connection.execute(_UNBOUNDED)
         await connection.execute(_LOCK, [schema])
         await connection.execute(
             sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
@@ -94,10 +94,10 @@ async def _prepare(connection: psycopg.AsyncConnection[Any], schema: str) -> int
         return await _newest(connection)
 
 
-async def _apply(
-    connection: psycopg.AsyncConnection[Any], schema: str, migration: Migration
-) -> bool:
+async def _apply(connection: Session, schema: str, migration: Migration) -> bool:
     async with connection.transaction():
+        await connection.begin()
+        await connection.execute(_UNBOUNDED)
         await connection.execute(_LOCK, [schema])
         if await _newest(connection) >= migration.version:
             return False
@@ -106,6 +106,6 @@ async def _apply(
         return True
 
 
-async def _newest(connection: psycopg.AsyncConnection[Any]) -> int:
+async def _newest(connection: Session) -> int:
     row = await (await connection.execute(_NEWEST)).fetchone()
     return int(row[0]) if row else 0

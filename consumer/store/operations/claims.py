@@ -106,7 +106,7 @@ async def claim(
     """
     parameters = {"type": kind, "busy": Texts(busy), "automatic": automatic, "behind": behind}
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-        async with connection.pipeline():
+        async with connection.together():
             await connection.execute(_ONE_BY_ONE)
             await cursor.execute(_NEXT, parameters)
         row = await cursor.fetchone()

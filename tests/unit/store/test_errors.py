@@ -15,6 +15,7 @@ WAITED_OUT = [
     errors.DiskFull(),
     errors.IdleInTransactionSessionTimeout(),
     errors.QueryCanceled(),
+    errors.ReadOnlySqlTransaction(),
     errors.SerializationFailure(),
     errors.TooManyConnections(),
     errors.TransactionTimeout(),
