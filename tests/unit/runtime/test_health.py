@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -109,11 +110,20 @@ async def test_not_ready_says_why() -> None:
 async def test_a_check_that_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumer.runtime.health._CHECK_SECONDS", 0.01)
 
-    async def hanging() -> None:
-        await asyncio.Event().wait()
+    released = asyncio.Event()
 
-    _, detail = await health(kafka=hanging).ready()
+    async def hanging() -> None:
+        while not released.is_set():  # also when it is cancelled, as a driver's clean-up
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+
+    subject = health(kafka=hanging)
+    _, detail = await subject.ready()
     assert detail["checks"]["kafka"]["error"] == "no answer in 0.01 s"
+    subject.expect({}, [])
+    assert (await subject.ready())[0]
+    released.set()
+    await asyncio.sleep(0.05)
 
 
 async def test_lag_makes_unready_and_names_the_lane() -> None:
