@@ -14,6 +14,7 @@ pytest_plugins = [  # what others import comes first: a plugin is rewritten only
     "tests.support.accounts",
     "tests.support.database",
     "tests.support.backup",
+    "tests.support.cluster",
     "tests.support.network",
     "tests.support.order",
     "tests.support.worker",

@@ -78,15 +78,26 @@ class EmbeddedKafka:
     """A Kafka broker in ``directory``; ``bootstrap_servers`` is its address once started.
 
     ``proxied_port`` adds a second listener that tells its clients to use that port on
-    loopback: the address of a proxy, whose upstream is ``proxied_upstream``.
+    loopback: the address of a proxy, whose upstream is ``proxied_upstream``.  ``settings`` are
+    further properties of the broker, which win; ``cluster`` is the id of a new cluster.
     """
 
-    def __init__(self, directory: Path, cache: Path, *, proxied_port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        cache: Path,
+        *,
+        proxied_port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        cluster: str | None = None,
+    ) -> None:
         self.bootstrap_servers = ""
         self.proxied_upstream: int | None = None
         self._directory = directory.absolute()
         self._cache = cache
         self._proxied_port = proxied_port
+        self._further = dict(settings or {})
+        self._cluster = cluster or _new_cluster()
         self._classpath: list[Path] = []
         self.server = Server("kafka", self._directory)
 
@@ -137,6 +148,7 @@ class EmbeddedKafka:
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
             "listeners": ",".join([*listeners, f"CONTROLLER://{LOOPBACK}:{controller}"]),
             "advertised.listeners": ",".join(advertised),
+            **self._further,
         }
 
     async def _format(self, settings: Mapping[str, str]) -> None:
@@ -144,9 +156,8 @@ class EmbeddedKafka:
         partial = self._directory / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         properties = self._write("format.properties", {**settings, "log.dirs": str(partial)})
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # With "=": one id in 64 begins with "-", which would be read as an option.
-        arguments = ("format", f"--cluster-id={cluster}", "--config", str(properties))
+        arguments = ("format", f"--cluster-id={self._cluster}", "--config", str(properties))
         await Server("kafka-format", self._directory).run(
             self._java("kafka.tools.StorageTool", *arguments), _START_DEADLINE
         )
@@ -167,6 +178,10 @@ class EmbeddedKafka:
             ":".join(str(jar) for jar in self._classpath),
             *arguments,
         ]
+
+
+def _new_cluster() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 async def _answers(port: int) -> bool:

@@ -29,6 +29,7 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
 _CLOSE_SECONDS = 5.0
 _RETRY_BACKOFF_MS = 50
+_LEAST_PATIENCE = 5.0  # seconds
 _HEARTBEAT_MS = 1_000  # five may fail before the shortest session that brokers allow ends
 _NEVER_MS = 2**31 - 1
 
@@ -191,7 +192,7 @@ class Client:
         password = settings.sasl_password
         return {
             "bootstrap_servers": settings.bootstrap_servers,
-            "request_timeout_ms": round(settings.request_timeout * 1000),
+            "request_timeout_ms": round(1000 * _patience(settings.request_timeout)),
             "retry_backoff_ms": _RETRY_BACKOFF_MS,
             "security_protocol": settings.security_protocol,
             "ssl_context": self._tls(),
@@ -204,6 +205,15 @@ class Client:
         if not self.settings.security_protocol.endswith("SSL"):
             return None
         return ssl.create_default_context(cafile=self.settings.ssl_ca_file)
+
+
+def _patience(exchange: float) -> float:
+    """Return how long one server may take to answer, in seconds.
+
+    A frozen server accepts connections and says nothing: an exchange of ``exchange`` seconds must
+    have time left to try another one, which is the leader or coordinator by then.
+    """
+    return min(exchange, max(exchange / 3, _LEAST_PATIENCE))
 
 
 async def closed(close: Callable[[], Any], seconds: float = _CLOSE_SECONDS) -> bool:
