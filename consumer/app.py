@@ -25,6 +25,7 @@ from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
+from consumer.kafka.stable import OpenTransactions
 from consumer.known_collections import empty_wildcards
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
@@ -77,8 +78,11 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         stack_of(plan.settings, stop) as settings,
         opened(settings, stop) as services,
     ):
+        transactions = OpenTransactions(services.client, services.topics)
         roots = _roots(replace(plan, settings=settings), services, state)
-        state.expect(_checks(plan.roles, services), roots)
+        roots["transactions"] = transactions.run
+        checks = _checks(plan.roles, services) | {"transactions": transactions.check}
+        state.expect(checks, roots)
         _log.info("process_running", roots=sorted(str(root) for root in roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
         await supervise({**roots, "http": _watching(server, state)}, stop, drain)

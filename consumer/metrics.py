@@ -253,6 +253,15 @@ class Ages(Collector):
         yield family
 
 
+# --- Kafka -----------------------------------------------------------------------------------
+
+OPEN_TRANSACTION = _gauge(
+    "chive_kafka_open_transaction_seconds",
+    "Age in seconds of a transaction that somebody left open, by topic and partition",
+    "topic",
+    "partition",
+)
+
 # --- process ---------------------------------------------------------------------------------
 
 BUILD = _gauge(

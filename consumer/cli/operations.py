@@ -23,7 +23,9 @@ from consumer.cli.selecting import selecting
 from consumer.config import types
 from consumer.config.settings import Settings
 from consumer.control.topic import ControlTopic
-from consumer.errors import Fatal
+from consumer.errors import Fatal, Transient
+from consumer.kafka.stable import left_open, places_of
+from consumer.kafka.topics import Topic
 from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
 from consumer.runtime.tasks import wait_for_stop
@@ -47,6 +49,7 @@ from procedures.operations import Children, Operation, Status, encode
 from procedures.selections import By, Selection
 
 _COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
+_LOOK_SECONDS = 5.0  # between two looks at what holds commands back
 _FOLLOWED = 10  # operations that are followed at once: the oldest, which the controller works at
 
 
@@ -229,12 +232,15 @@ def cancel_command(settings: Settings, *, operation_id: str) -> None:
         requested_at=time.time(),
     )
 
-    async def stop() -> Operation | None:
+    async def stop() -> tuple[Operation | None, str | None]:
         async with read_only(settings) as found:
             await send(found, command)
-            return await cancelled(found, operation_id, ANSWER_SECONDS)
+            operation = await cancelled(found, operation_id, ANSWER_SECONDS)
+            return operation, None if operation and operation.ended else await _held(found)
 
-    operation = uvloop.run(stop())
+    operation, held = uvloop.run(stop())
+    if held is not None:
+        fail([f"{held}; operation {operation_id} is cancelled when it ends"], FAILED)
     if operation is None or operation.status is not Status.CANCELLED:
         known = "there is none" if operation is None else f"it is {operation.status}"
         fail([f"operation {operation_id} was not cancelled: {known}"], FAILED)
@@ -320,7 +326,7 @@ async def watched(
                             what=_how_far(seen),
                         )
 
-            async with _history(services) as history:
+            async with _history(services) as history, _warned(services, console):
                 await asyncio.gather(*(followed(history, each) for each in identifiers))
     except Unavailable as error:
         first = identifiers[0]
@@ -439,6 +445,37 @@ async def cancelled(services: Services, identifier: str, patience: float) -> Ope
                 while operation is not None and not operation.ended:
                     operation = await history.changed(identifier, operation.version)
     return operation
+
+
+async def _held(services: Services) -> str | None:
+    """Say what keeps commands from being read, None if nothing does.
+
+    Raises ``Transient`` or ``Fatal``.
+    """
+    control = places_of(services.topics, Topic.CONTROL)
+    async with answering(services.settings, "Kafka"):
+        found = await left_open(services.client, control)
+    return str(found[0]) if found else None
+
+
+@asynccontextmanager
+async def _warned(services: Services, console: Console) -> AsyncIterator[None]:
+    """Say once during the block that commands are not read, if they are not."""
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with suppress(Transient):
+                if (held := await _held(services)) is not None:
+                    console.print(f"{held}: the command waits until it ends", markup=False)
+                    return
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 @asynccontextmanager

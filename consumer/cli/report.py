@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from consumer.kafka.stable import OpenTransaction
 from consumer.kafka.topics import Topic
 from consumer.printable import escape
 from consumer.state.discovery import Search, SearchState
@@ -47,11 +48,12 @@ def report(
     waiting: Mapping[tuple[Topic, int], Waiting],
     now: float,
     relays: Collection[str] = (),
+    held: Collection[OpenTransaction] = (),
 ) -> Report:
     """Combine what the tables say with what waits in Kafka.
 
     ``now`` is in Unix seconds, ``relays`` are those of the settings: the cursor of another one
-    that is not read either was ``left``.
+    that is not read either was ``left``.  ``held``: transactions that were left open.
     """
     relay = _relay(found.relays, now)
     connected = relay is not None and relay["connected"]
@@ -88,6 +90,16 @@ def report(
         ],
         "discovery": _discovery(found),
         "sweep": _sweep(found.sweep, now),
+        "openTransactions": [
+            {
+                "topic": each.place.topic,
+                "partition": each.place.partition,
+                "offset": each.offset,
+                "waiting": each.waiting,
+                "seconds": round(max(0.0, now - each.since), 3),
+            }
+            for each in held
+        ],
         "lanes": lanes_,
     }
 
@@ -260,6 +272,12 @@ def _summary(seen: Report) -> Table:
     repos = seen["repos"]
     lag = seen["lagSeconds"]
     table.add_row("lag", "unknown: not connected" if lag is None else f"{lag:,.1f} s")
+    for each in seen["openTransactions"]:
+        text = (
+            f"a transaction on {each['topic']}-{each['partition']} has been open for "
+            f"{each['seconds']:,.0f} s: {each['waiting']:,} offsets cannot be read until it ends"
+        )
+        table.add_row("HELD BACK", _plain(text))
     table.add_row("repos", f"{repos['total']:,}: {_counts(repos['byState'])}")
     if repos["desynchronizedBy"]:
         table.add_row("", f"desynchronized: {_counts(repos['desynchronizedBy'])}")

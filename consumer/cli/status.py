@@ -6,7 +6,7 @@ It looks at Postgres and Kafka and changes neither.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 import uvloop
@@ -14,9 +14,10 @@ from rich.console import Console
 
 from consumer.cli.options import briefly, with_settings
 from consumer.cli.output import print_json
-from consumer.cli.report import Report, Waiting, render, report
+from consumer.cli.report import NOTHING, Report, Waiting, render, report
 from consumer.config.settings import Settings
 from consumer.kafka.reader import PartitionReader, TopicPartition
+from consumer.kafka.stable import OpenTransaction, left_open, places_of
 from consumer.kafka.topics import Topic
 from consumer.services import Services, answering, attached, read_only
 from consumer.store import status as store
@@ -51,12 +52,16 @@ async def read(services: Services, now: float | None = None) -> Report:
     async with answering(settings, asked), database.transaction() as connection:
         found = await store.read(connection)
     async with answering(settings, f"Kafka at {settings.kafka.bootstrap_servers}"):
-        waiting = await _waiting(services, found.lanes)
+        places = places_of(services.topics) if found.lanes else []
+        held = await left_open(services.client, places)
+        waiting = await _waiting(services, found.lanes, held)
     now = time.time() if now is None else now
-    return report(found, waiting, now, services.settings.relay.relays)
+    return report(found, waiting, now, services.settings.relay.relays, held)
 
 
-async def _waiting(services: Services, known: list[Lane]) -> dict[tuple[Topic, int], Waiting]:
+async def _waiting(
+    services: Services, known: list[Lane], held: Sequence[OpenTransaction]
+) -> dict[tuple[Topic, int], Waiting]:
     names = {topic: services.topics.name(topic) for topic in (Topic.FIREHOSE, Topic.BACKFILL)}
     positions = {}
     for lane in known:
@@ -67,6 +72,11 @@ async def _waiting(services: Services, known: list[Lane]) -> dict[tuple[Topic, i
         return {}
     async with await PartitionReader.open(services.client, dict.fromkeys(positions)) as reader:
         found = await _look(reader, positions)
+    for each in held:
+        if each.place in positions:
+            before = found.get(each.place, NOTHING)
+            since = each.since if before.since is None else min(before.since, each.since)
+            found[each.place] = Waiting(before.offsets + each.waiting, since)
     return {
         (topic, place.partition): waiting
         for place, waiting in found.items()

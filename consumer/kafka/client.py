@@ -141,12 +141,15 @@ class Client:
             max_request_size=MAX_RECORD_BYTES,
         )
 
-    def consumer(self) -> Any:
-        """Return a group-less consumer of committed records that has not been started."""
+    def consumer(self, *, committed: bool = True) -> Any:
+        """Return a group-less consumer of records that has not been started.
+
+        It reads committed records alone, or all if ``committed`` is false.
+        """
         return AIOKafkaConsumer(
             **self._connection(),
             group_id=None,
-            isolation_level="read_committed",
+            isolation_level="read_committed" if committed else "read_uncommitted",
             auto_offset_reset="none",
             enable_auto_commit=False,
             max_partition_fetch_bytes=MAX_RECORD_BYTES,

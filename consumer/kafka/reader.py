@@ -78,12 +78,19 @@ class PartitionReader(Closing):
         return self._client.timeout
 
     @classmethod
-    async def open(cls, client: Client, positions: Mapping[TopicPartition, int | None]) -> Self:
+    async def open(
+        cls,
+        client: Client,
+        positions: Mapping[TopicPartition, int | None],
+        *,
+        committed: bool = True,
+    ) -> Self:
         """Start at ``positions``: offsets of the next record, None for the oldest kept one.
 
-        Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
+        Without ``committed`` the records of open and aborted transactions are seen too.  Raises
+        ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
         """
-        consumer = client.consumer()
+        consumer = client.consumer(committed=committed)
         reader = cls(client, consumer, positions)
         try:
             async with deadline(client.timeout, "opening a reader"):

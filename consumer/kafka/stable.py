@@ -1,0 +1,157 @@
+"""Transactions that somebody left open: what they hold back, and since when.
+
+A reader of committed records sees a partition up to its last stable offset, where the oldest open
+transaction begins.  A transaction that nobody ends keeps everything after it from being read until
+its producer's timeout, which may be 15 minutes; nothing looks late meanwhile, because lag counts
+what can be read.  So the last stable offset is compared with the high watermark, and the record in
+between says by its timestamp how long it has been waiting.
+
+Our own transactions take a second, and are aborted after ``kafka.transaction_timeout``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from consumer import metrics
+from consumer.errors import Transient
+from consumer.kafka.client import Client, deadline, release
+from consumer.kafka.reader import PartitionReader, TopicPartition
+from consumer.kafka.topics import Topic, Topics
+from consumer.metrics import Service
+from consumer.runtime.tasks import wait_for_stop
+
+OPEN_SECONDS = 10.0
+"""A transaction that is open for longer counts as left open."""
+
+_EVERY_SECONDS = 10.0
+_REPEAT_SECONDS = 60.0
+_READ_SECONDS = 5.0  # for the first record of every open transaction together
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """The oldest open transaction of a partition.
+
+    It begins at ``offset``, at ``since`` (Unix seconds); ``waiting`` offsets cannot be read.
+    """
+
+    place: TopicPartition
+    offset: int
+    waiting: int
+    since: float
+
+    def __str__(self) -> str:
+        return (
+            f"a transaction on {self.place.topic}-{self.place.partition} has been open for "
+            f"{time.time() - self.since:,.0f} s and holds back {self.waiting:,} offsets"
+        )
+
+
+def places_of(topics: Topics, *only: Topic) -> list[TopicPartition]:
+    """Return all partitions of the deployment, or those of ``only`` some of its topics."""
+    names = {topics.name(topic) for topic in only or Topic}
+    return [
+        TopicPartition(spec.name, partition)
+        for spec in topics.specs()
+        if spec.name in names
+        for partition in range(spec.partitions)
+    ]
+
+
+async def left_open(
+    client: Client, places: Iterable[TopicPartition], longer_than: float = OPEN_SECONDS
+) -> list[OpenTransaction]:
+    """Return the transactions that have been open on ``places`` for ``longer_than`` seconds.
+
+    Raises ``Transient`` or ``Fatal``.
+    """
+    wanted = list(places)
+    held = await _held_back(client, wanted) if wanted else {}
+    if not held:
+        return []
+    begun = {place: stable for place, (stable, _) in held.items()}
+    found = []
+    async with await PartitionReader.open(client, begun, committed=False) as reader:
+        give_up = time.monotonic() + _READ_SECONDS
+        while begun and time.monotonic() < give_up:
+            for record in await reader.fetch(*begun, wait=0.5):
+                place = TopicPartition(record.topic, record.partition)
+                if begun.pop(place, None) is not None:
+                    stable, end = held[place]
+                    found.append(
+                        OpenTransaction(place, stable, end - stable, record.timestamp / 1000)
+                    )
+    old = time.time() - longer_than
+    return sorted((each for each in found if each.since <= old), key=lambda each: each.place)
+
+
+async def _held_back(
+    client: Client, places: list[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return last stable offset and high watermark of the partitions in which they differ."""
+    async with AsyncExitStack() as stack:
+        ends = []
+        for committed in (True, False):
+            consumer = client.consumer(committed=committed)
+            stack.push_async_callback(release, consumer)
+            async with deadline(client.timeout, "asking for offsets"):
+                await consumer.start()
+                ends.append(await consumer.end_offsets(places))
+    stable, high = ends
+    return {each: (stable[each], high[each]) for each in places if stable[each] < high[each]}
+
+
+class OpenTransactions:
+    """Watches a deployment's topics for transactions that were left open, and names them."""
+
+    def __init__(self, client: Client, topics: Topics) -> None:
+        self._client = client
+        self._places = places_of(topics)
+        self._topics = {topics.name(topic): topic for topic in Topic}
+        self._found: dict[TopicPartition, OpenTransaction] = {}
+        self._said: dict[TopicPartition, float] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look every few seconds until told to stop.  Raises ``Transient`` or ``Fatal``."""
+        try:
+            while not stop.is_set():
+                self._note(await left_open(self._client, self._places))
+                await wait_for_stop(stop, _EVERY_SECONDS)
+        finally:
+            self._note([])
+
+    async def check(self) -> None:
+        """Raise ``Transient`` that names what is held back, if anything is."""
+        if self._found:
+            raise Transient("; ".join(map(str, self._found.values())), Service.KAFKA)
+
+    def _note(self, found: list[OpenTransaction]) -> None:
+        now = time.monotonic()
+        for over in self._found.keys() - {each.place for each in found}:
+            del self._said[over]
+            _log.info("transaction_over", topic=over.topic, partition=over.partition)
+            metrics.OPEN_TRANSACTION.remove(self._topics[over.topic], over.partition)
+        self._found = {each.place: each for each in found}
+        for each in found:
+            topic, partition = each.place
+            age = time.time() - each.since
+            metrics.OPEN_TRANSACTION.labels(self._topics[topic], partition).set(age)
+            if now - self._said.get(each.place, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
+                self._said[each.place] = now
+                _log.warning(
+                    "transaction_open",
+                    topic=topic,
+                    partition=partition,
+                    offset=each.offset,
+                    waiting=each.waiting,
+                    seconds=round(age),
+                )
