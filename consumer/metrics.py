@@ -255,11 +255,23 @@ class Ages(Collector):
 
 # --- Kafka -----------------------------------------------------------------------------------
 
-OPEN_TRANSACTION = _gauge(
-    "chive_kafka_open_transaction_seconds",
-    "Age in seconds of a transaction that somebody left open, by topic and partition",
-    "topic",
-    "partition",
+_TOPICS = (
+    "firehose",
+    "backfill",
+    "cursor",
+    "control",
+    "events",
+    "operations",
+    "published",
+    "dead-letter",
+)
+OPEN_TRANSACTION = closed(
+    _gauge(
+        "chive_kafka_open_transaction_seconds",
+        "Age in seconds of the oldest transaction that somebody left open, by topic",
+        "topic",
+    ),
+    _TOPICS,
 )
 
 # --- process ---------------------------------------------------------------------------------

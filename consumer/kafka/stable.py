@@ -139,12 +139,12 @@ class OpenTransactions:
         for over in self._found.keys() - {each.place for each in found}:
             del self._said[over]
             _log.info("transaction_over", topic=over.topic, partition=over.partition)
-            metrics.OPEN_TRANSACTION.remove(self._topics[over.topic], over.partition)
         self._found = {each.place: each for each in found}
+        oldest = dict.fromkeys(Topic, 0.0)
         for each in found:
             topic, partition = each.place
             age = time.time() - each.since
-            metrics.OPEN_TRANSACTION.labels(self._topics[topic], partition).set(age)
+            oldest[self._topics[topic]] = max(age, oldest[self._topics[topic]])
             if now - self._said.get(each.place, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
                 self._said[each.place] = now
                 _log.warning(
@@ -155,3 +155,5 @@ class OpenTransactions:
                     waiting=each.waiting,
                     seconds=round(age),
                 )
+        for name, age in oldest.items():
+            metrics.OPEN_TRANSACTION.labels(name).set(age)

@@ -69,15 +69,13 @@ async def test_who_watches_names_it_until_it_is_over(client: Client, topics: Top
             return f"{name}-0 has been open for" in str(error)
         return False
 
-    def measured() -> list[float]:
-        (family,) = metrics.OPEN_TRANSACTION.collect()
-        return [sample.value for sample in family.samples if sample.labels["topic"] == "control"]
+    def measured() -> float:
+        return metrics.by_label(metrics.OPEN_TRANSACTION)[Topic.CONTROL]
 
     async with running(watch.run):
         async with foreign_transaction(client, name):
             await eventually(named, deadline=60)
-            (seconds,) = measured()
-            assert seconds >= 10
+            assert measured() >= 10
         await eventually(lambda: not measured(), deadline=60)
         assert not await named()
 

@@ -14,6 +14,7 @@ from consumer.backfill import Cause, LookupKind
 from consumer.errors import Reason
 from consumer.fetch.refusals import Meaning
 from consumer.gateway import role
+from consumer.kafka.topics import Topic
 from consumer.state.accounts import Verdict
 from consumer.state.discovery import AnswerKind, SearchState
 from consumer.state.effects import SyncReason
@@ -58,7 +59,7 @@ CLOSED: dict[str, set[str]] = {
     "type": {*metrics.EVENT_TYPES, *Type},
     "source": {*metrics.EVENT_SOURCES},
     "phase": {*Phase},
-    "topic": {"firehose", "backfill", "events", "operations", "dead-letter"},
+    "topic": {*Topic},
     "role": {"tailer", "publisher"},
 }
 # Numbers of lanes, names of roots (tests have roots with other names), version and commit: the
