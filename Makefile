@@ -18,7 +18,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit compile check format bench fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer compile check format bench fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS; th
 
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
 	$(BIN)/pytest -n auto $(UNIT) $(ARGS)
+
+pgbouncer: ## install PgBouncer from the system's packages (needs root); its tests are skipped without it
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer || (apt-get update -qq && apt-get install --yes --no-install-recommends pgbouncer)
 
 compile: $(BINARIES) ## compile the core: verification in a third less time; used from then on
 $(BINARIES): $(STAMP) compiling/__main__.py $(wildcard consumer/verify/*.py)

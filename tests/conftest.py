@@ -17,6 +17,7 @@ pytest_plugins = [  # what others import comes first: a plugin is rewritten only
     "tests.support.cluster",
     "tests.support.network",
     "tests.support.order",
+    "tests.support.pgbouncer",
     "tests.support.worker",
     "tests.vectors",
 ]

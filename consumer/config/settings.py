@@ -131,6 +131,7 @@ class PostgresSettings(Section):
     """The PostgreSQL database; without ``dsn`` the embedded one is started."""
 
     dsn: Dsn | None = None
+    direct_dsn: Dsn | None = None  # past a pooler, for LISTEN; None: dsn
     pool_size: Annotated[int, Field(ge=2, le=100)] = 12
     transaction_timeout: Seconds = 60.0
 

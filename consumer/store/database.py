@@ -105,6 +105,12 @@ class Database:
         self._timeout = settings.transaction_timeout
         self._rules = SessionRules(self.schema, self._timeout)
         self._dsn = dsn_of(settings.dsn.get_secret_value(), "postgres.dsn", self._timeout + _GRACE)
+        direct = settings.direct_dsn
+        self._direct = (
+            dsn_of(direct.get_secret_value(), "postgres.direct_dsn", self._timeout + _GRACE)
+            if direct
+            else self._dsn
+        )
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self._dsn,
             connection_class=Session,
@@ -205,7 +211,7 @@ class Database:
         Raises ``Transient`` or ``Fatal`` for psycopg's errors, those of the block as well.
         """
         with translated():
-            async with await self._connect() as connection:
+            async with await self._connect(self._direct) as connection:
                 if connection.pooled:
                     await connection.close()
                     yield Poll()
@@ -214,8 +220,8 @@ class Database:
                     await connection.execute(sql.SQL("LISTEN {}").format(name))
                     yield Notifications(connection)
 
-    async def _connect(self) -> Connection:
-        return await Session.connect(self._dsn, rules=self._rules, autocommit=True)
+    async def _connect(self, dsn: str | None = None) -> Connection:
+        return await Session.connect(dsn or self._dsn, rules=self._rules, autocommit=True)
 
     async def _session(self) -> Connection:
         try:
