@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import NoReturn
 
 import click
@@ -50,6 +51,7 @@ from procedures.selections import By, Selection
 
 _COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
 _LOOK_SECONDS = 5.0  # between two looks at what holds commands back
+_PAGE = 1_000  # operations that are read at once
 _FOLLOWED = 10  # operations that are followed at once: the oldest, which the controller works at
 
 
@@ -252,7 +254,7 @@ def cancel_command(settings: Settings, *, operation_id: str) -> None:
 @click.option("--did", callback=validated(types.did), help="Only of this repo.")
 @click.option("--status", "statuses", type=click.Choice([s.value for s in Status]), multiple=True)
 @click.option("--parent", metavar="ID", help="Those that are part of this one.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000))
 @click.option("--watch", is_flag=True, help="Show them again every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One operation a line, as published.")
 def operations_command(
@@ -427,13 +429,20 @@ def summary(operation: Operation) -> str:
 
 async def listed(services: Services, query: Query) -> list[Operation]:
     """Return operations, newest first.  Raises ``Fatal`` when they cannot be read."""
+    database = services.database
+    history = History(database, Changes(database))
+    found: list[Operation] = []
     try:
-        database = services.database
-        history = History(database, Changes(database))
         async with answering(services.settings, f"PostgreSQL at {database.address}"):
-            return list((await history.page(query)).operations)
+            while (left := query.limit - len(found)) > 0:
+                page = await history.page(replace(query, limit=min(left, _PAGE)))
+                found += page.operations
+                if page.cursor is None:
+                    break
+                query = replace(query, cursor=page.cursor)
     except Unavailable as error:
         raise Fatal(f"operations cannot be read: {error}") from error
+    return found
 
 
 async def cancelled(services: Services, identifier: str, patience: float) -> Operation | None:

@@ -246,6 +246,9 @@ def _dumped(value: Any) -> bytes:
 
 _COMMANDS: list[dict[str, Any]] = [
     {"v": 1, "id": "one", "type": "didSync", "did": ACCOUNT.did, "emit": "all"},
+    {"type": "didSync", "dids": [ACCOUNT.did, "did:web:a.example"], "emit": "changes"},
+    {"type": "didSync", "select": {"collection": "pub.chive.*"}},
+    {"type": "reconcile", "select": {"host": "a.example:8443"}},
     {"type": "recordRefresh", "uri": f"at://{ACCOUNT.did}/{PATH}", "requestedBy": ACCOUNT.did},
     {"type": "cancel", "operationId": "one", "requestedAt": "2026-07-04T14:39:14Z"},
 ]
