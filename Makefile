@@ -11,6 +11,9 @@ UNIT   := tests/unit tests/property
 STACKS ?= 4
 SPREAD := -n $(STACKS) --dist loadgroup --no-loadscope-reorder
 BINARIES := consumer/binaries/manifest.json
+# What rests on Kafka's protocol runs on the oldest release that is supported as well.
+ON_OLDEST := $(addprefix tests/integration/test_,transaction.py membership.py topics.py publisher.py) \
+	tests/field/test_accounts.py
 FOR    ?=
 ARGS   ?=
 
@@ -43,6 +46,7 @@ test: $(STAMP) ## all tests, on real Kafka, PostgreSQL and the reference PDS; th
 	$(MAKE) --no-print-directory compile
 	CHIVE_COMPILED=required $(BIN)/pytest -n auto $(UNIT) $(ARGS)
 	$(BIN)/pytest $(SPREAD) --ignore tests/unit --ignore tests/property $(ARGS)
+	TEST_KAFKA=oldest $(BIN)/pytest $(SPREAD) $(ON_OLDEST) $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
 	$(BIN)/pytest -n auto $(UNIT) $(ARGS)

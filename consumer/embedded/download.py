@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from jgo.maven import Artifact, MavenContext, PythonResolver
 
-from consumer.embedded.jars import KAFKA_VERSION, Jar
+from consumer.embedded.jars import Jar
 from consumer.embedded.progress import show_progress
 from consumer.errors import Fatal, Transient
 
@@ -25,17 +25,15 @@ _POLL = 0.02  # seconds
 _log = structlog.get_logger()
 
 
-async def download(jars: list[Jar], staging: Path) -> None:
-    """Put ``jars`` into the directory ``jars`` of ``staging``.
+async def download(version: str, jars: list[Jar], staging: Path) -> None:
+    """Put ``jars`` of Kafka ``version`` into the directory ``jars`` of ``staging``.
 
     Raises ``Transient`` if one cannot be downloaded, ``Fatal`` if its hash differs from the lock.
     """
     (staging / "jars").mkdir()
     fetch = _Fetch(staging)
-    _log.info(
-        "kafka_download_started", version=KAFKA_VERSION, jars=len(jars), cache=str(staging.parent)
-    )
-    with show_progress(f"Kafka {KAFKA_VERSION}", total=len(jars)) as progress:
+    _log.info("kafka_download_started", version=version, jars=len(jars), cache=str(staging.parent))
+    with show_progress(f"Kafka {version}", total=len(jars)) as progress:
         pending = iter(jars)
 
         async def lane() -> None:

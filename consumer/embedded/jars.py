@@ -1,10 +1,10 @@
 """Apache Kafka's jars: resolved once into a lock, fetched on first use, shared by all.
 
-The lock (``kafka-jars.txt``, one ``coordinate sha256`` a line) is what jgo resolved from
-``ENDPOINTS``; ``python -m consumer.embedded.lock_jars`` makes it again.  Fetching asks jgo for
-exactly those artifacts and refuses a file whose hash differs.  A directory in the cache is
-complete or absent: files are collected aside and renamed into place, under a lock that
-other processes wait for.
+The lock (``kafka-jars.txt``, one ``coordinate sha256`` a line) is what jgo resolved from the
+endpoints of a release; ``python -m consumer.embedded.lock_jars`` makes it again.  Fetching asks
+jgo for exactly those artifacts and refuses a file whose hash differs.  A directory in the cache
+is complete or absent: files are collected aside and renamed into place, under a lock that other
+processes wait for.
 """
 
 from __future__ import annotations
@@ -18,14 +18,6 @@ from tempfile import mkdtemp
 
 from consumer.embedded.process import take_lock
 from consumer.errors import Fatal
-
-KAFKA_VERSION = "4.2.1"
-# The binding is raw ("!"): its dependency management would pin an old Kafka client.
-ENDPOINTS = (
-    f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
-    "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3!",
-)
-LOCK = Path(__file__).with_name("kafka-jars.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +34,33 @@ class Jar:
         return f"{artifact}-{version}.jar"
 
 
-def locked() -> list[Jar]:
-    """Return the jars of the lock."""
-    return [Jar(*line.split()) for line in LOCK.read_text().splitlines()]
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of Kafka; ``logging`` is the binding that it logs with, ``lock`` names its jars."""
+
+    version: str
+    logging: str
+    lock: Path
+
+    @property
+    def endpoints(self) -> tuple[str, str]:
+        """The coordinates from which the lock is resolved.
+
+        The binding is raw ("!"): its dependency management would pin an old Kafka client.
+        """
+        return f"org.apache.kafka:kafka_2.13:{self.version}", f"{self.logging}!"
+
+    def jars(self) -> list[Jar]:
+        """Return the jars of the lock."""
+        return [Jar(*line.split()) for line in self.lock.read_text().splitlines()]
+
+
+CURRENT = Release(
+    "4.2.1",
+    "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3",
+    Path(__file__).with_name("kafka-jars.txt"),
+)
+"""The release that the embedded stack runs."""
 
 
 def cache_home(override: Path | None = None) -> Path:
@@ -54,17 +70,17 @@ def cache_home(override: Path | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chive"
 
 
-async def kafka_jars(cache: Path) -> list[Path]:
-    """Return the class path of Kafka, downloading the jars into ``cache`` if they are not there.
+async def kafka_jars(cache: Path, release: Release = CURRENT) -> list[Path]:
+    """Return the class path of a release, its jars downloaded into ``cache`` if need be.
 
     Raises ``Transient`` if the repository cannot be reached, ``Fatal`` if a file's hash differs
     from the lock.
     """
-    jars = locked()
+    jars = release.jars()
     identity = hashlib.sha256("\n".join(jar.sha256 for jar in jars).encode()).hexdigest()[:8]
-    directory = cache / f"kafka-{KAFKA_VERSION}-{identity}"
+    directory = cache / f"kafka-{release.version}-{identity}"
     if not _is_there(directory):
-        await _install(jars, directory)
+        await _install(release.version, jars, directory)
     return [directory / jar.filename for jar in jars]
 
 
@@ -72,7 +88,7 @@ def _is_there(directory: Path) -> bool:
     return directory.is_dir()
 
 
-async def _install(jars: list[Jar], directory: Path) -> None:
+async def _install(version: str, jars: list[Jar], directory: Path) -> None:
     # jgo is slow to import, and needed once on a machine.
     from consumer.embedded.download import download  # noqa: PLC0415
 
@@ -89,7 +105,7 @@ async def _install(jars: list[Jar], directory: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)  # of an interrupted download
             # A name of its own: a thread of a failed download may still write where it began.
             staging = Path(mkdtemp(".partial", f"{directory.name}.", directory.parent))
-            await download(jars, staging)
+            await download(version, jars, staging)
             (staging / "jars").rename(directory)
             shutil.rmtree(staging)
     finally:

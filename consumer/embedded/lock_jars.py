@@ -1,4 +1,4 @@
-"""Resolve Kafka's jars with jgo and write the lock.  Run it after a change of ``ENDPOINTS``."""
+"""Resolve a release's jars with jgo and write its lock.  Run it after a change of ``CURRENT``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from jgo.maven import Dependency, MavenContext, PythonResolver
 
 from consumer.embedded.download import TIMEOUT
-from consumer.embedded.jars import ENDPOINTS, LOCK, Jar
+from consumer.embedded.jars import CURRENT, Jar, Release
 
 
-def resolve(staging: Path) -> list[Jar]:
-    """Return every jar that ``ENDPOINTS`` need at run time, downloaded to ``staging``."""
+def resolve(release: Release, staging: Path) -> list[Jar]:
+    """Return every jar that a release needs at run time, downloaded to ``staging``."""
     context = MavenContext(resolver=PythonResolver(), repo_cache=staging, timeout=TIMEOUT)
-    roots = [context.create_dependency(endpoint) for endpoint in ENDPOINTS]
+    roots = [context.create_dependency(endpoint) for endpoint in release.endpoints]
     inputs, transitive = context.resolver.resolve(roots)
     needed = [*inputs, *(each for each in transitive if each.scope in ("compile", "runtime"))]
     return sorted(map(_locked, needed), key=lambda jar: jar.coordinate)
@@ -26,12 +26,12 @@ def _locked(dependency: Dependency) -> Jar:
     return Jar(f"{dependency.groupId}:{dependency.artifactId}:{dependency.version}", digest)
 
 
-def main() -> None:
-    """Write the lock again."""
+def write(release: Release) -> None:
+    """Write the lock of a release again."""
     with tempfile.TemporaryDirectory() as staging:
-        jars = resolve(Path(staging))
-    LOCK.write_text("".join(f"{jar.coordinate} {jar.sha256}\n" for jar in jars))
+        jars = resolve(release, Path(staging))
+    release.lock.write_text("".join(f"{jar.coordinate} {jar.sha256}\n" for jar in jars))
 
 
 if __name__ == "__main__":
-    main()
+    write(CURRENT)

@@ -22,6 +22,7 @@ import pytest
 from consumer.embedded.jars import cache_home
 from consumer.embedded.kafka import EmbeddedKafka
 from consumer.embedded.postgres import EmbeddedPostgres
+from tests.support.oldest_kafka import wanted
 from tests.support.proxy import TcpProxy, reserve
 
 
@@ -53,7 +54,9 @@ def server_directory() -> Iterator[Path]:
 async def services(server_directory: Path) -> AsyncIterator[Services]:
     """Start the process's Kafka and PostgreSQL."""
     proxy = TcpProxy()
-    kafka = EmbeddedKafka(server_directory / "kafka", cache_home(), proxied_port=proxy.port)
+    kafka = EmbeddedKafka(
+        server_directory / "kafka", cache_home(), proxied_port=proxy.port, release=wanted()
+    )
     postgres = EmbeddedPostgres(server_directory / "postgres", durable=False)
     try:
         await asyncio.gather(kafka.start(), postgres.start())
@@ -100,7 +103,7 @@ def own_directory(parent: Path, name: str, ports: int) -> Iterator[Path]:
 async def own_kafka(server_directory: Path) -> AsyncIterator[EmbeddedKafka]:
     """Start a Kafka that the test may stop, kill and start again, at the same address."""
     with own_directory(server_directory, "kafka", ports=3) as directory:
-        kafka = EmbeddedKafka(directory, cache_home())
+        kafka = EmbeddedKafka(directory, cache_home(), release=wanted())
         try:
             await kafka.start()
             yield kafka

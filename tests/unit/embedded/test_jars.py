@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from jgo.maven import Artifact, PythonResolver
 
-from consumer.embedded import jars
-from consumer.embedded.jars import Jar, cache_home, kafka_jars, locked
+from consumer.embedded.jars import CURRENT, Jar, Release, cache_home, kafka_jars
 from consumer.errors import Fatal, Transient
+from tests.support.oldest_kafka import OLDEST
 
 
 def jar(name: str, content: bytes) -> Jar:
@@ -33,7 +33,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, byt
         return path
 
     monkeypatch.setattr(PythonResolver, "download", download)
-    monkeypatch.setattr(jars, "locked", lambda: [jar("one", b"1"), jar("two", b"2")])
+    monkeypatch.setattr(Release, "jars", lambda _: [jar("one", b"1"), jar("two", b"2")])
     return files
 
 
@@ -87,13 +87,14 @@ async def test_a_leftover_of_a_failed_download_blocks_no_other(
     assert len(await kafka_jars(tmp_path / "cache")) == 2
 
 
-def test_the_lock_names_one_kafka_and_no_address() -> None:
-    found = locked()
+@pytest.mark.parametrize("release", [CURRENT, OLDEST], ids=lambda each: each.version)
+def test_the_lock_names_one_kafka_and_no_address(release: Release) -> None:
+    found = release.jars()
     kafka = {each.coordinate for each in found if each.coordinate.startswith("org.apache.kafka:")}
-    assert f"org.apache.kafka:kafka_2.13:{jars.KAFKA_VERSION}" in kafka
-    assert {each.rsplit(":", 1)[1] for each in kafka} == {jars.KAFKA_VERSION}
+    assert f"org.apache.kafka:kafka_2.13:{release.version}" in kafka
+    assert {each.rsplit(":", 1)[1] for each in kafka} == {release.version}
     assert all(len(each.sha256) == 64 for each in found)
-    assert "://" not in jars.LOCK.read_text()
+    assert "://" not in release.lock.read_text()
 
 
 def test_the_cache_is_the_users_unless_named(
