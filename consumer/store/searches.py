@@ -51,11 +51,13 @@ INSERT INTO searches {_NAMES} VALUES {_VALUES}
 ON CONFLICT (source, listing) DO UPDATE SET
     {_NAMES} = {_VALUES}, lease_owner = NULL, lease_until = NULL, updated_at = now()
 """  # noqa: S608
+# A command may have made the search its operation's while the page was read.
 _SAVE = f"""
-UPDATE searches SET {_NAMES} = {_VALUES}, updated_at = now(),
+UPDATE searches SET {_NAMES} = {_VALUES.replace("%(operation)s", "operation")}, updated_at = now(),
     lease_owner = CASE WHEN %(lease)s::float8 IS NULL THEN NULL ELSE lease_owner END,
     lease_until = now() + make_interval(secs => %(lease)s::float8)
 WHERE source = %(source)s AND listing = %(listing)s AND state = 'open' AND lease_owner = %(owner)s
+RETURNING operation
 """  # noqa: S608
 _EXPIRE = "UPDATE searches SET due = now() WHERE listing = %s AND state <> 'open'"
 _BY_STATE = "SELECT state, count(*) FROM searches GROUP BY state"
@@ -198,13 +200,17 @@ async def save(
 ) -> bool:
     """Store a leased search after a page; extend the lease by ``seconds``, None: give it back.
 
-    ``named``: entries of the page, counted on the operation.  Returns False when the lease was
-    lost; then nothing is stored.
+    ``named``: entries of the page, counted on the operation that shows the search now.  A search
+    ends between two plans, never while one is made: its successor is opened before its operation
+    can end.  Returns False when the lease was lost; then nothing is stored.
     """
+    if search.ended:
+        await one_by_one(connection)
     parameters = _parameters(search) | {"owner": owner, "lease": seconds}
-    if (await connection.execute(_SAVE, parameters)).rowcount != 1:
+    row = await (await connection.execute(_SAVE, parameters)).fetchone()
+    if row is None:
         return False
-    await connection.execute(_CLAIM, [named, search.operation, named])
+    await connection.execute(_CLAIM, [named, row[0], named])
     return True
 
 

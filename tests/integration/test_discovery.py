@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,7 +27,7 @@ from consumer.fetch.role import Fetcher
 from consumer.scope import Repos, Scope
 from consumer.state.discovery import HOSTS, SWEEP, SearchRules
 from consumer.state.sweep import Choice
-from consumer.store import found
+from consumer.store import found, searches
 from procedures.messages import Discover
 from procedures.retries import DEFAULT, Backoff
 from tests.support.deployment import Deployment
@@ -381,6 +382,40 @@ async def test_a_command_opens_the_listings_again(harness: DiscoveryHarness) -> 
         assert len(harness.other.requests) == 2
         assert await command("three", "org.example.none", None) == "failed"
         assert await command("four", None, "https://elsewhere.example") == "failed"
+
+
+async def test_a_command_takes_over_a_search_whose_page_is_being_read(
+    harness: DiscoveryHarness,
+) -> None:
+    harness.sources = ("relay", harness.other.origin)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def late(writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.write(response(404))
+
+    lists(harness.relay, VOTES, None, late)
+    lists(harness.other, VOTES, None, page([1, 2]))
+    told = Discover(id="mine", collection=VOTES, source=None, requested_at=1.0)
+
+    async def taken_over() -> bool:
+        return await harness.rows("SELECT operation FROM searches") == [("mine",)]
+
+    async with harness.discovering():
+        await asyncio.wait_for(asked.wait(), 30)
+        async with harness.database.transaction() as connection:
+            await carry_out(connection, told, harness.topics, harness.scope, DEFAULT, 1.0)
+        await eventually(taken_over, what="the command has the search")
+        async with harness.database.transaction() as plan:  # that is being made elsewhere
+            await searches.one_by_one(plan)
+            go_on.set()
+            await asyncio.sleep(0.5)
+            assert await harness.state(VOTES) == "open"
+        await eventually(harness.both, what="both are fed")
+        await harness.operations()
+    rows = await harness.rows("SELECT status FROM operations WHERE id = 'mine'")
+    assert rows == [("completed",)]
 
 
 async def test_a_discovery_that_is_cancelled_stops(harness: DiscoveryHarness) -> None:
