@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
+from websockets.asyncio.server import ServerConnection
 
-from simulator.frames import account_frame, commit_frame, identity_frame
+from simulator.frames import account_frame, commit_frame, error_frame, identity_frame, info_frame
 from simulator.repo import Commit, Repo, Write
 from tests.support.hosts import Host
 from tests.support.pds import COLLECTION
@@ -19,6 +20,41 @@ from tests.support.relay import ScriptedRelay
 from tests.support.web import Reply, Web, response, web
 
 SOURCES = 2
+
+
+class Relay(ScriptedRelay):
+    """A relay that says so when it has no such position, or has forgotten what lies behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest = 0
+        self._forgotten = 0
+
+    async def publish(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Add frames to the log, and send them to all connections."""
+        frames = list(frames)
+        self.newest = frames[-1][0]
+        await super().publish(frames)
+
+    def forget(self) -> None:
+        """Keep nothing of what was sent so far."""
+        self._forgotten = self.newest
+        self.log.clear()
+
+    def become(self, frames: Iterable[tuple[int, bytes]] = ()) -> None:
+        """Begin a sequence anew, or carry another one."""
+        self.log[:] = frames
+        self.newest = self.log[-1][0] if self.log else 0
+        self._forgotten = 0
+
+    async def play(self, connection: ServerConnection, cursor: int | None) -> None:
+        """Behave as relays do."""
+        if cursor is not None and cursor > self.newest:
+            await connection.send(error_frame("FutureCursor", "Cursor in the future."))
+            return
+        if cursor is not None and cursor < self._forgotten:
+            await connection.send(info_frame("OutdatedCursor", "Requested cursor exceeded limit"))
+        await super().play(connection, cursor)
 
 
 class Source(dict[str, Reply]):
@@ -82,14 +118,15 @@ def _listing(path: str) -> tuple[str | None, int, int]:
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     method = parts.path.rpartition(".")[2]
     listing = query.get("collection") if method == "listReposByCollection" else None
-    return listing, int(query.get("cursor", 0)), int(query.get("limit", 500))
+    cursor, limit = query.get("cursor", "0"), int(query.get("limit", 500))
+    return listing, int(cursor) if cursor.isdecimal() else 0, limit
 
 
 @dataclass
 class Network:
     """The relay sends frames with ``seq`` that rises; ``sources`` are in order of preference."""
 
-    relay: ScriptedRelay
+    relay: Relay
     directory: Web
     sources: Sequence[Source]
     stack: AsyncExitStack
@@ -101,7 +138,7 @@ class Network:
     async def opened(cls) -> AsyncIterator[Network]:
         """Serve during the block."""
         async with AsyncExitStack() as stack:
-            relay = await stack.enter_async_context(ScriptedRelay())
+            relay = await stack.enter_async_context(Relay())
             directory, *sites = [await stack.enter_async_context(web()) for _ in range(1 + SOURCES)]
             yield cls(relay, directory, [Source(site) for site in sites], stack)
 

@@ -101,7 +101,7 @@ class ScriptedRelay:
         asked = parse_qs(urlsplit(connection.request.path).query).get("cursor")
         cursor = int(asked[0]) if asked else None
         self.cursors.append(cursor)
-        behaviour = self._script.popleft() if self._script else ScriptedRelay.play
+        behaviour = self._script.popleft() if self._script else type(self).play
         assert not isinstance(behaviour, HTTPStatus)
         acting = asyncio.ensure_future(behaviour(self, connection, cursor))
         gone = asyncio.ensure_future(connection.wait_closed())
