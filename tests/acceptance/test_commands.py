@@ -47,7 +47,7 @@ async def test_commands_go_through_the_control_topic_and_end_with_a_telling_code
 
     unsure = await consumer("forget", UNKNOWN, env=environment)  # nobody answers its question
     assert await unsure.ended(60) == 1
-    assert unsure.lines[-1] == "Aborted!"
+    assert unsure.lines[-1].endswith("Aborted!")
 
     stop = await consumer("cancel", "nothing", env=environment)
     assert await stop.ended(60) == 1
@@ -135,8 +135,10 @@ async def test_many_are_cancelled_as_one(
     assert await listed() == ["cancelled"] * len(names)
     alone = await consumer("operations", "--json", env=environment)
     assert await alone.ended(60) == 0
-    (parent,) = map(json.loads, alone.out.splitlines())
-    assert (parent["id"], parent["status"], parent["type"]) == (identifier, "cancelled", "bulkSync")
+    found = [json.loads(line) for line in alone.out.splitlines()]
+    assert not [each for each in found if "parent" in each]
+    (parent,) = [each for each in found if each["type"] == "bulkSync"]  # beside discoveries
+    assert (parent["id"], parent["status"]) == (identifier, "cancelled")
     assert await fetcher.stopped() == 0
 
 
