@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -81,7 +83,7 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         transactions = OpenTransactions(services.client, services.topics)
         roots = _roots(replace(plan, settings=settings), services, state)
         roots["transactions"] = transactions.run
-        checks = _checks(plan.roles, services) | {"transactions": transactions.check}
+        checks = _checks(plan, services) | {"transactions": transactions.check}
         state.expect(checks, roots)
         _log.info("process_running", roots=sorted(str(root) for root in roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
@@ -227,14 +229,30 @@ def _inherited(plan: Plan, number: int) -> dict[str, str]:
     return {variable(key): value for key, value in inherited.items()} | file
 
 
-def _checks(roles: frozenset[Role], services: Services) -> dict[str, Check]:
+def _checks(plan: Plan, services: Services) -> dict[str, Check]:
     checks: dict[str, Check] = {
         "kafka": services.kafka_answers,
         "postgres": services.database.ping,
     }
-    if Role.TAILER in roles:
+    groups = {Role.TAILER: "tailer", Role.FETCHER: "controller"}
+    if not plan.workers:
+        groups[Role.WORKER] = "worker"
+    if joined := [groups[role] for role in sorted(plan.roles & groups.keys())]:
+        checks["groups"] = partial(_at_work, joined)
+    if Role.TAILER in plan.roles:
         checks["relay"] = _relay_connected
     return checks
+
+
+async def _at_work(groups: Sequence[str]) -> None:
+    """Raise ``Transient`` if this process neither has work of ``groups`` nor knows who has it."""
+    joined = metrics.by_label(metrics.GROUP_JOINED)
+    if unknown := [group for group in groups if joined[group] != 1]:
+        raise Transient(f"Kafka has not said yet who has the work of: {', '.join(unknown)}")
+    assigned = metrics.by_label(metrics.GROUP_PARTITIONS)["worker"]
+    working = len(metrics.WORKER_LAG.read(time.time()))
+    if "worker" in groups and working < assigned:
+        raise Transient(f"{assigned - working:g} of {assigned:g} lanes are not worked on yet")
 
 
 async def _relay_connected() -> None:

@@ -255,6 +255,21 @@ class Ages(Collector):
 
 # --- Kafka -----------------------------------------------------------------------------------
 
+_GROUPS = ("worker", "tailer", "controller")
+GROUP_JOINED = closed(
+    _gauge(
+        "chive_kafka_group_joined",
+        "1 while Kafka has said which partitions are this process's, none included, by group",
+        "group",
+    ),
+    _GROUPS,
+)
+GROUP_PARTITIONS = closed(
+    _gauge(
+        "chive_kafka_group_partitions", "Partitions assigned to this process, by group", "group"
+    ),
+    _GROUPS,
+)
 _TOPICS = (
     "firehose",
     "backfill",

@@ -32,6 +32,8 @@ from consumer.store.deployment import Deployment
 
 T = TypeVar("T")
 
+_COORDINATOR_SECONDS = 10.0  # for those of a new cluster to appear
+
 _log = structlog.get_logger()
 
 
@@ -45,8 +47,8 @@ class Services:
     database: Database
 
     async def kafka_answers(self) -> None:
-        """Raise ``Transient`` if Kafka does not answer."""
-        await self.client.cluster_id()
+        """Raise ``Transient`` if Kafka does not answer, or has no coordinators."""
+        await self.client.require_coordinators()
 
 
 def is_embedded(settings: Settings) -> bool:
@@ -198,6 +200,9 @@ async def opened(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Servi
 
         await waited_for(Service.POSTGRES, check, stop)
         await waited_for(Service.KAFKA, lambda: topics.ensure(client), stop)
+        await waited_for(
+            Service.KAFKA, lambda: client.require_coordinators(_COORDINATOR_SECONDS), stop
+        )
         yield Services(settings, client, topics, database)
     finally:
         await database.close()

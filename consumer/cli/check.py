@@ -37,6 +37,7 @@ from consumer.tail.outcomes import classify
 from consumer.tail.subscription import subscribe
 
 _SECONDS = 15.0
+_COORDINATOR_SECONDS = 5.0  # for those of a new cluster to appear
 _SOURCE_SECONDS = 4.0  # of each source of listings
 
 
@@ -114,7 +115,9 @@ async def _ask(question: Callable[[], Awaitable[str]]) -> CheckResult:
 
 
 async def _kafka(settings: Settings) -> str:
-    cluster = await Client(settings.kafka).cluster_id()
+    client = Client(settings.kafka)
+    cluster = await client.cluster_id()
+    await client.require_coordinators(_COORDINATOR_SECONDS)
     return f"{settings.kafka.bootstrap_servers}, cluster {cluster}"
 
 

@@ -22,6 +22,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consumer.config.settings import KafkaSettings
 from consumer.errors import Fatal, Transient
+from consumer.kafka.diagnosis import Refusals, cause_of, require_coordinators
 from consumer.metrics import Service
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
@@ -110,6 +111,7 @@ class Client:
         if not settings.bootstrap_servers:
             raise Fatal("kafka.bootstrap_servers is not set")
         self.settings = settings
+        self._refusals = Refusals()
 
     @property
     def timeout(self) -> float:
@@ -173,12 +175,15 @@ class Client:
     async def admin(self) -> AsyncIterator[Any]:
         """Open an admin client for the block.  Raises ``Transient`` or ``Fatal``."""
         admin = AIOKafkaAdminClient(**self._connection())
-        async with deadline(self.timeout, "connecting"):
-            try:
+        try:
+            async with deadline(self.timeout, "connecting"):
                 await admin.start()
-            except BaseException:
-                await closed(admin.close)
-                raise
+        except BaseException as error:
+            await closed(admin.close)
+            if isinstance(error, Transient):
+                raise await self.explained(error) from error
+            raise
+        self._refusals.over()
         try:
             with translated("administering"):
                 yield admin
@@ -189,6 +194,18 @@ class Client:
         """Return the id of the cluster, which never changes.  Raises ``Transient`` or ``Fatal``."""
         async with self.admin() as admin, deadline(self.timeout, "asking for the cluster"):
             return str((await admin.describe_cluster())["cluster_id"])
+
+    async def require_coordinators(self, patience: float = 0.0) -> None:
+        """Raise ``Transient`` that says why groups and transactions cannot work, if they cannot.
+
+        ``patience``: seconds for the first ones of a new cluster to appear.
+        """
+        async with self.admin() as admin, deadline(self.timeout, "asking for coordinators"):
+            await require_coordinators(admin, self.scoped("worker"), patience)
+
+    async def explained(self, error: Transient) -> Transient | Fatal:
+        """Return ``error``, or the cause by name if no connection can be made."""
+        return await cause_of(error, self._connection(), self._refusals)
 
     def _connection(self) -> dict[str, Any]:
         settings = self.settings

@@ -22,7 +22,8 @@ from uuid import uuid4
 import structlog
 from aiokafka import ConsumerRebalanceListener
 
-from consumer.errors import Transient
+from consumer import metrics
+from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client, deadline, release, translated
 from consumer.kafka.reader import TopicPartition
 from consumer.runtime.closing import Closing
@@ -58,7 +59,9 @@ class Membership(Closing):
         self._client = client
         self._topic = topic
         self._group = client.scoped(role)
+        self._role = role
         self._assigned: frozenset[int] = frozenset()
+        self._standing = False  # whether Kafka has said what is ours since we joined last
         self._changed = asyncio.Event()
         self._rejoin = asyncio.Event()
         self._outage = Outage(log, "kafka")
@@ -95,6 +98,7 @@ class Membership(Closing):
     def rejoin(self) -> None:
         """Leave and join again: nothing is assigned until Kafka assigns anew."""
         self._set([])
+        self._stand(joined=False)
         self._rejoin.set()
 
     async def close(self) -> None:
@@ -102,6 +106,7 @@ class Membership(Closing):
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        self._stand(joined=False)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         """Wait for ``event``.  Raises what ended the watch, if that ends first."""
@@ -117,7 +122,13 @@ class Membership(Closing):
             self._outage.over(group=self._group)
             log.info("partitions_assigned", group=self._group, partitions=sorted(assigned))
             self._assigned = assigned
+        self._stand(joined=True)
         self._changed.set()
+
+    def _stand(self, *, joined: bool) -> None:
+        self._standing = joined
+        metrics.GROUP_JOINED.labels(self._role).set(joined)
+        metrics.GROUP_PARTITIONS.labels(self._role).set(len(self._assigned))
 
     async def _stay(self) -> None:
         """Be a member until cancelled; join again whenever the membership ends."""
@@ -128,7 +139,10 @@ class Membership(Closing):
             try:
                 await self._be_member(consumer, identity)
             except Transient as error:
-                self._outage.again(error, group=self._group)
+                cause = await self._client.explained(error)
+                if isinstance(cause, Fatal):
+                    raise cause from error
+                self._outage.again(cause, group=self._group)
             finally:
                 await release(consumer)
             await asyncio.sleep(_RETRY_SECONDS)
@@ -144,6 +158,8 @@ class Membership(Closing):
             await self._poll(consumer)
             if clock() - asked >= _WATCH_SECONDS:
                 asked = clock()
+                if not self._standing:
+                    await self._client.require_coordinators()
                 unknown = 0 if await self._known(identity) else unknown + 1
 
     async def _poll(self, consumer: Any) -> None:

@@ -60,6 +60,7 @@ CLOSED: dict[str, set[str]] = {
     "source": {*metrics.EVENT_SOURCES},
     "phase": {*Phase},
     "topic": {*Topic},
+    "group": {"worker", "tailer", "controller"},
     "role": {"tailer", "publisher"},
 }
 # Numbers of lanes, names of roots (tests have roots with other names), version and commit: the
