@@ -6,7 +6,7 @@ import asyncio
 import base64
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import orjson
@@ -80,17 +80,8 @@ class History:
 
     async def page(self, query: Query) -> Page:
         """Return a page of operations, newest first; raise ``CursorInvalid``."""
-        after, after_id = _parsed(query.cursor)
-        parameters = {
-            "statuses": Texts([status.value for status in sorted(query.statuses)]),
-            "did": query.did,
-            "parent": query.parent,
-            "after": after,
-            "after_id": after_id,
-            "limit": query.limit + 1,
-        }
         async with self._reading() as connection:
-            rows = await _page(connection, parameters)
+            rows = await _page(connection, query, query.limit + 1)
             shown = await _seen(connection, rows[: query.limit])
         more = len(rows) > query.limit
         return Page(tuple(shown), _cursor(rows[query.limit - 1]) if more else None)
@@ -118,17 +109,21 @@ class History:
 
 async def newest(connection: Connection, did: str, limit: int) -> list[Operation]:
     """Return the newest operations of ``did``, in the transaction of ``connection``."""
+    rows = await _page(connection, Query(frozenset(Status), did), limit)
+    return await _seen(connection, rows)
+
+
+async def _page(connection: Connection, query: Query, limit: int) -> list[Operation]:
+    """Return the rows of ``query``, up to ``limit``.  Raises ``CursorInvalid``."""
+    after, after_id = _parsed(query.cursor)
     parameters = {
-        "statuses": Texts([status.value for status in Status]),
-        "did": did,
-        "after": None,
-        "after_id": None,
+        "statuses": Texts([status.value for status in sorted(query.statuses)]),
+        "did": query.did,
+        "parent": query.parent,
+        "after": after,
+        "after_id": after_id,
         "limit": limit,
     }
-    return await _seen(connection, await _page(connection, parameters))
-
-
-async def _page(connection: Connection, parameters: Mapping[str, object]) -> list[Operation]:
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
         await cursor.execute(_PAGE, parameters)
         return [of_row(row) for row in await cursor.fetchall()]
