@@ -68,7 +68,7 @@ class Accounts:
         except Tombstoned:
             return Stated(DELETED, AnswerSource.DIRECTORY, None, asked_at)
         if document.pds is None:
-            raise Inconclusive(f"the document of {did} names no PDS")
+            raise Inconclusive(f"the document of {did}: {document.no_pds}")
         url = f"{document.pds}/xrpc/com.atproto.sync.getRepoStatus?{urlencode({'did': did})}"
         host = host_of(url)
         async with self._hosts.slot(host, did):

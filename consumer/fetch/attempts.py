@@ -262,7 +262,8 @@ class Attempts:
         if host is None:
             return
         if document.pds is None or host_of(document.pds) != host_of(host):
-            detail = f"{host} lists {did}, whose document names {document.pds or 'no host'}"
+            says = f"it names {document.pds}" if document.pds else document.no_pds
+            detail = f"{host} lists an account that is not its own; the document of {did}: {says}"
             raise FetchFailed(Failure.DID_DOCUMENT, detail)
 
     async def _proof(self, did: str, document: Document, path: str) -> tuple[str, Entry | None]:

@@ -98,7 +98,7 @@ class Checker:
             wait = error.seconds if isinstance(error, HostUnavailable) else 0.0
             return _unknown(failed.failure, failed.detail, wait)
         if document.pds is None:
-            return _unknown(Failure.DID_DOCUMENT, f"the document of {did} names no PDS")
+            return _unknown(Failure.DID_DOCUMENT, f"the document of {did}: {document.no_pds}")
         return document.pds
 
     async def _latest(self, did: str, pds: str) -> Told:

@@ -46,12 +46,13 @@ class Document:
     """What atproto reads in a DID document.
 
     ``signing_key`` is a ``did:key``, ``pds`` an origin (``https://host[:port]``), ``handle`` is
-    not verified.
+    not verified.  ``no_pds`` says why ``pds`` is None; parts of it were written by the account.
     """
 
     signing_key: str
     pds: str | None
     handle: str | None
+    no_pds: str = ""
 
 
 def is_plc(did: str) -> bool:
@@ -91,11 +92,8 @@ def parse(did: str, body: bytes, *, allow_loopback: bool) -> Document:
         raise _invalid(
             f"the document of {did} has {len(keys)} keys #atproto that can be used, not 1"
         )
-    return Document(
-        signing_key=keys.pop(),
-        pds=_pds(did, document, allow_loopback=allow_loopback),
-        handle=_handle(document),
-    )
+    pds, no_pds = _pds(did, document, allow_loopback=allow_loopback)
+    return Document(keys.pop(), pds, _handle(document), no_pds)
 
 
 def _invalid(detail: str) -> Refused:
@@ -153,11 +151,19 @@ def _signing_keys(did: str, document: _Object) -> Iterator[str]:
                 continue  # not usable
 
 
-def _pds(did: str, document: _Object, *, allow_loopback: bool) -> str | None:
+def _pds(did: str, document: _Object, *, allow_loopback: bool) -> tuple[str | None, str]:
+    """Return the origin of the PDS, or None and the reason why there is none."""
     for service in _named(did, document.get("service"), "#atproto_pds"):
-        if _PDS_TYPE in _types(service):
-            return _origin(service.get("serviceEndpoint"), allow_loopback=allow_loopback)
-    return None
+        if _PDS_TYPE not in _types(service):
+            continue
+        endpoint = service.get("serviceEndpoint")
+        if not isinstance(endpoint, str):  # never shown: it may be nested deeply
+            return None, "its PDS endpoint is no text"
+        try:
+            return _origin(endpoint, allow_loopback=allow_loopback), ""
+        except ValueError as error:
+            return None, f"its PDS endpoint {error}: {endpoint[:_SHOWN]}"
+    return None, "it names no PDS"
 
 
 def _handle(document: _Object) -> str | None:
@@ -170,24 +176,26 @@ def _handle(document: _Object) -> str | None:
     return None
 
 
-def _origin(endpoint: object, *, allow_loopback: bool) -> str | None:
-    """Return ``endpoint`` as an origin, None if it is anything else.
+def _origin(endpoint: str, *, allow_loopback: bool) -> str:
+    """Return ``endpoint`` as an origin.  Raises ``ValueError`` that says what else it is.
 
     The specification has scheme, host and port, "but no path or other components"; a slash alone
     is no path.  Requests to the origin of an endpoint with a path would reach another service.
     """
-    if not isinstance(endpoint, str):  # never shown: it may be nested deeply
-        return None
     try:
         parts = urlsplit(endpoint)
-        port = parts.port
-    except ValueError:
-        return None
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError("is no URL") from error
     if parts.scheme not in ({"https", "http"} if allow_loopback else {"https"}):
-        return None
-    if parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc:
-        return None
-    if parts.hostname is None or _HOST.fullmatch(parts.hostname) is None:
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
+        raise ValueError("is not https")
+    if "@" in parts.netloc:
+        raise ValueError("has a user name")
+    if host is None or _HOST.fullmatch(host) is None:
+        raise ValueError("has no usable host name")
+    if parts.path not in {"", "/"}:
+        raise ValueError("has a path")
+    if parts.query or parts.fragment:
+        raise ValueError("has a query or a fragment")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + (f":{port}" if port else "")

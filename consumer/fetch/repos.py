@@ -200,7 +200,7 @@ class _failures:  # noqa: N801 - reads as a statement
 
 def _pds(did: str, document: Document) -> str:
     if document.pds is None:
-        raise FetchFailed(Failure.DID_DOCUMENT, f"the document of {did} names no PDS")
+        raise FetchFailed(Failure.DID_DOCUMENT, f"the document of {did}: {document.no_pds}")
     return document.pds
 
 

@@ -155,3 +155,11 @@ async def test_a_host_is_asked_at_its_pace(network: Network) -> None:
     for _ in range(5):
         await network.ask()
     assert time.monotonic() - began >= 4 * 0.05
+
+
+async def test_why_the_document_has_no_host_is_said(network: Network) -> None:
+    endpoint = f"{network.known.origin}/xrpc"
+    network.plc.replies[f"/{DID}"] = response(200, document(service=[service(endpoint)]))
+    told = await network.ask(anew=True)
+    assert told.failure is Failure.DID_DOCUMENT
+    assert f"its PDS endpoint has a path: {endpoint}" in told.detail

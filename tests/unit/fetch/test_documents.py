@@ -251,6 +251,35 @@ def test_the_pds_is_an_origin_or_nothing(endpoint: Any, origin: str | None) -> N
     assert parsed(document(service=[service(endpoint)])).pds == origin
 
 
+@pytest.mark.parametrize(
+    ("services", "reason"),
+    [
+        ([], "it names no PDS"),
+        (
+            [service("https://pds.example/xrpc")],
+            "its PDS endpoint has a path: https://pds.example/xrpc",
+        ),
+        ([service("https://pds.example/?a=b")], "has a query or a fragment: https://pds"),
+        ([service("http://pds.example/xrpc")], "is not https: http://pds.example/xrpc"),
+        ([service("https://user@pds.example")], "has a user name"),
+        ([service("https://pds.example:port")], "is no URL: https://pds.example:port"),
+        ([service("https://")], "has no usable host name"),
+        ([service(["https://pds.example"])], "its PDS endpoint is no text"),
+        ([service()], ""),
+        ([service("https://pds.example/")], ""),
+    ],
+)
+def test_the_document_says_why_it_has_no_pds(services: Any, reason: str) -> None:
+    found = parsed(document(service=services))
+    assert reason in found.no_pds
+    assert (found.pds is None) == bool(found.no_pds)
+
+
+def test_a_long_endpoint_is_not_shown_whole() -> None:
+    found = parsed(document(service=[service("https://pds.example/" + "a" * 10_000)]))
+    assert len(found.no_pds) < 300
+
+
 def test_a_pds_that_is_no_text_is_none() -> None:
     """JSON may nest deeper than Python can show."""
     deep = b"[" * 1_000 + b"]" * 1_000

@@ -154,8 +154,16 @@ async def test_an_unknown_did_proves_nothing(network: ScriptedNetwork) -> None:
 
 async def test_without_a_pds_the_answer_is_inconclusive(network: ScriptedNetwork) -> None:
     network.plc.replies[f"/{DID}"] = response(200, document(service=[]))
-    with pytest.raises(Inconclusive):
+    with pytest.raises(Inconclusive, match="it names no PDS"):
         await network.accounts.ask(DID)
+
+
+async def test_why_the_pds_cannot_be_used_is_said(network: ScriptedNetwork) -> None:
+    endpoint = f"{network.pds.origin}/xrpc"
+    network.plc.replies[f"/{DID}"] = response(200, document(service=[service(endpoint)]))
+    with pytest.raises(Inconclusive, match=f"its PDS endpoint has a path: {endpoint}"):
+        await network.accounts.ask(DID)
+    assert network.pds.requests == []
 
 
 async def test_a_pds_that_is_down_proves_nothing(network: ScriptedNetwork) -> None:

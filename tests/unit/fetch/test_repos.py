@@ -69,6 +69,13 @@ async def fetched(source: RepoSource, site: Web, spools: Path) -> int:
         return len(files(spools))
 
 
+async def test_why_a_document_has_no_host_is_said(source: RepoSource) -> None:
+    document = Document(ACCOUNT.did_key, None, None, "its PDS endpoint has a path: https://a/b")
+    with pytest.raises(FetchFailed, match="its PDS endpoint has a path: https://a/b") as failed:
+        await source.proof(ACCOUNT.did, document, PATH)
+    assert failed.value.failure is Failure.DID_DOCUMENT
+
+
 LIES: dict[str, tuple[Reply, Failure]] = {
     "endless": (response(200, bytes(20_000)), Failure.REPO_TOO_BIG),
     "compressed": (response(200, whole(), content_encoding="gzip"), Failure.HOST_FORBIDDEN),
