@@ -7,7 +7,7 @@ import time
 from consumer.errors import Refused
 from consumer.tail.outcomes import ABOUT_RELAY
 from consumer.tail.subscription import subscribe
-from consumer.verify.frames import peek
+from consumer.verify.frames import Kind, peek
 
 _SECONDS = 10.0  # without a frame; a relay may be quiet
 
@@ -26,7 +26,11 @@ async def answers(relay: str, *, limit: int, silence: float) -> bool:
     try:
         while (left := until - time.monotonic()) > 0:
             for message in await connection.receive(left):
-                return isinstance(message, bytes) and peek(message, limit).seq is not None
+                if not isinstance(message, bytes):
+                    return False
+                look = peek(message, limit)
+                if look.kind is not Kind.INFO:
+                    return look.seq is not None
     except (*ABOUT_RELAY, Refused):
         return False
     finally:
