@@ -83,6 +83,15 @@ class RelaySettings(Section):
             object.__setattr__(self, "url", self.urls[0])
         return self
 
+    @model_validator(mode="after")
+    def _quiet_relays_are_read(self) -> RelaySettings:
+        """Refuse to leave quiet relays: only after ``silence`` is it known that one is read."""
+        if len(self.relays) > 1 and self.failover_after <= self.silence:
+            raise ValueError(
+                "failover_after is not longer than silence: quiet relays would be left"
+            )
+        return self
+
 
 class IdentitySettings(Section):
     """How DIDs are resolved."""

@@ -56,13 +56,21 @@ class Transaction:
 class Collector:
     """Collects the next transaction; its ``position`` runs ahead of the durable one.
 
-    ``size`` is in bytes before compression, as is ``limit``, the bound on one message.
+    ``size`` is in bytes before compression, as is ``limit``, the bound on one message.  ``cause``
+    is why the position begins an epoch, if it does: nobody learns of it before the relay is read.
     """
 
     def __init__(
-        self, relay: str, topics: Topics, relevance: Relevance, position: Position, limit: int
+        self,
+        relay: str,
+        topics: Topics,
+        relevance: Relevance,
+        position: Position,
+        limit: int,
+        cause: EpochCause | None = None,
     ) -> None:
         self.position = position
+        self._cause = cause
         self.size = 0
         self._relay = relay.encode()
         self._topics = topics
@@ -196,6 +204,9 @@ class Collector:
         position = self.position
         if position.announced == position.epoch:
             return
+        if self._cause is not None:
+            cause, self._cause = self._cause, None
+            report_epoch(cause, position.epoch)
         position.announced = position.epoch
         headers = (
             ("seq", b"0"),

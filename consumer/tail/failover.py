@@ -19,6 +19,7 @@ _PROBES = 10  # in ``return_after``
 class Failover:
     """The decision for one tailer; ``current`` is the relay that is read.
 
+    ``in_vain``: it was switched to, and could not be read since.
     ``relays`` are different URLs, at least one; ``current`` is one of them.
     """
 
@@ -32,6 +33,7 @@ class Failover:
         return_after: float,
     ) -> None:
         self.current = current
+        self.in_vain = False
         self._relays = tuple(relays)
         self._failover_after = failover_after
         self._return_after = return_after
@@ -41,7 +43,7 @@ class Failover:
 
     def read(self, now: float) -> None:
         """Note that the current relay is read: frames come, or it is quiet and answers pings."""
-        self._read_at = now
+        self._read_at, self.in_vain = now, False
 
     def probed(self, relay: str, now: float, *, well: bool) -> None:
         """Note the result of a probe of a relay that ``to_probe`` named."""
@@ -72,7 +74,7 @@ class Failover:
 
     def switch(self, relay: str, now: float) -> None:
         """Read ``relay`` from now on; what probes said of it and of others no longer counts."""
-        self.current, self._read_at = relay, now
+        self.current, self._read_at, self.in_vain = relay, now, True
         self._well_since.clear()
         self._probed_at.clear()
 

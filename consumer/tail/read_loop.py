@@ -90,7 +90,7 @@ class ReadLoop:
             )
         except ABOUT_RELAY as error:
             outcome = classify(error, time.time())
-            self._outage.again(outcome.detail, cause=outcome.cause.value)
+            self._outage.again(outcome.detail, cause=outcome.cause.value, relay=self._url)
             self._mirror.disconnected(outcome.detail)
             return outcome
         self._outage.over()

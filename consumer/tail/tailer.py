@@ -31,12 +31,12 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
-from consumer.metrics import Service
+from consumer.metrics import EpochCause, Service
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import Stopped, first_of, unless_stopped
 from consumer.scope import Scope
-from consumer.tail.collector import Collector, report_epoch
+from consumer.tail.collector import Collector
 from consumer.tail.cursor import Cursor, Position, resume
 from consumer.tail.failover import Failover, last_read
 from consumer.tail.mirror import Mirror, RelayState
@@ -90,6 +90,7 @@ class Tailer:
     ) -> None:
         self._relay = relay
         self._failover: Failover | None = None
+        self._going_round = False  # from one relay that cannot be read to the next
         self._scope = scope
         self._client = client
         self._topics = topics
@@ -129,7 +130,7 @@ class Tailer:
         """Tail until the group has given the partition to another member."""
         lost_leadership = membership.until(lambda assigned: 0 not in assigned)
         metrics.TAIL_ACTIVE.set(1)
-        self._failover = None  # another member may have led since
+        self._failover, self._going_round = None, False  # another member may have led since
         await first_of(
             self._follow(), self._mirror.run(), lost_leadership, cancel_seconds=_CLOSE_SECONDS
         )
@@ -147,9 +148,9 @@ class Tailer:
             failover = self._failover = self._failover or self._begin_with(cursors)
             url = failover.current
             self._mirror.follow(url)
-            position = self._position(cursors, url)
+            position, cause = self._position(cursors, url)
             relevance = await self._relevance()
-            collector = Collector(url, self._topics, relevance, position, self._limit)
+            collector = Collector(url, self._topics, relevance, position, self._limit, cause)
             pipeline = Pipeline(producer, self._committed)
             loop = ReadLoop(
                 self._relay,
@@ -161,13 +162,14 @@ class Tailer:
                 self._chance,
                 frame_limit=self._limit,
             )
-            _log.info(
-                "tailing_started",
-                relay=url,
-                epoch=position.epoch,
-                cursor=position.ask,
-                tracked=relevance.tracked,
-            )
+            if not self._going_round:
+                _log.info(
+                    "tailing_started",
+                    relay=url,
+                    epoch=position.epoch,
+                    cursor=position.ask,
+                    tracked=relevance.tracked,
+                )
             try:
                 await first_of(
                     loop.run(),
@@ -192,7 +194,9 @@ class Tailer:
             before, chosen = failover.current, failover.choose(now)
             if chosen != before:
                 metrics.RELAY_SWITCHES.inc()
-                _log.warning("relay_switched", relay=chosen, before=before)
+                self._going_round = failover.in_vain  # the outage says so, once a minute
+                if not self._going_round:
+                    _log.warning("relay_switched", relay=chosen, before=before)
                 failover.switch(chosen, now)
                 return
 
@@ -211,19 +215,17 @@ class Tailer:
         stored = await producer.durable(self._topics.name(Topic.CURSOR), 0)
         return {url.decode(): Cursor.decode(value) for url, value in stored.items()}
 
-    def _position(self, cursors: Mapping[str, Cursor], relay: str) -> Position:
-        oldest = self._relay.start == "oldest"
-        position, cause = resume(
+    def _position(
+        self, cursors: Mapping[str, Cursor], relay: str
+    ) -> tuple[Position, EpochCause | None]:
+        return resume(
             cursors,
             relay,
             self._topics.partitions,
-            oldest=oldest,
+            oldest=self._relay.start == "oldest",
             now=time.time(),
             confirm=self._relay.future_cursor_confirm,
         )
-        if cause is not None:
-            report_epoch(cause, position.epoch)
-        return position
 
     async def _relevance(self) -> Relevance:
         relevance = Relevance(self._scope, forward_all=self._relay.forward == "all")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
@@ -55,6 +55,15 @@ class ScriptedRelay:
             connection.transport.abort()
         self._server.close()
         await self._server.wait_closed()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Serve nobody during the block; afterwards the address is the same."""
+        await self.__aexit__()
+        try:
+            yield
+        finally:
+            await self.__aenter__()
 
     @property
     def url(self) -> str:

@@ -153,3 +153,10 @@ def test_relays_in_their_order(given: dict[str, Any], relays: tuple[str, ...]) -
     settings = RelaySettings(**given)
     assert settings.relays == relays
     assert settings.url == relays[0]
+
+
+def test_quiet_relays_are_not_left() -> None:
+    urls = ("wss://a", "wss://b")
+    with pytest.raises(ValidationError, match="failover_after is not longer than silence"):
+        RelaySettings(urls=urls, silence=30.0, failover_after=30.0)
+    assert RelaySettings(urls=urls[:1], silence=30.0, failover_after=30.0).relays == ("wss://a",)

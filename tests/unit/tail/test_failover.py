@@ -66,6 +66,16 @@ def test_after_a_switch_old_probes_do_not_count() -> None:
     assert decision.to_probe(BACK + AFTER) == [A]
 
 
+def test_a_relay_is_in_vain_until_it_is_read() -> None:
+    decision = failover(A, B)
+    found = [decision.in_vain]
+    decision.switch(B, AFTER)
+    found.append(decision.in_vain)
+    decision.read(AFTER + 1)
+    found.append(decision.in_vain)
+    assert found == [False, True, False]
+
+
 def test_a_restart_goes_on_with_the_one_that_was_read_last() -> None:
     assert last_read({A: 3, B: 4}, (A, B)) == B
     assert last_read({A: 3, C: 4}, (A, B)) == A
