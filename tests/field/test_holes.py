@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import pytest
-from websockets.asyncio.server import ServerConnection
 
-from simulator.frames import error_frame, info_frame
 from simulator.repo import Repo
 from tests.field.product import Product
 from tests.support.pds import COLLECTION
-from tests.support.relay import ScriptedRelay, sends
 
 pytestmark = pytest.mark.services
 
@@ -72,24 +69,24 @@ class Villagers:
         )
 
 
-async def outage(village: Villagers, *said: bytes) -> None:
-    """Be away for longer than the relay remembers; ``said`` is what it says of that."""
+async def outage(village: Villagers) -> None:
+    """Be away for longer than the relay remembers."""
     network = village.product.network
     async with network.relay.away():
         await village.live()
-        network.relay.log.clear()
+        network.relay.forget()
         network.seq += RETENTION
-        if said:
-            network.relay.behave(sends(*said, then=ScriptedRelay.play))
     await network.commit(village.everybody)
 
 
-async def forgotten(village: Villagers) -> None:
-    await outage(village)
-
-
-async def forgotten_and_said(village: Villagers) -> None:
-    await outage(village, info_frame("OutdatedCursor", "Requested cursor exceeded limit"))
+async def unsaid_outage(village: Villagers) -> None:
+    """Be away for as long, with a relay that does not say so."""
+    network = village.product.network
+    async with network.relay.away():
+        await village.live()
+        network.relay.become()
+        network.seq += RETENTION
+        await network.commit(village.everybody)
 
 
 async def reset(village: Villagers) -> None:
@@ -97,34 +94,24 @@ async def reset(village: Villagers) -> None:
     network = village.product.network
     async with network.relay.away():
         await village.live()
-        network.relay.log.clear()
-        reached, network.seq = network.seq, 900
+        network.relay.become()
+        reached, network.seq = network.seq, network.seq - 100
         while network.seq <= reached:
             await network.commit(village.everybody)
 
 
 async def future_cursor(village: Villagers) -> None:
-    """Let the relay deny the position for as long as it is asked from it."""
+    """Let the relay begin its sequence anew, and deny our position until it is given up."""
     network = village.product.network
     async with network.relay.away():
         await village.live()
-        network.relay.log.clear()
+        network.relay.become()
         network.seq = 100
-        network.relay.behave(denies)
-    await network.commit(village.everybody)
-
-
-async def denies(relay: ScriptedRelay, connection: ServerConnection, cursor: int | None) -> None:
-    """Say FutureCursor to everybody who asks from a position."""
-    if not cursor:
-        await relay.play(connection, cursor)
-        return
-    relay.behave(denies)
-    await sends(error_frame("FutureCursor", "Cursor in the future."))(relay, connection, cursor)
+        await network.commit(village.everybody)
 
 
 Hole = Callable[[Villagers], Awaitable[None]]
-HOLES: list[Hole] = [forgotten, forgotten_and_said, reset, future_cursor]
+HOLES: list[Hole] = [outage, unsaid_outage, reset, future_cursor]
 
 
 @pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.__name__)

@@ -15,12 +15,11 @@ from consumer.kafka.topics import Topic
 from simulator.frames import commit_frame
 from simulator.repo import Repo
 from tests.acceptance.test_events import shown
-from tests.field.network import Network, now
+from tests.field.network import Network, Relay, now
 from tests.field.product import Product
 from tests.field.test_holes import Villagers
 from tests.support.consumer import Start
 from tests.support.deployment import Deployment
-from tests.support.relay import ScriptedRelay
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -30,7 +29,7 @@ SHIFT = 700  # the second relay's seqs are lower by this
 
 @asynccontextmanager
 async def of_two_relays(
-    deployment: Deployment, network: Network, second: ScriptedRelay
+    deployment: Deployment, network: Network, second: Relay
 ) -> AsyncIterator[Product]:
     relays = RelaySettings(
         urls=(network.relay.url, second.url),
@@ -49,7 +48,7 @@ async def test_what_another_relay_never_had_is_indexed(
 ) -> None:
     first = network.relay
     async with (
-        ScriptedRelay() as second,
+        Relay() as second,
         of_two_relays(deployment, network, second) as product,
         product.running(),
     ):
@@ -66,7 +65,7 @@ class Traffic:
     """Commits without a pause; both relays have each of them, under seqs of their own."""
 
     network: Network
-    second: ScriptedRelay
+    second: Relay
     repos: list[Repo] = field(default_factory=list)
     commits: int = 0
 
@@ -100,7 +99,7 @@ async def test_a_kill_while_the_second_relay_is_read(
     consumer: Start, deployment: Deployment, network: Network
 ) -> None:
     async with (
-        ScriptedRelay() as second,
+        Relay() as second,
         of_two_relays(deployment, network, second) as product,
     ):
         repos = [(await network.account(f"relayed {n}"))[1] for n in range(6)]
@@ -117,12 +116,12 @@ async def test_a_kill_while_the_second_relay_is_read(
             "CHIVE_DISCOVERY__SOURCES": network.sources[0].origin,
         }
 
-        async def forwarded(relay: ScriptedRelay) -> int:
+        async def forwarded(relay: Relay) -> int:
             """Return how many records of ``chive.firehose`` came from ``relay``."""
             records = await product.committed(Topic.FIREHOSE)
             return sum(("relay", relay.url.encode()) in each.headers for each in records)
 
-        async def more(relay: ScriptedRelay) -> None:
+        async def more(relay: Relay) -> None:
             before = await forwarded(relay)
 
             async def look() -> bool:
