@@ -227,6 +227,8 @@ class Database:
         try:
             return await self._pool.getconn()
         except PoolTimeout as error:
+            if self._rules.refused:
+                raise Fatal(f"PostgreSQL: {self._rules.failure}") from error
             why = self._rules.failure or "all of the pool are in use"
             raise Transient(
                 f"PostgreSQL: no session in {_SESSION_SECONDS:g} s: {why}", Service.POSTGRES

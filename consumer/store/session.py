@@ -14,17 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import InvalidPassword
 
 from consumer.errors import Fatal
 
 CONNECT_SECONDS = 10
 """For a connection to one host, and then for the first answer."""
+
+_REFUSED_SECONDS = 60.0
+# libpq gives no SQLSTATE for a connection that was refused: the text of 28P01.
+_REFUSED = "password authentication failed"
 
 _PROCESS = "SELECT pg_backend_pid()"
 _SETTINGS = """
@@ -41,12 +47,36 @@ class SessionRules:
     """What all sessions of a deployment have in common.
 
     ``timeout`` of a transaction in seconds.  ``failure``: why the last attempt to connect failed,
-    empty once one has succeeded.
+    empty once one has succeeded.  ``refused_since``: when the server began to refuse our password.
     """
 
     schema: str
     timeout: float
     failure: str = ""
+    refused_since: float | None = None
+
+    def connected(self) -> None:
+        """Note that an attempt to connect has succeeded."""
+        self.failure, self.refused_since = "", None
+
+    def failed(self, error: psycopg.Error) -> psycopg.Error:
+        """Note why an attempt failed, and return the error to raise.
+
+        A password that has been refused for a minute will not be taken: ``InvalidPassword``.
+        """
+        self.failure = " ".join(str(error).split()) or type(error).__name__
+        if _REFUSED not in self.failure:
+            self.refused_since = None
+            return error
+        now = time.monotonic()
+        self.refused_since = now if self.refused_since is None else self.refused_since
+        return InvalidPassword(self.failure) if self.refused else error
+
+    @property
+    def refused(self) -> bool:
+        """Tell whether the password has been refused for a minute."""
+        since = self.refused_since
+        return since is not None and time.monotonic() - since >= _REFUSED_SECONDS
 
 
 class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
@@ -64,9 +94,8 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
             session = await super().connect(conninfo, **options)
             await session._begin(rules)  # noqa: SLF001 - our own
         except psycopg.Error as error:
-            rules.failure = " ".join(str(error).split()) or type(error).__name__
-            raise
-        rules.failure = ""
+            raise rules.failed(error) from error
+        rules.connected()
         return session
 
     def together(self) -> AbstractAsyncContextManager[object]:

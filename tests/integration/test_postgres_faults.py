@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from consumer.config.settings import PostgresSettings
 from consumer.embedded.postgres import EmbeddedPostgres
-from consumer.errors import Transient
+from consumer.errors import Fatal, Transient
 from consumer.runtime.health import Health
-from consumer.store import status
+from consumer.store import session, status
 from consumer.store.database import Database
 from tests.support.consumer import Start
 from tests.support.eventually import eventually
@@ -177,6 +177,23 @@ async def test_of_several_hosts_the_one_that_can_be_written_to_is_taken(
         await database.open()
         await database.ping()
         await database.close()
+
+
+async def test_a_refused_password_is_waited_for_and_ends_the_process_when_it_lasts(
+    own_database: Database, own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = own_postgres.dsn.partition("@")[0].rpartition(":")[2]
+    await administer(own_postgres, "ALTER ROLE chive PASSWORD 'another'")
+    stranger = opened_at(own_postgres.dsn)
+    with pytest.raises(Transient, match="password authentication failed"):
+        await stranger.attach()
+    monkeypatch.setattr(session, "_REFUSED_SECONDS", 0.0)
+    with pytest.raises(Fatal, match="password authentication failed"):
+        await stranger.attach()
+    async with own_database.transaction() as connection:  # a session from before
+        await connection.execute(f"ALTER ROLE chive PASSWORD '{password}'".encode())
+    await stranger.attach()
+    await stranger.close()
 
 
 @pytest.mark.usefixtures("own_database")
