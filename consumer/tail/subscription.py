@@ -180,7 +180,7 @@ def endpoint(relay: str, cursor: int | None) -> str:
 
 
 async def subscribe(relay: str, cursor: int | None, *, limit: int, silence: float) -> Connection:
-    """Connect to ``relay`` at ``cursor`` (None: live).
+    """Connect to ``relay`` at ``cursor`` (None: live), past any proxy of the environment.
 
     ``limit`` bounds a message in bytes; ``silence`` is in seconds.  Raises ``Fatal`` if ``relay``
     is no websocket address, and what ``outcomes.classify`` tells apart.
@@ -190,6 +190,7 @@ async def subscribe(relay: str, cursor: int | None, *, limit: int, silence: floa
         connection = await connect(
             endpoint(relay, cursor),
             compression=None,
+            proxy=None,
             max_size=limit,
             open_timeout=_OPEN_SECONDS,
             close_timeout=_CLOSE_SECONDS,
