@@ -46,7 +46,7 @@ from procedures.messages import (
     RecordRefresh,
     is_record_uri,
 )
-from procedures.operations import Children, Operation, Status, encode
+from procedures.operations import Children, Operation, Status, Type, encode
 from procedures.selections import By, Selection
 
 _COMPLETED, _CANCELLED = 0, 3  # exit codes, beside those of every command
@@ -213,9 +213,13 @@ def forget_command(
     Consumers of the events see the deletes.  This does not block the account: its next frame, or a
     listing that names it, brings it in again.
 
-    Exit codes: 0 completed, 1 failed, 3 cancelled.
+    Without a terminal it asks nobody: it refuses, unless --yes is given.
+
+    Exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cancelled.
     """
     if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Nobody can be asked here: add --yes to go on without asking.")
         click.confirm(f"Delete everything that is known of {did}?", abort=True, err=True)
     command = Forget(id=new_id(), did=did, requested_by=requester(), requested_at=time.time())
     _carry_out(settings, [command], no_wait=no_wait, as_json=as_json)
@@ -336,7 +340,13 @@ async def watched(
     return [newest[identifier] for identifier in identifiers]
 
 
+def _listed_entries(operations: Sequence[Operation]) -> str:
+    return f"{sum(one.records_processed for one in operations)} entries read"
+
+
 def _how_far(operations: Sequence[Operation]) -> str:
+    if all(one.type is Type.DISCOVERY for one in operations):
+        return _listed_entries(operations)
     records = f"{sum(one.records_processed for one in operations)} records"
     found = _all_children(operations)
     if found is None:
@@ -411,6 +421,8 @@ def outcome(operations: Sequence[Operation]) -> str:
             f"{found.done}{expected} repositories: {found.completed} completed, {failed}, "
             f"{found.cancelled} cancelled, {found.skipped} skipped; "
         )
+    if operations and all(one.type is Type.DISCOVERY for one in operations):
+        return _listed_entries(operations)
     created, updated, deleted = (
         sum(getattr(one, name) for one in operations) for name in ("created", "updated", "deleted")
     )

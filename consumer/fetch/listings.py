@@ -107,7 +107,10 @@ def parse(
     words = _words(response, body, url)
     if status in _ABSENT or response.body.lstrip()[:1] == b"<":
         return Answer(AnswerKind.ABSENT, words), NOTHING
-    entries = body.get("hosts" if listing == HOSTS else "repos") if isinstance(body, dict) else None
+    key = "hosts" if listing == HOSTS else "repos"
+    entries = body.get(key) if isinstance(body, dict) else None
+    if entries is None and isinstance(body, dict) and key in body:
+        entries = []  # null: an empty list of a server in Go
     if status == _OK and isinstance(entries, list):
         answer = Answer(AnswerKind.PAGE, named=len(entries), cursor=_cursor(body.get("cursor")))
         if listing == HOSTS:

@@ -175,8 +175,11 @@ def plan(
 
     ``known`` are the searches at ``sources`` so far, by source and listing; ``epoch`` is the
     relay's.  Where no source serves ``#hosts``, ``*`` is searched in its place.
+
+    A source that does not have the method for listings of collections is not asked for the others.
     """
-    changed: list[Search] = []
+    changed = _spared(wanted, known, now, rules)
+    known = {**known, **{(each.source, each.listing): each for each in changed}}
     for listing in wanted:
         at = [known.get((source, listing)) for source in sources]
         steps = _walk(listing, sources, at, epoch, now, rules)
@@ -185,6 +188,37 @@ def plan(
             at = [known.get((source, EVERYTHING)) for source in sources]
             changed += _walk(EVERYTHING, sources, at, epoch, now, rules)
     return tuple(changed)
+
+
+def _spared(
+    wanted: Sequence[str],
+    known: Mapping[tuple[str, str], Search],
+    now: float,
+    rules: SearchRules,
+) -> list[Search]:
+    """Return the searches that end unasked: their source lacks the method of their listings.
+
+    All listings of collections are one method.  A source lacks it when it said so of one of them
+    after the search was opened, and has given no page of another.
+    """
+    of_collections = [
+        each for each in known.values() if each.listing in wanted and each.listing not in _LIMITS
+    ]
+    serving = {each.source for each in of_collections if each.pages}
+    answers = {
+        each.source: each
+        for each in sorted(of_collections, key=lambda one: one.due)
+        if each.state is SearchState.UNSUPPORTED
+        and each.refusal is None
+        and each.source not in serving
+    }
+    return [
+        _ended(each, SearchState.UNSUPPORTED, said.detail, now, rules)
+        for each in of_collections
+        if not (each.ended or each.failed)
+        and (said := answers.get(each.source)) is not None
+        and said.due - rules.try_again_after >= each.due
+    ]
 
 
 def _serves(search: Search | None, now: float, rules: SearchRules) -> bool:
@@ -246,7 +280,8 @@ def after(search: Search, answer: Answer, now: float, chance: float, rules: Sear
     if answer.kind is AnswerKind.ABSENT:
         # A source that has given a page serves the listing.
         state = SearchState.INCOMPLETE if search.pages else SearchState.UNSUPPORTED
-        return _ended(_failed(search), state, answer.detail, now, rules)
+        absent = replace(_failed(search), refusal=None, refusals=0, refused_since=None)
+        return _ended(absent, state, answer.detail, now, rules)
     failed = replace(
         _failed(search),
         failing_since=now if search.failing_since is None else search.failing_since,

@@ -266,6 +266,24 @@ async def test_a_relay_that_does_not_serve_gives_way_to_another_source(
     assert len(harness.relay.requests) == asked <= 20
 
 
+async def test_a_source_without_the_method_is_asked_once_for_all_collections(
+    harness: DiscoveryHarness,
+) -> None:
+    many = [f"pub.chive.test.kind{number}" for number in range(6)]
+    harness.scope = Scope(tuple(many))
+    harness.sources = ("relay", harness.other.origin)
+    lists(harness.other, many[0], None, page([1, 2]))
+    for listing in many[1:]:
+        lists(harness.other, listing, None, response(200, b'{"repos":null}'))
+    async with harness.discovering():
+        assert sorted(await harness.operations()) == [(one, "completed") for one in many]
+    assert len([path for path in harness.relay.paths if "listReposByCollection" in path]) == 1
+    assert {await harness.state(one) for one in many} == {"unsupported"}
+    assert {await harness.state(one, harness.other) for one in many} == {"completed"}
+    told = "SELECT sum(records_processed) FROM operations WHERE type = 'discovery'"
+    assert await harness.rows(told) == [(2,)]
+
+
 async def test_a_listing_that_no_source_serves_says_so(harness: DiscoveryHarness) -> None:
     harness.sources = ("relay", harness.other.origin)
     async with harness.discovering():

@@ -51,3 +51,8 @@ def test_what_a_sync_of_many_came_to() -> None:
 def test_that_an_account_is_gone_is_a_result(kind: Type, failed: dict[str, int], code: int) -> None:
     in_step = 0 if kind is Type.RECONCILE else None
     assert exit_code([ended(kind, Children(1, 1, 0, failed, in_step=in_step))]) == code
+
+
+def test_how_far_a_discovery_is() -> None:
+    running = transitions.start(queued("found", Type.DISCOVERY, None, 0.0), 1.0)
+    assert outcome([replace(running, records_processed=1_234)]) == "1234 entries read"

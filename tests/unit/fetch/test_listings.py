@@ -72,6 +72,11 @@ def test_a_cursor_that_cannot_be_kept_is_none(cursor: object) -> None:
     assert answer(200, {"repos": [], "cursor": cursor}).cursor is None
 
 
+def test_a_page_without_entries_is_a_page() -> None:
+    assert answer(200, {"repos": []}) == answer(200, {"repos": None}) == Answer(AnswerKind.PAGE)
+    assert answer(200, {}).kind is AnswerKind.REFUSED
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

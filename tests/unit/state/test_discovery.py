@@ -71,6 +71,39 @@ def test_a_source_that_does_not_serve_gives_way_to_the_next() -> None:
     assert planned(unsupported(A), unsupported(B), unsupported(C)) == []
 
 
+def test_a_source_without_the_method_is_asked_once_for_all_collections() -> None:
+    reviews = "pub.chive.review.comment"
+    waiting = replace(opened(A, reviews, 1, NOW), operation="searching")
+    said = unsupported(A, now=NOW + 1)
+    steps = planned(said, waiting, wanted=[VOTES, reviews], now=NOW + 2)
+    (spared,) = [one for one in steps if one.ended]
+    assert (spared.source, spared.listing, spared.state) == (A, reviews, SearchState.UNSUPPORTED)
+    assert (spared.detail, spared.failed, spared.operation) == ("no", 0, "searching")
+    assert [one for one in steps if not one.ended] == [
+        opened(B, VOTES, 1, NOW + 2),
+        opened(B, reviews, 1, NOW + 2),
+    ]
+
+
+def test_only_an_answer_about_the_method_spares_the_other_collections() -> None:
+    reviews = "pub.chive.review.comment"
+    waiting = opened(A, reviews, 1, NOW)
+
+    def goes_on(*others: Search, waiting: Search = waiting) -> bool:
+        steps = planned(*others, waiting, wanted=[VOTES, reviews, "a.b.c"], now=NOW + 2)
+        return all(one.listing != reviews for one in steps)
+
+    said = unsupported(A, now=NOW + 1)
+    assert not goes_on(said)
+    assert goes_on(replace(said, refusal="InvalidRequest")), "it may refuse this collection only"
+    assert goes_on(said, completed(A, "a.b.c")), "it has the method"
+    assert goes_on(unsupported(B, now=NOW + 1)), "another source"
+    later = opened(A, reviews, 1, NOW + 1.5)
+    assert goes_on(said, waiting=later), "a command asks again"
+    assert goes_on(said, waiting=after(waiting, Answer(AWAY), NOW, 0, RULES)), "it was asked"
+    assert goes_on(unsupported(A, HOSTS, NOW + 1)), "another method"
+
+
 def test_what_a_source_does_not_serve_is_remembered_until_the_timer() -> None:
     served = completed(B)
     assert planned(unsupported(A), served, now=NOW + DAY - 1) == []
