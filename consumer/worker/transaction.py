@@ -45,7 +45,7 @@ from consumer.store.rows import Lane, LookupRequest, Record, RefreshWanted
 from consumer.worker import report
 from consumer.worker.plan import Plan, Planned
 from consumer.worker.report import Stopwatch
-from procedures.operations import Status
+from procedures.operations import Operation, Status
 
 _PAGE = 1_000  # repos that are marked in one transaction
 _DELETED = 5_000  # records of a deleted account in one transaction
@@ -375,11 +375,13 @@ async def _write_operations(connection: Connection, lane: int, batch_state: Batc
         wait, reason = retries.automatic.first, Reason.BLOCK_MISSING
         await queue.add_refreshes(connection, lane, refreshes, reason, wait)
     if ended and batch_state.policy.automatic:
-        await queue.renew(connection, ended, retries.renewal)
+        dids = [one.did for one in ended if one.did is not None]
+        await queue.renew(connection, dids, retries.renewal)
+        await queue.renew_refreshes(connection, [one.id for one in ended], retries.renewal)
 
 
-async def _conclude(connection: Connection, batch_state: BatchState) -> list[str]:
-    """Write what chunks and proofs did; return the DIDs of operations that failed."""
+async def _conclude(connection: Connection, batch_state: BatchState) -> list[Operation]:
+    """Write what chunks and proofs did; return the operations that failed."""
     done: dict[str, list[AppliedOperation]] = {}
     for one in batch_state.applied:
         done.setdefault(one.operation, []).append(one)
@@ -398,7 +400,7 @@ async def _conclude(connection: Connection, batch_state: BatchState) -> list[str
     ]
     await write.save(connection, after)
     failed = {Status.FAILED, Status.CANCELLED}
-    return [one.did for one in after if one.did is not None and one.status in failed]
+    return [one for one in after if one.status in failed]
 
 
 async def _write_plan(connection: Connection, plan: Plan) -> None:

@@ -200,6 +200,8 @@ async def failed(
     await write.save(connection, [after])
     if after.ended and after.type is Type.DID_SYNC and after.did:
         await queue.renew(connection, [after.did], policy.renewal)
+    if after.ended and after.type is Type.RECORD_REFRESH:
+        await queue.renew_refreshes(connection, [after.id], policy.renewal)
     return after
 
 
@@ -240,6 +242,8 @@ async def wait_for_host(
     await connection.execute(_AT_HOST, [host, Texts([one.id for one in after])])
     ended = [one.did for one in after if one.ended and one.type is Type.DID_SYNC and one.did]
     await queue.renew(connection, ended, policy.renewal)
+    vain = [one.id for one in after if one.ended and one.type is Type.RECORD_REFRESH]
+    await queue.renew_refreshes(connection, vain, policy.renewal)
 
 
 async def give_back(connection: Connection, leases: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Automatic syncs: queued where the need is noticed, and again after one ended in vain.
 
-Beside them automatic refreshes, of single records whose bytes a host did not send.
+Beside them automatic refreshes, of single records whose bytes a host did not send: they are
+renewed by the same rule, a bounded number of times.
 
 At most one automatic sync of a DID is queued at a time; asking again changes nothing.  How long
 a new one waits is decided by the rules of ``procedures.retries``: SQL gets their ``steps``.
@@ -15,7 +16,11 @@ from consumer.state.effects import SyncRequest
 from consumer.store.arrays import Bigints, Doubles, Texts
 from consumer.store.database import Connection
 from consumer.store.rows import RefreshWanted
+from procedures.failures import Failure
 from procedures.retries import Backoff, Throttle
+
+REFRESHES_IN_VAIN = 30
+"""Automatic refreshes of one record in a row that may fail; the next sync begins anew."""
 
 _ADD = """
 INSERT INTO operations (id, type, did, lane, automatic, reason, want, run_after)
@@ -42,6 +47,24 @@ WHERE NOT EXISTS (
     WHERE o.did = new.did AND o.uri = new.uri AND o.type = 'recordRefresh'
         AND o.status IN ('queued', 'running')
 )
+"""
+
+# The row of an operation that failed says all that the next one needs.
+_RENEW_REFRESHES = """
+INSERT INTO operations (id, type, did, uri, lane, automatic, reason, setbacks, run_after)
+SELECT gen_random_uuid()::text, old.type, old.did, old.uri, old.lane, true, old.reason,
+    old.setbacks + 1, now() + make_interval(secs =>
+        (%(waits)s::float8[])[least(old.setbacks + 1, cardinality(%(waits)s::float8[]))]
+            * (1 - %(jitter)s + %(jitter)s * random()))
+FROM operations AS old JOIN repos AS r ON r.did = old.did
+WHERE old.id = ANY(%(ids)s) AND old.type = 'recordRefresh' AND old.automatic
+    AND old.status = 'failed' AND old.failure IS DISTINCT FROM %(unwanted)s
+    AND old.setbacks < %(most)s AND r.status = 'active'
+    AND NOT EXISTS (
+        SELECT FROM operations AS o
+        WHERE o.did = old.did AND o.uri = old.uri AND o.type = 'recordRefresh'
+            AND o.status IN ('queued', 'running')
+    )
 """
 
 # Others have a newer rev than the row of the repository.
@@ -149,6 +172,23 @@ async def renew(connection: Connection, dids: Sequence[str], backoff: Backoff) -
     the repo is active or has a sync open.
     """
     await connection.execute(_RENEW, _waits(backoff) | {"dids": Texts(dids)})
+
+
+async def renew_refreshes(
+    connection: Connection, identifiers: Sequence[str], backoff: Backoff
+) -> None:
+    """Queue another automatic refresh for each of ``identifiers`` that is one and has failed.
+
+    At most ``REFRESHES_IN_VAIN`` in a row; none where the account is not active any more, or the
+    collection is not wanted.  A refresh completes when its record's bytes come, and when the
+    repository proves that the record is gone: it is not renewed then.
+    """
+    parameters = {
+        "ids": Texts(identifiers),
+        "most": REFRESHES_IN_VAIN,
+        "unwanted": Failure.OUT_OF_SCOPE.value,
+    }
+    await connection.execute(_RENEW_REFRESHES, _waits(backoff) | parameters)
 
 
 async def repair(connection: Connection, backoff: Backoff, limit: int) -> int:
