@@ -11,6 +11,7 @@ import pytest
 
 from consumer.config.settings import Settings
 from consumer.fetch.discovery import feeder, planner, reader, role, sources
+from consumer.runtime import lifecycle
 from consumer.state.discovery import SearchRules
 from tests.field.network import Network
 from tests.field.product import Product
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "product" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lasting() -> None:
+    """Let a consumer whose root dies leave the process of the tests alive."""
+    pytest.MonkeyPatch().setattr(lifecycle, "_end_in_any_case", lambda _code: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -202,3 +202,21 @@ async def test_documents_of_any_make(product: Product) -> None:
     await product.agrees(*repos)
     letters = await product.committed(Topic.DEAD_LETTER)
     assert not {letter.key for letter in letters} & {repo.account.did.encode() for repo in repos}
+
+
+async def test_a_pds_endpoint_with_a_path_is_named(product: Product) -> None:
+    host, repo = await product.network.account("endpoint with a path")
+    endpoint = f"{host.site.origin}/xrpc"
+    document = orjson.dumps(repo.account.document(endpoint))
+    product.network.directory.replies[f"/{repo.account.did}"] = response(200, document)
+    command = await product.command(type="didSync", did=repo.account.did)
+
+    async def said() -> bool:
+        rows = await product.rows("SELECT error FROM operations WHERE id = %s", [command])
+        return f"its PDS endpoint has a path: {endpoint}" in str(rows)
+
+    await product.eventually(said, what="the reason on the operation")
+    host.host(repo)  # the document is right now
+    await product.network.moved(repo)
+    await product.network.commit(repo)
+    await product.agrees(repo)
