@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,25 +26,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def lasting() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def lasting() -> Iterator[None]:
     """Let a consumer whose root dies leave the process of the tests alive."""
-    pytest.MonkeyPatch().setattr(lifecycle, "_end_in_any_case", lambda _code: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifecycle, "_end_in_any_case", lambda _code: None)
+        yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def impatient() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def impatient() -> Iterator[None]:
     """Shorten those waits of discovery that no setting names."""
-    patch = pytest.MonkeyPatch()
     usual = sources.search_rules
 
     def rules(settings: Settings) -> SearchRules:
         return replace(usual(settings), refused_for=0.5, down_after=2.0)
 
-    patch.setattr(role, "search_rules", rules)
-    patch.setattr(reader, "_POLL_SECONDS", 0.1)
-    patch.setattr(feeder, "_FEED_SECONDS", 0.1)
-    patch.setattr(planner, "_FIRST_EPOCH_SECONDS", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(role, "search_rules", rules)
+        patch.setattr(reader, "_POLL_SECONDS", 0.1)
+        patch.setattr(feeder, "_FEED_SECONDS", 0.1)
+        patch.setattr(planner, "_FIRST_EPOCH_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture
