@@ -163,23 +163,22 @@ def peek(data: bytes, limit: int = MAX_FRAME) -> Peek:
         return Peek(kind, None, None, None)
     is_commit = kind is Kind.COMMIT
     get = body.get
+    seq, did, time = get("seq"), get("repo" if is_commit else "did"), get("time")
+    if not _plausible(seq, did, time):
+        fields.malformed("seq, time or the DID is not what it should be")
     rev = get("rev")
-    look = Peek(
+    return Peek(
         kind,
-        get("seq"),
-        get("repo" if is_commit else "did"),
-        get("time"),
+        seq,
+        did,
+        time,
         _paths(get("ops")) if is_commit else (),
         rev if type(rev) is str and len(rev) <= MAX_TIME else None,
     )
-    if not _plausible(look):
-        fields.malformed("seq, time or the DID is not what it should be")
-    return look
 
 
-def _plausible(look: Peek) -> bool:
-    """Tell whether seq, DID and time are of their types, in a few steps: every frame comes here."""
-    _, seq, did, time, _, _ = look
+def _plausible(seq: object, did: object, time: object) -> bool:
+    """Tell whether they are of their types, in a few steps: every frame comes here."""
     return (
         type(seq) is int
         and 0 <= seq <= fields.MAX_SEQ
