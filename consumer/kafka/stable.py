@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -33,6 +34,8 @@ OPEN_SECONDS = 10.0
 _EVERY_SECONDS = 10.0
 _REPEAT_SECONDS = 60.0
 _READ_SECONDS = 5.0  # for the first record of every open transaction together
+
+_Views = tuple[Any, Any]
 
 _log = structlog.get_logger()
 
@@ -74,8 +77,14 @@ async def left_open(
 
     Raises ``Transient`` or ``Fatal``.
     """
-    wanted = list(places)
-    held = await _held_back(client, wanted) if wanted else {}
+    async with _views(client) as views:
+        return await _left_open(client, views, list(places), longer_than)
+
+
+async def _left_open(
+    client: Client, views: _Views, places: list[TopicPartition], longer_than: float
+) -> list[OpenTransaction]:
+    held = await _held_back(client, views, places) if places else {}
     if not held:
         return []
     begun = {place: stable for place, (stable, _) in held.items()}
@@ -94,19 +103,24 @@ async def left_open(
     return sorted((each for each in found if each.since <= old), key=lambda each: each.place)
 
 
-async def _held_back(
-    client: Client, places: list[TopicPartition]
-) -> dict[TopicPartition, tuple[int, int]]:
-    """Return last stable offset and high watermark of the partitions in which they differ."""
+@asynccontextmanager
+async def _views(client: Client) -> AsyncIterator[_Views]:
+    """Give a consumer of committed records, and one of all."""
     async with AsyncExitStack() as stack:
-        ends = []
-        for committed in (True, False):
-            consumer = client.consumer(committed=committed)
+        views = client.consumer(), client.consumer(committed=False)
+        for consumer in views:
             stack.push_async_callback(release, consumer)
             async with deadline(client.timeout, "asking for offsets"):
                 await consumer.start()
-                ends.append(await consumer.end_offsets(places))
-    stable, high = ends
+        yield views
+
+
+async def _held_back(
+    client: Client, views: _Views, places: list[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return last stable offset and high watermark of the partitions in which they differ."""
+    async with deadline(client.timeout, "asking for offsets"):
+        stable, high = [await consumer.end_offsets(places) for consumer in views]
     return {each: (stable[each], high[each]) for each in places if stable[each] < high[each]}
 
 
@@ -123,9 +137,11 @@ class OpenTransactions:
     async def run(self, stop: asyncio.Event) -> None:
         """Look every few seconds until told to stop.  Raises ``Transient`` or ``Fatal``."""
         try:
-            while not stop.is_set():
-                self._note(await left_open(self._client, self._places))
-                await wait_for_stop(stop, _EVERY_SECONDS)
+            async with _views(self._client) as views:
+                while not stop.is_set():
+                    found = await _left_open(self._client, views, self._places, OPEN_SECONDS)
+                    self._note(found)
+                    await wait_for_stop(stop, _EVERY_SECONDS)
         finally:
             self._note([])
 
