@@ -36,6 +36,8 @@ async def step(connection: Connection, topics: Topics, now: float) -> None:
     ``now`` is Unix seconds.
     """
     parents = await bulks.oldest(connection, PARENTS)
+    if not parents:
+        return
     locked = {one.id: one for one in await write.lock(connection, [p.operation for p in parents])}
     ended = {
         identifier: await bulks.count_ended(connection, identifier, OPEN_CHILDREN)
