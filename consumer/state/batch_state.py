@@ -417,6 +417,8 @@ class BatchState(BatchOutcome):
         if repo is not before:
             self.repos[repo.did] = repo
             self._dirty_repos.add(repo.did)
+            if before is None and repo.incarnation:  # consumers were told that it is deleted
+                self._tell_status(repo, repo.status_epoch, origin)
             if before is None or before.sync_state != repo.sync_state:
                 self._announce(repo, origin)
         new_and_behind = before is None and not repo.active
@@ -435,13 +437,18 @@ class BatchState(BatchOutcome):
         """Accept any status but ``deleted``; the first status of a repo makes an event as well."""
         repo = transition.repo
         before = self.repos.get(repo.did)
-        if before is None or before.status != repo.status:
-            self.events.append(
-                event_building.account_event(
-                    origin, repo, repo.status, active=repo.account_active, epoch=epoch
-                )
-            )
+        # The first status after an operator's deletion is told by ``_accept``.
+        first = before is None and not repo.incarnation
+        if first or (before is not None and before.status != repo.status):
+            self._tell_status(repo, epoch, origin)
         return self._accept(transition, origin)
+
+    def _tell_status(self, repo: Repo, epoch: int, origin: Origin) -> None:
+        self.events.append(
+            event_building.account_event(
+                origin, repo, repo.status, active=repo.account_active, epoch=epoch
+            )
+        )
 
     def _delete_account(self, repo: Repo, epoch: int, why: AccountLearnt | ForgetSeen) -> None:
         gone, origin = accounts.deleted(repo, _reason(why)), why.origin

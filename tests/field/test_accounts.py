@@ -136,3 +136,25 @@ async def test_an_activation_that_overtakes_its_deletion_ends_in_a_sync(product:
     await product.network.says(repo, None)
     await product.agrees(repo)
     assert host.downloads(repo) >= 2
+
+
+async def test_an_operator_forgets_an_account_and_its_next_commit_brings_it_back(
+    product: Product,
+) -> None:
+    _, repo = await product.network.account("forgotten")
+    await product.network.commit(repo)
+    await product.agrees(repo)
+    did, known = repo.account.did, await product.stored(repo)
+    done = await product.done(type="forget", did=did)
+    assert (done["status"], done["deleted"]) == ("completed", len(known))
+    assert await product.state(repo) == ("", "")
+    assert await product.stored(repo) == {}
+    events = [each for each in await product.events(did) if each["source"] == "operator"]
+    assert [each["action"] for each in events if each["type"] == "record"] == (
+        ["delete"] * len(known)
+    )
+    assert [each["status"] for each in events if each["type"] == "account"] == ["deleted"]
+    await product.network.commit(repo)
+    await product.agrees(repo)
+    statuses = [each["status"] for each in await product.events(did) if each["type"] == "account"]
+    assert statuses == ["deleted", "active"]
