@@ -156,24 +156,27 @@ async def answering(settings: Settings, what: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def read_only(settings: Settings) -> AsyncIterator[Services]:
     """Give both servers as they are; nothing is waited for, created or changed."""
-    client, topics = kafka_of(settings)
-    database = Database(settings.postgres, settings.kafka.topic_prefix)
-    try:
-        async with answering(settings, f"PostgreSQL at {database.address}"):
-            await database.attach()
-        yield Services(settings, client, topics, database)
-    finally:
-        await database.close()
+    async with _brief(settings, Database.attach) as services:
+        yield services
 
 
 @asynccontextmanager
 async def preparing(settings: Settings) -> AsyncIterator[Services]:
     """Give both servers with tables and topics made where they are missing; nothing is checked."""
+    async with _brief(settings, Database.open) as services:
+        await services.topics.ensure(services.client)
+        yield services
+
+
+@asynccontextmanager
+async def _brief(
+    settings: Settings, begin: Callable[[Database], Awaitable[None]]
+) -> AsyncIterator[Services]:
     client, topics = kafka_of(settings)
     database = Database(settings.postgres, settings.kafka.topic_prefix)
     try:
-        await database.open()
-        await topics.ensure(client)
+        async with answering(settings, f"PostgreSQL at {database.address}"):
+            await begin(database)
         yield Services(settings, client, topics, database)
     finally:
         await database.close()

@@ -160,19 +160,12 @@ async def events(
             for place in places:
                 reader.seek(place, bounds[place][1])
         ends = {place: bounds[place][1] for place in places}
-        while follow or await _remain(reader, ends):
+        while follow or await reader.is_short_of(ends):
             for record in await reader.fetch(wait=_WAIT_SECONDS):
                 if record.value is not None:
                     event = _parsed(record.value)
                     if wanted.wants(event):
                         yield event, record.value
-
-
-async def _remain(reader: PartitionReader, ends: dict[TopicPartition, int]) -> bool:
-    for place in list(ends):
-        if await reader.position(place) >= ends[place]:
-            del ends[place]
-    return bool(ends)
 
 
 def _parsed(value: bytes) -> dict[str, Any]:

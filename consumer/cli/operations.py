@@ -213,13 +213,13 @@ def forget_command(
     Consumers of the events see the deletes.  This does not block the account: its next frame, or a
     listing that names it, brings it in again.
 
-    Without a terminal it asks nobody: it refuses, unless --yes is given.
+    Without a terminal it needs --yes.
 
     Exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cancelled.
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("Nobody can be asked here: add --yes to go on without asking.")
+            raise click.UsageError("there is no terminal to confirm at: add --yes")
         click.confirm(f"Delete everything that is known of {did}?", abort=True, err=True)
     command = Forget(id=new_id(), did=did, requested_by=requester(), requested_at=time.time())
     _carry_out(settings, [command], no_wait=no_wait, as_json=as_json)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import click
 import uvloop
@@ -15,7 +17,7 @@ from consumer.errors import Fatal
 from consumer.recovery.adopt import adopt
 from consumer.recovery.findings import Findings, look
 from consumer.recovery.rebuild import rebuild
-from consumer.services import attached, preparing
+from consumer.services import Services, preparing, stack_of
 
 _ON_A_LINE = 79
 
@@ -41,17 +43,17 @@ def recover_command(settings: Settings, *, yes: bool, force: bool, prefix: str |
 
     All processes must be stopped.
     """
-    settings = attached(briefly(settings))
+    settings = briefly(settings)
     if prefix is not None:
         _begin_anew(settings, prefix, yes=yes)
         return
 
     async def recover() -> bool:
-        async with preparing(settings) as services:
+        async with _served(settings) as services:
             found = await look(services)
-            wanted = bool(found.contradictions or found.condemned or force)
+            wanted = bool(found.contradictions or found.halted or force)
             click.echo("\n".join(described(found, wanted=wanted)))
-            if found.members:
+            if yes and found.members:
                 raise Fatal(
                     f"{found.members} members of this deployment's groups are connected: stop all "
                     "processes; one that was killed is forgotten after some seconds"
@@ -87,11 +89,18 @@ def _begin_anew(settings: Settings, prefix: str, *, yes: bool) -> None:
         sys.exit(FAILED)
 
     async def take_over() -> int:
-        async with preparing(settings) as services:
+        async with _served(settings) as services:
             return await adopt(services, prefix)
 
     count = uvloop.run(take_over())
     click.echo(f"\n{count:,} repositories are taken over. Start the consumer: it syncs them.")
+
+
+@asynccontextmanager
+async def _served(settings: Settings) -> AsyncIterator[Services]:
+    """Give the servers; embedded ones, which nothing else may be using, run during the block."""
+    async with stack_of(settings, asyncio.Event()) as served, preparing(served) as services:
+        yield services
 
 
 class _Line:
@@ -106,8 +115,10 @@ def described(found: Findings, *, wanted: bool) -> Sequence[str]:
     """Return what was found, what will be done, and what consumers see, as lines."""
     lines = ["Found:"]
     lines += [f"  {text}" for text in found.contradictions]
-    if found.condemned:
-        lines.append(f"  a process has noted: {found.condemned}")
+    if found.halted:
+        lines.append(f"  a process has noted: {found.halted}")
+    if found.members:
+        lines.append(f"  {found.members} connected members of its groups: stop all processes first")
     if not wanted:
         return [*lines, "  tables and topics are of one history: there is nothing to recover"]
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,9 +17,8 @@ from consumer.cli.options import briefly, validated, with_settings
 from consumer.cli.output import FAILED, fail, print_json
 from consumer.config import types
 from consumer.config.settings import Settings
-from consumer.errors import Fatal
 from consumer.printable import escape
-from consumer.services import attached, read_only
+from consumer.services import answering, attached, read_only
 from consumer.store import known
 from consumer.store.database import Database
 from consumer.store.known import KnownRepo
@@ -44,7 +42,7 @@ def repo_command(settings: Settings, *, did: str, as_json: bool) -> None:
 
     async def ask() -> KnownRepo:
         async with read_only(settings) as found:
-            return await read(found.database, did, settings.commands.deadline)
+            return await read(found.settings, found.database, did)
 
     seen = uvloop.run(ask())
     if seen.unknown:
@@ -55,16 +53,11 @@ def repo_command(settings: Settings, *, did: str, as_json: bool) -> None:
         render(seen, Console(soft_wrap=True, highlight=False))
 
 
-async def read(database: Database, did: str, seconds: float) -> KnownRepo:
-    """Return what is known of ``did``.
-
-    Raises ``Fatal`` when that takes more than ``seconds``, and ``Transient``.
-    """
-    try:
-        async with asyncio.timeout(seconds), database.transaction() as connection:
-            return await known.read(connection, did, _OPERATIONS)
-    except TimeoutError:
-        raise Fatal(f"PostgreSQL has not answered within {seconds:g} s") from None
+async def read(settings: Settings, database: Database, did: str) -> KnownRepo:
+    """Return what is known of ``did``.  Raises ``Transient`` or ``Fatal``."""
+    asked = f"PostgreSQL at {database.address}"
+    async with answering(settings, asked), database.transaction() as connection:
+        return await known.read(connection, did, _OPERATIONS)
 
 
 def shown(seen: KnownRepo) -> Shown:

@@ -6,7 +6,7 @@ the next record beside what the records led to.  Only committed records are seen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from aiokafka import errors
@@ -14,6 +14,8 @@ from aiokafka import errors
 from consumer.errors import ChiveError, Fatal
 from consumer.kafka.client import Client, deadline, release, translated
 from consumer.runtime.closing import Closing
+
+_PAGE_SECONDS = 0.5  # to wait for records that are there
 
 if TYPE_CHECKING:
 
@@ -135,6 +137,24 @@ class PartitionReader(Closing):
             earliest = await self._consumer.beginning_offsets(wanted)
             latest = await self._consumer.end_offsets(wanted)
         return {partition: (earliest[partition], latest[partition]) for partition in wanted}
+
+    async def until_end(self, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
+        """Yield what is there now, at most ``limit`` records at once.
+
+        Raises like ``fetch``.
+        """
+        ends = {partition: end for partition, (_, end) in (await self.bounds()).items()}
+        while await self.is_short_of(ends):
+            page = await self.fetch(wait=_PAGE_SECONDS, limit=limit)
+            if page:
+                yield page
+
+    async def is_short_of(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Tell whether a position lies before its offset in ``ends``.  Raises like ``position``."""
+        for partition, end in ends.items():
+            if await self.position(partition) < end:
+                return True
+        return False
 
     async def position(self, partition: TopicPartition) -> int:
         """Return the offset of the next record, beyond any transaction markers passed.

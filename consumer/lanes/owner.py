@@ -56,7 +56,7 @@ async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
     """Own lane ``number`` with ``token``, which must be unique; the same token may claim again.
 
     Raises ``LaneLost`` when another process was quicker, ``Transient``, and ``Fatal`` when the
-    tables are condemned.
+    deployment is halted.
     """
     async with database.transaction() as connection:
         await deployment.require_sound(connection)

@@ -9,7 +9,7 @@ Invariants
 - Before the first decision of an owner, the tables prove that they know the marker: the stamp of
   the transaction that decided it is among their batches.  A marker that they do not know means
   that Postgres was restored from an older state; a row missing above the marker, or a marker
-  behind what was trimmed, means the same of Kafka.  All condemn the deployment, unless the lane
+  behind what was trimmed, means the same of Kafka.  Each halts the deployment, unless the lane
   has another owner, who may have trimmed it.
 - ``out_seq`` has no gaps.
 
@@ -50,6 +50,20 @@ from consumer.store.rows import Lane, OutRow
 READ_BACK = 0.25  # seconds to wait for the marker of the last commit
 
 _log = structlog.get_logger()
+
+
+def name_of(lane: int) -> str:
+    """Return the transactional id of a lane's publisher, without the prefix."""
+    return f"publisher-{lane}"
+
+
+async def published_of(producer: TransactionalProducer, place: TopicPartition) -> Marker:
+    """Return the marker of the lane in ``place`` of ``chive.published``.
+
+    ``producer`` is the lane's: opening it has decided every transaction before.
+    """
+    value = (await producer.durable(*place)).get(marker.key_of(place.partition))
+    return NOTHING if value is None else marker.decode(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +143,7 @@ class Publisher:
             self._backlog.end()
 
     async def _attempt(self, stop: asyncio.Event) -> None:
-        name = f"publisher-{self._lane.lane}"
+        name = name_of(self._lane.lane)
         try:
             async with self._database.transaction() as connection:
                 await self._owned(connection)
@@ -148,9 +162,7 @@ class Publisher:
 
     async def _recover(self, producer: TransactionalProducer) -> int:
         """Return the ``out_seq`` of the marker, once the tables prove it, and trim through it."""
-        found = await producer.durable(*self._marker_partition)
-        value = found.get(marker.key_of(self._lane.lane))
-        published = NOTHING if value is None else marker.decode(value)
+        published = await published_of(producer, self._marker_partition)
         position = published.out_seq
         async with self._database.transaction() as connection:
             lane = await self._owned(connection)
@@ -159,21 +171,21 @@ class Publisher:
                 published, lane.last_out_seq, known.stamp, known.trimmed
             )
             if contradiction is None:
-                await outbox.trim_earlier(connection, lane.lane, position)
+                await outbox.adopt_earlier(connection, lane.lane, position)
                 await outbox.trim(connection, lane.lane, position)
         if contradiction is not None:
-            raise await self._condemned(contradiction)
+            raise await self._halted(contradiction)
         self._backlog.published(position)
         self._backlog.decided(lane.last_out_seq, time.time())
         self._proven.set()
         return position
 
-    async def _condemned(self, contradiction: str) -> Fatal:
+    async def _halted(self, contradiction: str) -> Fatal:
         """Note in the tables that they are not to be used; return the error that says so."""
         reason = f"lane {self._lane.lane} is {contradiction}"
         async with self._database.transaction() as connection:
-            await deployment.condemn(connection, reason)
-        return deployment.condemned(reason)
+            await deployment.halt(connection, reason)
+        return deployment.halted(reason)
 
     async def _markers(self) -> PartitionReader:
         """Open a reader of the markers that are committed from now on."""
@@ -221,7 +233,7 @@ class Publisher:
             if rows or gap:
                 await self._owned(connection)
         if rows or gap:
-            raise await self._condemned(
+            raise await self._halted(
                 f"published through {progress.position}, and rows that follow are not in the "
                 "outbox: Kafka was restored from an older state"
             )

@@ -15,7 +15,6 @@ from consumer.store import deployment, lanes, outbox
 from consumer.store.deployment import Deployment
 
 GROUPS = ("tailer", "worker", "controller")
-_LOOK_SECONDS = 5.0
 
 Bounds = tuple[int, int]
 """The oldest kept offset of a partition, and that of the next record."""
@@ -35,14 +34,14 @@ class LaneFound:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """``condemned``: why the tables must not be used, as a process noted it.
+    """``halted``: why the tables must not be used, as a process noted it.
 
     ``members``: processes of the deployment that run.  ``events`` and ``operations`` are the
     numbers of records in these topics, at most.
     """
 
     lanes: tuple[LaneFound, ...]
-    condemned: str | None
+    halted: str | None
     members: int
     events: int
     operations: int
@@ -90,10 +89,10 @@ async def look(services: Services) -> Findings:
                     marker.contradiction(published, decided, known.stamp, known.trimmed),
                 )
             )
-        condemned = await deployment.condemned_for(connection)
+        halted = await deployment.halted_for(connection)
     return Findings(
         tuple(found),
-        condemned,
+        halted,
         await _members(services),
         records_in(Topic.EVENTS),
         records_in(Topic.OPERATIONS),
@@ -119,9 +118,8 @@ async def _markers(services: Services) -> dict[int, Marker]:
     places = [TopicPartition(name, lane) for lane in range(topics.partitions + 1)]
     found: dict[int, Marker] = {}
     async with await PartitionReader.open(services.client, dict.fromkeys(places)) as reader:
-        ends = {place: end for place, (_, end) in (await reader.bounds()).items()}
-        while any([await reader.position(place) < end for place, end in ends.items()]):
-            for record in await reader.fetch(wait=_LOOK_SECONDS):
+        async for page in reader.until_end():
+            for record in page:
                 if record.key == marker.key_of(record.partition) and record.value:
                     found[record.partition] = marker.decode(record.value)
     return found

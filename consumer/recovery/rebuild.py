@@ -1,16 +1,17 @@
 """Make the tables of a deployment again from its topics.
 
+0. Every lane's publisher is fenced, and its last transaction decided.
 1. The newest event of each record and account is collected from ``chive.events``: what consumers
    know.
 2. Records and repositories become exactly that, page by page, and every repository is to be synced:
    what has happened since is repaired from the hosts as in a loss window, and only differences are
    published.
 3. Operations that had not ended are failed; those that people asked for since the backup come
-   back from ``chive.operations``.
+   back from ``chive.operations``.  All listings are read anew.
 4. The lanes go on behind their markers.  Frames are read again from where the tables were, as far
    as they are kept; commands are not.
 
-Until the last step the tables are condemned, so a recovery that was interrupted is begun anew.
+Until the last step the deployment is halted, so a recovery that was interrupted is begun anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import orjson
 from consumer.errors import Fatal
 from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 from consumer.kafka.topics import Topic
+from consumer.kafka.transaction import TransactionalProducer
+from consumer.lanes.marker import Marker
+from consumer.lanes.publisher import name_of, published_of
 from consumer.recovery.findings import Findings
 from consumer.services import Services, scope_of
 from consumer.store import deployment, recovery
@@ -37,7 +41,6 @@ from procedures.syntax import parse_cid
 
 LOST = "PostgreSQL was restored from an older state while it was under way"
 _PAGE = 2_000  # events, DIDs or operations at once
-_WAIT = 5.0
 
 Report = Callable[[str, int], None]
 """Takes what is being done, and how much of it is done."""
@@ -47,27 +50,31 @@ async def rebuild(services: Services, found: Findings, report: Report) -> None:
     """Make the tables again, and let processes use them.  Raises ``Transient`` or ``Fatal``."""
     database = services.database
     async with database.transaction() as connection:
-        await deployment.condemn(connection, "a recovery has not ended: run it again")
+        await deployment.halt(connection, "a recovery has not ended: run it again")
         await recovery.stage(connection)
+    published = await _fence(services, found)
     await _collect_events(services, report)
     await _take_over(services, report)
     await _operations(services, report)
     async with database.transaction() as connection:
         for one in found.lanes:
-            published = one.published
-            await recovery.resume(
-                connection,
-                Resumed(
-                    one.lane,
-                    one.firehose,
-                    one.backfill,
-                    one.control,
-                    published.out_seq,
-                    published.stamp,
-                ),
-            )
+            marker = published[one.lane]
+            at = (one.lane, one.firehose, one.backfill, one.control)
+            await recovery.resume(connection, Resumed(*at, marker.out_seq, marker.stamp))
+        await recovery.drop_open_work(connection)
         await recovery.unstage(connection)
-        await deployment.absolve(connection)
+        await deployment.lift_halt(connection)
+
+
+async def _fence(services: Services, found: Findings) -> dict[int, Marker]:
+    """Let no process of before publish any more, and return what each lane has published."""
+    topic = services.topics.name(Topic.PUBLISHED)
+    published = {}
+    for one in found.lanes:
+        name = name_of(one.lane)
+        async with await TransactionalProducer.open(services.client, name) as producer:
+            published[one.lane] = await published_of(producer, TopicPartition(topic, one.lane))
+    return published
 
 
 async def _collect_events(services: Services, report: Report) -> None:
@@ -171,8 +178,5 @@ async def _pages(
     """Yield the records of a topic that are there now, each partition in order."""
     places = [TopicPartition(services.topics.name(topic), n) for n in range(partitions)]
     async with await PartitionReader.open(services.client, dict.fromkeys(places)) as reader:
-        ends = {place: end for place, (_, end) in (await reader.bounds()).items()}
-        while any([await reader.position(place) < end for place, end in ends.items()]):
-            page = await reader.fetch(wait=_WAIT, limit=_PAGE)
-            if page:
-                yield page
+        async for page in reader.until_end(limit=_PAGE):
+            yield page

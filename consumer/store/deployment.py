@@ -3,8 +3,8 @@
 Offsets in ``lanes`` are valid only for the topics they were read from.  The first process writes
 cluster, prefix and partition count; a later process with others is refused.
 
-Tables that contradict what is in Kafka are condemned: no process goes on with them, also after a
-restart, until an operator recovers the deployment.
+A deployment whose tables contradict what is in Kafka is halted: no process goes on, also after a
+restart, until an operator recovers it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ INSERT INTO deployment (cluster_id, prefix, partitions) VALUES (%s, %s, %s)
 ON CONFLICT (one_row) DO NOTHING
 """
 _READ = "SELECT cluster_id, prefix, partitions FROM deployment"
-_CONDEMN = """
-UPDATE deployment SET condemned = %s, condemned_at = now() WHERE condemned IS NULL
+_HALT = """
+UPDATE deployment SET halted = %s, halted_at = now() WHERE halted IS NULL
 """
-_ABSOLVE = "UPDATE deployment SET condemned = NULL, condemned_at = NULL"
-_CONDEMNED = "SELECT condemned FROM deployment WHERE condemned IS NOT NULL"
+_LIFT = "UPDATE deployment SET halted = NULL, halted_at = NULL"
+_HALTED = "SELECT halted FROM deployment WHERE halted IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +41,31 @@ async def read(connection: Connection) -> Deployment | None:
     return Deployment(*row) if row else None
 
 
-async def condemn(connection: Connection, reason: str) -> None:
+async def halt(connection: Connection, reason: str) -> None:
     """Note why the tables must not be used; the first reason stays."""
-    await connection.execute(_CONDEMN, [reason])
+    await connection.execute(_HALT, [reason])
 
 
-async def absolve(connection: Connection) -> None:
+async def lift_halt(connection: Connection) -> None:
     """Let processes use the tables again."""
-    await connection.execute(_ABSOLVE)
+    await connection.execute(_LIFT)
 
 
-async def condemned_for(connection: Connection) -> str | None:
-    """Return why the tables are condemned, None if they are not."""
-    row = await (await connection.execute(_CONDEMNED)).fetchone()
+async def halted_for(connection: Connection) -> str | None:
+    """Return why the deployment is halted, None if it is not."""
+    row = await (await connection.execute(_HALTED)).fetchone()
     return row[0] if row else None
 
 
 async def require_sound(connection: Connection) -> None:
-    """Raise ``Fatal`` if the tables are condemned."""
-    reason = await condemned_for(connection)
+    """Raise ``Fatal`` if the deployment is halted."""
+    reason = await halted_for(connection)
     if reason is not None:
-        raise condemned(reason)
+        raise halted(reason)
 
 
-def condemned(reason: str) -> Fatal:
-    """Return the error that stops a process whose tables are condemned for ``reason``."""
+def halted(reason: str) -> Fatal:
+    """Return the error that stops a process of a deployment that is halted for ``reason``."""
     return Fatal(
         f"the tables and Kafka do not belong together: {reason}; stop all processes and run "
         "'consumer recover' (docs/backup.md)"
@@ -75,7 +75,7 @@ def condemned(reason: str) -> Fatal:
 async def check(connection: Connection, mine: Deployment) -> None:
     """Write ``mine`` to unused tables.
 
-    Raises ``Fatal`` if they belong to another deployment, or are condemned.
+    Raises ``Fatal`` if they belong to another deployment, or it is halted.
     """
     await connection.execute(_NOTE, [mine.cluster_id, mine.prefix, mine.partitions])
     theirs = await read(connection)

@@ -4,7 +4,8 @@
 the records of one transaction, as CBOR, and a random stamp.  The batch of the newest published
 marker stays, emptied: its stamp proves that these tables decided what was published.
 
-The table ``outbox``, a row per record, is of earlier versions: it is drained, never written.
+The table ``outbox``, a row per record, is of earlier versions: ``adopt_earlier`` makes batches of
+its rows.
 """
 
 from __future__ import annotations
@@ -35,25 +36,21 @@ FROM (
 WHERE coalesce(bytes_before, 0) < %(bytes)s
 ORDER BY through
 """
-_READ_EARLIER = """
-SELECT out_seq, topic, partition, key, headers, value FROM outbox
-WHERE lane = %(lane)s AND out_seq > %(after)s
-ORDER BY out_seq LIMIT %(rows)s
+_TAKE_EARLIER = """
+WITH taken AS (DELETE FROM outbox WHERE lane = %s RETURNING *)
+SELECT out_seq, topic, partition, key, headers, value FROM taken ORDER BY out_seq
 """
 _TRIM = "DELETE FROM outbox_batches WHERE lane = %s AND through < %s"
 _EMPTY = """
 UPDATE outbox_batches SET rows = 0, body = '' WHERE lane = %s AND through = %s AND rows > 0
 """
-_TRIM_EARLIER = "DELETE FROM outbox WHERE lane = %s AND out_seq <= %s"
-_DEPTH = """
-SELECT lane, sum(rows)::bigint FROM (
-    SELECT lane, rows FROM outbox_batches UNION ALL SELECT lane, 1 FROM outbox
-) AS waiting GROUP BY lane HAVING sum(rows) > 0
-"""
+_DEPTH = "SELECT lane, sum(rows)::bigint FROM outbox_batches GROUP BY lane HAVING sum(rows) > 0"
 _STAMP = """
 SELECT stamp FROM outbox_batches WHERE lane = %s AND through >= %s ORDER BY through LIMIT 1
 """
 _TRIMMED = "SELECT coalesce(max(through), 0) FROM outbox_batches WHERE lane = %s AND rows = 0"
+
+_EARLIER_ROWS = 1_000  # of one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +79,6 @@ async def read(
     The bytes are those of the values; the last row may exceed the bound.
     """
     bounds = {"lane": lane, "after": after, "rows": max_rows, "bytes": max_bytes}
-    earlier = await (await connection.execute(_READ_EARLIER, bounds, binary=True)).fetchall()
-    if earlier:
-        return _bounded((_earlier(*columns) for columns in earlier), max_rows, max_bytes)
     batches = await (await connection.execute(_READ, bounds, binary=True)).fetchall()
     rows = (
         row
@@ -94,17 +88,6 @@ async def read(
         if row.out_seq > after
     )
     return _bounded(rows, max_rows, max_bytes)
-
-
-def _earlier(
-    out_seq: int,
-    topic: str,
-    partition: int,
-    key: bytes | None,
-    headers: Sequence[bytes],
-    value: bytes | None,
-) -> OutRow:
-    return OutRow(out_seq, topic, partition, key, paired(headers), value)
 
 
 def _bounded(rows: Iterable[OutRow], max_rows: int, max_bytes: int) -> list[OutRow]:
@@ -124,9 +107,16 @@ async def trim(connection: Connection, lane: int, through: int) -> None:
     await connection.execute(_EMPTY, [lane, through])
 
 
-async def trim_earlier(connection: Connection, lane: int, through: int) -> None:
-    """Delete the rows of earlier versions up to ``through``."""
-    await connection.execute(_TRIM_EARLIER, [lane, through])
+async def adopt_earlier(connection: Connection, lane: int, published: int) -> None:
+    """Make batches of what earlier versions left behind ``published``; they have no stamp."""
+    cursor = await connection.execute(_TAKE_EARLIER, [lane], binary=True)
+    rows = [
+        OutRow(out_seq, topic, partition, key, paired(headers), value)
+        for out_seq, topic, partition, key, headers, value in await cursor.fetchall()
+        if out_seq > published
+    ]
+    for start in range(0, len(rows), _EARLIER_ROWS):
+        await append(connection, lane, rows[start : start + _EARLIER_ROWS])
 
 
 async def knowledge(connection: Connection, lane: int, out_seq: int) -> Knowledge:

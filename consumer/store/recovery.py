@@ -90,6 +90,8 @@ _CLEAR_EARLIER = "DELETE FROM outbox WHERE lane = %s"
 _KNOW = """
 INSERT INTO outbox_batches (lane, through, rows, stamp, body) VALUES (%s, %s, 0, %s, '')
 """
+# Parents and searches go with their operations, which are failed; all listings are read anew.
+_DROP = "DELETE FROM bulks; DELETE FROM searches"
 _OPEN = "SELECT id FROM operations WHERE status IN ('queued', 'running') ORDER BY id"
 
 
@@ -175,6 +177,11 @@ async def resume(connection: Connection, at: Resumed) -> None:
     )
     if at.out_seq:
         await connection.execute(_KNOW, [at.lane, at.out_seq, at.stamp])
+
+
+async def drop_open_work(connection: Connection) -> None:
+    """Forget how far parents and searches were."""
+    await connection.execute(_DROP)
 
 
 async def open_operations(connection: Connection) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from simulator.repo import Repo, Write
 from tests.field.product import Product
 from tests.support.backup import Backups
 from tests.support.consumer import ROOT, bare_environment
-from tests.support.pds import COLLECTION
+from tests.support.pds import COLLECTION, silence
 from tests.support.web import response
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -45,6 +46,10 @@ async def recovered(product: Product) -> str:
         return said
 
     return str(await product.eventually(done, what="the recovery"))
+
+
+async def has_child(product: Product, parent: str) -> bool:
+    return bool(await product.rows("SELECT FROM operations WHERE parent = %s", [parent]))
 
 
 async def several(product: Product) -> list[Repo]:
@@ -81,7 +86,12 @@ async def test_a_backup_from_the_past(fresh: Product, backups: Backups) -> None:
         repos = await several(product)
         await product.agrees(*repos)
         before = await product.done(type="didSync", did=repos[0].account.did)
+        host, slow = await product.network.account("slow")
+        host.serves(slow, silence)
+        open_parent = await product.command(type="didSync", dids=[slow.account.did])
+        await product.eventually(partial(has_child, product, open_parent), what="a child")
         await backups.save()
+        host.host(slow)
         await changed(product, repos)
         since = await product.done(type="didSync", did=repos[1].account.did)
     await product.network.commit(repos[2])  # while nobody looks
@@ -100,6 +110,10 @@ async def test_a_backup_from_the_past(fresh: Product, backups: Backups) -> None:
         await product.agrees(*repos)
         await product.network.commit(repos[3])
         await product.agrees(*repos)
+        ended = await product.ended(open_parent)
+        assert (ended["status"], ended["errorName"]) == ("failed", "Internal")
+        again = await product.done(type="didSync", dids=[slow.account.did])
+        assert again["children"]["completed"] == 1
         for operation in (before, since):
             known = await product.rows(
                 "SELECT status, version FROM operations WHERE id = %s", [operation["id"]]

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from consumer.backfill import AccountAnswer, Cause, LookupKind
 from consumer.cli import repo as command
-from consumer.errors import Fatal
+from consumer.config.settings import CommandSettings, Settings
+from consumer.errors import Transient
 from consumer.state.effects import SyncReason
 from consumer.state.repo_state import Repo, SyncState
 from consumer.store import answers, found, identities, known, lookups, parked, records, repos
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.services
 
 DID, OTHER, NOBODY = "did:plc:alice", "did:plc:bob", "did:plc:nobody"
 HOST = "https://pds.test"
+SETTINGS = Settings(commands=CommandSettings(deadline=60.0))
+IMPATIENT = Settings(commands=CommandSettings(deadline=0.2))
 NOW = 1_800_000_000.0
 REV, GAP = "3l6oveex3ii2l", "3l6oveex3ii2m"
 COLLECTION, SECOND = "pub.chive.eprint.submission", "pub.chive.review.comment"
@@ -87,7 +90,7 @@ def text_of(seen: known.KnownRepo) -> str:
 
 async def test_everything_that_is_known_of_a_repo_is_shown(database: Database) -> None:
     await fill(database)
-    seen = await command.read(database, DID, 60.0)
+    seen = await command.read(SETTINGS, database, DID)
     shown = json.loads(json.dumps(command.shown(seen)))
 
     assert not seen.unknown
@@ -131,7 +134,7 @@ async def test_everything_that_is_known_of_a_repo_is_shown(database: Database) -
 async def test_a_listed_repo_is_known_before_it_is_tracked(database: Database) -> None:
     async with database.transaction() as connection:
         await found.note(connection, [(NOBODY, 1)], "https://relay.test", COLLECTION, None)
-    seen = await command.read(database, NOBODY, 60.0)
+    seen = await command.read(SETTINGS, database, NOBODY)
     assert not seen.unknown
     shown: Any = command.shown(seen)
     assert (shown["repo"], shown["host"], shown["records"]) == (None, None, {})
@@ -141,7 +144,7 @@ async def test_a_listed_repo_is_known_before_it_is_tracked(database: Database) -
 
 async def test_nothing_is_known_of_a_stranger(database: Database) -> None:
     await fill(database)
-    assert (await command.read(database, NOBODY, 60.0)).unknown
+    assert (await command.read(SETTINGS, database, NOBODY)).unknown
 
 
 async def test_all_of_it_is_of_one_moment_and_nothing_can_be_written(
@@ -158,17 +161,17 @@ async def test_all_of_it_is_of_one_moment_and_nothing_can_be_written(
         return [HeldHost("pds.test", 30, 40)]
 
     monkeypatch.setattr(answers, "held_hosts", meanwhile)
-    seen = await command.read(database, DID, 60.0)
+    seen = await command.read(SETTINGS, database, DID)
     assert [each.live for each in seen.counts] == [2, 1]
     assert modes == [("on",)]
     assert "30 of 40 accounts" in text_of(seen)
-    assert (await command.read(database, DID, 60.0)).counts == []
+    assert (await command.read(SETTINGS, database, DID)).counts == []
 
 
 async def test_a_server_that_does_not_answer_is_not_waited_for(database: Database) -> None:
     await fill(database)
     async with database.transaction() as other:
         await other.execute("LOCK TABLE parked IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(Fatal, match=r"not answered within 0\.2 s"):
-            await command.read(database, DID, 0.2)
-    assert not (await command.read(database, DID, 60.0)).unknown
+        with pytest.raises(Transient, match=r"no answer in 0\.2 s, waiting for PostgreSQL"):
+            await command.read(IMPATIENT, database, DID)
+    assert not (await command.read(SETTINGS, database, DID)).unknown

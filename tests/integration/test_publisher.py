@@ -359,7 +359,7 @@ async def test_a_marker_ahead_of_postgres_is_fatal(harness: PublisherHarness) ->
     async with await TransactionalProducer.open(harness.client, f"publisher-{LANE}") as producer:
         place = TopicPartition(harness.topics.name(Topic.PUBLISHED), LANE)
         await producer.commit([OutRecord(*place, marker.key_of(LANE), marker.encode(Marker(6)))])
-    await condemned(harness, "PostgreSQL was restored")
+    await halted(harness, "PostgreSQL was restored")
     assert await harness.waiting() == 5
 
 
@@ -367,7 +367,7 @@ async def test_a_marker_behind_what_was_trimmed_is_fatal(harness: PublisherHarne
     await harness.decide(5)
     async with harness.database.transaction() as connection:
         await outbox.trim(connection, LANE, 5)
-    await condemned(harness, "Kafka was restored")
+    await halted(harness, "Kafka was restored")
     assert await harness.published() == []
 
 
@@ -376,7 +376,7 @@ async def test_rows_missing_behind_the_marker_are_fatal(harness: PublisherHarnes
     await harness.decide(3)
     async with harness.database.transaction() as connection:
         await connection.execute("DELETE FROM outbox_batches WHERE through = 2")
-    await condemned(harness, "Kafka was restored")
+    await halted(harness, "Kafka was restored")
     assert await harness.published() == []
 
 
@@ -391,16 +391,16 @@ async def test_numbers_that_agree_do_not_prove_a_history(harness: PublisherHarne
         await connection.execute("UPDATE lanes SET last_out_seq = 0")
     harness.decided = 0
     await harness.decide(5)
-    await condemned(harness, "by a transaction that PostgreSQL does not know")
+    await halted(harness, "by a transaction that PostgreSQL does not know")
     assert await harness.published() == before
     assert await harness.waiting() == 5
 
 
-async def test_a_condemned_deployment_stays_so(harness: PublisherHarness) -> None:
+async def test_a_halted_deployment_stays_so(harness: PublisherHarness) -> None:
     await harness.decide(5)
     async with harness.database.transaction() as connection:
         await outbox.trim(connection, LANE, 5)
-    await condemned(harness, "Kafka was restored")
+    await halted(harness, "Kafka was restored")
     with pytest.raises(Fatal, match=r"do not belong together.*docs/backup\.md"):
         await claim(harness.database, LANE + 1, uuid4())
     with pytest.raises(Fatal, match="Kafka was restored"):
@@ -434,7 +434,7 @@ async def test_a_marker_of_an_earlier_version_is_adopted(harness: PublisherHarne
     await exactly_once(harness)
 
 
-async def condemned(harness: PublisherHarness, because: str) -> None:
+async def halted(harness: PublisherHarness, because: str) -> None:
     with pytest.raises(Fatal, match=because):
         await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
     with pytest.raises(Fatal, match=because):

@@ -302,24 +302,22 @@ async def test_the_newest_published_batch_leaves_its_stamp(database: Database) -
         assert await knows(7) == (None, 6)
 
 
-async def test_rows_of_earlier_versions_are_drained_first(database: Database) -> None:
+async def test_rows_of_earlier_versions_become_batches(database: Database) -> None:
     insert = "INSERT INTO outbox (lane, out_seq, topic, partition, key, headers, value) VALUES "
-    newer = [OutRow(3, "events", 0, b"k", (), b"v", STAMPS[0])]
     async with database.transaction() as connection:
         await connection.execute(
-            insert + "(1, 1, 'events', 2, 'k', ARRAY['reason', 'x']::bytea[], NULL), "
-            "(1, 2, 'events', 2, NULL, '{}', 'v')"
+            insert + "(1, 1, 'events', 2, 'k', '{}', 'published'), "
+            "(1, 2, 'events', 2, 'k', ARRAY['reason', 'x']::bytea[], NULL), "
+            "(1, 3, 'events', 2, NULL, '{}', 'v'), (2, 1, 'events', 2, NULL, '{}', 'v')"
         )
-        await outbox.append(connection, 1, newer)
-        earlier = [
-            OutRow(1, "events", 2, b"k", (("reason", b"x"),), None),
-            OutRow(2, "events", 2, None, (), b"v"),
+        await outbox.adopt_earlier(connection, 1, 1)
+        assert await outbox.depth(connection) == {1: 2}
+        assert await outbox.read(connection, 1, 1, max_rows=9, max_bytes=99) == [
+            OutRow(2, "events", 2, b"k", (("reason", b"x"),), None),
+            OutRow(3, "events", 2, None, (), b"v"),
         ]
-        assert await outbox.depth(connection) == {1: 3}
-        assert await outbox.read(connection, 1, 0, max_rows=9, max_bytes=99) == earlier
-        assert await outbox.read(connection, 1, 2, max_rows=9, max_bytes=99) == newer
-        await outbox.trim_earlier(connection, 1, 2)
-        assert await outbox.depth(connection) == {1: 1}
+        await outbox.adopt_earlier(connection, 1, 1)
+        assert await outbox.depth(connection) == {1: 2}
 
 
 async def test_parked_frames_wait_in_order(database: Database) -> None:

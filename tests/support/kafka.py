@@ -39,9 +39,8 @@ async def committed(
     places = [TopicPartition(topic, partition) for partition in partitions]
     found: dict[TopicPartition, list[Record]] = {place: [] for place in places}
     async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
-        ends = {place: end for place, (_, end) in (await reader.bounds()).items()}
-        while any([await reader.position(place) < end for place, end in ends.items()]):
-            for record in await reader.fetch(wait=0.5):
+        async for page in reader.until_end():
+            for record in page:
                 found[TopicPartition(record.topic, record.partition)].append(record)
     return [record for place in places for record in found[place]]
 

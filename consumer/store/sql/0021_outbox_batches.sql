@@ -13,4 +13,4 @@ CREATE TABLE outbox_batches (
 ALTER TABLE outbox_batches ALTER COLUMN body SET STORAGE EXTERNAL;
 
 -- Why no process may go on with these tables; NULL while all is well.
-ALTER TABLE deployment ADD COLUMN condemned text, ADD COLUMN condemned_at timestamptz;
+ALTER TABLE deployment ADD COLUMN halted text, ADD COLUMN halted_at timestamptz;

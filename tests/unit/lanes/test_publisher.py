@@ -44,11 +44,11 @@ def publisher(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> Publisher:
     async def owned(_connection: object, _number: int) -> Lane:
         return lane
 
-    async def condemn(_connection: object, _reason: str) -> None:
+    async def halt(_connection: object, _reason: str) -> None:
         return None
 
     monkeypatch.setattr(lanes, "read", owned)
-    monkeypatch.setattr(deployment, "condemn", condemn)
+    monkeypatch.setattr(deployment, "halt", halt)
     database: Any = _Database()
     return Publisher(lane, MagicMock(), Topics("test.", 1), database)
 
