@@ -3,32 +3,39 @@
 Specification: https://atproto.com/specs/did (did:web on the level of host names; a port is
 written ``%3A`` and is for development).  A PDS finds the gateway by the service entry that an
 ``atproto-proxy: did:web:…#fragment`` header names; the token that it then sends has the bare DID
-as ``aud``.
+as ``aud``.  Clients that get a token by OAuth name the entry there: a scope's audience has a
+fragment (https://atproto.com/specs/permission).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from procedures import syntax
+
+FRAGMENTS = ("chive_appview", "chive")
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """``did`` of any method; ``endpoint`` None: derived from a did:web."""
+    """``did`` of any method, with service entries named ``fragments``.
+
+    ``endpoint`` None: derived from a did:web.
+    """
 
     did: str
-    fragment: str = "chive"
+    fragments: tuple[str, ...] = FRAGMENTS
     type: str = "ChiveSyncService"
     endpoint: str | None = None
 
     @property
     def audiences(self) -> frozenset[str]:
-        """The values of ``aud`` that mean this service, by default: its DID and its entry."""
-        return frozenset({self.did, f"{self.did}#{self.fragment}"})
+        """The values of ``aud`` that mean this service: its DID and its entries."""
+        return frozenset({self.did, *(f"{self.did}#{name}" for name in self.fragments)})
 
     @property
     def url(self) -> str | None:
@@ -43,9 +50,11 @@ class Service:
         """Return the DID document for ``/.well-known/did.json``; None unless it is a did:web."""
         if syntax.web_host(self.did) is None:
             return None
-        entry = {"id": f"#{self.fragment}", "type": self.type, "serviceEndpoint": self.url}
         return {
             "@context": ["https://www.w3.org/ns/did/v1"],
             "id": self.did,
-            "service": [entry],
+            "service": [self._entry(name) for name in self.fragments],
         }
+
+    def _entry(self, fragment: str) -> Mapping[str, Any]:
+        return {"id": f"#{fragment}", "type": self.type, "serviceEndpoint": self.url}

@@ -18,6 +18,7 @@ from consumer.config.types import (
     Did,
     Dsn,
     ExistingFile,
+    Fragment,
     HostPort,
     HttpOrigin,
     NonNegative,
@@ -314,7 +315,8 @@ class GatewaySettings(Section):
 
     bind: HostPort = "127.0.0.1:8480"
     service_did: Did | None = None
-    fragment: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] = "chive"
+    fragments: Annotated[tuple[Fragment, ...], Field(min_length=1)] = ("chive_appview", "chive")
+    fragment: Fragment | None = None  # one more
     admins: tuple[Did, ...] = ()
     deadline: Annotated[Seconds, Field(le=9.0)] = 8.0
     address_rate: PerSecond = 20.0

@@ -6,6 +6,7 @@ NSIDs, DIDs and patterns follow https://atproto.com/specs/nsid and https://atpro
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -26,6 +27,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
 RELAY = "relay"
 """A source of listings: the relay's own origin."""
+_FRAGMENT = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -123,6 +125,14 @@ def host_port(text: str) -> str:
     return text
 
 
+def fragment(text: str) -> str:
+    """Return the name of a service entry, without the ``#`` that may lead it."""
+    name = text.removeprefix("#")
+    if not _FRAGMENT.fullmatch(name):
+        raise ValueError(f"'{text}' is not the name of a service entry, such as '#chive'")
+    return name
+
+
 def servers(text: str) -> str:
     """Return a comma-separated list of ``host:port`` without blanks."""
     _without_credentials(text)
@@ -157,6 +167,7 @@ Pattern = Annotated[str, AfterValidator(pattern)]
 Nsid = Annotated[str, AfterValidator(nsid)]
 Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
 Did = Annotated[str, AfterValidator(did)]
+Fragment = Annotated[str, AfterValidator(fragment)]
 RelayUrl = Annotated[str, AfterValidator(relay_url)]
 HttpOrigin = Annotated[str, AfterValidator(http_origin)]
 Source = Annotated[str, AfterValidator(source)]

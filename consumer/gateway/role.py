@@ -41,7 +41,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
     """Serve XRPC and ``routes`` until told to stop.  Raises ``Fatal`` when the server ends."""
     settings = services.settings
     did = settings.gateway.service_did
-    service = None if did is None else Service(did, settings.gateway.fragment)
+    service = None if did is None else Service(did, _fragments(settings.gateway))
     if service is None:
         _log.warning("service_did_missing", meaning="every XRPC call is refused")
     loopback = settings.network.allow_loopback
@@ -70,6 +70,11 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             await first_of(asyncio.wait([server]), listening, stop.wait())
             if not stop.is_set():
                 raise Fatal("the gateway's server ended")
+
+
+def _fragments(settings: GatewaySettings) -> tuple[str, ...]:
+    names = (*settings.fragments, *filter(None, [settings.fragment]))
+    return tuple(dict.fromkeys(names))
 
 
 def _limits(settings: GatewaySettings) -> GatewayLimits:

@@ -44,6 +44,16 @@ def test_default_toml_gives_every_value_that_is_not_none() -> None:
             assert set(given[section]) == {k for k, v in values.items() if v is not None}
 
 
+def test_service_entries_with_and_without_their_sign() -> None:
+    assert GatewaySettings().fragments == ("chive_appview", "chive")
+    assert GatewaySettings(fragments=("#one", "two"), fragment="#one").fragments == ("one", "two")
+    for wrong in ("", "#", "a b", "##a", "a" * 65):
+        with pytest.raises(ValidationError):
+            GatewaySettings(fragments=(wrong,))
+    with pytest.raises(ValidationError):
+        GatewaySettings(fragments=())
+
+
 @pytest.mark.parametrize(
     "text",
     ["pub.chive.*", "app.bsky.feed.post", "*", "com.*", "site.standard.docCollection", "a1.b-c.d9"],

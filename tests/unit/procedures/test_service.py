@@ -22,7 +22,7 @@ def test_the_endpoint(did: str, endpoint: str | None, url: str | None) -> None:
 
 
 def test_the_document() -> None:
-    assert Service("did:web:localhost%3A8099").document() == {
+    assert Service("did:web:localhost%3A8099", ("chive", "sync")).document() == {
         "@context": ["https://www.w3.org/ns/did/v1"],
         "id": "did:web:localhost%3A8099",
         "service": [
@@ -30,14 +30,20 @@ def test_the_document() -> None:
                 "id": "#chive",
                 "type": "ChiveSyncService",
                 "serviceEndpoint": "http://localhost:8099",
-            }
+            },
+            {
+                "id": "#sync",
+                "type": "ChiveSyncService",
+                "serviceEndpoint": "http://localhost:8099",
+            },
         ],
     }
     assert Service("did:plc:chive").document() is None
 
 
 def test_the_audiences() -> None:
-    assert Service("did:web:chive.example", fragment="sync").audiences == {
+    assert Service("did:web:chive.example").audiences == {
         "did:web:chive.example",
-        "did:web:chive.example#sync",
+        "did:web:chive.example#chive_appview",
+        "did:web:chive.example#chive",
     }
