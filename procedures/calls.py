@@ -14,14 +14,13 @@ from typing import Any
 
 import structlog
 
-from procedures import contract, operations, refresh_record, sync_did
+from procedures import backfills, contract, refresh_record, sync_did
 from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
 from procedures.client import new_id as random_id
 from procedures.contract import ErrorName, XrpcError
 from procedures.messages import Cancel, Command, is_operation_id
-from procedures.operations import FINAL, Operation, Status
+from procedures.operations import Operation, Status
 
-_OPEN = frozenset({Status.QUEUED, Status.RUNNING})
 _APPEARS_WITHIN_SECONDS = 1.0  # between the broker's acknowledgement of a command and its operation
 
 log = structlog.get_logger()
@@ -113,27 +112,22 @@ class Calls:
         identifier = call.fields.get("id")
         if identifier is not None:
             operation = await self._operation(identifier)
-            return CallResult({"operation": operations.to_json(operation)}, identifier)
-        status = call.fields.get("status")
-        statuses = _OPEN if status is None else frozenset({Status(status)})
-        return await self._page(Query(statuses, limit=call.fields["limit"]))
+            return CallResult({"operation": backfills.shown(operation)}, identifier)
+        return await self._page(backfills.status_query(call.fields))
 
     async def _get_backfill_history(self, call: Call) -> CallResult:
-        fields = call.fields
-        return await self._page(
-            Query(FINAL, fields.get("did"), fields["limit"], fields.get("cursor"))
-        )
+        return await self._page(backfills.history_query(call.fields))
 
     async def _page(self, query: Query) -> CallResult:
         try:
             page = await self._known.page(query)
         except CursorInvalid as error:
             raise XrpcError(ErrorName.INVALID_REQUEST, "cursor is not valid") from error
-        output: dict[str, Any] = {"operations": [operations.to_json(o) for o in page.operations]}
+        output: dict[str, Any] = {"operations": [backfills.shown(o) for o in page.operations]}
         return CallResult(output if page.cursor is None else output | {"cursor": page.cursor})
 
     async def _cancel_backfill(self, call: Call) -> CallResult:
-        identifier = call.fields["id"]
+        identifier = backfills.cancelled_id(call.fields)
         operation = await self._operation(identifier, wait=True)
         if not operation.ended:
             cancel = Cancel(

@@ -37,6 +37,7 @@ class Query:
     """Which operations: of these statuses, newest first, after ``cursor``.
 
     Those of ``did``, or the children of ``parent``; without either, those that are no children.
+    ``automatic``: also those that the system began itself.
     """
 
     statuses: frozenset[Status]
@@ -44,6 +45,7 @@ class Query:
     limit: int = 50
     cursor: str | None = None
     parent: str | None = None
+    automatic: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,8 @@ class Lexicons:
 
 
 def _typed(schema: Schema, text: str, name: str) -> object:
+    if schema["type"] == "boolean":
+        return {"true": True, "false": False}.get(text, text)
     if schema["type"] != "integer":
         return text
     digits = text.removeprefix("-")

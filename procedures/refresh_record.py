@@ -60,7 +60,7 @@ def answer(refresh: RecordRefresh, operation: Operation | None) -> dict[str, Any
 
 
 def _stage(operation: Operation) -> str:
-    stage = f"not finished yet ({operation.phase or operation.status})"
+    stage = f"not finished yet ({operation.phase or 'waiting'})"
     if operation.error is None:
         return stage
     return f"{stage}; the last attempt: {operation.failure or 'failed'}: {operation.error}"

@@ -25,16 +25,6 @@ _CHANNEL = "operations"
 _LOOK_SECONDS = 2.0  # between two looks at Postgres when no notification came
 _STOP_SECONDS = 0.5
 
-_PAGE = f"""
-SELECT {COLUMNS} FROM operations
-WHERE status = ANY(%(statuses)s) AND (%(did)s::text IS NULL OR did = %(did)s)
-    AND (parent = %(parent)s OR %(parent)s::text IS NULL
-         AND (%(did)s IS NOT NULL OR parent IS NULL))
-    AND (%(after)s::float8 IS NULL
-         OR (extract(epoch FROM requested_at)::float8, id) < (%(after)s, %(after_id)s))
-ORDER BY requested_at DESC, id DESC LIMIT %(limit)s
-"""  # noqa: S608 - our own columns
-
 
 class Changes:
     """Tells those who wait that an operation has changed: one session for all of them."""
@@ -125,8 +115,29 @@ async def _page(connection: Connection, query: Query, limit: int) -> list[Operat
         "limit": limit,
     }
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-        await cursor.execute(_PAGE, parameters)
+        await cursor.execute(_statement(query), parameters)
         return [of_row(row) for row in await cursor.fetchall()]
+
+
+def _statement(query: Query) -> str:
+    """Return the SELECT for ``query``, with no condition that it does not need."""
+    conditions = ["status = ANY(%(statuses)s)"]
+    if query.did is not None:
+        conditions.append("did = %(did)s")
+    if query.parent is not None:
+        conditions.append("parent = %(parent)s")
+    elif query.did is None:
+        conditions.append("parent IS NULL")
+    if not query.automatic:
+        conditions.append("NOT automatic")
+    if query.cursor is not None:
+        conditions.append(
+            "(extract(epoch FROM requested_at)::float8, id) < (%(after)s::float8, %(after_id)s)"
+        )
+    return (
+        f"SELECT {COLUMNS} FROM operations WHERE {' AND '.join(conditions)} "  # noqa: S608 - ours
+        "ORDER BY requested_at DESC, id DESC LIMIT %(limit)s"
+    )
 
 
 async def _seen(connection: Connection, operations: list[Operation]) -> list[Operation]:

@@ -55,6 +55,7 @@ class Table:
             raise CursorInvalid
         self.queries.append(query)
         found = [o for o in reversed(self.rows.values()) if o.status in query.statuses]
+        found = [o for o in found if query.automatic or not o.automatic]
         more = str(query.limit) if len(found) > query.limit else None
         return Page(tuple(found[: query.limit]), more)
 

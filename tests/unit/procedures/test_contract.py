@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from procedures import contract, operations, refresh_record, sync_did, transitions
+from procedures import backfills, contract, operations, refresh_record, sync_did, transitions
 from procedures.contract import METHODS, ErrorName, Verb, XrpcError
 from procedures.failures import Failure
 from procedures.messages import DidSync, RecordRefresh
@@ -54,7 +54,8 @@ def test_wrong_input(nsid: str, body: object) -> None:
 
 @given(any_operation())
 def test_every_operation_fits_the_lexicon(operation: Operation) -> None:
-    shown = operations.to_json(operation)
+    shown = backfills.shown(operation)
+    assert shown["status"] in {"running", "completed", "failed", "cancelled"}
     METHODS[contract.GET_BACKFILL_STATUS].check_output({"operation": shown})
     METHODS[contract.GET_BACKFILL_HISTORY].check_output({"operations": [shown]})
 
@@ -117,7 +118,7 @@ def test_failed_cancelled_and_unfinished_name_the_operation() -> None:
         (
             waiting,
             (
-                "operation op: not finished yet (queued); "
+                "operation op: not finished yet (waiting); "
                 "the last attempt: HostTimeout: 30 s without a byte"
             ),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -105,7 +106,7 @@ async def test_refresh_record_answers_at_its_deadline() -> None:
     blind.table.error = Unavailable()
     for rig, why in (
         (silent, "accepted, not begun yet"),
-        (slow, "not finished yet (queued)"),
+        (slow, "not finished yet (waiting)"),
         (hanging, "its command is not confirmed yet"),
         (blind, "accepted, but how far it is cannot be read for now"),
     ):
@@ -163,13 +164,52 @@ async def test_history() -> None:
     page = (await rig.get(HISTORY, params={"limit": 2, "did": DID, "cursor": "c"})).json()
     assert [o["id"] for o in page["operations"]] == ["old-2", "old-1"]
     assert page["cursor"] == "2"
-    assert rig.table.queries == [Query(FINAL, did=DID, limit=2, cursor="c")]
+    asked_for = Query(FINAL, did=DID, limit=2, cursor="c", automatic=False)
+    assert rig.table.queries == [asked_for]
     assert "cursor" not in (await rig.get(HISTORY)).json()
+
+
+async def test_history_with_what_the_system_began_itself() -> None:
+    rig = Rig()
+    rig.table.put(transitions.cancel(running("asked-for"), 6.0))
+    rig.table.put(replace(transitions.cancel(running("automatic"), 6.0), automatic=True))
+    for parameters, expected in (
+        ({}, ["asked-for"]),
+        ({"automatic": "false"}, ["asked-for"]),
+        ({"automatic": "true"}, ["automatic", "asked-for"]),
+    ):
+        page = (await rig.get(HISTORY, params=parameters)).json()
+        assert [o["id"] for o in page["operations"]] == expected
+
+
+async def test_what_waits_for_its_turn_is_shown_as_running() -> None:
+    rig = Rig()
+    waiting = replace(running("waiting"), progress=40, records_processed=7)
+    rig.table.put(transitions.requeue(waiting, 90.0))
+    rig.table.put(queued("new", Type.DID_SYNC, DID, 5.0))
+    for parameters in ({}, {"status": "running"}, {"status": "queued"}):
+        shown = (await rig.get(STATUS, params=parameters)).json()["operations"]
+        assert [
+            (o["id"], o["type"], o["status"], o["progress"], o["recordsProcessed"], o["startedAt"])
+            for o in shown
+        ] == [
+            ("new", "didSync", "running", 0, 0, "1970-01-01T00:00:05.000Z"),
+            ("waiting", "didSync", "running", 0, 7, "1970-01-01T00:00:05.000Z"),
+        ]
+    one = (await rig.get(STATUS, params={"id": "new"})).json()["operation"]
+    assert (one["status"], one["progress"]) == ("running", 0)
 
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"limit": "0"}, {"limit": "x"}, {"did": "alice"}, {"cursor": "wrong"}, {"limit": ["1", "2"]}],
+    [
+        {"limit": "0"},
+        {"limit": "x"},
+        {"did": "alice"},
+        {"cursor": "wrong"},
+        {"limit": ["1", "2"]},
+        {"automatic": "yes"},
+    ],
 )
 async def test_history_with_wrong_parameters(parameters: dict[str, Any]) -> None:
     error_of(await Rig().get(HISTORY, params=parameters), 400, "InvalidRequest")
@@ -183,6 +223,20 @@ async def test_a_store_that_is_away() -> None:
 
 
 # cancelBackfill
+
+
+@pytest.mark.parametrize(
+    "body", [{"operationId": "mine"}, {"id": "mine"}, {"id": "mine", "operationId": "mine"}]
+)
+async def test_cancel_takes_both_names_of_the_id(body: dict[str, str]) -> None:
+    rig = Rig()
+    rig.table.put(transitions.cancel(running("mine"), 6.0))
+    assert (await rig.post(CANCEL, json=body)).json() == {"success": True}
+
+
+@pytest.mark.parametrize("body", [{}, {"id": "mine", "operationId": "other"}])
+async def test_cancel_of_no_operation_or_two(body: dict[str, str]) -> None:
+    error_of(await Rig().post(CANCEL, json=body), 400, "InvalidRequest")
 
 
 async def test_cancel_waits_until_the_operation_has_stopped() -> None:
