@@ -36,13 +36,9 @@ def write(path: Path, parts: Iterable[bytes]) -> None:
 
 def read(path: Path) -> Iterator[bytes]:
     """Yield the parts that ``write`` has written to ``path``."""
-    data = path.read_bytes()
-    at = 0
-    while at < len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        yield data[at : at + length]
-        at += length
+    with path.open("rb") as file:
+        while head := file.read(_LENGTH.size):
+            yield file.read(*_LENGTH.unpack(head))
 
 
 def _framed(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, peak_mebibytes
 from consumer.config.settings import KafkaSettings, Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.process import Server
@@ -68,13 +68,18 @@ class Deployment:
 
     def usage(self, **groups: Iterable[Server]) -> Usage:
         """Return the CPU time that the servers of ``groups``, Kafka and PostgreSQL have used."""
-        kafka, postgres = [self.stack.kafka.server], [self.stack.postgres.server]
-        everything = {**groups, "kafka": kafka, "postgres": postgres}
         cpu = {
             name: sum(cpu_seconds(server.pid) for server in servers if server.pid is not None)
-            for name, servers in everything.items()
+            for name, servers in self._with_servers(groups).items()
         }
         return Usage(time.time(), cpu)
+
+    def memory(self, **groups: Iterable[Server]) -> dict[str, float]:
+        """Return the largest resident memory of each group so far, in MiB."""
+        return {
+            name: sum(peak_mebibytes(server.pid) for server in servers if server.pid is not None)
+            for name, servers in self._with_servers(groups).items()
+        }
 
     async def know(self, keys: Mapping[str, str]) -> None:
         """Write identities (``did:key`` texts by DID) as after answers of the fetcher."""
@@ -117,10 +122,23 @@ class Deployment:
             if lane < PARTITIONS
         )
 
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Ask Kafka for no positions during the block: each request would be measured."""
+        self._positions.pause()
+        try:
+            yield
+        finally:
+            self._positions.resume()
+
     async def has_tailed(self, seq: int) -> bool:
         """Tell whether the tailer's durable cursor is at ``seq``."""
         await self._look()
         return self._cursor >= seq
+
+    def _with_servers(self, groups: Mapping[str, Iterable[Server]]) -> dict[str, Iterable[Server]]:
+        kafka, postgres = [self.stack.kafka.server], [self.stack.postgres.server]
+        return {**groups, "kafka": kafka, "postgres": postgres}
 
     async def _look(self) -> None:
         """Read new markers and cursors from Kafka."""

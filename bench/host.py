@@ -1,65 +1,86 @@
-"""PLC directory and PDS in a process of its own, for the accounts of ``bench.hosted``.
+"""PLC directory and PDSs in a process of its own, for the accounts of ``bench.hosted``.
 
-``python -m bench.host PORT FILE``.  Every answer is prepared before the first request, so that the
-measurements do not include this server.
+``python -m bench.host PORT FILE``.  The directory is at PORT; the accounts are spread over PDSs at
+ports of their own.  Every answer is prepared before the first request, with its HTTP head, so that
+the measurements do not include this server.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
+import socket
 import sys
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
+from urllib.parse import unquote
 
-import orjson
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
-from bench.hosted import Hosted, large, load, small
+from bench.hosted import PDS, Hosted, load
 from consumer.embedded.ports import LOOPBACK
-from simulator.account import Account
+
+_PDSS = 8
+_END = b"\r\n\r\n"
+_TARGET = re.compile(
+    rb"GET /(?:xrpc/com\.atproto\.sync\.(getRepo|getRecord)\?(?:[^ ]*&)?did=)?([^ &?]+)[^ ]* HTTP"
+)
 
 
-def app(hosted: Hosted, origin: str) -> Starlette:
-    """Return the application; ``origin`` is the URL at which it will be served."""
-    documents = {account.did: _document(account, origin) for account in _accounts(hosted)}
+class Answers:
+    """The answers to all requests; ``pdss`` are the origins at which repositories are served."""
 
-    async def document(request: Request) -> Response:
-        return _answer(documents.get(request.path_params["did"]))
+    def __init__(self, hosted: Hosted, pdss: Sequence[str]) -> None:
+        documents = {
+            did: document.replace(PDS.encode(), pds.encode())
+            for (did, document), pds in zip(hosted.documents.items(), cycle(pdss), strict=False)
+        }
+        bodies = {b"": documents, b"getRepo": hosted.repos, b"getRecord": hosted.proofs}
+        self._by_method = {
+            method: {did: _answer(200, body) for did, body in found.items()}
+            for method, found in bodies.items()
+        }
+        self._nothing = _answer(404, b"")
 
-    async def repo(request: Request) -> Response:
-        return _answer(hosted.repos.get(request.query_params["did"]))
-
-    async def record(request: Request) -> Response:
-        return _answer(hosted.proofs.get(request.query_params["did"]))
-
-    return Starlette(
-        routes=[
-            Route("/xrpc/com.atproto.sync.getRepo", repo),
-            Route("/xrpc/com.atproto.sync.getRecord", record),
-            Route("/{did}", document),
-        ]
-    )
-
-
-def _accounts(hosted: Hosted) -> list[Account]:
-    return [large(), *(small(number) for number in range(len(hosted.repos) - 1))]
+    def to(self, head: bytes) -> bytes:
+        """Return the whole answer to a request of which ``head`` is the head."""
+        asked = _TARGET.match(head)
+        if asked is None:
+            return self._nothing
+        did = unquote(asked[2].decode())
+        return self._by_method[asked[1] or b""].get(did, self._nothing)
 
 
-def _document(account: Account, origin: str) -> bytes:
-    return orjson.dumps(account.document(origin))
+class Connection(asyncio.Protocol):
+    """One connection of a client, which asks for one thing after the other."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *heads, self._received = (self._received + data).split(_END)
+        for head in heads:
+            self._transport.write(self._answers.to(head))
 
 
-def _answer(body: bytes | None) -> Response:
-    return Response(body or b"", status_code=404 if body is None else 200)
+def _answer(status: int, body: bytes) -> bytes:
+    return b"HTTP/1.1 %d -\r\ncontent-length: %d%b%b" % (status, len(body), _END, body)
+
+
+async def _serve(port: int, path: Path) -> None:
+    pdss = [socket.create_server((LOOPBACK, 0)) for _ in range(_PDSS)]
+    origins = [f"http://{LOOPBACK}:{pds.getsockname()[1]}" for pds in pdss]
+    answers = Answers(load(path), origins)
+    loop = asyncio.get_running_loop()
+    # The directory answers last: whoever waits for it finds everything.
+    for listening in (*pdss, socket.create_server((LOOPBACK, port))):
+        await loop.create_server(lambda: Connection(answers), sock=listening)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    port = int(sys.argv[1])
-    uvicorn.run(
-        app(load(Path(sys.argv[2])), f"http://{LOOPBACK}:{port}"),
-        host=LOOPBACK,
-        port=port,
-        log_level="error",
-    )
+    asyncio.run(_serve(int(sys.argv[1]), Path(sys.argv[2])))

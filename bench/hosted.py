@@ -1,4 +1,4 @@
-"""What the PDS of the benchmark serves: one large repository and many small ones.
+"""What the PDSs of the benchmark serve; for operations: a large repository and many small ones.
 
 They are made once and kept in the user's cache.  A fifth of the records of the large repository
 are wanted, and half of those of the small ones.  Each small repository has one record proof.
@@ -7,14 +7,17 @@ are wanted, and half of those of the small ones.  Each small repository has one 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import orjson
 
 from bench import cached
 from simulator.account import Account
-from simulator.repo import Repo, Write
+from simulator.repo import Repo, Write, car
 
 WANTED, UNWANTED = "pub.chive.eprint.submission", "app.bsky.feed.post"
+PDS = "https://pds.invalid"  # the host in documents, until it is known where that listens
 RKEY = "k00000"  # of the record that every small repository proves
 _TEXT = "enough words so that a record has the size of a short post, or of a vote with its subject"
 
@@ -40,10 +43,14 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """Repositories and proofs (CAR files) by DID: the answers of ``getRepo`` and ``getRecord``."""
+    """The answers about accounts, by DID: DID documents, and CAR files of repositories and proofs.
 
-    repos: dict[str, bytes]
-    proofs: dict[str, bytes]
+    The documents name ``PDS`` as the host.  An empty proof is none.
+    """
+
+    documents: dict[str, bytes] = field(default_factory=dict)
+    repos: dict[str, bytes] = field(default_factory=dict)
+    proofs: dict[str, bytes] = field(default_factory=dict)
 
 
 def large() -> Account:
@@ -65,32 +72,39 @@ def make(spec: Spec) -> Path:
 
 def load(path: Path) -> Hosted:
     """Read what ``make`` has written."""
-    found = Hosted({}, {})
+    found = Hosted()
     parts = cached.read(path)
     for did in parts:
-        found.repos[did.decode()] = next(parts)
-        found.proofs[did.decode()] = next(parts)
+        for answers in (found.documents, found.repos, found.proofs):
+            answers[did.decode()] = next(parts)
     return found
 
 
+def entry(repo: Repo, proof: bytes = b"") -> Iterator[bytes]:
+    """Yield the parts of the account of ``repo``.
+
+    The blocks come in the order of their CIDs: like the reference PDS, not in that of the tree.
+    """
+    yield repo.account.did.encode()
+    yield orjson.dumps(repo.account.document(PDS))
+    everything = repo.everything()
+    head = next(iter(everything))
+    yield car(head, {head: everything.pop(head), **dict(sorted(everything.items()))})
+    yield proof
+
+
 def _parts(spec: Spec) -> Iterator[bytes]:
-    yield from _entry(_repo(large(), spec.large, spec.wanted))
+    yield from _entry(large(), spec.large, spec.wanted)
     for number in range(spec.small):
-        yield from _entry(_repo(small(number), spec.records, spec.records // 2))
+        yield from _entry(small(number), spec.records, spec.records // 2)
 
 
-def _repo(account: Account, records: int, wanted: int) -> Repo:
+def _entry(account: Account, records: int, wanted: int) -> Iterator[bytes]:
     repo = Repo(account)
     repo.commit(_write(WANTED if n < wanted else UNWANTED, n) for n in range(records))
-    return repo
+    return entry(repo, repo.proof(f"{WANTED}/{RKEY}"))
 
 
 def _write(collection: str, number: int) -> Write:
     record = {"$type": collection, "number": number, "text": _TEXT}
     return Write("create", f"{collection}/k{number:05}", record)
-
-
-def _entry(repo: Repo) -> Iterator[bytes]:
-    yield repo.account.did.encode()
-    yield repo.whole()
-    yield repo.proof(f"{WANTED}/{RKEY}")

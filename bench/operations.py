@@ -24,11 +24,11 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
-import orjson
 import psutil
 
 from bench import hosted
-from bench.deployment import Deployment, deployed, last_seqs, until
+from bench.commands import applied, check_completed, command
+from bench.deployment import Deployment, deployed, last_seqs
 from bench.hosted import RKEY, WANTED, Spec
 from bench.measured import Measured, between
 from bench.processes import RelayProcess, answering, consumer, free_port, hosting, relaying
@@ -37,9 +37,6 @@ from consumer.embedded import EmbeddedStack
 from consumer.embedded.ports import LOOPBACK
 from consumer.embedded.process import Server
 from consumer.errors import Fatal
-from consumer.kafka.topics import Topic
-from consumer.kafka.transaction import OutRecord
-from consumer.kafka.writer import Writer
 from procedures.contract import REFRESH_RECORD
 from simulator.account import Account
 
@@ -114,7 +111,7 @@ async def _running(
         enter = running.enter_async_context
         deployment = await enter(deployed(stack, directory, "operations"))
         relay = await enter(relaying(traffic, deployment.directory))
-        origin = await enter(hosting(path, deployment.directory))
+        _, origin = await enter(hosting(path, deployment.directory))
         port = free_port()
         environment = deployment.environment(
             relay.url,
@@ -156,15 +153,13 @@ class _Run:
         """Measure syncs of ``dids``, requested together; costs are per one of ``count``."""
         groups = {name: [server] for name, server in self.servers.items()}
         begun = self.deployment.usage(**groups)
-        identifiers = await self._command(
-            [{"type": "didSync", "did": did, "emit": emit} for did in dids]
+        identifiers = await command(
+            self.deployment, [{"type": "didSync", "did": did, "emit": emit} for did in dids]
         )
-        await until("syncs", lambda: self._ended(identifiers), self.servers.values(), _DEADLINE)
-        lanes, servers = await self.deployment.lanes(), self.servers.values()
-        await until("events", lambda: self.deployment.has_caught_up(lanes), servers)
+        await applied(self.deployment, identifiers, self.servers.values(), _DEADLINE)
         seconds = time.time() - begun.time
         ended = self.deployment.usage(**groups)
-        await self._check(identifiers, created)
+        await check_completed(self.deployment, identifiers, created)
         return between(begun, ended, count, seconds=seconds)
 
     async def refresh(self, accounts: Sequence[Account], calls: int, took: list[float]) -> Measured:
@@ -220,33 +215,6 @@ class _Run:
 
         async with _beside(watch()):
             yield
-
-    async def _command(self, commands: Sequence[dict[str, str]]) -> list[str]:
-        """Produce commands, and return the ids of their operations."""
-        identifiers = [f"bench-{uuid4()}" for _ in commands]
-        name = self.deployment.services.topics.name(Topic.CONTROL)
-        async with await Writer.open(self.deployment.services.client) as writer:
-            await asyncio.gather(
-                *(
-                    writer.write(OutRecord(name, 0, None, orjson.dumps({"id": each} | command)))
-                    for each, command in zip(identifiers, commands, strict=True)
-                )
-            )
-        return identifiers
-
-    async def _ended(self, identifiers: Sequence[str]) -> bool:
-        ((ended,),) = await self.deployment.rows(
-            "SELECT count(completed_at) FROM operations WHERE id = ANY(%s)", list(identifiers)
-        )
-        return ended == len(identifiers)
-
-    async def _check(self, identifiers: Sequence[str], created: int) -> None:
-        rows = await self.deployment.rows(
-            "SELECT status, sum(created)::int FROM operations WHERE id = ANY(%s) GROUP BY status",
-            list(identifiers),
-        )
-        if rows != [("completed", created)]:
-            raise Fatal(f"all syncs should have completed, with {created} new records: {rows}")
 
     async def _refresh(self, client: httpx.AsyncClient, account: Account) -> float:
         token = _token(account, _service(self.port), REFRESH_RECORD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -19,7 +21,10 @@ from bench.traffic import Traffic
 from consumer.embedded.ports import LOOPBACK
 from consumer.embedded.process import Server
 
+ALL_ROLES = "consumer"  # the name of a process that has them
+
 _CHECKOUT = Path(__file__).parents[1]
+_MEMORY = re.compile(r"^(VmHWM|RssShmem|RssFile):\s+(\d+) kB$", re.MULTILINE)
 _STOP_SECONDS = 40.0
 _START_SECONDS = 60.0
 
@@ -35,6 +40,25 @@ def cpu_seconds(pid: int) -> float:
             continue  # its parent has its times
         total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+def peak_mebibytes(pid: int) -> float:
+    """Return the largest resident memory of a process and its living descendants, in MiB.
+
+    It is the sum of what each has had at most (``VmHWM``).  Pages that they share count once.
+    """
+    root = psutil.Process(pid)
+    own = shared = 0
+    for process in (root, *root.children(recursive=True)):
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            continue  # it has ended
+        found = {name: int(size) for name, size in _MEMORY.findall(status)}
+        common = found.get("RssShmem", 0) + found.get("RssFile", 0)
+        own += max(0, found.get("VmHWM", 0) - common)
+        shared = max(shared, common)
+    return (own + shared) / 1024
 
 
 @asynccontextmanager
@@ -54,10 +78,14 @@ async def running(name: str, directory: Path, *argv: str, **env: str) -> AsyncIt
 async def consumer(
     name: str, directory: Path, settings: Mapping[str, str], *, profile: Path | None = None
 ) -> AsyncIterator[Server]:
-    """Run the consumer in one role, which ``name`` begins with; see ``bench.sampled``."""
+    """Run the consumer in the role that ``name`` begins with, in all roles as ``consumer``.
+
+    ``profile``: see ``bench.sampled``.
+    """
     role = name.partition("-")[0]
+    roles = [] if role == ALL_ROLES else ["--role", role]
     program = ["-m", "bench.sampled", str(profile)] if profile else ["-m", "consumer"]
-    async with running(name, directory, *program, "run", "--role", role, **settings) as server:
+    async with running(name, directory, *program, "run", *roles, **settings) as server:
         yield server
 
 
@@ -78,7 +106,8 @@ class Sent:
 class RelayProcess:
     """The relay of ``bench.relay``, seen from here."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, server: Server, port: int) -> None:
+        self.server = server
         self.url = f"ws://{LOOPBACK}:{port}"
         self._client = httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", trust_env=False)
 
@@ -86,9 +115,21 @@ class RelayProcess:
         """Let the first ``frames`` frames pass."""
         await self._ask(f"/allow/{frames}")
 
+    async def pace(self, frames: int, rate: float) -> None:
+        """Let frames up to ``frames`` pass, ``rate`` of them a second."""
+        await self._ask(f"/pace/{frames}/{rate}")
+
     async def sent(self) -> Sent:
         """Return how many frames were sent, and when."""
-        return await self._ask("/sent")
+        return Sent(**await self._ask("/sent"))
+
+    async def written(self) -> list[tuple[float, int]]:
+        """Return the time and the number of frames after each write since the last ``pace``."""
+        return [(at, frames) for at, frames in await self._ask("/written")]
+
+    async def is_read(self) -> bool:
+        """Tell whether there is a subscriber."""
+        return bool(await self._ask("/readers"))
 
     async def answers(self) -> bool:
         """Tell whether the relay answers."""
@@ -101,9 +142,8 @@ class RelayProcess:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _ask(self, path: str) -> Sent:
-        answer = json.loads((await self._client.get(path)).text)
-        return Sent(answer["sent"], answer["at"])
+    async def _ask(self, path: str) -> Any:
+        return json.loads((await self._client.get(path)).text)
 
 
 def free_port() -> int:
@@ -124,13 +164,13 @@ async def answering(url: str) -> bool:
 
 
 @asynccontextmanager
-async def hosting(path: Path, directory: Path) -> AsyncIterator[str]:
-    """Run a directory and PDS with what ``path`` holds, and return their origin."""
+async def hosting(path: Path, directory: Path) -> AsyncIterator[tuple[Server, str]]:
+    """Run a directory and PDSs with what ``path`` holds; the directory's origin is returned too."""
     port = free_port()
     origin = f"http://{LOOPBACK}:{port}"
     async with running("host", directory, "-m", "bench.host", str(port), str(path)) as server:
         await server.wait_ready(lambda: answering(origin), _START_SECONDS)
-        yield origin
+        yield server, origin
 
 
 @asynccontextmanager
@@ -139,7 +179,7 @@ async def relaying(traffic: Traffic, directory: Path) -> AsyncIterator[RelayProc
     port = free_port()
     argv = ("-m", "bench.relay", str(port), str(traffic.path))
     async with running("relay", directory, *argv) as server:
-        relay = RelayProcess(port)
+        relay = RelayProcess(server, port)
         try:
             await server.wait_ready(relay.answers, _START_SECONDS)
             yield relay

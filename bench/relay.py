@@ -3,8 +3,10 @@
 ``python -m bench.relay PORT FILE`` serves ``subscribeRepos``.  Websocket headers are made
 beforehand, and many frames go into one write, so that the measurements do not include the relay.
 It sends only what it is allowed to: ``GET /allow/N`` lets the first N frames pass, ``GET /sent``
-tells how many were written and when (Unix seconds) the last one was.  After the last frame it
-begins again with the first; the sequence numbers go on.
+tells how many were written and when (Unix seconds) the last one was.  ``GET /pace/N/RATE`` lets
+frames up to the Nth pass at RATE a second, and ``GET /written`` tells of each write since then when
+it was and how many frames had been written after it.  ``GET /readers`` counts subscribers.  After
+the last frame it begins again with the first; the sequence numbers go on.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from bench.traffic import FIRST_SEQ, load
 from consumer.embedded.ports import LOOPBACK
 
 _WRITE_BYTES = 256 * 1024
+_TICK = 0.002  # seconds: at a pace, frames that are due within it go into one write
 _SEQ = struct.Struct(">Q")
 _SEQ_KEY = b"\x63seq\x1b"  # the map key, and the head of an integer of 8 bytes
 
@@ -61,18 +64,23 @@ class Relay:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._allowed = 0
+        self._readers = 0
         self._sent = 0
         self._sent_at = 0.0
+        self._written: list[tuple[float, int]] = []
         self._more = asyncio.Event()
+        self._pacing: set[asyncio.Task[None]] = set()
 
     async def handle(self, connection: ServerConnection) -> None:
         """Send frames to one subscriber until its connection ends."""
         assert connection.request is not None
         index = _start(connection.request.path)
+        self._readers += 1
         try:
             while True:
                 while index < self._allowed:
                     data, index = self._stream.portion(index, self._allowed)
+                    self._written.append((time.time(), index))
                     connection.transport.write(data)
                     await connection.drain()
                     self._sent, self._sent_at = index, time.time()
@@ -80,16 +88,41 @@ class Relay:
                 await self._more.wait()
         except (ConnectionClosed, OSError):
             return
+        finally:
+            self._readers -= 1
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer requests that are not subscriptions; None for a subscription."""
-        if request.path.startswith("/allow/"):
-            self._allowed = int(request.path.rpartition("/")[2])
-            self._more.set()
-        elif request.path != "/sent":
-            return None
-        state = {"sent": self._sent, "at": self._sent_at}
+        state: object = {"frames": self._sent, "at": self._sent_at}
+        match request.path.split("/")[1:]:
+            case ["allow", frames]:
+                self._allow(int(frames))
+            case ["pace", frames, rate]:
+                self._written.clear()
+                pacing = asyncio.create_task(self._pace(int(frames), float(rate)))
+                self._pacing.add(pacing)
+                pacing.add_done_callback(self._pacing.discard)
+            case ["written"]:
+                state = self._written
+            case ["readers"]:
+                state = self._readers
+            case ["sent"]:
+                pass
+            case _:
+                return None
         return connection.respond(HTTPStatus.OK, json.dumps(state))
+
+    async def _pace(self, end: int, rate: float) -> None:
+        clock = asyncio.get_running_loop().time
+        first, began = self._allowed, clock()
+        while self._allowed < end:
+            passed = int((clock() - began) * rate) + 1
+            self._allow(min(end, first + passed))
+            await asyncio.sleep(max(_TICK, began + passed / rate - clock()))
+
+    def _allow(self, frames: int) -> None:
+        self._allowed = frames
+        self._more.set()
 
 
 def _start(path: str) -> int:

@@ -11,9 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import network, network_report
 from bench.measured import Measured, typical
 from bench.operations import Findings
 from bench.pure import Pure
+from consumer import compiled
 
 # In CPU µs per commit or frame, on one core; verification as a multiple of the floor.
 _FRAME_AIM = 25.0
@@ -55,7 +57,14 @@ class Report:
     shares: dict[str, float] = field(default_factory=dict)
     functions: list[tuple[str, int]] = field(default_factory=list)
     operations: Findings | None = None
+    network: network.Findings = field(default_factory=network.Findings)
     load: list[float] = field(default_factory=lambda: [os.getloadavg()[0]])
+
+    @property
+    def floor(self) -> float:
+        """The floor of this run in µs."""
+        assert self.pure is not None
+        return self.pure.floor
 
     def finished(self) -> None:
         """Note how busy the machine is at the end."""
@@ -75,6 +84,7 @@ class Report:
             "worker_shares": self.shares,
             "worker_functions": self.functions,
             "operations": self._operations_as_json(),
+            "network": network_report.as_json(self.network, self.floor),
         }
 
     def _operations_as_json(self) -> dict[str, Any] | None:
@@ -85,6 +95,7 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the tables."""
+        network_report.show(self.network, self.floor, console)
         console.print(self._costs())
         if self.operations:
             console.print(_operations(self.operations.steps))
@@ -99,9 +110,9 @@ class Report:
         machine = _machine()
         load = " to ".join(f"{value:.1f}" for value in self.load)
         console.print(
-            f"{machine['cores']} cores, load {load}, Python {machine['python']}; "
-            f"CPU µs: best rounds of floor and verify, else medians; repositories known and active "
-            f"(genesis), identities in PostgreSQL, one account in ten on P-256",
+            f"{machine['cores']} cores, load {load}, Python {machine['python']}, core "
+            f"{machine['core']}; one account in ten on P-256; floor and verify: the best round.  "
+            "Worker, end to end: the median; repositories known and active, identities known",
             style="dim",
             highlight=False,
         )
@@ -229,4 +240,5 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": platform.processor(),
+        "core": compiled.FORM,
     }
