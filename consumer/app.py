@@ -27,6 +27,7 @@ from consumer.errors import Fatal, Transient
 from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
+from consumer.kafka.replicas import Replicas
 from consumer.kafka.stable import OpenTransactions
 from consumer.known_collections import empty_wildcards
 from consumer.runtime import health
@@ -78,12 +79,15 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
     async with (
         health.serving(health.application(state), plan.settings.http) as server,
         stack_of(plan.settings, stop) as settings,
-        opened(settings, stop) as services,
+        opened(settings, stop, state.waiting) as services,
     ):
         transactions = OpenTransactions(services.client, services.topics)
         roots = _roots(replace(plan, settings=settings), services, state)
         roots["transactions"] = transactions.run
-        checks = _checks(plan, services) | {"transactions": transactions.check}
+        replicas = Replicas(services.client, services.topics)
+        roots["replicas"] = replicas.run
+        checks = _checks(plan, services)
+        checks |= {"transactions": transactions.check, "replicas": replicas.check}
         state.expect(checks, roots)
         _log.info("process_running", roots=sorted(str(root) for root in roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)

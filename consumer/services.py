@@ -20,6 +20,7 @@ from consumer.config.settings import Settings
 from consumer.embedded import EmbeddedStack, running
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
+from consumer.kafka.provision import ensure
 from consumer.kafka.topics import Topics
 from consumer.metrics import Service
 from consumer.runtime.lifecycle import Backoff
@@ -76,7 +77,17 @@ def attached(settings: Settings) -> Settings:
     return at(settings, found.bootstrap_servers, found.dsn)
 
 
-async def waited_for(service: str, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+Say = Callable[[str | None], None]
+"""Is told why something is waited for, and None when it is there."""
+
+
+def _unsaid(_reason: str | None) -> None:
+    pass
+
+
+async def waited_for(
+    service: str, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event, say: Say = _unsaid
+) -> T:
     """Return the result of ``attempt``, repeated while it raises ``Transient``."""
     outage, backoff = Outage(_log, service), Backoff(longest=5.0)
     while True:
@@ -84,11 +95,13 @@ async def waited_for(service: str, attempt: Callable[[], Awaitable[T]], stop: as
             result = await unless_stopped(stop, _awaited(attempt))
         except Transient as error:
             outage.again(error)
+            say(str(error))
             metrics.WAITS.labels(service).inc()
             if await wait_for_stop(stop, backoff.pause()):
                 raise Stopped from None
         else:
             outage.over()
+            say(None)
             return result
 
 
@@ -134,7 +147,7 @@ def scope_of(settings: Settings) -> Scope:
 def kafka_of(settings: Settings) -> tuple[Client, Topics]:
     """Return the cluster and the topics that ``settings`` name."""
     kafka = settings.kafka
-    return Client(kafka), Topics(kafka.topic_prefix, kafka.partitions)
+    return Client(kafka), Topics.of(kafka)
 
 
 @asynccontextmanager
@@ -164,7 +177,7 @@ async def read_only(settings: Settings) -> AsyncIterator[Services]:
 async def preparing(settings: Settings) -> AsyncIterator[Services]:
     """Give both servers with tables and topics made where they are missing; nothing is checked."""
     async with _brief(settings, Database.open) as services:
-        await services.topics.ensure(services.client)
+        await ensure(services.client, services.topics)
         yield services
 
 
@@ -183,7 +196,9 @@ async def _brief(
 
 
 @asynccontextmanager
-async def opened(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Services]:
+async def opened(
+    settings: Settings, stop: asyncio.Event, say: Say = _unsaid
+) -> AsyncIterator[Services]:
     """Wait for both servers, check that they belong together, prepare tables and topics."""
     prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
     client, topics = kafka_of(settings)
@@ -193,18 +208,18 @@ async def opened(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Servi
         await database.open()
         return database
 
-    database = await waited_for(Service.POSTGRES, connect, stop)
+    database = await waited_for(Service.POSTGRES, connect, stop, say)
     try:
-        cluster = await waited_for(Service.KAFKA, client.cluster_id, stop)
+        cluster = await waited_for(Service.KAFKA, client.cluster_id, stop, say)
 
         async def check() -> None:
             async with database.transaction() as connection:
                 await deployment.check(connection, Deployment(cluster, prefix, partitions))
 
-        await waited_for(Service.POSTGRES, check, stop)
-        await waited_for(Service.KAFKA, lambda: topics.ensure(client), stop)
+        await waited_for(Service.POSTGRES, check, stop, say)
+        await waited_for(Service.KAFKA, lambda: ensure(client, topics), stop, say)
         await waited_for(
-            Service.KAFKA, lambda: client.require_coordinators(_COORDINATOR_SECONDS), stop
+            Service.KAFKA, lambda: client.require_coordinators(_COORDINATOR_SECONDS), stop, say
         )
         yield Services(settings, client, topics, database)
     finally:

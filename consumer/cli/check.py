@@ -27,10 +27,12 @@ from consumer.fetch.discovery.sources import sources_of
 from consumer.fetch.http import HttpClient
 from consumer.fetch.listings import Listings
 from consumer.kafka.client import Client
+from consumer.kafka.provision import rehearse
+from consumer.kafka.replicas import shortages
 from consumer.known_collections import empty_wildcards
 from consumer.printable import escape
 from consumer.scope import History, Repos, Scope
-from consumer.services import at, is_embedded
+from consumer.services import at, is_embedded, kafka_of
 from consumer.state.discovery import AnswerKind, listings
 from consumer.store.database import Database
 from consumer.tail.outcomes import classify
@@ -84,6 +86,7 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
             settings = at(settings, found.bootstrap_servers, found.dsn)
         asked |= {
             "kafka": _ask(lambda: _kafka(settings)),
+            "topics": _ask(lambda: _topics(settings)),
             "postgres": _ask(lambda: _postgres(settings)),
         }
     answers = await asyncio.gather(*asked.values())
@@ -119,6 +122,15 @@ async def _kafka(settings: Settings) -> str:
     cluster = await client.cluster_id()
     await client.require_coordinators(_COORDINATOR_SECONDS)
     return f"{settings.kafka.bootstrap_servers}, cluster {cluster}"
+
+
+async def _topics(settings: Settings) -> str:
+    client, topics = kafka_of(settings)
+    found = await rehearse(client, topics)
+    if short := await shortages(client, topics):
+        raise Transient("; ".join(short))
+    created = [f"will be created: {found.names}"] if found.missing else []
+    return "; ".join([*created, *found.advice]) or "as they are advised"
 
 
 async def _postgres(settings: Settings) -> str:

@@ -29,6 +29,8 @@ from consumer.config.types import (
     Seconds,
     Servers,
     Source,
+    TopicConfig,
+    TopicName,
 )
 from consumer.scope import History, Repos
 from consumer.state.accounts import DEFAULT as _ACCOUNTS
@@ -110,13 +112,28 @@ class NetworkSettings(Section):
     requests_per_host: Count = 4
 
 
+class TopicSettings(Section):
+    """How a topic is created, where that is not as built in; Kafka's own names and values.
+
+    An empty value in ``config`` takes the built-in one out: the broker's is taken.
+    """
+
+    replication_factor: Annotated[int, Field(ge=1, le=9)] | None = None
+    config: TopicConfig = Field(default_factory=dict)
+
+
 class KafkaSettings(Section):
-    """The Kafka cluster; without ``bootstrap_servers`` the embedded one is started."""
+    """The Kafka cluster; without ``bootstrap_servers`` the embedded one is started.
+
+    ``topics``: by their names without the prefix; ``all`` is for those that do not say otherwise.
+    """
 
     bootstrap_servers: Servers | None = None
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "chive."
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
+    create_topics: bool = True
+    topics: dict[TopicName, TopicSettings] = Field(default_factory=dict)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None

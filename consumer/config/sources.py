@@ -31,7 +31,7 @@ from pydantic_settings import (
 )
 
 from consumer import compiled
-from consumer.config.settings import Section, Settings
+from consumer.config.settings import Section, Settings, TopicSettings
 from consumer.errors import Fatal
 from consumer.printable import escape
 
@@ -49,6 +49,7 @@ _SECRET_PARAMETERS = frozenset(
 _MAX_QUOTE = 80
 
 Key = tuple[str, ...]  # ("relay", "url")
+_TOPICS: Key = ("kafka", "topics")  # a table for each topic, and keys in it
 # Settings of earlier versions, and what took their place.
 _SUCCESSORS: Mapping[Key, str] = {
     ("discovery", "collections"): (
@@ -129,6 +130,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
         for name in sorted(environ)
         if name.upper().startswith(PREFIX)
         and name.upper() not in valid
+        and not name.upper().startswith(f"{variable(_TOPICS)}__")  # the models judge them
         and not name.startswith(NOT_SETTINGS_PREFIXES)
     ]
 
@@ -143,8 +145,9 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _setting_of(error: Mapping[str, Any]) -> Key:
-    """Return the path of the setting (list items belong to their list)."""
-    return tuple(part for part in error["loc"] if isinstance(part, str))[:2]
+    """Return the path of the setting (items of lists and mappings belong to these)."""
+    path = tuple(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
+    return path[:4] if path[:2] == _TOPICS else path[:2]
 
 
 def _may_hold_a_secret(path: Key) -> bool:
@@ -157,7 +160,8 @@ def _sentence(error: Mapping[str, Any], name: str) -> str:
     if path in _SUCCESSORS:
         return f"{name}: is now {_SUCCESSORS[path]}"
     if error["type"] == "extra_forbidden":
-        names = [".".join(p) for p in paths()]
+        topic = [(*path[:3], key) for key in TopicSettings.model_fields if path[:2] == _TOPICS]
+        names = [".".join(p) for p in topic or paths()]
         return f"{name}: unknown key; did you mean {_nearest('.'.join(path), names)}?"
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
@@ -246,6 +250,8 @@ def _masked(value: Any) -> Any:
             return _MASK
         case tuple():
             return [_masked(item) for item in value]
+        case dict():
+            return {name: _masked(item) for name, item in value.items()}
         case Path() | IPv4Network() | IPv6Network():
             return str(value)
         case _:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from consumer.scope import EVERYTHING
 from procedures import syntax
@@ -156,6 +156,23 @@ def dsn(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def topic_config(given: object) -> object:
+    """Return a mapping of Kafka's names to values; in a variable ``name=value``, with commas."""
+    if not isinstance(given, str | list):
+        return given
+    texts = given.split(",") if isinstance(given, str) else map(str, given)
+    entries = [text.strip().partition("=") for text in texts if text.strip()]
+    for name, equals, _ in entries:
+        if not (name and equals):
+            raise ValueError(f"'{name}' is not name=value (name= leaves it to the broker)")
+    return {name.strip(): value.strip() for name, _, value in entries}
+
+
+def topic_name(given: object) -> object:
+    """Return the name of a topic as topics have it: a variable has no hyphen."""
+    return given.replace("_", "-") if isinstance(given, str) else given
+
+
 def existing_file(path: Path) -> Path:
     """Return ``path`` if a readable file is there."""
     if not path.is_file():
@@ -174,4 +191,21 @@ Source = Annotated[str, AfterValidator(source)]
 HostPort = Annotated[str, AfterValidator(host_port)]
 Servers = Annotated[str, AfterValidator(servers)]
 Dsn = Annotated[SecretStr, AfterValidator(dsn)]
+ConfigName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9.]*$")]
+ConfigValue = Annotated[str, Field(pattern=r"^[ -~]*$")]
+TopicConfig = Annotated[dict[ConfigName, ConfigValue], BeforeValidator(topic_config)]
+TopicName = Annotated[
+    Literal[
+        "all",
+        "firehose",
+        "backfill",
+        "cursor",
+        "control",
+        "events",
+        "operations",
+        "published",
+        "dead-letter",
+    ],
+    BeforeValidator(topic_name),
+]
 ExistingFile = Annotated[Path, AfterValidator(existing_file)]

@@ -1,27 +1,28 @@
-"""The topics of one deployment: names, partitions and configuration; create and check them.
+"""The topics of one deployment: names, partitions and configuration.
 
 Every record keyed by a DID lies on partition ``murmur2(DID) mod n``, which is Kafka's own default
 for that key, so that any client finds it.  n comes from the settings, never from metadata.
 All topics use LogAppendTime and zstd.  The small compacted ones have small segments, so that
 reading them from the start stays quick.
+
+Correctness rests on the policy, the kind of timestamp, the largest size and the partitions; they
+are demanded.  The rest is how topics are created, and advice for those that others have made.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Self
 
-from aiokafka.admin import NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import murmur2
 
+from consumer.config.settings import KafkaSettings, TopicSettings
+from consumer.config.types import TopicName
 from consumer.errors import Fatal
-from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
+from consumer.kafka.client import MAX_RECORD_BYTES
 
 _HOUR = 3_600_000  # milliseconds
 _DAY = 24 * _HOUR
@@ -41,13 +42,47 @@ class Topic(StrEnum):
     DEAD_LETTER = "dead-letter"
 
 
+MIN_INSYNC = "min.insync.replicas"
+_SIZE = "max.message.bytes"
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What a topic must look like; ``config`` holds Kafka's own names and values."""
+    """How a topic is created, with ``config`` in Kafka's own names and values.
 
+    ``demanded``: what it must have if others have made it.
+    """
+
+    topic: Topic
     name: str
     partitions: int
-    config: Mapping[str, str] = field(default_factory=dict)
+    replicas: int
+    config: Mapping[str, str]
+    demanded: Mapping[str, str]
+
+    @property
+    def advised(self) -> dict[str, str]:
+        """What of ``config`` is not demanded."""
+        return {key: value for key, value in self.config.items() if key not in self.demanded}
+
+    def breaches(self, actual: Mapping[str, str]) -> list[str]:
+        """Return what is demanded and not so in ``actual``, a sentence each."""
+        return [
+            f"topic {self.name} has {key} = {actual.get(key)}, it must be {demand(key, value)}"
+            for key, value in self.demanded.items()
+            if not _meets(key, actual.get(key), value)
+        ]
+
+
+def demand(key: str, value: str) -> str:
+    """Return what is demanded of ``key``, for people."""
+    return f"at least {value}" if key == _SIZE else value
+
+
+def _meets(key: str, actual: str | None, demanded: str) -> bool:
+    if key == _SIZE:
+        return actual is not None and actual.isdecimal() and int(actual) >= int(demanded)
+    return actual == demanded
 
 
 @lru_cache(maxsize=1 << 17)
@@ -79,19 +114,34 @@ _EVENTS = {
     "max.compaction.lag.ms": str(14 * _DAY),
     "delete.retention.ms": str(7 * _DAY),
 }
-_COMMON = {
+_DEMANDED_OF_ALL = {
     "message.timestamp.type": "LogAppendTime",
-    "compression.type": "zstd",
-    "max.message.bytes": str(MAX_RECORD_BYTES),
+    _SIZE: str(MAX_RECORD_BYTES),
 }
+_POLICY = "cleanup.policy"
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of the deployment with ``prefix``, with ``partitions`` lanes."""
+    """The topics of the deployment with ``prefix``, with ``partitions`` lanes.
+
+    ``changes`` are the settings of single topics, and of ``all``.
+    """
 
     prefix: str
     partitions: int
+    replication_factor: int = 1
+    changes: Mapping[TopicName, TopicSettings] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: KafkaSettings) -> Self:
+        """Return the topics that ``settings`` name."""
+        return cls(
+            settings.topic_prefix,
+            settings.partitions,
+            settings.replication_factor,
+            settings.topics,
+        )
 
     def name(self, topic: Topic) -> str:
         """Return the topic's full name."""
@@ -102,7 +152,10 @@ class Topics:
         return _hash(did) % self.partitions
 
     def specs(self) -> tuple[TopicSpec, ...]:
-        """Return what every topic must look like."""
+        """Return how every topic is created, and what is demanded of it.
+
+        Raises ``Fatal`` if the settings change what is demanded.
+        """
         n = self.partitions
         table: tuple[tuple[Topic, int, dict[str, str]], ...] = (
             (Topic.FIREHOSE, n, _LOG),
@@ -114,75 +167,24 @@ class Topics:
             (Topic.PUBLISHED, n + 1, _MARKERS),
             (Topic.DEAD_LETTER, n, _DEAD_LETTERS),
         )
-        return tuple(
-            TopicSpec(self.name(topic), partitions, {**config, **_COMMON})
-            for topic, partitions, config in table
-        )
+        return tuple(self._spec(*each) for each in table)
 
-    async def ensure(self, client: Client) -> None:
-        """Create the topics that do not exist, and check those that do.
-
-        Raises ``Fatal`` if one has other partitions, another policy, another kind of timestamp
-        or a smaller maximum size; ``Transient`` if Kafka is away.
-        """
-        specs = self.specs()
-        async with client.admin() as admin, deadline(client.timeout, "preparing topics"):
-            await _create(admin, specs, client.settings.replication_factor)
-            await _await_leaders(admin, specs)
-            await _check_config(admin, specs)
-
-
-async def _create(admin: Any, specs: Iterable[TopicSpec], replication: int) -> None:
-    present = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics()}
-    for spec in specs:
-        if present.get(spec.name, spec.partitions) != spec.partitions:
-            raise Fatal(
-                f"topic {spec.name} has {present[spec.name]} partitions, "
-                f"the settings say {spec.partitions}: the number is fixed at creation"
-            )
-    durable = {"min.insync.replicas": str(replication - 1)} if replication > 2 else {}  # noqa: PLR2004 - with two replicas one may be away only if one is enough
-    missing = [
-        NewTopic(spec.name, spec.partitions, replication, topic_configs={**spec.config, **durable})
-        for spec in specs
-        if spec.name not in present
-    ]
-    if missing:
-        response = await admin.create_topics(missing)
-        for name, code, *message in response.topic_errors:
-            error = for_code(code)
-            # Another process may create the same topics at the same time.
-            if error not in (NoError, TopicAlreadyExistsError):
-                raise error(f"{name}: {' '.join(map(str, message))}")
-
-
-async def _await_leaders(admin: Any, specs: Iterable[TopicSpec]) -> None:
-    names = [spec.name for spec in specs]
-    while True:
-        described = await admin.describe_topics(names)
-        if all(
-            t["partitions"] and all(p["leader"] >= 0 for p in t["partitions"]) for t in described
-        ):
-            return
-        await asyncio.sleep(0.05)
-
-
-async def _check_config(admin: Any, specs: Iterable[TopicSpec]) -> None:
-    wanted = {spec.name: spec for spec in specs}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
-    for response in await admin.describe_configs(resources):
-        for _code, _message, _kind, name, entries in response.resources:
-            _compare(wanted[name], {entry[0]: entry[1] for entry in entries})
-
-
-def _compare(spec: TopicSpec, actual: Mapping[str, str]) -> None:
-    """Raise ``Fatal`` if ``actual`` differs where correctness rests on it; the rest is tuning."""
-    for key in ("cleanup.policy", "message.timestamp.type"):
-        if actual.get(key) != spec.config[key]:
-            raise Fatal(
-                f"topic {spec.name} has {key} = {actual.get(key)}, it must be {spec.config[key]}"
-            )
-    if int(actual.get("max.message.bytes", 0)) < MAX_RECORD_BYTES:
-        raise Fatal(
-            f"topic {spec.name} has max.message.bytes = {actual.get('max.message.bytes')}, "
-            f"at least {MAX_RECORD_BYTES} is needed"
-        )
+    def _spec(self, topic: Topic, partitions: int, built_in: Mapping[str, str]) -> TopicSpec:
+        default = TopicSettings()
+        changes = [self.changes.get(each, default) for each in ("all", topic.value)]
+        factors = [each.replication_factor for each in changes if each.replication_factor]
+        replicas = [self.replication_factor, *factors][-1]
+        demanded = {_POLICY: built_in[_POLICY], **_DEMANDED_OF_ALL}
+        # With two replicas one may be away only if one is enough.
+        config = {**built_in, **demanded, "compression.type": "zstd"}
+        config[MIN_INSYNC] = str(max(replicas - 1, 1))
+        for change in changes:
+            config |= change.config
+        # An empty value leaves it to the broker.
+        config = {key: value for key, value in config.items() if value}
+        for key in demanded.keys() & config.keys():
+            if not _meets(key, config[key], demanded[key]):
+                raise Fatal(
+                    f"kafka.topics.{topic}.config: {key} must be {demand(key, demanded[key])}"
+                )
+        return TopicSpec(topic, self.name(topic), partitions, replicas, config, demanded)

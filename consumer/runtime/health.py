@@ -66,7 +66,8 @@ class Health:
     """
 
     def __init__(self, ready_lag: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._checks: dict[str, Check] = {"start": _starting}
+        self._checks: dict[str, Check] = {"start": self._starting}
+        self._waiting: str | None = None
         self._roots: tuple[str, ...] = ()
         self._ready_lag = ready_lag
         self._clock = clock
@@ -85,6 +86,13 @@ class Health:
         for task in self._asked.values():
             task.cancel()
         self._asked = {}
+
+    def waiting(self, reason: str | None) -> None:
+        """Say what the start waits for; None: for nothing any more."""
+        self._waiting = reason
+
+    async def _starting(self) -> None:
+        raise Transient(f"still starting: {self._waiting}" if self._waiting else "still starting")
 
     def alive(self) -> tuple[bool, dict[str, Any]]:
         """Return whether the process works, and the detail."""
@@ -136,10 +144,6 @@ class Health:
 
 async def _run(check: Check) -> None:
     await check()
-
-
-async def _starting() -> None:
-    raise Transient("still starting")
 
 
 def application(health: Health) -> Starlette:

@@ -79,6 +79,7 @@ async def test_check_shows_the_settings_and_what_cannot_be_reached(
         "kafka": False,
         "postgres": False,
         "relay": False,
+        "topics": False,
     }
     assert all(answer["detail"] for answer in seen["checks"].values())
     assert seen["settings"]["relay"]["url"] == NOWHERE

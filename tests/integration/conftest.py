@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.kafka.client import Client
+from consumer.kafka.provision import ensure
 from consumer.kafka.topics import Topics
 from tests.support.deployment import Deployment
 from tests.support.kafka import client_of, topics_of
@@ -13,7 +14,7 @@ from tests.support.kafka import client_of, topics_of
 @pytest.fixture
 async def topics(deployment: Deployment) -> Topics:
     topics = topics_of(deployment)
-    await topics.ensure(client_of(deployment))
+    await ensure(client_of(deployment), topics)
     return topics
 
 

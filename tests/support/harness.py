@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from consumer.config.settings import Settings
 from consumer.kafka.client import Client
+from consumer.kafka.provision import ensure
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
@@ -44,7 +45,7 @@ class Harness:
         """Prepare topics and tables during the block; ``fields`` are those of the subclass."""
         client, topics = client or client_of(deployment), topics_of(deployment)
         database = Database(deployment.postgres(), deployment.prefix)
-        await asyncio.gather(database.open(), topics.ensure(client))
+        await asyncio.gather(database.open(), ensure(client, topics))
         try:
             yield cls(deployment, client, topics, database, **fields)
         finally:

@@ -29,7 +29,7 @@ def client_through(proxy: TcpProxy, deployment: Deployment, *, timeout: float = 
 
 
 def topics_of(deployment: Deployment) -> Topics:
-    return Topics(deployment.prefix, PARTITIONS)
+    return Topics.of(deployment.kafka())
 
 
 async def committed(

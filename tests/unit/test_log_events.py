@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from consumer.kafka import provision
 from consumer.metrics import Service
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,12 @@ ROW = re.compile(r"^\| `(\w+)` \| ([a-z, ]+) \| ([^|]*) \| [^|]{10,} \| [^|]{5,}
 # The only events that are made of a name and an ending.
 OUTAGES = ROOT / "consumer" / "runtime" / "logs.py"
 # Services that a ``Transient`` may name, and those that a process waits for at its start.
-NAMED_BY_ERRORS = {Service.KAFKA.value, Service.POSTGRES.value, Service.EMBEDDED.value}
+NAMED_BY_ERRORS = {
+    Service.KAFKA.value,
+    Service.POSTGRES.value,
+    Service.EMBEDDED.value,
+    provision.MISSING,
+}
 
 
 def calls() -> Iterator[tuple[Path, ast.Call]]:

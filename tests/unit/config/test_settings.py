@@ -32,6 +32,8 @@ def test_default_toml_names_every_setting_once() -> None:
     for line in DEFAULT_TOML.read_text().splitlines():
         if table := re.fullmatch(r"\[(\w+)]", line):
             section = table[1] + "."
+        elif table := re.fullmatch(r"\[(\w+\.\w+)]", line):
+            documented.append(table[1])
         elif key := re.fullmatch(r"(?:# )?([a-z_]+) = .*", line):
             documented.append(section + key[1])
     assert sorted(documented) == sorted(".".join(path) for path in paths())

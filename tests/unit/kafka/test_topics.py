@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from consumer.config.settings import KafkaSettings, TopicSettings
+from consumer.config.types import TopicName
 from consumer.errors import Fatal
 from consumer.kafka.client import MAX_RECORD_BYTES
-from consumer.kafka.topics import Topic, Topics, TopicSpec, _compare
+from consumer.kafka.topics import Topic, Topics, TopicSpec
 
 TOPICS = Topics("chive.", 8)
 SPECS = {spec.name: spec for spec in TOPICS.specs()}
@@ -59,13 +63,57 @@ def test_common_configuration(spec: TopicSpec) -> None:
         ("max.message.bytes", "1048588"),
     ],
 )
-def test_a_topic_that_differs_is_refused(key: str, value: str) -> None:
+def test_what_is_demanded(key: str, value: str) -> None:
     spec = SPECS["chive.firehose"]
-    _compare(spec, dict(spec.config))
-    with pytest.raises(Fatal, match=key):
-        _compare(spec, {**spec.config, key: value})
+    assert spec.breaches(spec.config) == []
+    (said,) = spec.breaches({**spec.config, key: value})
+    assert f"topic chive.firehose has {key} = {value}, it must be" in said
 
 
-def test_retention_is_tuning() -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("retention.ms", "1"), ("compression.type", "producer"), ("max.message.bytes", "20000000")],
+)
+def test_what_is_not_demanded(key: str, value: str) -> None:
     spec = SPECS["chive.firehose"]
-    _compare(spec, {**spec.config, "retention.ms": "1"})
+    assert spec.breaches({**spec.config, key: value}) == []
+
+
+@pytest.mark.parametrize(("replicas", "insync"), [(1, "1"), (2, "1"), (3, "2"), (5, "4")])
+def test_how_many_replicas_must_be_in_sync_is_always_said(replicas: int, insync: str) -> None:
+    specs = Topics("chive.", 8, replicas).specs()
+    assert {spec.replicas for spec in specs} == {replicas}
+    assert {spec.config["min.insync.replicas"] for spec in specs} == {insync}
+
+
+def test_settings_of_single_topics_win_over_those_of_all() -> None:
+    settings = KafkaSettings(
+        replication_factor=2,
+        topics={
+            "all": TopicSettings(config={"compression.type": "", "segment.ms": "7"}),
+            "events": TopicSettings(replication_factor=3, config={"segment.ms": "8", "x.y": "z"}),
+        },
+    )
+    specs = {spec.topic: spec for spec in Topics.of(settings).specs()}
+    events, operations = specs[Topic.EVENTS], specs[Topic.OPERATIONS]
+    assert (events.replicas, operations.replicas) == (3, 2)
+    assert (events.config["segment.ms"], operations.config["segment.ms"]) == ("8", "7")
+    assert (events.config["x.y"], events.config["min.insync.replicas"]) == ("z", "2")
+    assert not {"compression.type"} & (events.config.keys() | operations.config.keys())
+
+
+def test_what_is_demanded_may_be_left_to_the_broker_but_not_changed() -> None:
+    left = {"cleanup.policy": "", "max.message.bytes": "9000000"}
+    topics = Topics("c.", 8, changes={"firehose": TopicSettings(config=left)})
+    spec = topics.specs()[0]
+    assert "cleanup.policy" not in spec.config
+    assert spec.demanded["cleanup.policy"] == "delete"
+    for key, value in {"cleanup.policy": "delete", "max.message.bytes": "1000000"}.items():
+        changed = TopicSettings(config={key: value})
+        with pytest.raises(Fatal, match=rf"kafka\.topics\.cursor\.config: {key} must be"):
+            Topics("c.", 8, changes={"cursor": changed}).specs()
+
+
+def test_settings_name_every_topic() -> None:
+    (names, *_) = get_args(TopicName)
+    assert set(get_args(names)) == {"all", *Topic}
