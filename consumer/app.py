@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from consumer import compiled, metrics
-from consumer.config.settings import Settings
+from consumer.config.settings import NetworkSettings, Settings
 from consumer.config.sources import CONFIG_VARIABLE, variable
 from consumer.control.role import Controller
 from consumer.errors import Fatal, Transient
@@ -30,6 +30,7 @@ from consumer.gateway import role as gateway
 from consumer.kafka.replicas import Replicas
 from consumer.kafka.stable import OpenTransactions
 from consumer.known_collections import empty_wildcards
+from consumer.network.proxy import Proxy
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
@@ -121,6 +122,21 @@ def _introduce(plan: Plan) -> None:
         _log.warning(
             "loopback_allowed", meaning="requests may go to this machine; for development only"
         )
+    _introduce_proxy(settings.network)
+
+
+def _introduce_proxy(settings: NetworkSettings) -> None:
+    proxy = Proxy.of(settings)
+    if proxy is None:
+        return
+    _log.info("proxy_used", proxy=str(proxy), resolves=proxy.resolves)
+    if proxy.resolves:
+        _log.warning(
+            "proxy_resolves_names",
+            proxy=str(proxy),
+            meaning="hosts whose names lead into private networks are not refused here; the proxy "
+            "has to refuse them",
+        )
 
 
 def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:
@@ -177,6 +193,7 @@ def _tailer(services: Services) -> Tailer:
         services.topics,
         Store(tracked, joined, consumed, mirror, report),
         frame_limit=settings.limits.frame,
+        proxy=Proxy.of(settings.network),
     )
 
 

@@ -75,6 +75,7 @@ class ReconnectCause(StrEnum):
     DROPPED = "dropped"  # the transport broke
     SILENCE = "silence"  # half-open: no frame and no pong
     UNREACHABLE = "unreachable"  # no address, no route, refused, timed out
+    PROXY = "proxy"  # the proxy opens no connection
     REJECTED = "rejected"  # the handshake was answered with an HTTP error
     TEXT_FRAME = "text_frame"
     TOO_BIG = "too_big"
@@ -129,6 +130,7 @@ class Service(StrEnum):
     PLC = "plc"
     PDS = "pds"
     EMBEDDED = "embedded_stack"
+    PROXY = "proxy"
 
 
 class TransactionOutcome(StrEnum):

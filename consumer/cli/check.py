@@ -30,6 +30,7 @@ from consumer.kafka.client import Client
 from consumer.kafka.provision import rehearse
 from consumer.kafka.replicas import shortages
 from consumer.known_collections import empty_wildcards
+from consumer.network.proxy import Proxy
 from consumer.printable import escape
 from consumer.scope import History, Repos, Scope
 from consumer.services import at, is_embedded, kafka_of
@@ -75,6 +76,8 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
         f"relay {url}" if number else "relay": _ask(partial(_relay, settings, url))
         for number, url in enumerate(settings.relay.relays)
     }
+    if (proxy := Proxy.of(settings.network)) is not None:
+        asked["proxy"] = _ask(partial(_proxy, proxy))
     if settings.scope.history is History.FULL and settings.scope.repos is not Repos.LISTED:
         asked["discovery"] = _sources(settings)
     if is_embedded(settings) and (found := running(settings.data_dir)) is None:
@@ -137,10 +140,21 @@ async def _postgres(settings: Settings) -> str:
     return await Database(settings.postgres, settings.kafka.topic_prefix).server()
 
 
+async def _proxy(proxy: Proxy) -> str:
+    await proxy.reach()
+    if proxy.resolves:
+        return f"{proxy} resolves names: it alone can refuse those of private networks"
+    return f"{proxy}, asked for addresses"
+
+
 async def _relay(settings: Settings, url: str) -> str:
     try:
         connection = await subscribe(
-            url, None, limit=settings.limits.frame, silence=settings.relay.silence
+            url,
+            None,
+            limit=settings.limits.frame,
+            silence=settings.relay.silence,
+            proxy=Proxy.of(settings.network),
         )
         await connection.close()
     except ChiveError:
@@ -158,7 +172,7 @@ async def _sources(settings: Settings) -> CheckResult:
     listing = listings(scope, settings.discovery.known_collections)[:1]
     loopback = settings.network.allow_loopback
     try:
-        async with asyncio.timeout(_SECONDS), HttpClient(allow_loopback=loopback) as http:
+        async with asyncio.timeout(_SECONDS), HttpClient.of(settings.network) as http:
             pages = Listings(http, allow_loopback=loopback, seconds=_SOURCE_SECONDS)
             for source in sources_of(settings) if listing else ():
                 answer, _ = await pages.ask(source, listing[0], None, 1)

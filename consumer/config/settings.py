@@ -25,6 +25,7 @@ from consumer.config.types import (
     Nsid,
     Patterns,
     PerSecond,
+    ProxyUrl,
     RelayUrl,
     Seconds,
     Servers,
@@ -106,8 +107,13 @@ class IdentitySettings(Section):
 
 
 class NetworkSettings(Section):
-    """The guard on outgoing requests."""
+    """The guard on outgoing requests, and the proxy that they go through.
 
+    ``proxy_resolves``: the proxy is asked for names, so nobody here judges their addresses.
+    """
+
+    proxy: ProxyUrl | None = None
+    proxy_resolves: bool = False
     allow_loopback: bool = False
     requests_per_host: Count = 4
 

@@ -42,7 +42,7 @@ DEFAULT_FILE = Path("chive.toml")
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, compiled.VARIABLE, "CHIVE_VECTORS"})
 NOT_SETTINGS_PREFIXES = ("CHIVE_TEST_", "CHIVE_BENCH_", "CHIVE_DEMO_")
 _MASK = "***"
-_SECRETS = (("postgres", "dsn"), ("kafka", "sasl_password"))
+_SECRETS = (("postgres", "dsn"), ("kafka", "sasl_password"), ("network", "proxy"))
 _SECRET_PARAMETERS = frozenset(
     {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 )
@@ -242,6 +242,12 @@ def _masked_dsn(dsn: str) -> str:
     return make_conninfo("", **masked)
 
 
+def _masked_url(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    _, at, place = rest.rpartition("@")
+    return f"{scheme}://{f'{_MASK}@' if at else ''}{place}"
+
+
 def _masked(value: Any) -> Any:
     match value:
         case Section():
@@ -263,4 +269,6 @@ def dump(settings: Settings) -> dict[str, Any]:
     plain: dict[str, Any] = _masked(settings)
     if settings.postgres.dsn is not None:
         plain["postgres"]["dsn"] = _masked_dsn(settings.postgres.dsn.get_secret_value())
+    if settings.network.proxy is not None:
+        plain["network"]["proxy"] = _masked_url(settings.network.proxy.get_secret_value())
     return plain

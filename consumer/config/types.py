@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -28,6 +28,7 @@ _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
 RELAY = "relay"
 """A source of listings: the relay's own origin."""
 _FRAGMENT = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MAX_CREDENTIAL = 255  # bytes: the limit of SOCKS5 (RFC 1929)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -173,6 +174,32 @@ def topic_name(given: object) -> object:
     return given.replace("_", "-") if isinstance(given, str) else given
 
 
+def proxy_url(secret: SecretStr) -> SecretStr:
+    """Return ``http://`` or ``socks5://`` with host and port, and maybe a user and a password."""
+    text = secret.get_secret_value()
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("http", "socks5"):
+        wrong = "a proxy's URL starts with http:// or socks5://"
+        raise ValueError(f"{wrong}, not https://" if scheme == "https" else wrong)
+    credentials, at, place = rest.rpartition("@")
+    if not credentials.isascii() or any(c in "@/?#[]" or c.isspace() for c in credentials):
+        raise ValueError("in user and password @ is written %40, other characters in the same way")
+    try:
+        url = urlsplit(f"{scheme}://{place}")
+        found = bool(url.hostname and url.port) and not (url.path.strip("/") or url.query)
+    except ValueError:  # it may quote the password
+        found = False
+    if not found:
+        raise ValueError("a proxy's URL has a host and a port, and nothing behind them")
+    if at:
+        user, colon, password = (unquote(part) for part in credentials.partition(":"))
+        if not (user and colon and password):
+            raise ValueError("a proxy's URL has both a user and a password, or neither")
+        if ":" in user or max(len(user.encode()), len(password.encode())) > _MAX_CREDENTIAL:
+            raise ValueError("the user has a colon, or user or password are longer than 255 bytes")
+    return secret
+
+
 def existing_file(path: Path) -> Path:
     """Return ``path`` if a readable file is there."""
     if not path.is_file():
@@ -190,6 +217,7 @@ HttpOrigin = Annotated[str, AfterValidator(http_origin)]
 Source = Annotated[str, AfterValidator(source)]
 HostPort = Annotated[str, AfterValidator(host_port)]
 Servers = Annotated[str, AfterValidator(servers)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(proxy_url)]
 Dsn = Annotated[SecretStr, AfterValidator(dsn)]
 ConfigName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9.]*$")]
 ConfigValue = Annotated[str, Field(pattern=r"^[ -~]*$")]

@@ -1,7 +1,9 @@
 """The guard below every outgoing connection: it resolves, checks and dials in one step.
 
 The checked address is the dialled address: nothing is resolved twice, so DNS rebinding has no
-effect.  TLS above it still checks the certificate against the name.
+effect.  TLS above it still checks the certificate against the name.  A proxy is asked for the
+checked address as well; only one that resolves names is asked for a name, whose address nobody
+checks then.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ import httpcore
 from consumer.errors import Reason, Refused
 from consumer.fetch import addresses
 from consumer.fetch.addresses import Address
+from consumer.network.proxy import Proxy, ProxyFailed
+from consumer.network.tunnel import Target
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 Permit = Callable[[Address], bool]
 
 _MAX_ADDRESSES = 4  # of one name that are dialled; more would only take time
 _CONNECT_SECONDS = 5.0  # for one address
+_READ_BYTES = 4096  # of what a proxy says
 _RESOLVER_THREADS = 64
 _DOMAIN_SLOTS = 4  # concurrent lookups of names of one domain
 
@@ -76,15 +81,16 @@ def _getaddrinfo(host: str, port: int) -> list[Any]:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the addresses that ``permit`` allows, and to no others.
+    """Connects to the addresses that ``permit`` allows, and to no others; maybe by ``proxy``.
 
     Unix sockets are not implemented, as in the base class.
     """
 
-    def __init__(self, resolve: Resolve, permit: Permit) -> None:
+    def __init__(self, resolve: Resolve, permit: Permit, proxy: Proxy | None = None) -> None:
         self._resolve = resolve
         self._permit = permit
-        self._dial = httpcore.AnyIOBackend()
+        self._proxy = proxy
+        self._direct = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -96,26 +102,65 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Dial the permitted addresses of ``host`` one after the other; ``timeout`` in seconds.
 
-        Raises ``Refused(FETCH_FORBIDDEN)`` when no address is permitted, and httpcore's
-        ``ConnectError`` or ``ConnectTimeout`` when none answers.
+        Raises ``Refused(FETCH_FORBIDDEN)`` when no address is permitted, httpcore's
+        ``ConnectError`` or ``ConnectTimeout`` when none answers, and ``ProxyFailed``.
         """
+        if self._proxy is not None and self._proxy.resolves and not is_local(host):
+            return await self._tunnel(self._proxy, host, port)
         found = await self._resolve(host, port)
         permitted = [address for address in found if self._permit(address)]
         if found and not permitted:
             shown = ", ".join(map(str, found[:_MAX_ADDRESSES]))
             detail = f"{host} has no address that may be reached, only {shown}"
             raise Refused(Reason.FETCH_FORBIDDEN, detail)
-        bound = min(timeout or _CONNECT_SECONDS, _CONNECT_SECONDS)
+        options = min(timeout or _CONNECT_SECONDS, _CONNECT_SECONDS), local_address, socket_options
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in permitted[:_MAX_ADDRESSES]:
             try:
-                return await self._dial.connect_tcp(
-                    str(address), port, bound, local_address, socket_options
-                )
+                if self._proxy is None:
+                    return await self._direct.connect_tcp(str(address), port, *options)
+                return await self._tunnel(self._proxy, address, port)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
+            except ProxyFailed as error:
+                if not error.about_target:
+                    raise
+                failure = error
         raise failure
+
+    async def _tunnel(self, proxy: Proxy, target: Target, port: int) -> httpcore.AsyncNetworkStream:
+        try:
+            stream = await self._direct.connect_tcp(proxy.host, proxy.port, _CONNECT_SECONDS)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            raise proxy.failed(f"cannot be reached: {str(error) or 'no answer'}") from error
+        try:
+            await proxy.ask(target, port, partial(_read, stream), stream.write)
+        except httpcore.NetworkError as error:
+            await stream.aclose()
+            raise proxy.failed(f"breaks the connection: {error}") from error
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, for httpcore's retries (which are off)."""
         await asyncio.sleep(seconds)
+
+
+def is_local(host: str) -> bool:
+    """Tell whether ``host`` is an address in any spelling, or this machine, without a name server.
+
+    Such a host is judged here, whoever resolves names.
+    """
+    if f".{host.rstrip('.').lower()}".endswith(".localhost"):
+        return True
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
+async def _read(stream: httpcore.AsyncNetworkStream) -> bytes:
+    return await stream.read(_READ_BYTES)

@@ -2,7 +2,7 @@
 
 Rules of a request: https, no credentials in the URL, public addresses checked when they are
 dialled (``guard.py``), at most ``MAX_REDIRECTS`` redirects with the same rules for each, no
-compression, no cookies, no proxy from the environment, a limit on the body and one deadline
+compression, no cookies, no proxy but that of the settings, a limit on the body and one deadline
 for all of it.  The development setting ``allow_loopback`` allows this machine, over http too
 (``app.py`` warns of it).
 
@@ -16,19 +16,21 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import httpcore
 import httpx
 
+from consumer.config.settings import NetworkSettings
 from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import addresses
 from consumer.fetch.addresses import Address
 from consumer.fetch.guard import GuardedBackend, Permit, Resolve, Resolver
+from consumer.network.proxy import Proxy, ProxyFailed
 from consumer.runtime.closing import Closing
 from procedures.retries import parse_retry_after
 
@@ -108,37 +110,48 @@ class Timeouts:
 class _Transport(httpx.AsyncHTTPTransport):
     """httpx's own transport over guarded connections."""
 
-    def __init__(self, tls: ssl.SSLContext, resolve: Resolve, permit: Permit) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext, resolve: Resolve, permit: Permit, proxy: Proxy | None
+    ) -> None:
         # httpx has no parameter for the network backend; its pool is all that the base class has.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=_MAX_CONNECTIONS,
             max_keepalive_connections=_IDLE_CONNECTIONS,
             keepalive_expiry=_IDLE_SECONDS,
-            network_backend=GuardedBackend(resolve, permit),
+            network_backend=GuardedBackend(resolve, permit, proxy),
         )
 
 
 class HttpClient(Closing):
     """Makes guarded requests; close it after use.  ``resolve`` is for tests."""
 
-    def __init__(self, *, allow_loopback: bool, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, *, allow_loopback: bool, proxy: Proxy | None = None, resolve: Resolve | None = None
+    ) -> None:
         self._schemes = {"https", "http"} if allow_loopback else {"https"}
         self._resolver = Resolver()
         resolve = resolve or self._resolver
         tls = _tls()
         permit = _public_or_loopback if allow_loopback else addresses.is_public
-        mounts = {"https://": _Transport(tls, resolve, permit)}
+        mounts = {"https://": _Transport(tls, resolve, permit, proxy)}
         if allow_loopback:
-            mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback)
+            # Whoever resolves other names: that these are this machine's is judged here.
+            by_address = None if proxy is None else replace(proxy, resolves=False)
+            mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback, by_address)
         self._client = httpx.AsyncClient(
-            transport=_Transport(tls, resolve, _none),
+            transport=_Transport(tls, resolve, _none, None),
             mounts=mounts,
             headers=_HEADERS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
             timeout=None,  # noqa: S113 - get() bounds the whole
         )
+
+    @classmethod
+    def of(cls, settings: NetworkSettings) -> Self:
+        """Return the client that ``settings`` describe."""
+        return cls(allow_loopback=settings.allow_loopback, proxy=Proxy.of(settings))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -156,6 +169,8 @@ class HttpClient(Closing):
         except TimeoutError as error:
             detail = f"no complete response in {seconds:g} s from {url}"
             raise HostError(HostErrorKind.SLOW, detail) from error
+        except ProxyFailed as error:
+            raise HostError(HostErrorKind.AWAY, f"{error} (for {url})") from error
         except _FAILED as error:
             raise _away(url, error) from error
 
@@ -202,6 +217,8 @@ class HttpClient(Closing):
         except TimeoutError as error:
             detail = f"the body did not arrive in time from {url}"
             raise HostError(HostErrorKind.SLOW, detail) from error
+        except ProxyFailed as error:
+            raise HostError(HostErrorKind.AWAY, f"{error} (for {url})") from error
         except _FAILED as error:
             raise _away(url, error) from error
 

@@ -59,7 +59,7 @@ class Fetcher:
         settings = self._settings
         loopback = settings.network.allow_loopback
         hosts = Hosts.of(settings)
-        async with HttpClient(allow_loopback=loopback) as http:
+        async with HttpClient.of(settings.network) as http:
             directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
             accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
             answers = Answers(directory, accounts, self._retries)

@@ -48,7 +48,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
     hosts = Hosts.of(settings)
     changes = Changes(services.database)
     async with (
-        HttpClient(allow_loopback=loopback) as http,
+        HttpClient.of(settings.network) as http,
         ControlTopic.opened(services.client, services.topics) as control,
     ):
         directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)

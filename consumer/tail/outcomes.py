@@ -2,7 +2,7 @@
 
 ``classify`` is the one place that tells these apart: a clean close, a broken transport, no peer,
 an HTTP answer instead of a websocket, silence, a text or an oversized message, an error frame,
-broken framing.  None is fatal: the tailer always goes on.
+broken framing, a proxy that opens no connection.  None is fatal: the tailer always goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from websockets.frames import CloseCode
 
 from consumer.errors import Reason
 from consumer.metrics import ReconnectCause
+from consumer.network.proxy import ProxyFailed
 from consumer.tail.splitter import Unskippable, Unusable, Violation
 from procedures.retries import parse_retry_after
 
@@ -63,8 +64,18 @@ class Garbage(Exception):
     """Too many messages in a row were refused: the relay does not send a firehose."""
 
 
-# What a connection, or the attempt to make one, may end with through the relay's doing.
-ABOUT_RELAY = (WebSocketException, OSError, Violation, Silent, RelayError, Denied, Garbage)
+# What a connection, or the attempt to make one, may end with through the doing of the relay, or of
+# the proxy before it.
+ABOUT_RELAY = (
+    WebSocketException,
+    OSError,
+    ProxyFailed,
+    Violation,
+    Silent,
+    RelayError,
+    Denied,
+    Garbage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ _PLAIN: tuple[tuple[type[Exception], ReconnectCause, Pace], ...] = (
     (Denied, ReconnectCause.DENIED, Pace.SOON),
     (Silent, ReconnectCause.SILENCE, Pace.SOON),
     (ConnectionClosedOK, ReconnectCause.CLOSED, Pace.SOON),
+    (ProxyFailed, ReconnectCause.PROXY, Pace.SOON),
     (InvalidHandshake, ReconnectCause.REJECTED, Pace.LATER),
     (ssl.SSLCertVerificationError, ReconnectCause.UNREACHABLE, Pace.LATER),
     # Refused, no such name, no route, no answer in time, TLS: whatever the system says.

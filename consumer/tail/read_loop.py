@@ -19,6 +19,7 @@ from consumer import metrics
 from consumer.config.settings import RelaySettings
 from consumer.errors import Transient
 from consumer.metrics import EpochCause, ReconnectCause
+from consumer.network.proxy import Proxy
 from consumer.runtime.logs import Outage
 from consumer.tail.collector import Collector, report_epoch
 from consumer.tail.failover import Failover
@@ -37,8 +38,8 @@ class ReadLoop:
     """Fills ``collector`` from one relay, and commits what it holds through ``pipeline``.
 
     The relay is the current one of ``failover``, which learns when it is read.  ``frame_limit``
-    is in bytes; ``outage`` logs failed attempts to connect, ``mirror`` shows the state of the
-    connection, ``chance`` draws the jitter of pauses.
+    is in bytes; ``proxy`` is None for direct connections; ``outage`` logs failed attempts to
+    connect, ``mirror`` shows the state of the connection, ``chance`` draws the jitter of pauses.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ReadLoop:
         chance: random.Random,
         *,
         frame_limit: int,
+        proxy: Proxy | None = None,
     ) -> None:
         self._url = failover.current
         self._failover = failover
@@ -62,6 +64,7 @@ class ReadLoop:
         self._outage = outage
         self._mirror = mirror
         self._limit = frame_limit
+        self._proxy = proxy
         self._chance = chance
 
     async def run(self) -> NoReturn:
@@ -86,7 +89,11 @@ class ReadLoop:
         position = self._position
         try:
             connection = await subscribe(
-                self._url, position.ask, limit=self._limit, silence=self._silence
+                self._url,
+                position.ask,
+                limit=self._limit,
+                silence=self._silence,
+                proxy=self._proxy,
             )
         except ABOUT_RELAY as error:
             outcome = classify(error, time.time())

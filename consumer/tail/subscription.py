@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidURI
+from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.protocol import State
 
 from consumer import metrics
 from consumer.errors import Fatal
+from consumer.network.proxy import Proxy
 from consumer.tail.outcomes import Silent
 from consumer.tail.splitter import Message, Splitter, Violation
 
@@ -29,6 +31,7 @@ _PATH = "/xrpc/com.atproto.sync.subscribeRepos"
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
 _END_OF_HEAD = b"\r\n\r\n"
+_PORTS = {"ws": 80, "wss": 443}
 _SCHEMES = {"http": "ws", "https": "wss"}
 
 
@@ -179,18 +182,23 @@ def endpoint(relay: str, cursor: int | None) -> str:
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + _PATH, query, ""))
 
 
-async def subscribe(relay: str, cursor: int | None, *, limit: int, silence: float) -> Connection:
-    """Connect to ``relay`` at ``cursor`` (None: live), past any proxy of the environment.
+async def subscribe(
+    relay: str, cursor: int | None, *, limit: int, silence: float, proxy: Proxy | None = None
+) -> Connection:
+    """Connect to ``relay`` at ``cursor`` (None: live), through ``proxy`` and no other.
 
     ``limit`` bounds a message in bytes; ``silence`` is in seconds.  Raises ``Fatal`` if ``relay``
     is no websocket address, and what ``outcomes.classify`` tells apart.
     """
+    address = endpoint(relay, cursor)
+    tunnel = None if proxy is None else await _opened(proxy, address)
     factory = functools.partial(Connection, limit=limit, silence=silence)
     try:
         connection = await connect(
-            endpoint(relay, cursor),
+            address,
             compression=None,
             proxy=None,
+            sock=tunnel,
             max_size=limit,
             open_timeout=_OPEN_SECONDS,
             close_timeout=_CLOSE_SECONDS,
@@ -200,4 +208,16 @@ async def subscribe(relay: str, cursor: int | None, *, limit: int, silence: floa
         )
     except InvalidURI as error:
         raise Fatal(f"relay.url is not a websocket address: {relay}") from error
+    except ValueError as error:
+        # websockets follows no redirect on a connection that it did not make itself.
+        if isinstance(error.__cause__, InvalidStatus):
+            raise error.__cause__ from error
+        raise
     return cast("Connection", connection)
+
+
+async def _opened(proxy: Proxy, address: str) -> socket.socket:
+    parts = urlsplit(address)
+    if parts.hostname is None:
+        raise Fatal(f"relay.url is not a websocket address: {address}")
+    return await proxy.open(parts.hostname, parts.port or _PORTS.get(parts.scheme, 443))

@@ -32,6 +32,7 @@ from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
 from consumer.metrics import EpochCause, Service
+from consumer.network.proxy import Proxy
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import Stopped, first_of, unless_stopped
@@ -76,7 +77,10 @@ class Store:
 
 
 class Tailer:
-    """One member of the group of tailers.  ``frame_limit`` is in bytes."""
+    """One member of the group of tailers.
+
+    ``frame_limit`` is in bytes; ``proxy`` is None for direct connections.
+    """
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class Tailer:
         store: Store,
         *,
         frame_limit: int,
+        proxy: Proxy | None = None,
     ) -> None:
         self._relay = relay
         self._failover: Failover | None = None
@@ -96,6 +101,7 @@ class Tailer:
         self._topics = topics
         self._store = store
         self._limit = frame_limit
+        self._proxy = proxy
         self._chance = random.Random()  # noqa: S311 - jitter
         self._relay_outage = Outage(_log, "relay")
         self._kafka_outage = Outage(_log, "kafka")
@@ -161,6 +167,7 @@ class Tailer:
                 self._mirror,
                 self._chance,
                 frame_limit=self._limit,
+                proxy=self._proxy,
             )
             if not self._going_round:
                 _log.info(
@@ -186,7 +193,7 @@ class Tailer:
         while True:
             await asyncio.sleep(_WATCH_EVERY)
             for relay in failover.to_probe(_clock()):
-                well = await answers(relay, limit=limit, silence=silence)
+                well = await answers(relay, limit=limit, silence=silence, proxy=self._proxy)
                 failover.probed(relay, _clock(), well=well)
             now = _clock()
             if pipeline.busy:

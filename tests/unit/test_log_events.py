@@ -26,6 +26,7 @@ NAMED_BY_ERRORS = {
     Service.POSTGRES.value,
     Service.EMBEDDED.value,
     provision.MISSING,
+    Service.PROXY.value,
 }
 
 

@@ -42,7 +42,7 @@ async def discover(
         return
     hosts = Hosts.of(settings)
     loopback = settings.network.allow_loopback
-    async with HttpClient(allow_loopback=loopback) as http:
+    async with HttpClient.of(settings.network) as http:
         pages = Listings(http, allow_loopback=loopback, seconds=_PAGE_SECONDS)
         directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
         accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)

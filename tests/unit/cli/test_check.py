@@ -20,7 +20,9 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.runtime import logs
 from consumer.store.database import Database
+from tests.support.relay import ScriptedRelay, idle
 from tests.support.web import response, web
+from tests.support.web_proxy import web_proxy
 
 SECRET = "hid/d:en@1"  # noqa: S105 - to be looked for
 ENCODED = "hid%2Fd%3Aen%401"
@@ -138,3 +140,28 @@ def test_a_connection_string_that_was_not_checked_is_not_quoted() -> None:
     with pytest.raises(Fatal) as caught:
         Database(broken, "chive.")
     assert_hidden("".join(traceback.format_exception(caught.value)))
+
+
+async def test_the_proxy_is_asked_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with web_proxy() as way, ScriptedRelay() as relay:
+        network = {"proxy": f"http://u:{ENCODED}@127.0.0.1:{way.port}", "proxy_resolves": True}
+        relay.behave(idle)
+        overrides = {
+            "relay": {"url": relay.url.replace("127.0.0.1", "relay.example")},
+            "network": network,
+            "scope": {"history": "live"},
+        }
+        way.elsewhere["relay.example"] = int(relay.url.rpartition(":")[2])
+        settings = load(overrides=overrides)
+        answers = await check.check(settings)
+        assert (answers["proxy"].ok, answers["relay"].ok) == (True, True)
+        assert "it alone can refuse" in answers["proxy"].detail
+        assert_hidden(check.to_toml(settings, answers))
+    dead = await check.check(settings)
+    assert (dead["proxy"].ok, dead["relay"].ok) == (False, False)
+    for name in ("proxy", "relay"):
+        assert f"proxy http://127.0.0.1:{way.port} cannot be reached" in dead[name].detail
+        assert_hidden(dead[name].detail)

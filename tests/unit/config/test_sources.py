@@ -334,3 +334,47 @@ def test_a_setting_of_an_earlier_version_names_its_successor(
     assert line == f"discovery.collections in {tmp_path / 'x.toml'}: {now}"
     monkeypatch.setenv("CHIVE_DISCOVERY__COLLECTIONS", "a.b.c")
     assert mistakes() == [f"CHIVE_DISCOVERY__COLLECTIONS: {now}"]
+
+
+def test_a_proxy_is_shown_without_user_and_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, shown in {
+        "http://hidd%40en:hid%2Fden@proxy.example:3128": "http://***@proxy.example:3128",
+        "socks5://[2001:db8::1]:1080": "socks5://[2001:db8::1]:1080",
+    }.items():
+        monkeypatch.setenv("CHIVE_NETWORK__PROXY", given)
+        settings = load()
+        assert dump(settings)["network"]["proxy"] == shown
+        assert "hid" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "proxy.example:3128",
+        "hidden@proxy.example:3128",
+        "https://u:hidden@proxy.example:3128",
+        "socks4://u:hidden@proxy.example:3128",
+        "socks5h://u:hidden@proxy.example:3128",
+        "http://u:hidden@proxy.example",
+        "http://u:hidden@proxy.example:port",
+        "http://u:hidden@proxy.example:99999",
+        "http://u:hid@den@proxy.example:3128",
+        "http://u:hid/den@proxy.example:3128",
+        "http://u:hid den@proxy.example:3128",
+        "http://u:hidden@[proxy.example:3128",
+        "http://u:hidden@proxy.example:3128/path",
+        "http://u:hidden@proxy.example:3128?x=hidden",
+        "http://hidden@proxy.example:3128",
+        "http://:hidden@proxy.example:3128",
+        "http://hidden%3Ahidden:hidden@proxy.example:3128",
+        f"http://u:{'hidden' * 50}@proxy.example:3128",
+    ],
+)
+def test_a_wrong_proxy_does_not_show_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("CHIVE_NETWORK__PROXY", url)
+    (line,) = mistakes()
+    assert line.startswith("CHIVE_NETWORK__PROXY: ")
+    assert "hid" not in line
+    assert "den" not in line

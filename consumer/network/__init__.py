@@ -1,0 +1,1 @@
+"""The way of outgoing connections: through the proxy that the settings name, or directly."""
