@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from bench import hosted, network, operations, population, pure, tailing, working
+from bench import hosted, network, operations, peers, population, pure, tailing, working
 from bench.population import Population, is_made
 from bench.report import Report
 from bench.traffic import Spec, Traffic, traffic
@@ -30,6 +30,7 @@ WORKING = ("worker", "end-to-end-1", "end-to-end-2", "profile")
 OPERATIONS = "operations"
 NETWORK, RATES, SMALL = "network", "rates", "small"
 MAIN = (*PURE, NETWORK, RATES, SMALL)
+PEERS = "peers"
 NAMES = (*MAIN, *TAILING, *WORKING, OPERATIONS)
 
 _INTERRUPTED = 130
@@ -55,6 +56,8 @@ class Size:
     rate_seconds: int = 60
     rate_commits: int = 60_000
     idle_seconds: int = 30
+    peer_verified: int = 3_000
+    peer_unverified: int = 20_000
 
     accounts: int = 300
     records: int = 200
@@ -91,6 +94,8 @@ QUICK = Size(
     rate_seconds=15,
     rate_commits=15_000,
     idle_seconds=10,
+    peer_verified=1_000,
+    peer_unverified=4_000,
     accounts=60,
     records=100,
     commits=1_000,
@@ -109,6 +114,7 @@ QUICK = Size(
     "--only", "names", multiple=True, type=click.Choice(NAMES), help="Measure this; repeatable."
 )
 @click.option("--all", "everything", is_flag=True, help="Measure the parts apart as well.")
+@click.option("--peers", "others", is_flag=True, help="Measure what others cost beside it.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write all figures there.")
 @click.option("--network-accounts", type=click.IntRange(2), help="Accounts of the main load.")
 @click.option("--network-records", type=click.IntRange(1), help="Records of each of them.")
@@ -123,6 +129,7 @@ def main(
     quick: bool,
     names: tuple[str, ...],
     everything: bool,
+    others: bool,
     file: Path | None,
     **sizes: int | None,
 ) -> None:
@@ -132,7 +139,7 @@ def main(
     """
     given = {name: value for name, value in sizes.items() if value is not None}
     size = Size(**{**asdict(QUICK if quick else Size()), **given})
-    wanted = frozenset(names or (NAMES if everything else MAIN))
+    wanted = frozenset(names or (NAMES if everything else MAIN)) | ({PEERS} if others else set())
     logs.configure(LogSettings(level="error"))
     console = _console()
     report = Report(wanted, asdict(size))
@@ -220,8 +227,11 @@ async def _main(
     if SMALL in report.wanted:
         status.update("small repositories")
         spec = population.Spec(size.small, _SMALL_RECORDS)
-        made = await asyncio.to_thread(population.population, spec)
-        await network.small(*place, made, found)
+        many = await asyncio.to_thread(population.population, spec)
+        await network.small(*place, many, found)
+    if PEERS in report.wanted:
+        status.update(PEERS)
+        report.peers = await peers.measure(*place, made, size.peer_verified, size.peer_unverified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +244,7 @@ class Load:
 
 def _load(size: Size, wanted: frozenset[str], console: Console) -> Load:
     made = related = None
-    if wanted & set(MAIN):
+    if wanted & {*MAIN, PEERS}:
         spec = size.network()
         if not is_made(spec):
             _announce(console)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench.deployment import Usage
 
 SERVERS = ("kafka", "postgres")
-APART = ("relay", "host", "reader")  # what makes the load and looks at the results
+APART = ("relay", "host", "reader", "floor")  # what makes the load and looks at the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Measured:
 
     ``memory``: the largest resident size of each group so far, in MiB.
     ``lags``: p50 and p99 of the time from the relay to the events, in ms.
+    ``floor``: µs of CPU, as measured beside.
     """
 
     count: int
@@ -27,6 +28,7 @@ class Measured:
     cpu: Mapping[str, float]
     memory: Mapping[str, float] = field(default_factory=dict)
     lags: tuple[float, float] | None = None
+    floor: float | None = None
 
     @property
     def rate(self) -> float:

@@ -7,7 +7,8 @@ together, from scripted hosts.  The relay sends prepared bytes.
 ``full_speed``: a process for each role, with one worker or several; the commits as fast as they
 are taken.  ``steady``: all roles in one process, as ``consumer run`` starts them; some rates, one
 after the other, and then nothing at all.
-What the load itself costs (relay, hosts, the reader of the events) is noted apart.  Every stage
+What the load itself costs (relay, hosts, the reader of the events) is noted apart; the floor is
+measured beside it.  Every stage
 ends with a comparison: the table of records must hold what the commits say.
 """
 
@@ -20,6 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.beside import FloorBeside, floor_beside
 from bench.commands import applied, check_completed, command
 from bench.deployment import Deployment, Usage, deployed, last_seqs, until
 from bench.latency import reading
@@ -108,6 +110,7 @@ async def _running(
         enter = running.enter_async_context
         deployment = await enter(deployed(stack, directory, name))
         relay = await enter(relaying(network.traffic, deployment.directory))
+        floor = await enter(floor_beside(network.traffic.path, deployment.directory))
         host, origin = await enter(hosting(network.repos, deployment.directory))
         environment = deployment.environment(
             relay.url,
@@ -119,7 +122,7 @@ async def _running(
         servers = {
             each: await enter(consumer(each, deployment.directory, environment)) for each in names
         }
-        run = _Run(deployment, relay, host, servers, network)
+        run = _Run(deployment, relay, floor, host, servers, network)
         await until("the relay is read", relay.is_read, servers.values())
         yield run
 
@@ -130,6 +133,7 @@ class _Run:
 
     deployment: Deployment
     relay: RelayProcess
+    floor: FloorBeside
     host: Server
     servers: dict[str, Server]
     network: Population
@@ -226,10 +230,18 @@ class _Run:
         lags: tuple[float, float] | None = None,
     ) -> Measured:
         memory = self.deployment.memory(**self._groups())
-        return replace(between(begun, ended, count, seconds=seconds), memory=memory, lags=lags)
+        floor = self.floor.between(begun.time, ended.time)
+        return replace(
+            between(begun, ended, count, seconds=seconds), memory=memory, lags=lags, floor=floor
+        )
 
     def _groups(self) -> dict[str, list[Server]]:
-        servers = {**self.servers, "relay": self.relay.server, "host": self.host}
+        servers = {
+            **self.servers,
+            "relay": self.relay.server,
+            "host": self.host,
+            "floor": self.floor.server,
+        }
         return {name: [server] for name, server in servers.items() if server.exit_status is None}
 
     def _all(self) -> list[Server]:

@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import Console, ConsoleRenderable
 from rich.table import Table
 
+from bench import peers
 from bench.measured import APART, SERVERS, Measured
 from bench.network import Findings
 from bench.processes import ALL_ROLES
 
 _ROLES = ("tailer", "worker", "fetcher", ALL_ROLES)
+_LOAD = tuple(group for group in APART if group != "floor")
 _HEADS = {
     "worker": "workers",
     ALL_ROLES: "all\nroles",
@@ -30,6 +32,16 @@ _TITLES = {
     "commits-2": "commit, 2 workers",
 }
 
+_COMMITS = ("commits-1", "commits-2")
+_OURS = (
+    "signature, hashes, tree, inversion, chain; finds holes",
+    "to Kafka, exactly once, in order",
+)
+_DONE = {
+    peers.SYNC: ("signature, record proofs", "nothing: events are dropped"),
+    peers.SDK: ("nothing", "to Kafka, may lose and repeat"),
+}
+
 # In floors, which machines share more than µs; of the latency, p50 and p99 in ms.
 _AIMS = {"sync": 1.5, "commits": 6.0, "rate-200": 26.0, "rate-1000": 12.0, "small": 150.0}
 _LAG_AIMS = (50.0, 120.0)
@@ -37,10 +49,10 @@ _IDLE_AIM = 10.0  # ms of CPU per second
 
 
 def show(found: Findings, floor: float, console: Console) -> None:
-    """Print what was found; ``floor`` in µs."""
+    """Print what was found; ``floor`` in µs, for what has none that was measured beside it."""
     if found.steps:
         console.print(_costs(found.steps, floor))
-        console.print(_beside(found.steps))
+        console.print(_beside(found.steps, floor))
     if found.idle:
         console.print(_idle(found), highlight=False)
 
@@ -54,13 +66,33 @@ def as_json(found: Findings, floor: float) -> dict[str, Any]:
                 "per_second": one.rate,
                 "own_us": one.own,
                 "total_us": one.total,
-                "floors": one.total / floor,
+                "floors": one.total / (one.floor or floor),
             }
             for name, one in found.steps.items()
         },
         "idle_ms_per_s": found.idle,
         "servers_alone_ms_per_s": found.alone,
     }
+
+
+def beside_peers(found: Findings, others: Mapping[str, Measured], floor: float) -> Table:
+    """Return a table of what others cost and do, beside our own full speed."""
+    table = Table(title="others on the same commits: CPU µs per commit", padding=0)
+    heads = ("per s", "own", "Kafka", "all", "floors", "checks", "publishes")
+    for column in ("", *heads):
+        right = column not in ("", "checks", "publishes")
+        table.add_column(column, justify="right" if right else "left")
+    ours = {_title(name): found.steps[name] for name in _COMMITS if name in found.steps}
+    for name, one in {**ours, **others}.items():
+        costs = (one.own, one.cpu.get("kafka", 0.0), one.total)
+        table.add_row(
+            name,
+            f"{one.rate:,.0f}",
+            *map(_number, costs),
+            f"{one.total / (one.floor or floor):,.1f}",
+            *_DONE.get(name, _OURS),
+        )
+    return table
 
 
 def _costs(steps: Mapping[str, Measured], floor: float) -> Table:
@@ -79,7 +111,7 @@ def _cells(name: str, one: Measured, floor: float) -> Iterator[str]:
     for group in (*_ROLES, *SERVERS):
         yield _number(one.of(group))
     yield _number(one.total)
-    ratio = one.total / floor
+    ratio = one.total / (one.floor or floor)
     yield f"{ratio:,.1f}"
     aim = _AIMS.get(name) or _AIMS.get(name.partition("-")[0])
     yield "" if aim is None else _judged(f"≤ {aim:g}", reached=ratio <= aim)
@@ -88,16 +120,22 @@ def _cells(name: str, one: Measured, floor: float) -> Iterator[str]:
         yield _judged("/".join(f"{lag:.0f}" for lag in one.lags), reached=reached)
 
 
-def _beside(steps: Mapping[str, Measured]) -> ConsoleRenderable:
+def _beside(steps: Mapping[str, Measured], floor: float) -> ConsoleRenderable:
     """Return the memory of each process, and what the load itself costs."""
-    table = Table(title="peak memory in MiB, and CPU µs of the load itself", padding=0)
+    title = "peak memory in MiB; CPU µs of the load itself; the floor beside it"
+    table = Table(title=title, padding=0)
     groups = {group for one in steps.values() for group in one.memory} - set(APART)
     processes = sorted(groups, key=_order)
-    for column in ("", *map(_head, (*processes, *APART))):
+    for column in ("", *map(_head, (*processes, *_LOAD)), "floor"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, one in steps.items():
         sizes = (_number(one.memory.get(group, 0.0)) for group in processes)
-        table.add_row(_title(name), *sizes, *(_number(one.of(group)) for group in APART))
+        table.add_row(
+            _title(name),
+            *sizes,
+            *(_number(one.of(group)) for group in _LOAD),
+            _number(one.floor or floor),
+        )
     return table
 
 

@@ -64,10 +64,17 @@ def peak_mebibytes(pid: int) -> float:
 @asynccontextmanager
 async def running(name: str, directory: Path, *argv: str, **env: str) -> AsyncIterator[Server]:
     """Run ``python ARGV`` during the block; its log is in ``directory``."""
+    async with executing(name, directory, sys.executable, *argv, **env) as server:
+        yield server
+
+
+@asynccontextmanager
+async def executing(name: str, directory: Path, *argv: str, **env: str) -> AsyncIterator[Server]:
+    """Run a program, of which ``argv`` begins with the path, during the block."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("CHIVE_")}
     environment = {**kept, "PYTHONPATH": str(_CHECKOUT), **env}
     server = Server(name, directory, environment=environment)
-    await server.start([sys.executable, *argv])
+    await server.start(argv)
     try:
         yield server
     finally:

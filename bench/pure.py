@@ -54,7 +54,7 @@ def measure(traffic: Traffic, commits: int, rounds: int) -> Pure:
     """Measure floor and verification over the first ``commits`` commits."""
     frames = traffic.commits[:commits]
     keys = {did: SigningKey.from_did_key(key) for did, key in traffic.keys.items()}
-    floors = [_floor_of(frame, traffic.keys) for frame in frames]
+    floors = [floor_of(frame, traffic.keys) for frame in frames]
     now = time.time()
 
     def verify(frame: bytes) -> None:
@@ -116,7 +116,7 @@ class Floor:
         self.check_signature()
 
 
-def _floor_of(data: bytes, keys: dict[str, str]) -> Floor:
+def floor_of(data: bytes, keys: dict[str, str]) -> Floor:
     frame = decode_frame(data)
     assert isinstance(frame, CommitFrame)
     car = parse_car(frame.blocks, len(frame.blocks))

@@ -58,6 +58,7 @@ class Report:
     functions: list[tuple[str, int]] = field(default_factory=list)
     operations: Findings | None = None
     network: network.Findings = field(default_factory=network.Findings)
+    peers: dict[str, Measured] = field(default_factory=dict)
     load: list[float] = field(default_factory=lambda: [os.getloadavg()[0]])
 
     @property
@@ -85,6 +86,7 @@ class Report:
             "worker_functions": self.functions,
             "operations": self._operations_as_json(),
             "network": network_report.as_json(self.network, self.floor),
+            "peers": {name: _plain(one) for name, one in self.peers.items()},
         }
 
     def _operations_as_json(self) -> dict[str, Any] | None:
@@ -96,6 +98,8 @@ class Report:
     def show(self, console: Console) -> None:
         """Print the tables."""
         network_report.show(self.network, self.floor, console)
+        if self.peers:
+            console.print(network_report.beside_peers(self.network, self.peers, self.floor))
         console.print(self._costs())
         if self.operations:
             console.print(_operations(self.operations.steps))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from bench import network_report
+from bench import network_report, peers
+from bench.beside import FloorBeside
 from bench.latency import percentiles
 from bench.measured import Measured
 from bench.network import Findings
 from bench.processes import peak_mebibytes
 from bench.traffic import FIRST_SEQ
+from consumer.embedded.process import Server
 
 COSTS = {
     "tailer": 10.0,
@@ -25,6 +28,7 @@ COSTS = {
     "relay": 1.0,
     "host": 2.0,
     "reader": 4.0,
+    "floor": 8.0,
 }
 
 
@@ -41,6 +45,31 @@ def test_the_latency_of_a_commit_begins_with_the_write_that_held_it() -> None:
     p50, p99 = percentiles(seen, written)
     assert p50 == pytest.approx(20.0, abs=0.01)
     assert 29.0 < p99 < 32.0
+
+
+def test_the_floor_beside_counts_in_its_time(tmp_path: Path) -> None:
+    server = Server("floor", tmp_path)
+    server.log.write_text("10.0 30.0\n20.0 40.0\n21.0 50.0\n30.0 90.0\n")
+    floor = FloorBeside(server)
+    assert floor.between(19.0, 22.0) == 45.0
+    assert floor.between(22.0, 29.0) is None
+
+
+def test_a_cost_is_a_multiple_of_the_floor_beside_it() -> None:
+    steps = {"commits-1": Measured(1_000, 2.0, COSTS, floor=21.0)}
+    assert network_report.as_json(Findings(steps), 35.0)["steps"]["commits-1"]["floors"] == 10.0
+
+
+def test_what_others_cost_stands_beside_ours() -> None:
+    found = Findings({"commits-1": Measured(1_000, 2.0, COSTS)})
+    others = {peers.SDK: Measured(100, 1.0, {"peer": 300.0, "kafka": 50.0}, floor=70.0)}
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(network_report.beside_peers(found, others, 35.0))
+    ours, sdk = (line for line in capture.get().splitlines() if "│" in line)
+    assert "6.0" in ours
+    assert "exactly once" in ours
+    assert all(text in sdk for text in (peers.SDK, "350", "5.0", "may lose and repeat"))
 
 
 def test_the_peak_memory_includes_children() -> None:
