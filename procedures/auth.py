@@ -1,13 +1,13 @@
 """Authentication of callers by the service-auth token of a request.
 
 The checks are in this order, cheap and local ones first: form and claims (``tokens``), the
-allow-list, the issuer's key, the signature, the replay guard.
+allow-list, the issuer's key, the signature.
 
 - Admin methods are for the DIDs of the allow-list alone.  An issuer that is not on it causes no
   lookup.  Without a list there are no administrators.
 - A signature that fails, or a curve that does not fit ``alg``, causes one lookup past the cache:
   the key may have been rotated.
-- A token counts as used only after its signature was good: a stranger cannot use it up.
+- Only a token whose signature is good is returned, so that a stranger cannot use it up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Protocol
 
 from procedures import tokens
 from procedures.contract import ErrorName, Method, XrpcError
-from procedures.replays import MemoryReplays, Replays, Use
 from procedures.tokens import Token, TokenInvalid
 
 LOOKUP_TIMEOUT = 3.0  # a forced refresh included, twice: below the time a PDS waits for us
@@ -84,7 +83,6 @@ class ServiceAuth:
 
     ``audiences`` are the accepted values of ``aud`` exactly as they are written (``did:web:…``
     and ``did:web:…#service`` are two); ``admins`` the allow-list; ``clock`` gives Unix seconds.
-    Admin calls have a replay memory of their own: strangers cannot fill it.
     """
 
     def __init__(
@@ -95,22 +93,18 @@ class ServiceAuth:
         *,
         clock: Callable[[], float] = time.time,
         lookup_timeout: float = LOOKUP_TIMEOUT,
-        replays: Replays | None = None,
-        admin_replays: Replays | None = None,
     ) -> None:
         self._keys = keys
         self._audiences = frozenset(audiences)
         self._admins = frozenset(admins)
         self._clock = clock
         self._lookup_timeout = lookup_timeout
-        self._replays = MemoryReplays() if replays is None else replays
-        self._admin_replays = MemoryReplays() if admin_replays is None else admin_replays
 
-    async def authenticate(self, authorization: Sequence[str], method: Method) -> str:
-        """Return the DID that makes a call of ``method`` with these ``Authorization`` headers.
+    async def authenticate(self, authorization: Sequence[str], method: Method) -> Token:
+        """Return the good token of a call of ``method`` with these ``Authorization`` headers.
 
-        Raises ``XrpcError``: AuthenticationRequired, AdminRequired, RateLimitExceeded, or
-        ServiceUnavailable when the issuer's key cannot be had for now.
+        Raises ``XrpcError``: AuthenticationRequired, AdminRequired, or ServiceUnavailable when the
+        issuer's key cannot be had for now.
         """
         try:
             token = tokens.parse(
@@ -124,8 +118,9 @@ class ServiceAuth:
         if method.admin and token.issuer not in self._admins:
             raise XrpcError(ErrorName.ADMIN_REQUIRED, "this method is for administrators")
         await self._check_signature(token)
-        await self._use(token, self._admin_replays if method.admin else self._replays)
-        return token.issuer
+        if token.expires <= self._clock():  # since it was read: its replay might be forgotten
+            raise _unauthenticated("the token has expired")
+        return token
 
     async def _check_signature(self, token: Token) -> None:
         if _signs(await self._key(token.issuer, refresh=False), token):
@@ -142,22 +137,6 @@ class ServiceAuth:
         except (KeyUnavailable, TimeoutError) as error:
             message = "the issuer's signing key cannot be looked up for now"
             raise XrpcError(ErrorName.SERVICE_UNAVAILABLE, message, _RETRY_AFTER) from error
-
-    async def _use(self, token: Token, replays: Replays) -> None:
-        now = self._clock()
-        if token.expires <= now:  # since it was read: it would be forgotten at once
-            raise _unauthenticated("the token has expired")
-        match await replays.use(token.issuer, token.jti, token.expires, now):
-            case Use.AGAIN:
-                raise _unauthenticated("the token was used before")
-            case Use.ISSUER_FULL:
-                message = "too many tokens of this issuer"
-                raise XrpcError(ErrorName.RATE_LIMIT_EXCEEDED, message, _RETRY_AFTER)
-            case Use.FULL:
-                message = "too many tokens at once"
-                raise XrpcError(ErrorName.SERVICE_UNAVAILABLE, message, _RETRY_AFTER)
-            case Use.FIRST:
-                return
 
 
 def _signs(key: VerifyingKey, token: Token) -> bool:

@@ -16,7 +16,6 @@ import structlog
 
 from procedures import backfills, contract, refresh_record, sync_did
 from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
-from procedures.client import new_id as random_id
 from procedures.contract import ErrorName, XrpcError
 from procedures.messages import Cancel, Command, is_operation_id
 from procedures.operations import Operation, Status
@@ -30,20 +29,28 @@ log = structlog.get_logger()
 class Call:
     """A call by the DID ``caller``, with its checked ``fields``.
 
-    It must be answered by ``deadline``, in seconds of the event loop's clock.
+    What it asks for becomes the operation ``identifier``.  It must be answered by ``deadline``, in
+    seconds of the event loop's clock.
     """
 
     caller: str
+    identifier: str
     fields: Mapping[str, Any]
     deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """The output of a method, and the id of the operation that it is about."""
+    """The output of a method, and the id of the operation that it is about.
+
+    ``refusal``: the error that a command ended in, which is the answer then; what is refused
+    without a command is raised.  ``repeated``: it came of the same request before.
+    """
 
     output: dict[str, Any]
     operation: str | None = None
+    refusal: XrpcError | None = None
+    repeated: bool = False
 
 
 Handler = Callable[[Call], Awaitable[CallResult]]
@@ -58,12 +65,10 @@ class Calls:
         known: Operations,
         *,
         clock: Callable[[], float] = time.time,
-        new_id: Callable[[], str] = random_id,
     ) -> None:
         self._sink = sink
         self._known = known
         self._clock = clock
-        self._new_id = new_id
         self.handlers: Mapping[str, Handler] = {
             contract.TRIGGER_DID_SYNC: self._trigger_did_sync,
             contract.REFRESH_RECORD: self._refresh_record,
@@ -85,7 +90,7 @@ class Calls:
         )
 
     async def _trigger_did_sync(self, call: Call) -> CallResult:
-        sync = sync_did.command(call.fields, self._new_id(), call.caller, self._clock())
+        sync = sync_did.command(call.fields, call.identifier, call.caller, self._clock())
         try:
             await self._send(sync, call.deadline)
         except (Unavailable, TimeoutError) as error:
@@ -93,7 +98,7 @@ class Calls:
         return CallResult(sync_did.answer(sync), sync.id)
 
     async def _refresh_record(self, call: Call) -> CallResult:
-        refresh = refresh_record.command(call.fields, self._new_id(), call.caller, self._clock())
+        refresh = refresh_record.command(call.fields, call.identifier, call.caller, self._clock())
         try:
             await self._send(refresh, call.deadline)
         except Unavailable as error:
@@ -106,7 +111,10 @@ class Calls:
         except Unavailable:
             why = "accepted, but how far it is cannot be read for now"
             return CallResult(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
-        return CallResult(refresh_record.answer(refresh, operation), refresh.id)
+        try:
+            return CallResult(refresh_record.answer(refresh, operation), refresh.id)
+        except XrpcError as refusal:
+            return CallResult({}, refresh.id, refusal)
 
     async def _get_backfill_status(self, call: Call) -> CallResult:
         identifier = call.fields.get("id")
@@ -131,7 +139,7 @@ class Calls:
         operation = await self._operation(identifier, wait=True)
         if not operation.ended:
             cancel = Cancel(
-                id=self._new_id(),
+                id=call.identifier,
                 operation_id=identifier,
                 requested_by=call.caller,
                 requested_at=self._clock(),

@@ -1,8 +1,8 @@
 """The XRPC gateway: an ASGI application.
 
 Each request goes one way: rate limit by address, method, authentication, rate limit by issuer,
-body, the method's handler, output check.  Whatever goes wrong on it is an ``XrpcError`` and
-becomes ``{"error": Name, "message": …}`` in one place; what is unexpected becomes
+body, the memory of requests, the method's handler, output check.  Whatever goes wrong on it is an
+``XrpcError`` and becomes ``{"error": Name, "message": …}`` in one place; what is unexpected becomes
 InternalServerError, and its traceback goes to the log alone.
 
 - The clock of the answer starts with the request: ``refreshRecord`` answers by its deadline
@@ -32,11 +32,14 @@ from starlette.routing import BaseRoute, Route
 
 from procedures import syntax
 from procedures.bodies import read_json
-from procedures.calls import Call, Calls
+from procedures.calls import Call, CallResult, Calls
 from procedures.client import Unavailable
 from procedures.contract import METHODS, ErrorName, Method, Verb, XrpcError
+from procedures.once import Once
 from procedures.rate_limits import Rate, TokenBuckets, address_key
+from procedures.replays import Replays, TokenRequest, digest_of
 from procedures.service import Service
+from procedures.tokens import Token
 
 BY_ADDRESS = Rate(burst=200, per_second=20)
 BY_ISSUER = Rate(burst=30, per_second=1)
@@ -58,8 +61,8 @@ Observer = Callable[[str, int, float], None]
 class Authenticator(Protocol):
     """Tells who calls."""
 
-    async def authenticate(self, authorization: Sequence[str], method: Method) -> str:
-        """Return the caller's DID, or raise ``XrpcError``."""
+    async def authenticate(self, authorization: Sequence[str], method: Method) -> Token:
+        """Return the caller's token, or raise ``XrpcError``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +88,34 @@ class _Trace:
     method: str = _UNKNOWN
     caller: str | None = None
     operation: str | None = None
+    repeated: bool = False
     error: str | None = None
 
 
 class Gateway:
-    """The endpoints; ``service`` None: there is no DID document to serve."""
+    """The endpoints; ``service`` None: there is no DID document to serve.
+
+    ``token_reuse``: a token may be used until it expires, for a procedure within the rules of
+    ``procedures.replays``; else once.  ``clock`` gives monotonic seconds.
+    """
 
     def __init__(
         self,
         authenticator: Authenticator,
         calls: Calls,
+        replays: Replays,
         service: Service | None,
         limits: GatewayLimits | None = None,
         observe: Observer | None = None,
+        *,
+        token_reuse: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._authenticator = authenticator
         self._handlers = calls.handlers
+        self._once = Once(replays)
+        self._token_reuse = token_reuse
+        self._clock = clock
         self._document = None if service is None else service.document()
         self._limits = limits or GatewayLimits()
         self._observe = observe or (lambda _method, _status, _seconds: None)
@@ -134,6 +149,7 @@ class Gateway:
             caller=trace.caller,
             address=None if request.client is None else request.client.host,
             operation=trace.operation,
+            repeated=trace.repeated,
             seconds=round(seconds, 4),
         )
         return response
@@ -157,7 +173,7 @@ class Gateway:
     async def _output(self, request: Request, trace: _Trace) -> dict[str, Any]:
         deadline = asyncio.get_running_loop().time() + self._limits.deadline
         host = None if request.client is None else request.client.host
-        _limit(self._by_address, address_key(host))
+        self._limit(self._by_address, address_key(host))
         method = _method(request)
         trace.method = method.nsid
         async with asyncio.timeout_at(deadline + _GRACE):
@@ -167,19 +183,48 @@ class Gateway:
         self, request: Request, method: Method, trace: _Trace, deadline: float
     ) -> dict[str, Any]:
         authorization = request.headers.getlist("authorization")
-        trace.caller = caller = await self._authenticator.authenticate(authorization, method)
-        _limit(self._by_admin if method.admin else self._by_issuer, caller)
-        call = Call(caller, await self._fields(request, method), deadline)
-        answer = await self._handlers[method.nsid](call)
-        trace.operation = answer.operation
-        method.check_output(answer.output)
-        return answer.output
+        token = await self._authenticator.authenticate(authorization, method)
+        trace.caller = token.issuer
+        self._limit(self._by_admin if method.admin else self._by_issuer, token.issuer)
+        fields = await self._fields(request, method)
+        asked = TokenRequest(
+            token.issuer, token.jti, token.expires, method.admin, digest_of(method.nsid, fields)
+        )
+        result = await self._result(method, asked, fields, deadline)
+        trace.operation, trace.repeated = result.operation, result.repeated
+        if result.refusal is not None:
+            raise result.refusal
+        return result.output
+
+    async def _result(
+        self, method: Method, asked: TokenRequest, fields: dict[str, Any], deadline: float
+    ) -> CallResult:
+        """Return the result of a call, once where that matters."""
+        call = Call(asked.issuer, asked.identifier, fields, deadline)
+
+        async def carry_out() -> CallResult:
+            result = await self._handlers[method.nsid](call)
+            if result.refusal is None:
+                method.check_output(result.output)
+            return result
+
+        if not self._token_reuse:
+            await self._once.use_up(asked, deadline)
+        elif method.verb is Verb.POST:
+            return await self._once.result(asked, deadline, carry_out)
+        return await carry_out()
 
     async def _fields(self, request: Request, method: Method) -> dict[str, Any]:
         if method.verb is Verb.GET:
             return method.parameters(request.query_params.multi_items())
         body = await read_json(request, limit=self._limits.body, within=self._limits.body_timeout)
         return method.input(body)
+
+    def _limit(self, buckets: TokenBuckets, key: str) -> None:
+        wait = buckets.take(key, self._clock())
+        if wait:
+            headers = {"Retry-After": str(math.ceil(wait))}
+            raise XrpcError(ErrorName.RATE_LIMIT_EXCEEDED, "too many requests", headers)
 
 
 def _method(request: Request) -> Method:
@@ -193,13 +238,6 @@ def _method(request: Request) -> Method:
         allowed = {"Allow": method.verb.value}
         raise XrpcError(ErrorName.METHOD_NOT_ALLOWED, f"call it by {method.verb}", allowed)
     return method
-
-
-def _limit(buckets: TokenBuckets, key: str) -> None:
-    wait = buckets.take(key, time.monotonic())
-    if wait:
-        headers = {"Retry-After": str(math.ceil(wait))}
-        raise XrpcError(ErrorName.RATE_LIMIT_EXCEEDED, "too many requests", headers)
 
 
 def error_response(error: XrpcError) -> Response:

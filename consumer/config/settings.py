@@ -341,6 +341,7 @@ class GatewaySettings(Section):
     fragments: Annotated[tuple[Fragment, ...], Field(min_length=1)] = ("chive_appview", "chive")
     fragment: Fragment | None = None  # one more
     admins: tuple[Did, ...] = ()
+    token_reuse: bool = True
     deadline: Annotated[Seconds, Field(le=9.0)] = 8.0
     address_rate: PerSecond = 20.0
     account_rate: PerSecond = 1.0

@@ -18,9 +18,10 @@ from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
 from consumer.runtime import health
 from consumer.runtime.lifecycle import persistently
-from consumer.runtime.tasks import first_of
+from consumer.runtime.tasks import first_of, wait_for_stop
 from consumer.services import Services
 from consumer.store.operations.history import Changes, History
+from consumer.store.replays import StoredReplays
 from procedures.auth import ServiceAuth
 from procedures.calls import Calls
 from procedures.contract import METHODS
@@ -33,6 +34,8 @@ from procedures.gateway import (
     create_app,
 )
 from procedures.service import Service
+
+_SWEEP_SECONDS = 30.0
 
 _log = structlog.get_logger()
 
@@ -59,7 +62,16 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             frozenset(settings.gateway.admins),
         )
         calls = Calls(control, History(services.database, changes))
-        gateway = Gateway(auth, calls, service, _limits(settings.gateway), _observe)
+        replays = StoredReplays(services.database)
+        gateway = Gateway(
+            auth,
+            calls,
+            replays,
+            service,
+            _limits(settings.gateway),
+            _observe,
+            token_reuse=settings.gateway.token_reuse,
+        )
         async with health.serving(
             create_app(gateway, routes),
             _address(settings),
@@ -67,9 +79,16 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             proxies=[str(network) for network in settings.gateway.trusted_proxies],
         ) as server:
             listening = persistently("changes", changes.run, stop)
-            await first_of(asyncio.wait([server]), listening, stop.wait())
+            sweeping = persistently("requests", lambda stop: _sweep(replays, stop), stop)
+            await first_of(asyncio.wait([server]), listening, sweeping, stop.wait())
             if not stop.is_set():
                 raise Fatal("the gateway's server ended")
+
+
+async def _sweep(replays: StoredReplays, stop: asyncio.Event) -> None:
+    """Forget expired requests now and then, until told to stop.  Raises ``Transient``."""
+    while not await wait_for_stop(stop, _SWEEP_SECONDS):
+        await replays.sweep()
 
 
 def _fragments(settings: GatewaySettings) -> tuple[str, ...]:

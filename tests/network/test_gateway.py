@@ -105,7 +105,7 @@ async def test_both_procedures_with_tokens_of_a_real_pds(
             answer = await call(REFRESH_RECORD, {"uri": paper.uri}, token)
             assert answer.json()["newCid"] == paper.cid
             again = await call(REFRESH_RECORD, {"uri": paper.uri}, token)
-            assert (again.status_code, again.json()["error"]) == (401, "AuthenticationRequired")
+            assert (again.status_code, again.json()) == (200, answer.json())
             missing = {"uri": paper.uri + "x"}
             answer = await call(REFRESH_RECORD, missing, await user.token(did, REFRESH_RECORD))
             assert (answer.status_code, answer.json()["error"]) == (404, "NotFound")

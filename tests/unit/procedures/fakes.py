@@ -1,13 +1,14 @@
-"""A broker and a table of operations in memory, for the gateway and the client."""
+"""A broker, a table of operations and a memory of requests, for the gateway and the client."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from procedures.client import CursorInvalid, Page, Query
+from procedures.client import CursorInvalid, Page, Query, Unavailable
 from procedures.messages import Command
 from procedures.operations import Operation
+from procedures.replays import PER_TOKEN, Claim, Replays, TokenRequest
 
 
 class Broker:
@@ -68,3 +69,45 @@ class Table:
                 return operation
             self.awaited.set()
             await self._changed.wait()
+
+
+class Memory(Replays):
+    """Requests and answers; ``lost`` owners hold nothing."""
+
+    def __init__(self) -> None:
+        self.rows: dict[TokenRequest, tuple[str, bytes | None]] = {}
+        self.lost: set[str] = set()
+        self.away = False
+        self.refusal: Claim | None = None
+
+    def _look(self) -> None:
+        if self.away:
+            raise Unavailable("password=secret")
+
+    async def claim(self, request: TokenRequest, owner: str, seconds: float) -> Claim | bytes:
+        self._look()
+        assert seconds > 0
+        known = self.rows.get(request)
+        if known is not None and known[1] is not None:
+            return known[1]
+        if known is not None and known[0] not in self.lost:
+            return Claim.RUNNING
+        if self.refusal is not None:
+            return self.refusal
+        same_token = [
+            one for one in self.rows if (one.issuer, one.jti) == (request.issuer, request.jti)
+        ]
+        if known is None and len(same_token) >= PER_TOKEN:
+            return Claim.TOKEN_FULL
+        self.rows[request] = (owner, None)
+        return Claim.MINE
+
+    async def answer(self, request: TokenRequest, owner: str, answer: bytes) -> None:
+        self._look()
+        if self.rows.get(request) == (owner, None):
+            self.rows[request] = (owner, answer)
+
+    async def release(self, request: TokenRequest, owner: str) -> None:
+        self._look()
+        if self.rows.get(request) == (owner, None):
+            del self.rows[request]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -20,8 +22,10 @@ from procedures.contract import (
 )
 from procedures.gateway import Gateway, GatewayLimits, create_app
 from procedures.operations import Operation, Type, queued
+from procedures.replays import Replays, TokenRequest, digest_of
 from procedures.service import Service
-from tests.unit.procedures.fakes import Broker, Table
+from procedures.tokens import Token
+from tests.unit.procedures.fakes import Broker, Memory, Table
 from tests.unit.procedures.strategies import DID
 
 CALLER = "did:plc:caller"
@@ -30,29 +34,50 @@ STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}
 
 
 class Trusting:
-    """An authenticator that believes the header."""
+    """An authenticator that believes the header: DID and jti, by default a new one each time."""
 
-    async def authenticate(self, authorization: Sequence[str], _method: Method) -> str:
+    def __init__(self) -> None:
+        self._serial = itertools.count(1)
+
+    async def authenticate(self, authorization: Sequence[str], _method: Method) -> Token:
         if not authorization:
             raise XrpcError(ErrorName.AUTHENTICATION_REQUIRED, "who are you?")
-        return authorization[0]
+        issuer, _, jti = authorization[0].partition(" ")
+        return Token(issuer, "k256", jti or f"jti-{next(self._serial)}", 65.0, b"", b"")
+
+
+def operation_id(path: str, body: dict[str, Any], jti: str = "jti-1") -> str:
+    """Return the id of the operation that a call becomes."""
+    digest = digest_of(path.removeprefix("/xrpc/"), body)
+    return TokenRequest(CALLER, jti, 65.0, True, digest).identifier
 
 
 class Rig:
     """A gateway with its surroundings."""
 
-    def __init__(self, authenticator: Any = None, **limits: Any) -> None:
-        self.broker = Broker()
+    def __init__(
+        self,
+        authenticator: Any = None,
+        memory: Replays | None = None,
+        *,
+        broker: Broker | None = None,
+        token_reuse: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        **limits: Any,
+    ) -> None:
+        self.broker = broker or Broker()
         self.table = Table()
+        self.memory = Memory()
         self.observed: list[tuple[str, int]] = []
-        ids = iter(f"op-{n}" for n in range(1, 1_000))
-        calls = Calls(self.broker, self.table, clock=lambda: 5.0, new_id=lambda: next(ids))
         gateway = Gateway(
             authenticator or Trusting(),
-            calls,
+            Calls(self.broker, self.table, clock=lambda: 5.0),
+            memory or self.memory,
             Service("did:web:localhost%3A8099"),
             GatewayLimits(**limits),
             lambda method, status, _seconds: self.observed.append((method, status)),
+            token_reuse=token_reuse,
+            clock=clock,
         )
         self.app = create_app(gateway)
 

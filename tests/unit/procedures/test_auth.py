@@ -20,7 +20,7 @@ from procedures.contract import (
     ErrorName,
     XrpcError,
 )
-from procedures.replays import MemoryReplays
+from procedures.tokens import LEEWAY
 from tests.unit.procedures.service_auth import (
     ADMIN,
     ALGORITHMS,
@@ -71,13 +71,13 @@ async def _refused(auth: ServiceAuth, text: str, message: str = "signature is no
 async def test_good_tokens(keys: Keys, key: Key, changes: dict[str, Any]) -> None:
     keys.cached[ALICE] = key
     text = token(key, claims(REFRESH_RECORD), header(key, **changes))
-    assert await _auth(keys).authenticate([f"Bearer {text}"], REFRESH) == ALICE
+    assert (await _auth(keys).authenticate([f"Bearer {text}"], REFRESH)).issuer == ALICE
     assert keys.lookups == {False: 1}
 
 
 async def test_an_admin_may_call_admin_methods(auth: ServiceAuth) -> None:
     text = token(P256, claims(TRIGGER_DID_SYNC, ADMIN))
-    assert await auth.authenticate([f"bearer {text}"], TRIGGER) == ADMIN
+    assert (await auth.authenticate([f"bearer {text}"], TRIGGER)).issuer == ADMIN
 
 
 async def test_a_claim_may_be_a_fraction_and_clocks_may_differ(auth: ServiceAuth) -> None:
@@ -87,7 +87,7 @@ async def test_a_claim_may_be_a_fraction_and_clocks_may_differ(auth: ServiceAuth
         {"exp": NOW + 304, "iat": None, "nbf": NOW},
     ):
         text = token(K256, claims(REFRESH_RECORD, **times))
-        assert await auth.authenticate([f"Bearer {text}"], REFRESH) == ALICE
+        assert (await auth.authenticate([f"Bearer {text}"], REFRESH)).issuer == ALICE
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ async def test_bare_did_where_only_the_service_is_accepted(keys: Keys) -> None:
     auth = _auth(keys, audiences={f"{SERVICE}#chive"})
     await _refused(auth, token(K256, claims(REFRESH_RECORD)), "aud is not this service")
     text = token(K256, claims(REFRESH_RECORD, aud=f"{SERVICE}#chive"))
-    assert await auth.authenticate([f"Bearer {text}"], REFRESH) == ALICE
+    assert (await auth.authenticate([f"Bearer {text}"], REFRESH)).issuer == ALICE
 
 
 def _rsa(signed: str) -> bytes:
@@ -203,22 +203,12 @@ async def test_a_key_inside_the_token_is_never_used(auth: ServiceAuth) -> None:
     await _refused(auth, token(OTHER, claims(REFRESH_RECORD), head), "signature is not")
 
 
-async def test_the_same_token_twice_at_once(auth: ServiceAuth) -> None:
-    text = token(K256, claims(REFRESH_RECORD))
-    results = await asyncio.gather(
-        *(auth.authenticate([f"Bearer {text}"], REFRESH) for _ in range(10)),
-        return_exceptions=True,
-    )
-    assert [r for r in results if not isinstance(r, XrpcError)] == [ALICE]
-    assert {str(r) for r in results if isinstance(r, XrpcError)} == {
-        "AuthenticationRequired: the token was used before"
-    }
-
-
-async def test_a_token_within_the_leeway_is_remembered_as_well(auth: ServiceAuth) -> None:
-    text = token(K256, claims(REFRESH_RECORD, iat=NOW - 64, exp=NOW - 4))
-    assert await auth.authenticate([f"Bearer {text}"], REFRESH) == ALICE
-    await _refused(auth, text, "used before")
+async def test_a_token_is_as_good_the_second_time(auth: ServiceAuth) -> None:
+    """What may be done with it again is for ``procedures.once``."""
+    text = token(K256, claims(REFRESH_RECORD, jti="mine", exp=NOW + 60))
+    first, second = [await auth.authenticate([f"Bearer {text}"], REFRESH) for _ in range(2)]
+    assert first == second
+    assert (first.jti, first.expires) == ("mine", NOW + 60 + LEEWAY)
 
 
 async def test_a_token_that_expires_while_its_key_is_looked_up_is_not_used(keys: Keys) -> None:
@@ -232,7 +222,7 @@ async def test_another_issuer_may_use_the_same_jti(auth: ServiceAuth, keys: Keys
     keys.cached["did:plc:bob"] = OTHER
     for key, issuer in ((K256, ALICE), (OTHER, "did:plc:bob")):
         text = token(key, claims(REFRESH_RECORD, issuer, jti="same"))
-        assert await auth.authenticate([f"Bearer {text}"], REFRESH) == issuer
+        assert (await auth.authenticate([f"Bearer {text}"], REFRESH)).issuer == issuer
 
 
 async def test_another_key(auth: ServiceAuth, keys: Keys) -> None:
@@ -240,10 +230,10 @@ async def test_another_key(auth: ServiceAuth, keys: Keys) -> None:
     assert keys.lookups == {False: 1, True: 1}
 
 
-async def test_a_forged_token_does_not_use_up_the_real_one(auth: ServiceAuth) -> None:
+async def test_a_forged_token_takes_nothing_from_the_real_one(auth: ServiceAuth) -> None:
     payload = claims(REFRESH_RECORD)
     await _refused(auth, token(OTHER, payload))
-    assert await auth.authenticate([f"Bearer {token(K256, payload)}"], REFRESH) == ALICE
+    assert (await auth.authenticate([f"Bearer {token(K256, payload)}"], REFRESH)).issuer == ALICE
 
 
 @pytest.mark.parametrize("new", [OTHER, P256], ids=["same curve", "other curve"])
@@ -253,7 +243,7 @@ async def test_a_rotated_key_is_found_by_one_forced_refresh(
     keys.rotated[ALICE] = new
     for _ in range(2):
         text = token(new, claims(REFRESH_RECORD))
-        assert await auth.authenticate([f"Bearer {text}"], REFRESH) == ALICE
+        assert (await auth.authenticate([f"Bearer {text}"], REFRESH)).issuer == ALICE
     assert keys.lookups == {False: 2, True: 1}
 
 
@@ -397,20 +387,3 @@ async def test_a_directory_that_hangs_is_waited_for_no_longer_than_allowed() -> 
     with pytest.raises(XrpcError) as caught:
         await _auth(_Hanging(), lookup_timeout=0.01).authenticate([f"Bearer {text}"], REFRESH)
     assert caught.value.name == ErrorName.SERVICE_UNAVAILABLE
-
-
-async def test_strangers_cannot_shut_out_the_admins(keys: Keys) -> None:
-    full = MemoryReplays(capacity=0)
-    auth = _auth(keys, replays=full)
-    with pytest.raises(XrpcError) as caught:
-        await auth.authenticate([f"Bearer {token(K256, claims(REFRESH_RECORD))}"], REFRESH)
-    assert caught.value.name == ErrorName.SERVICE_UNAVAILABLE
-    text = token(P256, claims(TRIGGER_DID_SYNC, ADMIN))
-    assert await auth.authenticate([f"Bearer {text}"], TRIGGER) == ADMIN
-
-
-async def test_too_many_tokens_of_one_issuer(keys: Keys) -> None:
-    auth = _auth(keys, replays=MemoryReplays(per_issuer=0))
-    with pytest.raises(XrpcError) as caught:
-        await auth.authenticate([f"Bearer {token(K256, claims(REFRESH_RECORD))}"], REFRESH)
-    assert caught.value.status == 429

@@ -26,12 +26,14 @@ from tests.unit.procedures.gateway import (
     TRIGGER,
     Rig,
     error_of,
+    operation_id,
     running,
 )
 from tests.unit.procedures.strategies import DID, URI
 
 CID = "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"
 CANCEL = f"/xrpc/{CANCEL_BACKFILL}"
+SYNC_ID, REFRESH_ID = operation_id(TRIGGER, {"did": DID}), operation_id(REFRESH, {"uri": URI})
 
 
 def refresh_of(command: Command) -> Operation:
@@ -45,16 +47,16 @@ def refresh_of(command: Command) -> Operation:
 async def test_trigger_did_sync_answers_with_the_operation() -> None:
     rig = Rig()
     response = await rig.post(TRIGGER, json={"did": DID})
-    assert (response.status_code, response.json()) == (200, {"operationId": "op-1"})
+    assert (response.status_code, response.json()) == (200, {"operationId": SYNC_ID})
     assert response.headers["cache-control"] == "private, no-store"
-    assert rig.broker.sent == [DidSync(id="op-1", did=DID, requested_by=CALLER, requested_at=5.0)]
+    assert rig.broker.sent == [DidSync(id=SYNC_ID, did=DID, requested_by=CALLER, requested_at=5.0)]
 
 
 async def test_without_the_brokers_acknowledgement_there_is_no_success() -> None:
     for rig, error in ((Rig(), Unavailable()), (Rig(deadline=0.02), None)):
         rig.broker.error, rig.broker.hangs = error, error is None
         response = await rig.post(TRIGGER, json={"did": DID})
-        assert "operation op-1 may yet begin" in error_of(response, 503, "ServiceUnavailable")
+        assert f"operation {SYNC_ID} may yet begin" in error_of(response, 503, "ServiceUnavailable")
         assert response.headers["retry-after"] == "5"
 
 
@@ -95,7 +97,7 @@ async def test_refresh_record_that_fails() -> None:
     assert response.json() == {
         "uri": URI,
         "refreshed": False,
-        "error": "operation op-1: OutOfScope: app.bsky.* is not kept",
+        "error": f"operation {REFRESH_ID}: OutOfScope: app.bsky.* is not kept",
     }
 
 
@@ -115,7 +117,7 @@ async def test_refresh_record_answers_at_its_deadline() -> None:
         assert response.json() == {
             "uri": URI,
             "refreshed": False,
-            "error": f"operation op-1: {why}",
+            "error": f"operation {REFRESH_ID}: {why}",
         }
 
 
@@ -248,7 +250,12 @@ async def test_cancel_waits_until_the_operation_has_stopped() -> None:
     response = await rig.post(CANCEL, json={"id": "mine"})
     assert (response.status_code, response.json()) == (200, {"success": True})
     assert rig.broker.sent == [
-        Cancel(id="op-1", operation_id="mine", requested_by=CALLER, requested_at=5.0)
+        Cancel(
+            id=operation_id(CANCEL, {"id": "mine"}),
+            operation_id="mine",
+            requested_by=CALLER,
+            requested_at=5.0,
+        )
     ]
 
 
@@ -315,7 +322,7 @@ async def test_each_request_is_one_line_and_each_command_is_audited() -> None:
         "command": "DidSync",
         "subject": DID,
         "requested_by": CALLER,
-        "operation": "op-1",
+        "operation": SYNC_ID,
     }
     seconds = served.pop("seconds")
     assert 0 <= seconds < 5
@@ -328,7 +335,8 @@ async def test_each_request_is_one_line_and_each_command_is_audited() -> None:
         "error": None,
         "caller": CALLER,
         "address": "192.0.2.1",
-        "operation": "op-1",
+        "operation": SYNC_ID,
+        "repeated": False,
     }
     assert (refused["status"], refused["error"]) == (400, "InvalidRequest")
     assert rig.observed == [(TRIGGER_DID_SYNC, 200), (TRIGGER_DID_SYNC, 400)]
@@ -357,19 +365,3 @@ async def test_the_whole_way_with_real_tokens() -> None:
     assert response.headers["www-authenticate"] == "Bearer"
     assert [command.requested_by for command in rig.broker.sent] == [service_auth.ADMIN]
     assert keys.lookups == {False: 1}
-
-
-async def test_the_same_token_twice_at_once_gives_one_command() -> None:
-    key, keys = service_auth.Key.make(), service_auth.Keys()
-    keys.cached = {service_auth.ADMIN: key}
-    auth = ServiceAuth(
-        keys, {service_auth.SERVICE}, {service_auth.ADMIN}, clock=lambda: service_auth.NOW
-    )
-    rig = Rig(auth)
-    text = service_auth.token(key, service_auth.claims(TRIGGER_DID_SYNC, service_auth.ADMIN))
-    headers = {"Authorization": f"Bearer {text}"}
-    responses = await asyncio.gather(
-        *(rig.post(TRIGGER, json={"did": DID}, headers=headers) for _ in range(8))
-    )
-    assert sorted(response.status_code for response in responses) == [200] + [401] * 7
-    assert len(rig.broker.sent) == 1
