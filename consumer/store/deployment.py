@@ -83,6 +83,6 @@ async def check(connection: Connection, mine: Deployment) -> None:
         raise Fatal(
             f"the tables belong to another deployment, {theirs}, not to {mine}: correct "
             "kafka.bootstrap_servers, kafka.partitions or postgres.dsn, or take another "
-            "kafka.topic_prefix"
+            "kafka.topic_prefix; if Kafka was lost or replaced, see docs/backup.md"
         )
     await require_sound(connection)
