@@ -52,11 +52,15 @@ INSERT INTO records (did, path, cid, rev)
 SELECT did, path, cid, rev FROM recovered_records WHERE did = ANY(%s)
 """
 # What was published of a repository may be newer than what is known of it: something at or below
-# that revision was missed, and only a snapshot from there on repairs it (``repo_state``).
+# that revision was missed, and only a snapshot from there on repairs it (``repo_state``).  How
+# often the account began anew since the backup is not known: a number that none of its events had
+# keeps the ids of events from repeating.
 _TAKE_REPOS = """
-INSERT INTO repos AS known (did, lane, status, sync_state, reason, gap_rev, want, scope)
+INSERT INTO repos AS known (
+    did, lane, status, sync_state, reason, gap_rev, want, incarnation, scope
+)
 SELECT new.did, new.lane, coalesce(a.status, 'active'), 'desynchronized', 'loss_window', r.rev, 1,
-    %s
+    extract(epoch FROM now())::bigint, %s
 FROM unnest(%s, %s) AS new (did, lane)
 LEFT JOIN recovered_accounts AS a ON a.did = new.did
 LEFT JOIN LATERAL (
@@ -68,6 +72,7 @@ ON CONFLICT (did) DO UPDATE SET
     reason = EXCLUDED.reason,
     gap_rev = greatest(known.gap_rev, known.rev, EXCLUDED.gap_rev),
     want = known.want + 1,
+    incarnation = greatest(known.incarnation + 1, EXCLUDED.incarnation),
     snapshot_operation = NULL,
     snapshot_attempt = NULL,
     snapshot_rev = NULL,
