@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,14 @@ class Replicated(Deployment):
         return super().kafka(**{"replication_factor": BROKERS, **values})
 
 
-@pytest.fixture
-async def cluster(server_directory: Path) -> AsyncIterator[Cluster]:
-    """Start three brokers, and stop them."""
+@asynccontextmanager
+async def clustered(parent: Path) -> AsyncIterator[Cluster]:
+    """Run three brokers during the block, with their data below ``parent``."""
     with ExitStack() as held:
         reserved = [[reserve(0) for _ in range(3)] for _ in range(BROKERS)]
         ports = [[held.enter_context(one).getsockname()[1] for one in three] for three in reserved]
         voters = ",".join(f"{n + 1}@{LOOPBACK}:{ports[n][1]}" for n in range(BROKERS))
-        folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=server_directory))
+        folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=parent))
         brokers = tuple(
             _broker(folder / str(n + 1), ports[n], voters, n + 1) for n in range(BROKERS)
         )
@@ -79,6 +79,13 @@ async def cluster(server_directory: Path) -> AsyncIterator[Cluster]:
         finally:
             await asyncio.gather(*[broker.stop() for broker in brokers])
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def cluster(server_directory: Path) -> AsyncIterator[Cluster]:
+    """Give the test three brokers."""
+    async with clustered(server_directory) as cluster:
+        yield cluster
 
 
 def _broker(directory: Path, ports: list[int], voters: str, node: int) -> EmbeddedKafka:
