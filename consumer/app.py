@@ -241,11 +241,12 @@ def _inherited(plan: Plan, number: int) -> dict[str, str]:
     port = settings.http.port
     inherited = {
         ("kafka", "bootstrap_servers"): settings.kafka.bootstrap_servers,
-        ("postgres", "dsn"): settings.postgres.dsn.get_secret_value(),
         ("relay", "url"): settings.relay.url,
         ("data_dir",): str(settings.data_dir.absolute()),
         ("http", "port"): str(port + number if port else 0),
     }
+    if settings.postgres.dsn_file is None:  # else the child reads the same file
+        inherited["postgres", "dsn"] = settings.postgres.dsn.get_secret_value()
     file = {CONFIG_VARIABLE: str(plan.file.absolute())} if plan.file else {}
     return {variable(key): value for key, value in inherited.items()} | file
 

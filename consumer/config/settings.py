@@ -3,17 +3,31 @@
 Every section is a frozen model; a module takes the section it needs, never the whole.
 In the environment a section and a key are joined by two underscores
 (``CHIVE_RELAY__URL``); in TOML they are tables.  Times are seconds, sizes bytes.
+
+A secret ``x`` is given as it is, by a file that is named in ``x_file``, or by a command, in one of
+these ways alone.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
+from consumer.config.secrets import read_secret
 from consumer.config.types import (
     Bytes,
+    Command,
     Count,
     Did,
     Dsn,
@@ -28,6 +42,7 @@ from consumer.config.types import (
     ProxyUrl,
     RelayUrl,
     Seconds,
+    SecretFile,
     Servers,
     Source,
     TopicConfig,
@@ -54,9 +69,34 @@ DEFAULT_SOURCES = (
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+    """A frozen group of settings that refuses unknown keys; ``secrets`` names those of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    secrets: ClassVar[tuple[str, ...]] = ()
+    _has_secrets: bool = False  # validators run again when a section becomes part of the whole
+
+    @model_validator(mode="after")
+    def _each_secret_is_given_once(self) -> Self:
+        """Take secrets from their files.  Raises ``ValueError`` if one is given in two ways."""
+        for name in () if self._has_secrets else self.secrets:
+            ways = [name, f"{name}_file", f"{name}_command"]
+            given = [way for way in ways if getattr(self, way, None) is not None]
+            if len(given) > 1:
+                raise ValueError(f"{' and '.join(given)} are given: leave out all but one")
+            if given == [f"{name}_file"] and name in type(self).model_fields:
+                secret = SecretStr(read_secret(getattr(self, f"{name}_file")))
+                object.__setattr__(self, name, self._checked(name, secret))
+        self._has_secrets = True
+        return self
+
+    def _checked(self, name: str, secret: SecretStr) -> SecretStr:
+        """Return what a file holds if the setting ``name`` could be so; never quote it."""
+        kind: Any = type(self).model_fields[name].annotation
+        try:
+            return TypeAdapter[SecretStr](kind).validate_python(secret)
+        except ValidationError as invalid:
+            said = invalid.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{name}_file: {said}") from None
 
 
 class RelaySettings(Section):
@@ -112,7 +152,10 @@ class NetworkSettings(Section):
     ``proxy_resolves``: the proxy is asked for names, so nobody here judges their addresses.
     """
 
+    secrets = ("proxy",)
+
     proxy: ProxyUrl | None = None
+    proxy_file: SecretFile | None = None
     proxy_resolves: bool = False
     allow_loopback: bool = False
     requests_per_host: Count = 4
@@ -134,6 +177,8 @@ class KafkaSettings(Section):
     ``topics``: by their names without the prefix; ``all`` is for those that do not say otherwise.
     """
 
+    secrets = ("sasl_password",)
+
     bootstrap_servers: Servers | None = None
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "chive."
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8
@@ -144,6 +189,7 @@ class KafkaSettings(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    sasl_password_file: SecretFile | None = None
     ssl_ca_file: ExistingFile | None = None
     transaction_timeout: Annotated[Seconds, Field(le=900)] = 60.0  # the broker's own maximum
     request_timeout: Seconds = 30.0
@@ -161,10 +207,20 @@ class KafkaSettings(Section):
 
 
 class PostgresSettings(Section):
-    """The PostgreSQL database; without ``dsn`` the embedded one is started."""
+    """The PostgreSQL database; without ``dsn`` the embedded one is started.
+
+    ``password`` is that of the connection strings that have none.
+    """
+
+    secrets = ("dsn", "direct_dsn", "password")
 
     dsn: Dsn | None = None
+    dsn_file: SecretFile | None = None
     direct_dsn: Dsn | None = None  # past a pooler, for LISTEN; None: dsn
+    direct_dsn_file: SecretFile | None = None
+    password: SecretStr | None = None
+    password_file: SecretFile | None = None
+    password_command: Command | None = None
     pool_size: Annotated[int, Field(ge=2, le=100)] = 12
     transaction_timeout: Seconds = 60.0
 

@@ -2,7 +2,8 @@
 
 Order: built-in defaults < TOML file < ``CHIVE_*`` variables < command line.  The file is the
 one named by ``--config`` or ``CHIVE_CONFIG``, else ``./chive.toml`` if there is one.  An empty
-variable counts as not set; lists are comma separated.
+variable counts as not set; lists are comma separated.  A secret may also be a credential of
+systemd; it then has no other source.
 
 Whatever cannot be right raises ``BadSettings`` with one line per mistake, each naming the key
 as its author wrote it, and for an unknown key the nearest valid one.
@@ -31,6 +32,7 @@ from pydantic_settings import (
 )
 
 from consumer import compiled
+from consumer.config.secrets import CREDENTIAL_PREFIX, CREDENTIALS_VARIABLE, credential_of
 from consumer.config.settings import Section, Settings, TopicSettings
 from consumer.errors import Fatal
 from consumer.printable import escape
@@ -42,7 +44,6 @@ DEFAULT_FILE = Path("chive.toml")
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, compiled.VARIABLE, "CHIVE_VECTORS"})
 NOT_SETTINGS_PREFIXES = ("CHIVE_TEST_", "CHIVE_BENCH_", "CHIVE_DEMO_")
 _MASK = "***"
-_SECRETS = (("postgres", "dsn"), ("kafka", "sasl_password"), ("network", "proxy"))
 _SECRET_PARAMETERS = frozenset(
     {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 )
@@ -76,6 +77,13 @@ def paths(model: type[Section] = Settings, above: Key = ()) -> Iterator[Key]:
             yield (*above, name)
 
 
+def secrets() -> Iterator[Key]:
+    """Yield the path of every secret."""
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from ((name, secret) for secret in field.annotation.secrets)
+
+
 def variable(path: Key) -> str:
     """Return the environment variable of a setting."""
     return PREFIX + "__".join(path).upper()
@@ -97,7 +105,9 @@ class _Environment(EnvSettingsSource):
         return [part.strip() for part in str(value).split(",") if part.strip()]
 
 
-def _combine(overrides: Mapping[str, Any], file: Mapping[str, Any]) -> Settings:
+def _combine(
+    overrides: Mapping[str, Any], file: Mapping[str, Any], credentials: Mapping[str, Any]
+) -> Settings:
     class Sources(Settings, BaseSettings):
         model_config = SettingsConfigDict(
             env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True
@@ -112,8 +122,11 @@ def _combine(overrides: Mapping[str, Any], file: Mapping[str, Any]) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # not a source of ours
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # nor this
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            in_file = InitSettingsSource(settings_cls, init_kwargs=dict(file))
-            return (init_settings, _Environment(settings_cls), in_file)
+            in_file, in_credentials = (
+                InitSettingsSource(settings_cls, init_kwargs=dict(given))
+                for given in (file, credentials)
+            )
+            return (init_settings, _Environment(settings_cls), in_file, in_credentials)
 
     loaded = Sources(**overrides)
     return Settings(**{name: getattr(loaded, name) for name in Settings.model_fields})
@@ -144,6 +157,38 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise BadSettings(f"{path}: not TOML: {error}") from None
 
 
+def _credentials(environ: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the settings that systemd's credentials stand for; ``data`` is what the file says.
+
+    Raises ``BadSettings`` for unknown names, and for secrets that have another source too.
+    """
+    directory = environ.get(CREDENTIALS_VARIABLE)
+    if not directory:
+        return {}
+    try:
+        found = {p.name for p in Path(directory).iterdir() if p.name.startswith(CREDENTIAL_PREFIX)}
+    except OSError as error:
+        raise BadSettings(f"{CREDENTIALS_VARIABLE}: {directory}: {error.strerror}") from None
+    known = {credential_of(*path): path for path in secrets()}
+    mistakes = [
+        f"{escape(name[:_MAX_QUOTE])}: unknown credential; did you mean {_nearest(name, known)}?"
+        for name in sorted(found - known.keys())
+    ]
+    settings: dict[str, dict[str, str]] = {}
+    for name in sorted(found & known.keys()):
+        section, secret = known[name]
+        for key in (secret, f"{secret}_file", f"{secret}_command"):
+            there = data.get(section)
+            if environ.get(variable((section, key))):
+                mistakes.append(f"{name} and {variable((section, key))} are given: leave out one")
+            elif isinstance(there, dict) and key in there:
+                mistakes.append(f"{name} and {section}.{key} are given: leave out one")
+        settings.setdefault(section, {})[f"{secret}_file"] = str(Path(directory) / name)
+    if mistakes:
+        raise BadSettings(*mistakes)
+    return settings
+
+
 def _setting_of(error: Mapping[str, Any]) -> Key:
     """Return the path of the setting (items of lists and mappings belong to these)."""
     path = tuple(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
@@ -152,7 +197,7 @@ def _setting_of(error: Mapping[str, Any]) -> Key:
 
 def _may_hold_a_secret(path: Key) -> bool:
     """Tell whether ``path`` is a secret or a section with one, whatever its value is."""
-    return any(secret[: len(path)] == path for secret in _SECRETS)
+    return any(secret[: len(path)] == path for secret in secrets())
 
 
 def _sentence(error: Mapping[str, Any], name: str) -> str:
@@ -217,7 +262,7 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     if file:
         _check_file(data, file)
     try:
-        settings = _combine(overrides or {}, data)
+        settings = _combine(overrides or {}, data, _credentials(os.environ, data))
     except ValidationError as invalid:
         raise BadSettings(
             *(_sentence(e, _source_of(_setting_of(e), os.environ, file)) for e in invalid.errors())
@@ -267,8 +312,9 @@ def _masked(value: Any) -> Any:
 def dump(settings: Settings) -> dict[str, Any]:
     """Return the settings as plain nested values, secrets masked, in the order of the models."""
     plain: dict[str, Any] = _masked(settings)
-    if settings.postgres.dsn is not None:
-        plain["postgres"]["dsn"] = _masked_dsn(settings.postgres.dsn.get_secret_value())
+    for name in ("dsn", "direct_dsn"):
+        if (secret := getattr(settings.postgres, name)) is not None:
+            plain["postgres"][name] = _masked_dsn(secret.get_secret_value())
     if settings.network.proxy is not None:
         plain["network"]["proxy"] = _masked_url(settings.network.proxy.get_secret_value())
     return plain

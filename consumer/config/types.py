@@ -7,6 +7,8 @@ NSIDs, DIDs and patterns follow https://atproto.com/specs/nsid and https://atpro
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -15,6 +17,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from consumer.config.secrets import read_secret
 from consumer.scope import EVERYTHING
 from procedures import syntax
 
@@ -207,6 +210,25 @@ def existing_file(path: Path) -> Path:
     return path
 
 
+def secret_file(path: Path) -> Path:
+    """Return ``path`` if a secret can be read there."""
+    read_secret(path)
+    return path
+
+
+def command(text: str) -> str:
+    """Return a command line of a program that is there; no shell reads it."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"not a command line: {error}") from None
+    if not words:
+        raise ValueError("not a command line: it is empty")
+    if shutil.which(words[0]) is None:
+        raise ValueError(f"no such program: {words[0]}")
+    return text
+
+
 Pattern = Annotated[str, AfterValidator(pattern)]
 Nsid = Annotated[str, AfterValidator(nsid)]
 Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
@@ -237,3 +259,5 @@ TopicName = Annotated[
     BeforeValidator(topic_name),
 ]
 ExistingFile = Annotated[Path, AfterValidator(existing_file)]
+SecretFile = Annotated[Path, AfterValidator(secret_file)]
+Command = Annotated[str, AfterValidator(command)]

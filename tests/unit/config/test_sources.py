@@ -14,7 +14,7 @@ from consumer.config.sources import BadSettings, dump, load
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("CHIVE_VECTORS", "CHIVE_CONFIG", "CHIVE_LOG__LEVEL"):
+    for name in ("CHIVE_VECTORS", "CHIVE_CONFIG", "CHIVE_LOG__LEVEL", "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
 
 
