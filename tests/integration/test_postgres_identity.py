@@ -1,0 +1,248 @@
+"""A PostgreSQL that demands certificates, and passwords that change while we are connected."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+
+from consumer.config.settings import PostgresSettings
+from consumer.embedded.postgres import EmbeddedPostgres
+from consumer.errors import Fatal, Transient
+from consumer.runtime import secrets
+from consumer.store import session
+from consumer.store.database import Database
+from tests.support.certificates import Authority, Issued
+from tests.support.consumer import Start
+from tests.support.deployment import Deployment
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+
+@asynccontextmanager
+async def database_of(dsn: str, **settings: Any) -> AsyncIterator[Database]:
+    database = Database(PostgresSettings(dsn=SecretStr(dsn), **settings), "identity.")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def execute(dsn: str, *statements: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            await connection.execute(statement.encode())
+
+
+async def works(database: Database) -> bool:
+    try:
+        await database.ping()
+    except Transient:
+        return False
+    return True
+
+
+def without_password(dsn: str) -> tuple[str, str]:
+    """Return the connection string without its password, and the password."""
+    given = conninfo_to_dict(dsn)
+    password = str(given.pop("password"))
+    return make_conninfo("", **given), password
+
+
+class Tokens:
+    """A command that prints the password of the moment, and counts how often it ran."""
+
+    def __init__(self, directory: Path, password: str) -> None:
+        self._password, self._runs = directory / "token", directory / "runs"
+        self.set(password)
+        script = directory / "token.sh"
+        script.write_text('echo >> "$2"; cat "$1"\n')
+        words = ("sh", str(script), str(self._password), str(self._runs))
+        self.command = shlex.join(words)
+
+    def set(self, password: str) -> None:
+        self._password.write_text(f"{password}\n")
+
+    @property
+    def runs(self) -> int:
+        return self._runs.read_text().count("\n")
+
+
+_RENEWED = "ALTER ROLE chive PASSWORD 'renewed'"
+_END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
+
+
+async def test_a_password_of_a_command_is_asked_for_again(
+    own_postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_REFUSED_SECONDS", 0.2)
+    dsn, password = without_password(own_postgres.dsn)
+    tokens = Tokens(tmp_path, password)
+    async with database_of(dsn, password_command=tokens.command) as database:
+        await database.open()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(10):
+                group.create_task(database.ping())
+        assert tokens.runs == 1  # for the pool and what came before it
+        await execute(own_postgres.dsn, _RENEWED, _END_OTHERS)
+        refused = database_of(dsn, password_command=tokens.command)
+        async with refused as other:
+            with pytest.raises(Transient, match="28P01"):
+                await other.attach()
+        tokens.set("renewed")
+        await eventually(lambda: works(database), deadline=60)
+        assert 2 < tokens.runs < 60
+
+
+async def test_a_password_in_a_file_is_read_for_every_connection(
+    own_postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    dsn, password = without_password(own_postgres.dsn)
+    file = tmp_path / "password"
+    file.write_text(password + "\n")
+    async with database_of(dsn, password_file=file) as database:
+        await database.open()
+        await database.ping()
+        await execute(own_postgres.dsn, _RENEWED, _END_OTHERS)
+        file.write_text("renewed\n")
+        await eventually(lambda: works(database), deadline=60)
+        async with database.listening("anything"):
+            pass
+        file.unlink()
+        nothing = {"password_command": "true"}
+        async with database_of(dsn, **nothing) as other:
+            with pytest.raises(Transient, match=r"postgres\.password_command: .* no secret"):
+                await other.attach()
+        with pytest.raises(Transient, match=r"postgres\.password_file: no such file: "):
+            async with database.listening("anything"):
+                pass
+
+
+@pytest.fixture
+async def certified(tls_postgres: EmbeddedPostgres, tmp_path: Path) -> tuple[str, Authority]:
+    """Let the server demand TLS, a client's certificate and its password.
+
+    Returns its address and the authority that it trusts.
+    """
+    authority = Authority(tmp_path / "authority")
+    server = authority.issue("server")
+    dsn, password = without_password(tls_postgres.dsn)
+    data = await _data_directory(tls_postgres.dsn)
+    owner = data.stat()
+    for name, source in {"server.crt": server.certificate, "server.key": server.key,
+                         "ca.crt": authority.certificate}.items():  # fmt: skip
+        (data / name).touch(mode=0o600)
+        (data / name).write_bytes(source.read_bytes())
+        os.chown(data / name, owner.st_uid, owner.st_gid)
+    settings = ("ssl = on", "ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'",
+                "ssl_ca_file = 'ca.crt'")  # fmt: skip
+    await execute(tls_postgres.dsn, *(f"ALTER SYSTEM SET {setting}" for setting in settings))
+    rule = "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n"
+    (data / "pg_hba.conf").write_text(rule)
+    await execute(tls_postgres.dsn, "SELECT pg_reload_conf()")
+    ca = str(authority.certificate)
+    base = make_conninfo(dsn, password=password, sslmode="verify-ca", sslrootcert=ca)
+
+    async def demanded() -> bool:
+        try:
+            await execute(base, "SELECT 1")
+        except psycopg.OperationalError as error:
+            return "certificate" in str(error)
+        return False
+
+    await eventually(demanded, deadline=60)
+    return base, authority
+
+
+async def _data_directory(dsn: str) -> Path:
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        row = await (await connection.execute("SHOW data_directory")).fetchone()
+    assert row is not None
+    return Path(row[0])
+
+
+def shown(dsn: str, issued: Issued, **further: str) -> str:
+    return make_conninfo(dsn, sslcert=str(issued.certificate), sslkey=str(issued.key), **further)
+
+
+async def test_client_certificates(
+    certified: tuple[str, Authority], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, authority = certified
+    right = authority.issue("chive", password="of the key")  # noqa: S106
+    async with database_of(shown(dsn, right, sslpassword="of the key")) as database:
+        await database.open()
+        await database.ping()
+        async with database.listening("anything"):
+            pass
+    for wrong, state in ((dsn, "28000"), (shown(dsn, authority.issue("another")), "28P01")):
+        monkeypatch.setattr(session, "_REFUSED_SECONDS", 60.0)
+        async with database_of(wrong) as database:
+            with pytest.raises(Transient, match=state):
+                await database.attach()
+            monkeypatch.setattr(session, "_REFUSED_SECONDS", 0.0)
+            with pytest.raises(Fatal, match=rf"{state}: .*client certificate.*docs/secrets"):
+                await database.attach()
+    forger = Authority(tmp_path / "forger", "forger")
+    async with database_of(shown(dsn, forger.issue("chive"))) as database:
+        with pytest.raises(Transient, match="unknown ca"):
+            await database.attach()
+
+
+async def test_what_the_server_refuses_by_name_ends_the_process_when_it_lasts(
+    own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await execute(
+        own_postgres.dsn,
+        "CREATE ROLE stranger LOGIN PASSWORD 'known'",
+        "REVOKE CONNECT ON DATABASE chive FROM PUBLIC",
+        "CREATE ROLE busy LOGIN PASSWORD 'known' CONNECTION LIMIT 0",
+        "GRANT CONNECT ON DATABASE chive TO busy",
+    )
+    monkeypatch.setattr(session, "_REFUSED_SECONDS", 0.0)
+    known = {"password": "known"}
+    for changed, state, waits in (
+        ({"dbname": "nowhere"}, "3D000: .*create the database", False),
+        ({"user": "stranger", **known}, "42501: .*grant CONNECT", False),
+        ({"user": "busy", **known}, "53300: ", True),
+    ):
+        async with database_of(make_conninfo(own_postgres.dsn, **changed)) as database:
+            with pytest.raises(Transient if waits else Fatal, match=state):
+                await database.attach()
+
+
+async def test_commands_and_roles_use_secrets_from_files(
+    deployment: Deployment, consumer: Start, tmp_path: Path
+) -> None:
+    dsn, password = without_password(deployment.dsn)
+    tokens = Tokens(tmp_path, password)
+    address = tmp_path / "dsn"
+    address.write_text(dsn + "\n")
+    environment = deployment.environment() | {
+        "CHIVE_POSTGRES__DSN_FILE": str(address),
+        "CHIVE_POSTGRES__PASSWORD_COMMAND": tokens.command,
+    }
+    del environment["CHIVE_POSTGRES__DSN"]
+    run = await consumer(
+        "run", "--role", "worker", "--role", "fetcher", "--workers", "1", env=environment
+    )
+    await run.saying("lane_claimed", times=4, deadline=90)
+    status = await consumer("status", env=environment)
+    assert await status.ended(60) == 0
+    check = await consumer("check", env=environment)
+    await check.ended(60)
+    assert "# postgres  ok" in check.out
+    assert password not in check.out
