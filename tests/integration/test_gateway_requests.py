@@ -22,6 +22,7 @@ from procedures.replays import PER_TOKEN, Claim, Limits, TokenRequest, digest_of
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
+from tests.unit.procedures.chive import live_an_hour
 from tests.unit.procedures.fakes import Broker
 from tests.unit.procedures.gateway import CALLER, TRIGGER, Rig, error_of, operation_id
 
@@ -236,3 +237,14 @@ async def test_while_postgresql_cannot_be_reached_nothing_is_let_through(
             assert len(rig.broker.sent) == 1
         finally:
             await database.close()
+
+
+async def test_an_hour_of_the_web_client_at_both(deployment: Deployment) -> None:
+    memories = []
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            database = Database(deployment.postgres(pool_size=2), deployment.prefix)
+            stack.push_async_callback(database.close)
+            await database.open()
+            memories.append(StoredReplays(database))
+        await live_an_hour(memories, "#chive", 3, time.time())

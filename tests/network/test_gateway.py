@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from random import Random
 from urllib.parse import quote
 
@@ -67,14 +70,53 @@ async def people(network: LocalNetwork, *names: str) -> AsyncIterator[list[Perso
                 await person.author.close()
 
 
-@pytest.mark.timeout(600)
-async def test_both_procedures_with_tokens_of_a_real_pds(
+@dataclass
+class Site:
+    """A deployment that runs, with a gateway for an administrator and a user."""
+
+    admin: Person
+    user: Person
+    did: str
+    port: int
+    environment: dict[str, str]
+    client: httpx.AsyncClient
+
+    async def call(
+        self, method: str, body: dict[str, str], token: str | None = None, *, at: int | None = None
+    ) -> httpx.Response:
+        """Call a procedure of the gateway, or of the one on port ``at``."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"http://127.0.0.1:{at or self.port}/xrpc/{method}"
+        return await self.client.post(url, json=body, headers=headers)
+
+    async def admins_token(self, method: str) -> str:
+        return await self.admin.token(self.did, method)
+
+    async def completed(self, identifier: str) -> None:
+        """Poll the operation, as a page does: with one token."""
+        token = await self.admins_token(GET_BACKFILL_STATUS)
+
+        async def look() -> bool:
+            found = await self.client.get(
+                f"http://127.0.0.1:{self.port}/xrpc/{GET_BACKFILL_STATUS}",
+                params={"id": identifier},
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            return found.is_success and found.json()["operation"]["status"] == "completed"
+
+        await eventually(look, what="the sync completes", deadline=50, every=0.3)
+
+
+@pytest.fixture
+async def site(
     pds_network: LocalNetwork, deployment: Deployment, consumer: Start
-) -> None:
+) -> AsyncIterator[Site]:
+    """Run everything in one process, and wait until it has read what there is."""
     port = free_port()
-    did, origin = f"did:web:{quote(f'localhost:{port}')}", f"http://127.0.0.1:{port}/xrpc"
+    did = f"did:web:{quote(f'localhost:{port}')}"
     environment = deployment.environment() | pds_network.endpoints.environment()
-    async with people(pds_network, "gateadmin", "gateuser") as (admin, user):
+    name = secrets.token_hex(4)
+    async with people(pds_network, f"admin{name}", f"user{name}") as (admin, user):
         environment |= {
             "CHIVE_GATEWAY__BIND": f"127.0.0.1:{port}",
             "CHIVE_GATEWAY__SERVICE_DID": did,
@@ -83,63 +125,71 @@ async def test_both_procedures_with_tokens_of_a_real_pds(
         process = await consumer("run", env=environment)
         await process.saying("server_listening", server="gateway", deadline=90)
         await process.saying("relay_connected", deadline=90)
-        paper = user.author.written[0]
         async with (
             httpx.AsyncClient(timeout=60, trust_env=False) as client,
             observing(pds_network, deployment.settings()) as observer,
         ):
             left = await observer.caught_up(240)  # the PDS remembers the accounts of other tests
             assert left.nothing, str(left)
-
-            async def call(
-                method: str, body: dict[str, str], token: str | None = None
-            ) -> httpx.Response:
-                headers = {"Authorization": f"Bearer {token}"} if token else {}
-                return await client.post(f"{origin}/{method}", json=body, headers=headers)
-
-            # A record's owner refreshes it, by way of the PDS and directly.
-            answer = await user.proxied(f"{did}#chive", REFRESH_RECORD, {"uri": paper.uri})
-            assert answer.status_code == 200, answer.text
-            assert answer.json() == {"uri": paper.uri, "refreshed": True, "newCid": paper.cid}
-            token = await user.token(did, REFRESH_RECORD)
-            answer = await call(REFRESH_RECORD, {"uri": paper.uri}, token)
-            assert answer.json()["newCid"] == paper.cid
-            again = await call(REFRESH_RECORD, {"uri": paper.uri}, token)
-            assert (again.status_code, again.json()) == (200, answer.json())
-            missing = {"uri": paper.uri + "x"}
-            answer = await call(REFRESH_RECORD, missing, await user.token(did, REFRESH_RECORD))
-            assert (answer.status_code, answer.json()["error"]) == (404, "NotFound")
-
-            # Only an administrator may sync a DID.
-            body = {"did": user.author.did}
-            unsigned = await call(TRIGGER_DID_SYNC, body)
-            assert unsigned.status_code == 401
-            assert unsigned.json()["error"] == "AuthenticationRequired"
-            answer = await call(TRIGGER_DID_SYNC, body, await user.token(did, TRIGGER_DID_SYNC))
-            assert (answer.status_code, answer.json()["error"]) == (403, "AdminRequired")
-            wrong = await call(TRIGGER_DID_SYNC, body, await admin.token(did, REFRESH_RECORD))
-            assert wrong.status_code == 401
-            bad = await call(
-                TRIGGER_DID_SYNC, {"did": "x"}, await admin.token(did, TRIGGER_DID_SYNC)
-            )
-            assert (bad.status_code, bad.json()["error"]) == (400, "InvalidRequest")
-            answer = await call(TRIGGER_DID_SYNC, body, await admin.token(did, TRIGGER_DID_SYNC))
-            assert answer.status_code == 200, answer.text
-            identifier = answer.json()["operationId"]
-
-            async def status() -> str:
-                token = await admin.token(did, GET_BACKFILL_STATUS)
-                found = await client.get(
-                    f"{origin}/{GET_BACKFILL_STATUS}",
-                    params={"id": identifier},
-                    headers={"Authorization": f"Bearer {token}"},
-                )
-                return str(found.json()["operation"]["status"]) if found.is_success else ""
-
-            async def completed() -> bool:
-                return await status() == "completed"
-
-            await eventually(completed, what="the sync completes", deadline=60, every=0.3)
-            for path in ("/livez", "/readyz", "/metrics", "/.well-known/did.json"):
-                assert (await client.get(f"http://127.0.0.1:{port}{path}")).status_code == 200
+            yield Site(admin, user, did, port, environment, client)
         assert await process.stopped() == 0
+
+
+@pytest.mark.timeout(600)
+async def test_both_procedures_with_tokens_of_a_real_pds(site: Site) -> None:
+    admin, user, did = site.admin, site.user, site.did
+    paper = user.author.written[0]
+
+    # A record's owner refreshes it, by way of the PDS and directly.
+    for entry in ("#chive", "#chive_appview"):
+        answer = await user.proxied(did + entry, REFRESH_RECORD, {"uri": paper.uri})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"uri": paper.uri, "refreshed": True, "newCid": paper.cid}
+    token = await user.token(did, REFRESH_RECORD)
+    answer = await site.call(REFRESH_RECORD, {"uri": paper.uri}, token)
+    assert answer.json()["newCid"] == paper.cid
+    again = await site.call(REFRESH_RECORD, {"uri": paper.uri}, token)
+    assert (again.status_code, again.json()) == (200, answer.json())
+    missing = {"uri": paper.uri + "x"}
+    answer = await site.call(REFRESH_RECORD, missing, await user.token(did, REFRESH_RECORD))
+    assert (answer.status_code, answer.json()["error"]) == (404, "NotFound")
+
+    # Only an administrator may sync a DID.
+    body = {"did": user.author.did}
+    unsigned = await site.call(TRIGGER_DID_SYNC, body)
+    assert unsigned.status_code == 401
+    assert unsigned.json()["error"] == "AuthenticationRequired"
+    answer = await site.call(TRIGGER_DID_SYNC, body, await user.token(did, TRIGGER_DID_SYNC))
+    assert (answer.status_code, answer.json()["error"]) == (403, "AdminRequired")
+    wrong = await site.call(TRIGGER_DID_SYNC, body, await admin.token(did, REFRESH_RECORD))
+    assert wrong.status_code == 401
+    bad = await site.call(TRIGGER_DID_SYNC, {"did": "x"}, await site.admins_token(TRIGGER_DID_SYNC))
+    assert (bad.status_code, bad.json()["error"]) == (400, "InvalidRequest")
+    answer = await site.call(TRIGGER_DID_SYNC, body, await site.admins_token(TRIGGER_DID_SYNC))
+    assert answer.status_code == 200, answer.text
+    await site.completed(answer.json()["operationId"])
+    for path in ("/livez", "/readyz", "/metrics", "/.well-known/did.json"):
+        found = await site.client.get(f"http://127.0.0.1:{site.port}{path}")
+        assert found.status_code == 200
+
+
+@pytest.mark.timeout(600)
+async def test_the_same_call_at_two_gateways_is_one_operation(site: Site, consumer: Start) -> None:
+    port = free_port()
+    environment = site.environment | {"CHIVE_GATEWAY__BIND": f"127.0.0.1:{port}"}
+    beside = await consumer("run", "--role", "gateway", env=environment)
+    await beside.saying("server_listening", server="gateway", deadline=90)
+    body, token = {"did": site.user.author.did}, await site.admins_token(TRIGGER_DID_SYNC)
+    answers = await asyncio.gather(
+        *(site.call(TRIGGER_DID_SYNC, body, token, at=at) for at in (site.port, port) * 4)
+    )
+    answers.append(await site.call(TRIGGER_DID_SYNC, body, token, at=port))
+    assert {answer.status_code for answer in answers} == {200}, answers
+    (identifier,) = {answer.json()["operationId"] for answer in answers}
+    # Its client keeps a token by method: another DID comes with the same one.
+    other = {"did": site.admin.author.did}
+    answer = await site.call(TRIGGER_DID_SYNC, other, token, at=port)
+    await site.completed(identifier)
+    await site.completed(answer.json()["operationId"])
+    assert answer.json()["operationId"] != identifier
+    assert await beside.stopped() == 0

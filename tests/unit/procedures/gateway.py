@@ -61,12 +61,13 @@ class Rig:
         memory: Replays | None = None,
         *,
         broker: Broker | None = None,
+        table: Table | None = None,
         token_reuse: bool = True,
         clock: Callable[[], float] = time.monotonic,
         **limits: Any,
     ) -> None:
         self.broker = broker or Broker()
-        self.table = Table()
+        self.table = table or Table()
         self.memory = Memory()
         self.observed: list[tuple[str, int]] = []
         gateway = Gateway(
