@@ -168,21 +168,21 @@ async def _create(admin: Any, specs: Iterable[TopicSpec], *, validate_only: bool
         for spec in wanted.values()
     ]
     refused: defaultdict[type[Exception], list[TopicSpec]] = defaultdict(list)
-    said: dict[type[Exception], str] = {}
+    said: defaultdict[type[Exception], dict[str, None]] = defaultdict(dict)  # in order, once each
     response = await admin.create_topics(new, validate_only=validate_only)
     for name, code, *message in response.topic_errors:
         error = errors.for_code(code)
         # Another process may create the same topics at the same time.
         if error not in (errors.NoError, errors.TopicAlreadyExistsError):
             refused[error].append(wanted[name])
-            said.setdefault(error, " ".join(map(str, message)))
+            said[error][" ".join(map(str, message))] = None
     for error, topics in refused.items():
-        setting = _setting(error, topics)
+        setting, words = _setting(error, topics), "; ".join(said[error])
         if setting is None:
-            raise error(f"{topics[0].name}: {said[error]}")
+            raise error(f"{topics[0].name}: {words}")
         raise Fatal(
             f"Kafka refuses to create {', '.join(spec.name for spec in topics)} "
-            f"({error.__name__.removesuffix('Error')}: {said[error]}): {setting}; or set "
+            f"({error.__name__.removesuffix('Error')}: {words}): {setting}; or set "
             f"kafka.create_topics = false and let others make the topics: {_HELP}"
         )
 

@@ -108,15 +108,12 @@ class Replicas:
     async def run(self, stop: asyncio.Event) -> None:
         """Look every few seconds until told to stop.  Raises ``Transient`` or ``Fatal``."""
         present: _Partitions = {}
-        try:
-            async with self._client.admin() as admin:
-                while not stop.is_set():
-                    async with deadline(self._client.timeout, "asking for replicas"):
-                        present = await self._look(admin, present.keys())
-                        self._note(await _shortages(admin, present))
-                    await wait_for_stop(stop, _EVERY_SECONDS)
-        finally:
-            self._found = []
+        async with self._client.admin() as admin:
+            while not stop.is_set():
+                async with deadline(self._client.timeout, "asking for replicas"):
+                    present = await self._look(admin, present.keys())
+                    self._note(await _shortages(admin, present))
+                await wait_for_stop(stop, _EVERY_SECONDS)
 
     async def _look(self, admin: Any, seen: Collection[str]) -> _Partitions:
         """List the topics of the cluster, which may be many, until all have been seen."""
