@@ -29,6 +29,7 @@ from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
 from consumer.kafka.replicas import Replicas
 from consumer.kafka.stable import OpenTransactions
+from consumer.kafka.topics import Topic
 from consumer.known_collections import empty_wildcards
 from consumer.network.proxy import Proxy
 from consumer.runtime import health
@@ -82,7 +83,9 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         stack_of(plan.settings, stop) as settings,
         opened(settings, stop, state.waiting) as services,
     ):
-        transactions = OpenTransactions(services.client, services.topics)
+        # A gateway by itself has no right to read more.
+        only = (Topic.CONTROL,) if plan.roles == {Role.GATEWAY} else ()
+        transactions = OpenTransactions(services.client, services.topics, *only)
         roots = _roots(replace(plan, settings=settings), services, state)
         roots["transactions"] = transactions.run
         replicas = Replicas(services.client, services.topics)

@@ -21,6 +21,7 @@ from consumer.cli.recover import recover_command
 from consumer.cli.repo import repo_command
 from consumer.cli.run import run_command
 from consumer.cli.status import status_command
+from consumer.cli.topics import topics_command
 from consumer.config.sources import BadSettings
 from consumer.errors import ChiveError
 from consumer.version import commit, version
@@ -58,6 +59,7 @@ for command in (
     operations.forget_command,
     operations.cancel_command,
     recover_command,
+    topics_command,
     operations.operations_command,
 ):
     cli.add_command(command)

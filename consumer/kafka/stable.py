@@ -125,11 +125,11 @@ async def _held_back(
 
 
 class OpenTransactions:
-    """Watches a deployment's topics for transactions that were left open, and names them."""
+    """Watches a deployment's topics, or some of them, for transactions that were left open."""
 
-    def __init__(self, client: Client, topics: Topics) -> None:
+    def __init__(self, client: Client, topics: Topics, *only: Topic) -> None:
         self._client = client
-        self._places = places_of(topics)
+        self._places = places_of(topics, *only)
         self._topics = {topics.name(topic): topic for topic in Topic}
         self._found: dict[TopicPartition, OpenTransaction] = {}
         self._said: dict[TopicPartition, float] = {}

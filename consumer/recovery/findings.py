@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from consumer.errors import Fatal
 from consumer.kafka.client import deadline
 from consumer.kafka.reader import PartitionReader, TopicPartition
+from consumer.kafka.rights import GROUPS
 from consumer.kafka.topics import Topic
 from consumer.lanes import marker
 from consumer.lanes.marker import NOTHING, Marker
 from consumer.services import Services
 from consumer.store import deployment, lanes, outbox
 from consumer.store.deployment import Deployment
-
-GROUPS = ("tailer", "worker", "controller")
 
 Bounds = tuple[int, int]
 """The oldest kept offset of a partition, and that of the next record."""
