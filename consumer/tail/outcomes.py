@@ -31,9 +31,7 @@ from procedures.retries import parse_retry_after
 FUTURE_CURSOR = "FutureCursor"
 OUTDATED_CURSOR = "OutdatedCursor"
 
-# Seconds.
-_LONGEST_PAUSE = 60.0
-_LONGEST_RETRY_AFTER = 600.0
+_LONGEST_RETRY_AFTER = 600.0  # seconds
 
 
 class Pace(Enum):
@@ -63,6 +61,10 @@ class Denied(Exception):
 class Garbage(Exception):
     """Too many messages in a row were refused: the relay does not send a firehose."""
 
+
+# Seconds.  While the relay is away every try is cheap, and what it has when it is back is late by
+# the pause; who refuses us is asked less often.
+_LONGEST_PAUSE = {Pace.GO_ON: 0.0, Pace.SOON: 15.0, Pace.LATER: 60.0}
 
 # What a connection, or the attempt to make one, may end with through the doing of the relay, or of
 # the proxy before it.
@@ -94,7 +96,7 @@ class Outcome:
 
     def pause(self, attempts: int, chance: random.Random) -> float:
         """Return the seconds to wait before attempt ``attempts`` (from 0), with full jitter."""
-        longest = min(self.pace.value * 2.0 ** min(attempts, 16), _LONGEST_PAUSE)
+        longest = min(self.pace.value * 2.0 ** min(attempts, 16), _LONGEST_PAUSE[self.pace])
         return max(chance.uniform(0.0, longest), self.at_least)
 
 

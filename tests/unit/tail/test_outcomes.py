@@ -98,10 +98,19 @@ def test_the_first_of_several_retry_after_counts() -> None:
     assert classify(event, NOW).at_least == 7.0
 
 
-def test_pauses_grow_to_a_limit_with_full_jitter() -> None:
-    outcome = Outcome(ReconnectCause.DROPPED, Pace.SOON, "")
+@pytest.mark.parametrize(
+    ("pace", "limits"),
+    [
+        (Pace.SOON, [(0, 0.5), (1, 1.0), (3, 4.0), (7, 15.0), (10_000, 15.0)]),
+        (Pace.LATER, [(0, 5.0), (1, 10.0), (7, 60.0), (10_000, 60.0)]),
+    ],
+)
+def test_pauses_grow_to_a_limit_with_full_jitter(
+    pace: Pace, limits: list[tuple[int, float]]
+) -> None:
+    outcome = Outcome(ReconnectCause.DROPPED, pace, "")
     chance = random.Random(7)
-    for attempts, longest in [(0, 0.5), (1, 1.0), (3, 4.0), (7, 60.0), (10_000, 60.0)]:
+    for attempts, longest in limits:
         pauses = [outcome.pause(attempts, chance) for _ in range(500)]
         assert 0 <= min(pauses) < longest * 0.1
         assert longest * 0.9 < max(pauses) <= longest
