@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -71,7 +72,9 @@ def _cancelled() -> bool:
 def translated(doing: str) -> Iterator[None]:
     """Raise ``Transient`` or ``Fatal`` for what the driver raises; ``doing`` is for the message.
 
-    aiokafka passes on the cancellation of its own tasks, which does not cancel the caller.
+    aiokafka passes on the cancellation of its own tasks, which does not cancel the caller.  A
+    broker that comes back says for a moment that there are no brokers, which aiokafka asserts
+    against.
     """
     try:
         yield
@@ -85,6 +88,17 @@ def translated(doing: str) -> Iterator[None]:
         raise Transient(
             f"Kafka is away while {doing}: {_described(error)}", Service.KAFKA
         ) from error
+    except AssertionError as error:
+        if not _raised_by_driver(error):
+            raise
+        raise Transient(
+            f"Kafka's client is in disorder while {doing}: {error}", Service.KAFKA
+        ) from error
+
+
+def _raised_by_driver(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("aiokafka.")
 
 
 @asynccontextmanager
