@@ -21,7 +21,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit pgbouncer compile check format bench fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer compile check format bench bench-guard fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ format: $(STAMP) ## format the code, apply safe lint fixes
 
 bench: $(BINARIES) ## the benchmark: one table, also as JSON (ARGS="--help" for more)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-guard: $(BINARIES) ## is a cost of the main load more than 25 % worse than recorded? (ARGS=--record records)
+	$(BIN)/python -m bench.guard $(ARGS)
 
 $(VENV)/.atheris: $(STAMP) requirements-fuzz.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement requirements-fuzz.txt \

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.beside import FloorBeside, floor_beside
-from bench.commands import applied, check_completed, command
+from bench.commands import command
 from bench.deployment import Deployment, Usage, deployed, last_seqs, until
 from bench.latency import reading
 from bench.measured import Measured, between
@@ -143,11 +143,12 @@ class _Run:
         """Measure the syncs of all repositories; costs are for ``each`` records."""
         spec = self.network.spec
         begun = self._usage()
-        commands = [{"type": "didSync", "did": did} for did in self.network.dids]
-        identifiers = await command(self.deployment, commands)
-        await applied(self.deployment, identifiers, self.servers.values(), _DEADLINE)
+        commands = await command(
+            self.deployment, [{"type": "didSync", "did": did} for did in self.network.dids]
+        )
+        await commands.applied(self.servers.values(), _DEADLINE)
         ended, records = self._usage(), spec.accounts * spec.records
-        await check_completed(self.deployment, identifiers, records)
+        await commands.check(records)
         return self._measured(begun, ended, records // each, ended.time - begun.time)
 
     async def through(self, commits: int) -> Measured:

@@ -27,7 +27,7 @@ import httpx
 import psutil
 
 from bench import hosted
-from bench.commands import applied, check_completed, command
+from bench.commands import command
 from bench.deployment import Deployment, deployed, last_seqs
 from bench.hosted import RKEY, WANTED, Spec
 from bench.measured import Measured, between
@@ -153,13 +153,13 @@ class _Run:
         """Measure syncs of ``dids``, requested together; costs are per one of ``count``."""
         groups = {name: [server] for name, server in self.servers.items()}
         begun = self.deployment.usage(**groups)
-        identifiers = await command(
+        commands = await command(
             self.deployment, [{"type": "didSync", "did": did, "emit": emit} for did in dids]
         )
-        await applied(self.deployment, identifiers, self.servers.values(), _DEADLINE)
+        await commands.applied(self.servers.values(), _DEADLINE)
         seconds = time.time() - begun.time
         ended = self.deployment.usage(**groups)
-        await check_completed(self.deployment, identifiers, created)
+        await commands.check(created)
         return between(begun, ended, count, seconds=seconds)
 
     async def refresh(self, accounts: Sequence[Account], calls: int, took: list[float]) -> Measured:

@@ -106,7 +106,7 @@ class Report:
             console.print(_figures(self.operations.figures()), highlight=False)
         if self.shares and self._whole():
             console.print(self._parts())
-        elif self.pure:
+        elif self.pure and len(self.pure.shares) > 1:  # samples do not see into compiled code
             console.print(_verification(self.pure))
         if self.idle:
             idle = ", ".join(f"{group} {spent:.1f}" for group, spent in self.idle.items())
