@@ -120,7 +120,7 @@ QUICK = Size(
 @click.option("--network-records", type=click.IntRange(1), help="Records of each of them.")
 @click.option("--network-commits", type=click.IntRange(1), help="Commits at full speed.")
 @click.option("--rate-seconds", type=click.IntRange(1), help="How long each steady rate runs.")
-@click.option("--accounts", type=click.IntRange(2), help="Accounts of the network.")
+@click.option("--accounts", type=click.IntRange(2), help="Accounts of the parts apart.")
 @click.option("--records", type=click.IntRange(1), help="Records of each account.")
 @click.option("--commits", type=click.IntRange(1), help="Commits in one round.")
 @click.option("--frames", type=click.IntRange(1), help="Frames in one round of the tailer alone.")
@@ -152,12 +152,11 @@ def main(
         code = asyncio.run(_interruptible(report, size, load, console))
     except ChiveError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(1)
-    if code == 0:
-        report.finished()
-        report.show(console)
-        if file is not None:
-            file.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+        code = 1
+    report.finished()
+    report.show(console)  # after an error too: what was measured before it took its time
+    if file is not None and code == 0:
+        file.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     sys.exit(code)
 
 

@@ -41,8 +41,11 @@ class EventReader:
             records = await self._reader.fetch(wait=_WAIT)
             now = time.time()
             for record in records:
-                if record.value is not None:
-                    self._seen[orjson.loads(record.value)["seq"]] = now
+                if record.value is None:
+                    continue  # the tombstone behind a delete
+                event = orjson.loads(record.value)
+                if event["type"] == "record" and event["live"]:
+                    self._seen[event["seq"]] = now
 
     async def has_seen(self, commits: int) -> bool:
         """Tell whether events of so many commits have come.  Raises what stopped the reader."""

@@ -53,7 +53,7 @@ def show(found: Findings, floor: float, console: Console) -> None:
     if found.steps:
         console.print(_costs(found.steps, floor))
         console.print(_beside(found.steps, floor))
-    if found.idle:
+    if found.alone:
         console.print(_idle(found), highlight=False)
 
 
