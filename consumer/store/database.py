@@ -28,6 +28,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
 from consumer.metrics import Service
+from consumer.store import rights
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.schema import migrate, migrations, schema_of
 from consumer.store.session import Session, SessionRules
@@ -46,6 +47,7 @@ _CHECK_SECONDS = 5.0  # for the answer of a session before it is given to a tran
 _POLL_SECONDS = 1.0
 
 _PREPARED = "SELECT to_regclass('deployment')"
+_NOW = "SELECT extract(epoch FROM clock_timestamp())"
 _READ_ONLY = "SELECT current_setting('transaction_read_only')"
 
 
@@ -156,8 +158,8 @@ class Database:
                     )
             await self._pool.open()
 
-    async def server(self) -> str:
-        """Return the server's address, database and version, without the pool.
+    async def server(self) -> tuple[str, float]:
+        """Return the server's address, database and version, and its Unix time, without the pool.
 
         Raises ``Transient`` if the server does not answer, ``Fatal`` if it is too old or refuses.
         """
@@ -166,7 +168,19 @@ class Database:
                 info = connection.info
                 _require_version(info.server_version)
                 version = info.parameter_status("server_version")
-                return f"{info.host}:{info.port}/{info.dbname}, PostgreSQL {version}"
+                row = await (await connection.execute(_NOW)).fetchone()
+                place = f"{info.host}:{info.port}/{info.dbname}"
+                return f"{place}, PostgreSQL {version}", float(row[0]) if row else 0.0
+
+    async def lacking(self) -> list[str]:
+        """Return what our role will need to do and may not, a sentence each, without the pool.
+
+        Raises ``Transient`` if the server does not answer, ``Fatal`` if it refuses.
+        """
+        with translated():
+            async with await self._connect() as connection, connection.transaction():
+                await connection.begin()
+                return await rights.lacking(connection, self.schema, migrations())
 
     async def close(self) -> None:
         """Close all sessions."""

@@ -24,11 +24,16 @@ _MAX_STEM = 40  # characters, of the 63 bytes that PostgreSQL allows an identifi
 _UNBOUNDED = "SET LOCAL transaction_timeout = 0"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _VERSIONS = """
-CREATE TABLE IF NOT EXISTS schema_versions (
+CREATE TABLE schema_versions (
     version    integer PRIMARY KEY,
     name       text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )
+"""
+# Asked first: to make what is there needs the right to make it as well.
+_FOUND = """
+SELECT to_regnamespace(quote_ident(%(schema)s)) IS NOT NULL,
+       to_regclass(quote_ident(%(schema)s) || '.schema_versions') IS NOT NULL
 """
 _NEWEST = "SELECT coalesce(max(version), 0) FROM schema_versions"
 _RECORD = "INSERT INTO schema_versions (version, name) VALUES (%s, %s)"
@@ -87,10 +92,12 @@ async def _prepare(connection: Session, schema: str) -> int:
         await connection.begin()
         await connection.execute(_UNBOUNDED)
         await connection.execute(_LOCK, [schema])
-        await connection.execute(
-            sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
-        )
-        await connection.execute(_VERSIONS)
+        row = await (await connection.execute(_FOUND, {"schema": schema})).fetchone()
+        schema_there, table_there = row or (False, False)
+        if not schema_there:
+            await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        if not table_there:
+            await connection.execute(_VERSIONS)
         return await _newest(connection)
 
 

@@ -154,6 +154,8 @@ class Tailer:
             failover = self._failover = self._failover or self._begin_with(cursors)
             url = failover.current
             self._mirror.follow(url)
+            if (stored := cursors.get(url)) is not None:
+                self._mirror.committed(stored)  # an earlier tailer may not have shown it
             position, cause = self._position(cursors, url)
             relevance = await self._relevance()
             collector = Collector(url, self._topics, relevance, position, self._limit, cause)

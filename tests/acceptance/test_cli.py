@@ -69,16 +69,20 @@ async def test_check_shows_the_settings_and_what_cannot_be_reached(
         "CHIVE_POSTGRES__DSN": "postgresql://someone:hidden@127.0.0.1:1/db",
         "CHIVE_DATA_DIR": str(tmp_path),
         "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
+        "CHIVE_IDENTITY__PLC_URL": "http://127.0.0.1:1",
     }
     process = await consumer("check", "--json", "--relay", NOWHERE, env=environment)
     assert await process.ended() == 1
     seen = orjson.loads(process.out)
     assert seen["ok"] is False
     assert {name: answer["ok"] for name, answer in seen["checks"].items()} == {
+        "directory": False,
         "discovery": None,
         "kafka": False,
         "postgres": False,
         "relay": False,
+        "spool": seen["checks"]["spool"]["ok"],  # as much room as there is here
+        "tables": False,
         "topics": False,
     }
     assert all(answer["detail"] for answer in seen["checks"].values())

@@ -14,8 +14,10 @@ import pytest
 from tests.support.consumer import Consumer, Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.firehose import numbered
 from tests.support.proxy import TcpProxy
 from tests.support.relay import ScriptedRelay
+from tests.support.web import web
 
 NOWHERE = "ws://127.0.0.1:1"
 
@@ -154,17 +156,49 @@ async def test_a_role_that_dies_takes_the_process_down_with_its_reason(
 async def test_status_and_check_of_a_running_deployment(
     consumer: Start, deployment: Deployment
 ) -> None:
-    async with ScriptedRelay() as relay:
-        environment = {**deployment.environment(), "CHIVE_RELAY__URL": relay.url}
+    async with ScriptedRelay() as relay, web() as directory:
+        environment = {
+            **deployment.environment(),
+            "CHIVE_RELAY__URL": relay.url,
+            "CHIVE_IDENTITY__PLC_URL": directory.origin,
+            "CHIVE_NETWORK__ALLOW_LOOPBACK": "true",
+        }
         process = await consumer("run", env=environment)
         await process.saying("relay_connected")
         check = await consumer("check", env=environment)
         status = await consumer("status", "--json", env=environment)
         events = await consumer("events", env=environment)
         assert [await each.ended() for each in (check, status, events)] == [0, 0, 0]
-    assert "# relay     ok" in check.out
+    for name in ("clock", "directory", "kafka", "postgres", "relay", "tables", "topics"):
+        assert f"# {name:<10}ok" in check.out
     assert 'forward = "relevant"' in check.out
     seen = orjson.loads(status.out)
     assert seen["repos"]["total"] == 0
     assert events.out == ""
     assert await process.stopped() == 0
+
+
+async def test_status_shows_the_newest_cursor_after_postgres_was_away_and_no_frame_came(
+    consumer: Start, deployment: Deployment
+) -> None:
+    port = int(deployment.dsn.rpartition(":")[2].partition("/")[0])
+    async with ScriptedRelay() as relay, TcpProxy(port) as before:
+        environment = {**deployment.environment(), "CHIVE_RELAY__URL": relay.url}
+        behind = {**environment, "CHIVE_POSTGRES__DSN": deployment.dsn_through(before)}
+        process = await consumer("run", "--role", "tailer", env=behind)
+        await process.saying("relay_connected")
+        await relay.publish(numbered(1, 5))
+
+        async def shown(seq: int) -> bool:
+            status = await consumer("status", "--json", env=environment)
+            assert await status.ended() == 0
+            return [each["seq"] for each in orjson.loads(status.out)["cursors"]] == [seq]
+
+        await eventually(lambda: shown(5), what="the first cursor", deadline=90)
+        before.stall()
+        await relay.publish(numbered(6, 9))
+        await eventually(lambda: before.held, what="something is asked of PostgreSQL", deadline=90)
+        await before.stop()
+        await before.start()
+        await eventually(lambda: shown(9), what="the newest cursor", deadline=90)
+        assert await process.stopped() == 0

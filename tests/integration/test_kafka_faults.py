@@ -109,6 +109,8 @@ async def test_one_broker_is_not_enough_for_internal_topics_of_three_replicas(
         assert "offsets.topic.replication.factor" in said["error"]
         async with httpx.AsyncClient() as http:
             assert (await http.get(f"{await run.url()}/readyz")).status_code == 503
+        environment["CHIVE_RELAY__URL"] = "ws://127.0.0.1:1"
+        environment["CHIVE_IDENTITY__PLC_URL"] = "http://127.0.0.1:1"
         check = await consumer("check", env=environment)
         assert await check.ended(60) == 1
         assert "offsets.topic.replication.factor" in check.out

@@ -265,3 +265,13 @@ async def _disconnect(relay: ScriptedRelay) -> None:
     assert relay._server is not None
     for connection in list(relay._server.connections):
         await connection.close()
+
+
+async def test_a_stored_cursor_is_shown_while_the_relay_is_quiet(harness: TailerHarness) -> None:
+    harness.relay.log = list(numbered(1, 10))
+    async with running(harness.tailer(start="oldest").run):
+        cursor = await harness.reached(10)
+    harness.mirrored.clear()  # as if the first tailer had died before it could show it
+    async with running(harness.tailer().run):
+        await eventually(lambda: harness.mirrored == [cursor], what="the mirror", deadline=60)
+    assert len(await harness.forwarded()) == 10

@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
+import tempfile
+import time
 import traceback
 from collections.abc import Iterator
+from email.utils import formatdate
+from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import structlog
 from pydantic import SecretStr
 
-from consumer.cli import check
+from consumer.cli import check, questions
 from consumer.config.settings import LogSettings, Settings
 from consumer.config.sources import load
 from consumer.errors import Fatal, Transient
@@ -24,6 +30,7 @@ from tests.support.relay import ScriptedRelay, idle
 from tests.support.web import response, web
 from tests.support.web_proxy import web_proxy
 
+NOWHERE = "http://127.0.0.1:1"
 SECRET = "hid/d:en@1"  # noqa: S105 - to be looked for
 ENCODED = "hid%2Fd%3Aen%401"
 DSNS = [
@@ -58,6 +65,7 @@ def settings(
     for name, value in {
         "POSTGRES__DSN": request.param,
         "RELAY__URL": "ws://127.0.0.1:1",
+        "IDENTITY__PLC_URL": "http://127.0.0.1:1",
         "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
         "KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
         "KAFKA__SASL_USERNAME": "u",
@@ -105,6 +113,7 @@ async def test_what_a_relay_answers_is_escaped(
     head = "HTTP/1.1 403 \x1b[31m\x9b2J\u202e\r\nx: \x1b[2J\r\ncontent-length: 0\r\n\r\n"
     async with web() as site:
         site.replies["/xrpc/com.atproto.sync.subscribeRepos"] = head.encode()
+        monkeypatch.setenv("CHIVE_IDENTITY__PLC_URL", site.origin)
         settings = load(overrides={"relay": {"url": f"ws://127.0.0.1:{site.port}"}})
         answer = (await check.check(settings))["relay"]
     assert site.paths
@@ -121,6 +130,7 @@ async def test_which_source_serves_and_which_wildcard_stands_for_nothing(
         overrides = {
             "relay": {"url": f"ws://127.0.0.1:{relay.port}"},
             "network": {"allow_loopback": True},
+            "identity": {"plc_url": other.origin},
             "scope": {"collections": ["a.b.c", "org.example.*"]},
             "discovery": {"sources": ["relay", other.origin]},
         }
@@ -152,6 +162,7 @@ async def test_the_proxy_is_asked_and_named(
         overrides = {
             "relay": {"url": relay.url.replace("127.0.0.1", "relay.example")},
             "network": network,
+            "identity": {"plc_url": "http://127.0.0.1:1"},
             "scope": {"history": "live"},
         }
         way.elsewhere["relay.example"] = int(relay.url.rpartition(":")[2])
@@ -165,3 +176,82 @@ async def test_the_proxy_is_asked_and_named(
     for name in ("proxy", "relay"):
         assert f"proxy http://127.0.0.1:{way.port} cannot be reached" in dead[name].detail
         assert_hidden(dead[name].detail)
+
+
+def settings_for(monkeypatch: pytest.MonkeyPatch, folder: Path, relay: str, plc: str) -> Settings:
+    monkeypatch.chdir(folder)
+    overrides = {
+        "relay": {"url": relay},
+        "identity": {"plc_url": plc},
+        "network": {"allow_loopback": True},
+        "scope": {"history": "live"},
+    }
+    return load(overrides=overrides)
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE])
+async def test_a_relay_that_refuses_a_second_connection_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: HTTPStatus
+) -> None:
+    async with ScriptedRelay() as relay:
+        relay.behave(status)
+        answers = await check.check(settings_for(monkeypatch, tmp_path, relay.url, NOWHERE))
+        assert answers["relay"].ok is True
+        assert f"answers HTTP {status.value}: it is there" in answers["relay"].detail
+        relay.behave(HTTPStatus.NOT_FOUND)
+        answers = await check.check(settings_for(monkeypatch, tmp_path, relay.url, NOWHERE))
+        assert answers["relay"].ok is False
+
+
+async def test_whether_the_directory_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with web() as plc:
+        settings = settings_for(monkeypatch, tmp_path, NOWHERE.replace("http", "ws"), plc.origin)
+        assert (await check.check(settings))["directory"].ok is True
+        plc.replies = {path: response(403, b"no") for path in plc.paths}
+        found = (await check.check(settings))["directory"]
+        assert found.ok is False
+        assert "is identity.plc_url right?" in found.detail
+    assert (await check.check(settings))["directory"].ok is False
+
+
+@pytest.mark.parametrize(
+    ("hours", "ok", "words"),
+    [
+        (0, True, "at most"),
+        (1, False, "behind that of"),
+        (-1, None, "ahead of that of"),
+    ],
+)
+async def test_clocks_are_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hours: int, ok: bool | None, words: str
+) -> None:
+    stated = formatdate(time.time() + 3_600 * hours, usegmt=True)
+    async with web() as relay:
+        path = "/xrpc/com.atproto.sync.subscribeRepos"
+        relay.replies[path] = response(429, date=stated)
+        url = relay.origin.replace("http", "ws")
+        answers = await check.check(settings_for(monkeypatch, tmp_path, url, NOWHERE))
+        assert answers["clock"].ok is ok
+        assert words in answers["clock"].detail
+        assert ("commits are refused" in answers["clock"].detail) is (ok is False)
+        relay.replies[path] = response(429, date="yesterday")
+        answers = await check.check(settings_for(monkeypatch, tmp_path, url, NOWHERE))
+        assert "clock" not in answers
+
+
+async def test_room_for_repositories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = settings_for(monkeypatch, tmp_path, NOWHERE.replace("http", "ws"), NOWHERE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    room = questions._GIB * 100
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
+    assert (await questions.spool(settings)).ok is True
+    room = questions._GIB
+    found = await questions.spool(settings)
+    assert found.ok is None
+    assert f"{tmp_path} has 1.0 GiB; 4 repositories of 2.0 GiB at once" in found.detail
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    found = await questions.spool(settings)
+    assert found.ok is False
+    assert "set TMPDIR" in found.detail
