@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from procedures import backfills, contract, refresh_record, sync_did
+from procedures import backfills, contract, index_record, refresh_record, sync_did
 from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
 from procedures.contract import ErrorName, XrpcError
-from procedures.messages import Cancel, Command, is_operation_id
+from procedures.messages import Cancel, Command, RecordRefresh, is_operation_id
 from procedures.operations import Operation, Status
 
 _APPEARS_WITHIN_SECONDS = 1.0  # between the broker's acknowledgement of a command and its operation
@@ -57,21 +58,27 @@ Handler = Callable[[Call], Awaitable[CallResult]]
 
 
 class Calls:
-    """The handlers of the methods, by NSID."""
+    """The handlers of the methods, by NSID.
+
+    ``admins`` may index the records of others; ``clock`` gives Unix seconds.
+    """
 
     def __init__(
         self,
         sink: CommandSink,
         known: Operations,
+        admins: AbstractSet[str] = frozenset(),
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
         self._known = known
+        self._admins = frozenset(admins)
         self._clock = clock
         self.handlers: Mapping[str, Handler] = {
             contract.TRIGGER_DID_SYNC: self._trigger_did_sync,
             contract.REFRESH_RECORD: self._refresh_record,
+            contract.INDEX_RECORD: self._index_record,
             contract.GET_BACKFILL_STATUS: self._get_backfill_status,
             contract.GET_BACKFILL_HISTORY: self._get_backfill_history,
             contract.CANCEL_BACKFILL: self._cancel_backfill,
@@ -99,20 +106,38 @@ class Calls:
 
     async def _refresh_record(self, call: Call) -> CallResult:
         refresh = refresh_record.command(call.fields, call.identifier, call.caller, self._clock())
+        return await self._refreshed(
+            call, refresh, refresh_record.answer, refresh_record.unfinished
+        )
+
+    async def _index_record(self, call: Call) -> CallResult:
+        refresh = index_record.command(
+            call.fields, call.identifier, call.caller, self._clock(), admins=self._admins
+        )
+        return await self._refreshed(call, refresh, index_record.answer, index_record.unfinished)
+
+    async def _refreshed(
+        self,
+        call: Call,
+        refresh: RecordRefresh,
+        answer: Callable[[RecordRefresh, Operation | None], dict[str, Any]],
+        unfinished: Callable[[str, str, str], dict[str, Any]],
+    ) -> CallResult:
+        """Send ``refresh``, and return the answer to its outcome."""
         try:
             await self._send(refresh, call.deadline)
         except Unavailable as error:
             raise _in_doubt(refresh.id) from error
         except TimeoutError:
             why = "its command is not confirmed yet"
-            return CallResult(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
+            return CallResult(unfinished(refresh.uri, refresh.id, why), refresh.id)
         try:
             operation = await outcome(self._known, refresh.id, call.deadline)
         except Unavailable:
             why = "accepted, but how far it is cannot be read for now"
-            return CallResult(refresh_record.unfinished(refresh.uri, refresh.id, why), refresh.id)
+            return CallResult(unfinished(refresh.uri, refresh.id, why), refresh.id)
         try:
-            return CallResult(refresh_record.answer(refresh, operation), refresh.id)
+            return CallResult(answer(refresh, operation), refresh.id)
         except XrpcError as refusal:
             return CallResult({}, refresh.id, refusal)
 

@@ -16,6 +16,7 @@ from procedures.lexicon import Schema
 
 TRIGGER_DID_SYNC = "pub.chive.admin.triggerDIDSync"
 REFRESH_RECORD = "pub.chive.sync.refreshRecord"
+INDEX_RECORD = "pub.chive.sync.indexRecord"
 GET_BACKFILL_STATUS = "pub.chive.admin.getBackfillStatus"
 GET_BACKFILL_HISTORY = "pub.chive.admin.getBackfillHistory"
 CANCEL_BACKFILL = "pub.chive.admin.cancelBackfill"
@@ -80,11 +81,15 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One XRPC method; with ``admin`` only callers on the allow-list may call it."""
+    """One XRPC method; with ``admin`` only callers on the allow-list may call it.
+
+    ``repeatable``: the same request is carried out again once it was answered.
+    """
 
     nsid: str
     verb: Verb
     admin: bool
+    repeatable: bool
     _lexicons: lexicon.Lexicons = field(repr=False, compare=False)
     _main: Schema = field(repr=False, compare=False)
 
@@ -115,13 +120,15 @@ class Method:
 def _method(lexicons: lexicon.Lexicons, nsid: str) -> Method:
     main = lexicons.main(nsid)
     verb = Verb.GET if main["type"] == "query" else Verb.POST
-    return Method(nsid, verb, nsid.startswith(_ADMIN_ONLY), lexicons, main)
+    admin, repeatable = nsid.startswith(_ADMIN_ONLY), nsid == INDEX_RECORD
+    return Method(nsid, verb, admin, repeatable, lexicons, main)
 
 
 def _methods(lexicons: lexicon.Lexicons) -> dict[str, Method]:
     nsids = (
         TRIGGER_DID_SYNC,
         REFRESH_RECORD,
+        INDEX_RECORD,
         GET_BACKFILL_STATUS,
         GET_BACKFILL_HISTORY,
         CANCEL_BACKFILL,

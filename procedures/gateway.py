@@ -200,9 +200,9 @@ class Gateway:
         self, method: Method, asked: TokenRequest, fields: dict[str, Any], deadline: float
     ) -> CallResult:
         """Return the result of a call, once where that matters."""
-        call = Call(asked.issuer, asked.identifier, fields, deadline)
 
-        async def carry_out() -> CallResult:
+        async def carry_out(identifier: str) -> CallResult:
+            call = Call(asked.issuer, identifier, fields, deadline)
             result = await self._handlers[method.nsid](call)
             if result.refusal is None:
                 method.check_output(result.output)
@@ -211,8 +211,8 @@ class Gateway:
         if not self._token_reuse:
             await self._once.use_up(asked, deadline)
         elif method.verb is Verb.POST:
-            return await self._once.result(asked, deadline, carry_out)
-        return await carry_out()
+            return await self._once.result(asked, deadline, carry_out, repeatable=method.repeatable)
+        return await carry_out(asked.identifier)
 
     async def _fields(self, request: Request, method: Method) -> dict[str, Any]:
         if method.verb is Verb.GET:

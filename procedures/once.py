@@ -44,6 +44,9 @@ _REFUSALS = {
 
 log = structlog.get_logger()
 
+CarryOut = Callable[[str], Awaitable[CallResult]]
+"""Carries a request out, as the operation with this id."""
+
 
 class Once:
     """Carries out requests."""
@@ -68,31 +71,39 @@ class Once:
         _check(claim)
 
     async def result(
-        self, request: TokenRequest, deadline: float, carry_out: Callable[[], Awaitable[CallResult]]
+        self, request: TokenRequest, deadline: float, carry_out: CarryOut, *, repeatable: bool
     ) -> CallResult:
         """Return the result of ``request``: by ``carry_out``, or what came of it before.
 
-        Raises what ``carry_out`` raises, ``XrpcError`` at limits, ``Unavailable``, and
-        ``TimeoutError`` at ``deadline`` (the loop's time).
+        ``repeatable``: what came of it only while this waits for it; a request that was answered
+        earlier is made again, and counts once more.  Raises what ``carry_out`` raises,
+        ``XrpcError`` at limits, ``Unavailable``, and ``TimeoutError`` at ``deadline`` (the loop's
+        time).
         """
         owner, loop, pause = _new_owner(), asyncio.get_running_loop(), _LOOK_FIRST
+        number, waited = 0, False
         while True:
+            asked = request.again(number)
             async with asyncio.timeout_at(deadline):
                 seconds = deadline - loop.time() + _SPARE_SECONDS
-                claim = await self._replays.claim(request, owner, seconds)
+                claim = await self._replays.claim(asked, owner, seconds)
             if isinstance(claim, bytes):
-                return _decoded(claim)
+                if waited or not repeatable:
+                    return _decoded(claim)
+                number += 1
+                continue
             if claim is not Claim.RUNNING or loop.time() + pause >= deadline:
                 _check(claim)
-                return await self._carried_out(request, owner, carry_out)
+                return await self._carried_out(asked, owner, carry_out)
+            waited = True
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LOOK_LONGEST)
 
     async def _carried_out(
-        self, request: TokenRequest, owner: str, carry_out: Callable[[], Awaitable[CallResult]]
+        self, request: TokenRequest, owner: str, carry_out: CarryOut
     ) -> CallResult:
         try:
-            result = await carry_out()
+            result = await carry_out(request.identifier)
         except Exception:
             await self._kept(request, self._replays.release(request, owner))
             raise

@@ -36,27 +36,28 @@ def unfinished(uri: str, identifier: str, why: str) -> dict[str, Any]:
     return {"uri": uri, "refreshed": False, "error": f"operation {identifier}: {why}"}
 
 
+def why(operation: Operation | None) -> str:
+    """Return why there is no result (yet); ``operation`` None: nothing is known of it."""
+    if operation is None:
+        return "accepted, not begun yet"
+    if not operation.ended:
+        return _stage(operation)
+    reason = ": ".join(filter(None, [operation.failure, operation.error]))
+    return reason or str(operation.status)
+
+
 def answer(refresh: RecordRefresh, operation: Operation | None) -> dict[str, Any]:
     """Return the output for an operation as it is at its end or at the deadline.
 
     ``operation`` None: nothing is known of it yet.  Raises ``XrpcError(NotFound)``.
     """
-    if operation is None:
-        return unfinished(refresh.uri, refresh.id, "accepted, not begun yet")
-    match operation.status:
-        case Status.COMPLETED if operation.new_cid is not None:
-            return {"uri": refresh.uri, "refreshed": True, "newCid": operation.new_cid}
-        case Status.COMPLETED if operation.deleted:
-            return {"uri": refresh.uri, "refreshed": True}
-        case Status.COMPLETED:
-            raise XrpcError(
-                ErrorName.NOT_FOUND, "neither the index nor the repository has this record"
-            )
-        case Status.FAILED | Status.CANCELLED:
-            why = ": ".join(filter(None, [operation.failure, operation.error]))
-            return unfinished(refresh.uri, refresh.id, why or str(operation.status))
-        case _:
-            return unfinished(refresh.uri, refresh.id, _stage(operation))
+    if operation is None or operation.status is not Status.COMPLETED:
+        return unfinished(refresh.uri, refresh.id, why(operation))
+    if operation.new_cid is not None:
+        return {"uri": refresh.uri, "refreshed": True, "newCid": operation.new_cid}
+    if operation.deleted:
+        return {"uri": refresh.uri, "refreshed": True}
+    raise XrpcError(ErrorName.NOT_FOUND, "neither the index nor the repository has this record")
 
 
 def _stage(operation: Operation) -> str:

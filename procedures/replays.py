@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -50,6 +50,13 @@ class TokenRequest:
     expires: float
     admin: bool
     digest: bytes = b""
+
+    def again(self, number: int) -> TokenRequest:
+        """Return the same, made for the ``number``-th time after it was answered."""
+        if not number:
+            return self
+        digest = hashlib.sha256(self.digest + number.to_bytes(4)).digest()
+        return replace(self, digest=digest)
 
     @property
     def issuer_digest(self) -> bytes:

@@ -55,13 +55,14 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
         ControlTopic.opened(services.client, services.topics) as control,
     ):
         directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
+        admins = frozenset(settings.gateway.admins)
         keys = Keys(directory.document, settings.identity.refresh_interval)
         auth = ServiceAuth(
             keys,
             frozenset() if service is None else service.audiences,
-            frozenset(settings.gateway.admins),
+            admins,
         )
-        calls = Calls(control, History(services.database, changes))
+        calls = Calls(control, History(services.database, changes), admins)
         replays = StoredReplays(services.database)
         gateway = Gateway(
             auth,

@@ -17,7 +17,12 @@ import pytest
 from demo.author import Author
 from demo.local_network import LocalNetwork
 from demo.observe import observing
-from procedures.contract import GET_BACKFILL_STATUS, REFRESH_RECORD, TRIGGER_DID_SYNC
+from procedures.contract import (
+    GET_BACKFILL_STATUS,
+    INDEX_RECORD,
+    REFRESH_RECORD,
+    TRIGGER_DID_SYNC,
+)
 from tests.support.consumer import Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -153,6 +158,19 @@ async def test_both_procedures_with_tokens_of_a_real_pds(site: Site) -> None:
     missing = {"uri": paper.uri + "x"}
     answer = await site.call(REFRESH_RECORD, missing, await user.token(did, REFRESH_RECORD))
     assert (answer.status_code, answer.json()["error"]) == (404, "NotFound")
+
+    # What was just written is indexed at once: for its owner, and for an administrator.
+    await user.author._create(None)
+    written = user.author.written[-1]
+    indexed = {"uri": written.uri, "indexed": True, "cid": written.cid}
+    answer = await user.proxied(f"{did}#chive_appview", INDEX_RECORD, {"uri": written.uri})
+    assert (answer.status_code, answer.json()) == (200, indexed), answer.text
+    token = await site.admins_token(INDEX_RECORD)
+    answer = await site.call(INDEX_RECORD, {"uri": written.uri}, token)
+    assert (answer.status_code, answer.json()) == (200, indexed)
+    others = {"uri": admin.author.written[0].uri}
+    answer = await site.call(INDEX_RECORD, others, await user.token(did, INDEX_RECORD))
+    assert (answer.status_code, answer.json()["error"]) == (403, "AdminRequired")
 
     # Only an administrator may sync a DID.
     body = {"did": user.author.did}

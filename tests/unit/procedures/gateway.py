@@ -14,6 +14,7 @@ from procedures.calls import Calls
 from procedures.contract import (
     GET_BACKFILL_HISTORY,
     GET_BACKFILL_STATUS,
+    INDEX_RECORD,
     REFRESH_RECORD,
     TRIGGER_DID_SYNC,
     ErrorName,
@@ -28,8 +29,9 @@ from procedures.tokens import Token
 from tests.unit.procedures.fakes import Broker, Memory, Table
 from tests.unit.procedures.strategies import DID
 
-CALLER = "did:plc:caller"
+CALLER, ADMIN = "did:plc:caller", "did:plc:admin"
 REFRESH, TRIGGER = f"/xrpc/{REFRESH_RECORD}", f"/xrpc/{TRIGGER_DID_SYNC}"
+INDEX = f"/xrpc/{INDEX_RECORD}"
 STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}"
 
 
@@ -72,7 +74,7 @@ class Rig:
         self.observed: list[tuple[str, int]] = []
         gateway = Gateway(
             authenticator or Trusting(),
-            Calls(self.broker, self.table, clock=lambda: 5.0),
+            Calls(self.broker, self.table, {ADMIN}, clock=lambda: 5.0),
             memory or self.memory,
             Service("did:web:localhost%3A8099"),
             GatewayLimits(**limits),

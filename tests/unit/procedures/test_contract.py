@@ -24,6 +24,7 @@ def test_the_methods() -> None:
     assert {(m.nsid.rsplit(".", 1)[1], m.verb, m.admin) for m in METHODS.values()} == {
         ("triggerDIDSync", Verb.POST, True),
         ("refreshRecord", Verb.POST, False),
+        ("indexRecord", Verb.POST, False),
         ("getBackfillStatus", Verb.GET, True),
         ("getBackfillHistory", Verb.GET, True),
         ("cancelBackfill", Verb.POST, True),
