@@ -26,7 +26,6 @@ from tests.support.consumer import Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.kafka_tools import run_script
-from tests.support.oldest_kafka import wanted
 from tests.support.proxy import LOOPBACK
 from tests.support.services import own_directory
 
@@ -84,9 +83,7 @@ async def strict(server_directory: Path, deployment: Deployment) -> AsyncIterato
     """Give a deployment on a Kafka that allows nothing that was not allowed by name."""
     with own_directory(server_directory, "kafka", ports=3) as directory:
         *_, second = json.loads((directory / "ports.json").read_text())
-        kafka = EmbeddedKafka(
-            directory, cache_home(), proxied_port=second, settings=_STRICT, release=wanted()
-        )
+        kafka = EmbeddedKafka(directory, cache_home(), proxied_port=second, settings=_STRICT)
         try:
             await kafka.start()
             yield Strict(
