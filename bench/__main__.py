@@ -37,7 +37,7 @@ _INTERRUPTED = 130
 _PURE_COMMITS, _PURE_ROUNDS = 2_000, 8
 _RATES = (50, 200, 1_000, 2_000)  # commits per second
 _WORKERS = (1, 2)
-_SMALL_RECORDS = 10
+_SMALL_RECORDS, _SMALL_COMMITS = 10, 500  # the commits are for the floor
 _WIDTH = 120  # of the tables in a file
 
 
@@ -225,7 +225,7 @@ async def _main(
         await network.steady(*place, made, size.rates(), size.idle_seconds, found)
     if SMALL in report.wanted:
         status.update("small repositories")
-        spec = population.Spec(size.small, _SMALL_RECORDS)
+        spec = population.Spec(size.small, _SMALL_RECORDS, _SMALL_COMMITS)
         many = await asyncio.to_thread(population.population, spec)
         await network.small(*place, many, found)
     if PEERS in report.wanted:

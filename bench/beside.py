@@ -65,7 +65,10 @@ def _turn(floors: list[Floor]) -> float:
 def _main(path: Path) -> None:
     parts = cached.read(path)
     keys = json.loads(next(parts))["keys"]
-    floors = cycle([floor_of(frame, keys) for frame in islice(parts, _SAMPLE)])
+    sample = [floor_of(frame, keys) for frame in islice(parts, _SAMPLE)]
+    if not sample:
+        sys.exit(f"there are no commits in {path}")
+    floors = cycle(sample)
     while True:
         spent = _turn(list(islice(floors, _WARM + _COMMITS)))
         print(f"{time.time():.3f} {spent:.2f}", flush=True)
