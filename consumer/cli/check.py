@@ -68,6 +68,7 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
         asked |= {
             "kafka": ask(partial(questions.kafka, settings)),
             "topics": ask(partial(questions.topics, settings)),
+            "rights": ask(partial(questions.kafka_rights, settings)),
             "postgres": ask(partial(questions.postgres, settings, clocks)),
             "tables": ask(partial(questions.postgres_rights, settings)),
         }

@@ -24,6 +24,7 @@ from consumer.fetch import documents
 from consumer.fetch.discovery.sources import sources_of
 from consumer.fetch.http import HttpClient
 from consumer.fetch.listings import Listings
+from consumer.kafka import permissions, rights
 from consumer.kafka.client import Client
 from consumer.kafka.provision import rehearse
 from consumer.kafka.replicas import shortages
@@ -128,6 +129,21 @@ async def topics(settings: Settings) -> CheckResult:
         raise Transient("; ".join(short))
     created = [f"will be created: {found.names}"] if found.missing else []
     return CheckResult(True, "; ".join([*created, *found.advice]) or "as they are advised")
+
+
+async def kafka_rights(settings: Settings) -> CheckResult:
+    """Ask for every right that a process with all roles needs."""
+    client, topics = kafka_of(settings)
+    wanted = [
+        right
+        for right in rights.rights(topics, create=settings.kafka.create_topics, readers="")
+        if right.party is rights.Party.CONSUMER
+    ]
+    await client.require_coordinators(_COORDINATOR_SECONDS)
+    if lacking := await permissions.lacking(client, wanted):
+        helps = "'consumer topics --as acls' prints all rights"
+        return CheckResult(False, f"not allowed: {'; '.join(lacking)}: {helps}")
+    return CheckResult(True, "topics, groups and transactional ids may be used")
 
 
 async def postgres(settings: Settings, clocks: Clocks) -> CheckResult:

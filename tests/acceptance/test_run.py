@@ -169,7 +169,7 @@ async def test_status_and_check_of_a_running_deployment(
         status = await consumer("status", "--json", env=environment)
         events = await consumer("events", env=environment)
         assert [await each.ended() for each in (check, status, events)] == [0, 0, 0]
-    for name in ("clock", "directory", "kafka", "postgres", "relay", "tables", "topics"):
+    for name in ("clock", "directory", "kafka", "postgres", "relay", "rights", "tables", "topics"):
         assert f"# {name:<10}ok" in check.out
     assert 'forward = "relevant"' in check.out
     seen = orjson.loads(status.out)

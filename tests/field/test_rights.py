@@ -12,14 +12,19 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from consumer.config.settings import KafkaSettings
+from consumer.cli.check import check
+from consumer.cli.topics import as_acls, as_kafka_topics
+from consumer.config.settings import IdentitySettings, KafkaSettings, RelaySettings, ScopeSettings
 from consumer.embedded.jars import cache_home
 from consumer.embedded.kafka import EmbeddedKafka
-from consumer.errors import Fatal
+from consumer.errors import Fatal, Transient
+from consumer.kafka import permissions
 from consumer.kafka.client import Client
-from consumer.kafka.topics import Topic
-from consumer.kafka.transaction import OutRecord
+from consumer.kafka.rights import rights
+from consumer.kafka.topics import Topic, Topics
+from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.kafka.writer import Writer
+from consumer.scope import History
 from tests.field.network import Network
 from tests.field.product import Product
 from tests.support.consumer import Start
@@ -182,3 +187,69 @@ async def readers_may_read_and_nothing_else(strict: Strict, consumer: Start, did
     with pytest.raises(Fatal, match="Authorization"):
         async with await Writer.open(client) as writer:
             await writer.write(OutRecord(f"{strict.prefix}control", 0, None, b"{}"))
+
+
+async def test_check_names_every_right_that_is_missing(strict: Strict, tmp_path: Path) -> None:
+    administrator = strict.kafka(bootstrap_servers=strict.administrator)
+    client, topics = Client(strict.kafka()), Topics.of(strict.kafka())
+    wanted = [each for each in rights(topics, create=False, readers="") if each.party == "consumer"]
+    tools = tmp_path / "tools"
+    await run_script("\n".join(as_kafka_topics(administrator)), tools)
+    await ready(client)
+    nothing = await permissions.lacking(client, wanted)
+    assert len(nothing) == 3
+    for what in ("group", "topic", "transactional ids"):
+        assert any(said.startswith("Describe (") and f" on {what}" in said for said in nothing)
+
+    await run_script("\n".join(as_acls(administrator)), tools)
+    await ready(client)
+    async with await TransactionalProducer.open(client, "tailer") as producer:
+        assert await permissions.lacking(client, wanted) == []
+        # Nobody was fenced by being asked.
+        await producer.commit([OutRecord(topics.name(Topic.CURSOR), 0, b"key", b"value")])
+
+    deny = (
+        f"kafka-acls.sh --bootstrap-server {strict.administrator} --add --deny-principal User:chive"
+    )
+    events, control = topics.name(Topic.EVENTS), topics.name(Topic.CONTROL)
+    await run_script(
+        f"set -e\n{deny} --operation Write --topic {events} --topic {control}\n"
+        f"{deny} --operation DescribeConfigs --topic {control}\n"
+        f"{deny} --operation Read --group {strict.prefix}worker\n"
+        f"{deny} --operation Write --resource-pattern-type prefixed "
+        f"--transactional-id {strict.prefix}\n",
+        tools,
+    )
+    denied = [
+        f"Read on group {strict.prefix}worker",
+        f"Write on transactional ids that begin with {strict.prefix}",
+        f"Write on topic {control}, {events}",
+        f"DescribeConfigs on topic {control}",
+    ]
+
+    async def named() -> bool:
+        return sorted(await permissions.lacking(client, wanted)) == sorted(denied)
+
+    await eventually(named, what="all that was denied", deadline=60)
+    settings = strict.settings(
+        relay=RelaySettings(url=f"ws://{LOOPBACK}:1"),
+        identity=IdentitySettings(plc_url=f"http://{LOOPBACK}:1"),
+        scope=ScopeSettings(history=History.LIVE),
+    )
+    line = (await check(settings))["rights"]
+    assert line.ok is False
+    assert all(said in line.detail for said in denied)
+    assert "'consumer topics --as acls'" in line.detail
+
+
+async def ready(client: Client) -> None:
+    """Wait until a new broker has coordinators."""
+
+    async def look() -> bool:
+        try:
+            await client.require_coordinators()
+        except Transient:
+            return False
+        return True
+
+    await eventually(look, what="coordinators", deadline=90)
