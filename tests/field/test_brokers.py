@@ -1,4 +1,4 @@
-"""Three brokers with three replicas of everything: each may go, and nothing is lost or repeated."""
+"""Brokers that go and stand still, of three with three replicas and alone: nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import psutil
 import pytest
 
+from consumer.embedded.kafka import EmbeddedKafka
 from consumer.errors import Transient
 from simulator.repo import Repo
 from tests.field.network import Network
@@ -73,6 +76,25 @@ async def test_brokers_that_are_killed_frozen_and_restarted(
             await cluster.restart(number)
             await one_more(product, repos)
     await product.agrees(*repos)
+
+
+async def test_the_only_broker_stands_still_and_is_fenced_when_it_goes_on(
+    deployment: Deployment, network: Network, own_kafka: EmbeddedKafka
+) -> None:
+    alone = replace(deployment, bootstrap_servers=own_kafka.bootstrap_servers)
+    broker = psutil.Process(own_kafka.server.pid)
+    async with Product.opened(alone, network=network) as product, product.running():
+        repos = await accounts(product)
+        async with traffic(product, repos):
+            for _ in range(2):
+                broker.suspend()
+                try:
+                    await asyncio.sleep(FROZEN)
+                    assert broker.status() == psutil.STATUS_STOPPED
+                finally:
+                    broker.resume()
+                await one_more(product, repos)
+        await product.agrees(*repos)
 
 
 async def one_more(product: Product, repos: list[Repo]) -> None:
