@@ -18,6 +18,7 @@ pytest_plugins = [  # what others import comes first: a plugin is rewritten only
     "tests.support.network",
     "tests.support.order",
     "tests.support.pgbouncer",
+    "tests.support.secured_kafka",
     "tests.support.tls_postgres",
     "tests.support.worker",
     "tests.vectors",

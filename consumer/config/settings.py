@@ -3,28 +3,16 @@
 Every section is a frozen model; a module takes the section it needs, never the whole.
 In the environment a section and a key are joined by two underscores
 (``CHIVE_RELAY__URL``); in TOML they are tables.  Times are seconds, sizes bytes.
-
-A secret ``x`` is given as it is, by a file that is named in ``x_file``, or by a command, in one of
-these ways alone.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    IPvAnyNetwork,
-    SecretStr,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 
-from consumer.config.secrets import read_secret
+from consumer.config.section import Section
 from consumer.config.types import (
     Bytes,
     Command,
@@ -32,6 +20,7 @@ from consumer.config.types import (
     Did,
     Dsn,
     ExistingFile,
+    Extension,
     Fragment,
     HostPort,
     HttpOrigin,
@@ -66,37 +55,6 @@ DEFAULT_SOURCES = (
     "https://relay1.us-west.bsky.network",
     "https://lightrail.microcosm.blue",
 )
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys; ``secrets`` names those of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    secrets: ClassVar[tuple[str, ...]] = ()
-    _has_secrets: bool = False  # validators run again when a section becomes part of the whole
-
-    @model_validator(mode="after")
-    def _each_secret_is_given_once(self) -> Self:
-        """Take secrets from their files.  Raises ``ValueError`` if one is given in two ways."""
-        for name in () if self._has_secrets else self.secrets:
-            ways = [name, f"{name}_file", f"{name}_command"]
-            given = [way for way in ways if getattr(self, way, None) is not None]
-            if len(given) > 1:
-                raise ValueError(f"{' and '.join(given)} are given: leave out all but one")
-            if given == [f"{name}_file"] and name in type(self).model_fields:
-                secret = SecretStr(read_secret(getattr(self, f"{name}_file")))
-                object.__setattr__(self, name, self._checked(name, secret))
-        self._has_secrets = True
-        return self
-
-    def _checked(self, name: str, secret: SecretStr) -> SecretStr:
-        """Return what a file holds if the setting ``name`` could be so; never quote it."""
-        kind: Any = type(self).model_fields[name].annotation
-        try:
-            return TypeAdapter[SecretStr](kind).validate_python(secret)
-        except ValidationError as invalid:
-            said = invalid.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{name}_file: {said}") from None
 
 
 class RelaySettings(Section):
@@ -171,13 +129,17 @@ class TopicSettings(Section):
     config: TopicConfig = Field(default_factory=dict)
 
 
+MSK_IAM = "AWS_MSK_IAM"
+"""A mechanism that is OAUTHBEARER with the tokens of MSK's own provider."""
+
+
 class KafkaSettings(Section):
     """The Kafka cluster; without ``bootstrap_servers`` the embedded one is started.
 
     ``topics``: by their names without the prefix; ``all`` is for those that do not say otherwise.
     """
 
-    secrets = ("sasl_password",)
+    secrets = ("sasl_password", "sasl_token", "ssl_key_password")
 
     bootstrap_servers: Servers | None = None
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = "chive."
@@ -186,24 +148,59 @@ class KafkaSettings(Section):
     create_topics: bool = True
     topics: dict[TopicName, TopicSettings] = Field(default_factory=dict)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_mechanism: Literal[
+        "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"
+    ] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     sasl_password_file: SecretFile | None = None
+    sasl_password_command: Command | None = None
+    sasl_token_file: SecretFile | None = None
+    sasl_token_command: Command | None = None
+    sasl_extensions: tuple[Extension, ...] = ()
+    aws_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")] | None = None
     ssl_ca_file: ExistingFile | None = None
+    ssl_certificate_file: ExistingFile | None = None
+    ssl_key_file: ExistingFile | None = None  # None: the key is beside the certificate
+    ssl_key_password: SecretStr | None = None
+    ssl_key_password_file: SecretFile | None = None
     transaction_timeout: Annotated[Seconds, Field(le=900)] = 60.0  # the broker's own maximum
     request_timeout: Seconds = 30.0
     session_timeout: Annotated[float, Field(ge=3, le=1_800)] = 6.0  # what brokers allow at least
 
     @model_validator(mode="after")
     def _credentials_match_the_protocol(self) -> KafkaSettings:
-        if self.security_protocol.startswith("SASL") and not (
-            self.sasl_username and self.sasl_password
-        ):
-            raise ValueError(
-                f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
+        if self.ssl_certificate_file is None:
+            if self.ssl_key_file is not None:
+                raise ValueError("ssl_key_file needs ssl_certificate_file")
+        elif not self.security_protocol.endswith("SSL"):
+            raise ValueError("ssl_certificate_file needs security_protocol SSL or SASL_SSL")
+        if self.security_protocol.startswith("SASL"):
+            given = {
+                "OAUTHBEARER": self.sasl_token_file or self.sasl_token_command,
+                MSK_IAM: self.aws_region and self.security_protocol == "SASL_SSL",
+            }.get(
+                self.sasl_mechanism,
+                self.sasl_username and (self.sasl_password or self.sasl_password_command),
             )
+            if not given:
+                needed = _NEEDED.get(self.sasl_mechanism, "sasl_username and sasl_password")
+                raise ValueError(
+                    f"security_protocol {self.security_protocol} with {self.sasl_mechanism} needs "
+                    f"{needed}"
+                )
         return self
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """The extensions of OAUTHBEARER (RFC 7628) by name."""
+        return dict(extension.split("=", 1) for extension in self.sasl_extensions)
+
+
+_NEEDED = {
+    "OAUTHBEARER": "sasl_token_file or sasl_token_command",
+    MSK_IAM: "aws_region, and SASL_SSL",
+}
 
 
 class PostgresSettings(Section):

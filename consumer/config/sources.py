@@ -33,7 +33,8 @@ from pydantic_settings import (
 
 from consumer import compiled
 from consumer.config.secrets import CREDENTIAL_PREFIX, CREDENTIALS_VARIABLE, credential_of
-from consumer.config.settings import Section, Settings, TopicSettings
+from consumer.config.section import Section
+from consumer.config.settings import Settings, TopicSettings
 from consumer.errors import Fatal
 from consumer.printable import escape
 

@@ -229,6 +229,16 @@ def command(text: str) -> str:
     return text
 
 
+def extension(text: str) -> str:
+    """Return ``name=value`` if RFC 7628, section 3.1, allows it as an extension of OAUTHBEARER."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isascii() and name.isalpha() and value.isprintable()):
+        raise ValueError(f"'{text}' is not name=value, with letters in the name")
+    if name == "auth":
+        raise ValueError("auth is the token's own name")
+    return text
+
+
 Pattern = Annotated[str, AfterValidator(pattern)]
 Nsid = Annotated[str, AfterValidator(nsid)]
 Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
@@ -259,5 +269,6 @@ TopicName = Annotated[
     BeforeValidator(topic_name),
 ]
 ExistingFile = Annotated[Path, AfterValidator(existing_file)]
+Extension = Annotated[str, AfterValidator(extension)]
 SecretFile = Annotated[Path, AfterValidator(secret_file)]
 Command = Annotated[str, AfterValidator(command)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +22,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consumer.config.settings import KafkaSettings
 from consumer.errors import Fatal, Transient
+from consumer.kafka.credentials import Credentials
 from consumer.kafka.diagnosis import Refusals, cause_of, require_coordinators
 from consumer.metrics import Service
 
@@ -118,13 +118,14 @@ class Client:
     """One Kafka cluster and one deployment on it; makes the driver's objects and keeps none.
 
     ``settings.bootstrap_servers`` must be set (the embedded stack fills it in).  Raises ``Fatal``
-    if it is not.
+    if it is not, or as ``Credentials`` does.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
         if not settings.bootstrap_servers:
             raise Fatal("kafka.bootstrap_servers is not set")
         self.settings = settings
+        self._credentials = Credentials(settings)
         self._refusals = Refusals()
 
     @property
@@ -219,26 +220,18 @@ class Client:
 
     async def explained(self, error: Transient) -> Transient | Fatal:
         """Return ``error``, or the cause by name if no connection can be made."""
-        return await cause_of(error, self._connection(), self._refusals)
+        return await cause_of(error, self._servers(), self._credentials, self._refusals)
 
     def _connection(self) -> dict[str, Any]:
-        settings = self.settings
-        password = settings.sasl_password
         return {
-            "bootstrap_servers": settings.bootstrap_servers,
-            "request_timeout_ms": round(1000 * _patience(settings.request_timeout)),
+            "bootstrap_servers": self._servers(),
+            "request_timeout_ms": round(1000 * _patience(self.settings.request_timeout)),
             "retry_backoff_ms": _RETRY_BACKOFF_MS,
-            "security_protocol": settings.security_protocol,
-            "ssl_context": self._tls(),
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": password.get_secret_value() if password else None,
+            **self._credentials.at_start(),
         }
 
-    def _tls(self) -> ssl.SSLContext | None:
-        if not self.settings.security_protocol.endswith("SSL"):
-            return None
-        return ssl.create_default_context(cafile=self.settings.ssl_ca_file)
+    def _servers(self) -> str:
+        return self.settings.bootstrap_servers or ""
 
 
 def _patience(exchange: float) -> float:

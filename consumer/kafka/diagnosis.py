@@ -8,23 +8,27 @@ coordinators that a cluster cannot have.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from aiokafka import errors
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import collect_hosts
 from aiokafka.protocol.metadata import MetadataRequest
 
 from consumer.errors import ChiveError, Fatal, Transient
+from consumer.kafka.connections import connected
+from consumer.kafka.credentials import Credentials
 from consumer.metrics import Service
 
 _CONNECT_SECONDS = 4.0
 _REFUSED_SECONDS = 60.0
 _AGAIN = 0.25
+_PAGE = "docs/secrets.md"
+_CERTIFICATE_ALERT = re.compile("ALERT.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
 
 # The kind of a coordinator in the protocol, what it is for, its topic and the broker's setting.
 _COORDINATORS = (
@@ -53,37 +57,25 @@ class Refusals:
 
 
 async def cause_of(
-    error: Transient, connection: Mapping[str, Any], refusals: Refusals
+    error: Transient, servers: str, credentials: Credentials, refusals: Refusals
 ) -> Transient | Fatal:
-    """Return ``error``, or what a connection of its own says.
-
-    ``connection``: the driver's options.
-    """
-    for host, port, _ in collect_hosts(connection["bootstrap_servers"]):
+    """Return ``error``, or what a connection of its own to one of ``servers`` says."""
+    for host, port, _ in collect_hosts(servers):
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                await _connect(host, port, connection)
+                await _connect(host, port, await credentials.options())
+        except Transient as unavailable:
+            return unavailable
         except (errors.KafkaError, OSError) as raised:
-            return _named(raised, f"{host}:{port}", connection, refusals)
+            return _named(raised, f"{host}:{port}", credentials, refusals)
         else:
             return error
     return error
 
 
-async def _connect(host: str, port: int, options: Mapping[str, Any]) -> None:
-    names = (
-        "ssl_context",
-        "security_protocol",
-        "sasl_mechanism",
-        "sasl_plain_username",
-        "sasl_plain_password",
-    )
-    connection = await create_conn(
-        host,
-        port,
-        request_timeout_ms=round(_CONNECT_SECONDS * 1000),
-        **{name: options[name] for name in names},
-    )
+async def _connect(host: str, port: int, options: dict[str, Any]) -> None:
+    milliseconds = round(_CONNECT_SECONDS * 1000)
+    connection = await connected(host, port, request_timeout_ms=milliseconds, **options)
     try:
         await connection.send(MetadataRequest([]))
     finally:
@@ -91,20 +83,23 @@ async def _connect(host: str, port: int, options: Mapping[str, Any]) -> None:
 
 
 def _named(
-    raised: Exception, at: str, options: Mapping[str, Any], refusals: Refusals
+    raised: Exception, at: str, credentials: Credentials, refusals: Refusals
 ) -> Transient | Fatal:
     """Return what the failure of a connection to ``at`` means."""
-    protocol = options["security_protocol"]
-    said = f"{type(raised).__name__}: {raised}" if str(raised) else type(raised).__name__
-    match raised:
+    protocol = credentials.protocol
+    reason = raised.__cause__ if isinstance(raised.__cause__, ssl.SSLError) else raised
+    said = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
+    match reason:
         case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
-            user = options["sasl_plain_username"]
+            credentials.refused()
+            return refusals.judged(f"Kafka at {at} refuses {credentials.what} ({said})")
+        case ssl.SSLError(reason=str(alert)) if _CERTIFICATE_ALERT.search(alert):
             return refusals.judged(
-                f"Kafka at {at} refuses user or password of {user!r}: correct kafka.sasl_username "
-                f"or kafka.sasl_password ({said})"
+                f"Kafka at {at} wants another client certificate: correct "
+                f"kafka.ssl_certificate_file ({said}); {_PAGE}"
             )
         case errors.UnsupportedSaslMechanismError():
-            return Fatal(f"Kafka at {at}: correct kafka.sasl_mechanism ({said})")
+            return Fatal(f"Kafka at {at}: correct kafka.sasl_mechanism ({said}); {_PAGE}")
         case errors.IllegalSaslStateError():
             why = f"does not ask for SASL: kafka.security_protocol is {protocol}"
         case ssl.SSLCertVerificationError():

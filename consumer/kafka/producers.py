@@ -13,20 +13,23 @@ from typing import Any
 
 from aiokafka.errors import ProducerClosed
 
-from consumer.kafka.client import closed, deadline
+from consumer.errors import Transient
+from consumer.kafka.client import Client, closed, deadline
 
 
-async def start(producer: Any, seconds: float, doing: str) -> None:
-    """Connect ``producer`` within ``seconds``; if that fails, dispose of it.
+async def start(client: Client, producer: Any, doing: str) -> None:
+    """Connect ``producer``, one of ``client``; if that fails, dispose of it.
 
     ``doing`` names the attempt in errors.  Raises ``Transient`` if Kafka does not answer in time,
     ``Fatal`` if it refuses.
     """
     try:
-        async with deadline(seconds, doing):
+        async with deadline(client.timeout, doing):
             await producer.start()
-    except BaseException:
+    except BaseException as error:
         await dispose(producer)
+        if isinstance(error, Transient):
+            raise await client.explained(error) from error
         raise
 
 

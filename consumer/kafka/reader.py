@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from aiokafka import errors
 
-from consumer.errors import ChiveError, Fatal
+from consumer.errors import ChiveError, Fatal, Transient
 from consumer.kafka.client import Client, deadline, release, translated
 from consumer.runtime.closing import Closing
 
@@ -98,8 +98,10 @@ class PartitionReader(Closing):
             async with deadline(client.timeout, "opening a reader"):
                 await consumer.start()
                 await reader._assign(positions)
-        except BaseException:
+        except BaseException as error:
             await reader.close()
+            if isinstance(error, Transient):
+                raise await client.explained(error) from error
             raise
         return reader
 

@@ -71,7 +71,7 @@ class TransactionalProducer(Closing):
         Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
         """
         producer = client.producer(client.scoped(name))
-        await start(producer, client.timeout, f"opening the producer {name}")
+        await start(client, producer, f"opening the producer {name}")
         return cls(client, producer)
 
     async def commit(self, records: Sequence[OutRecord]) -> None:

@@ -30,7 +30,7 @@ class Writer(Closing):
         Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
         """
         producer = client.idempotent_producer()
-        await start(producer, client.timeout, "opening a producer")
+        await start(client, producer, "opening a producer")
         return cls(client, producer)
 
     async def write(self, *records: OutRecord) -> int:

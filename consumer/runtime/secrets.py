@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from consumer.config.secrets import read_secret
-from consumer.config.settings import Section
+from consumer.config.section import Section
 from consumer.errors import Transient
 from consumer.metrics import Service
 from consumer.printable import escape

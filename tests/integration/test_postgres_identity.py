@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,10 +20,11 @@ from consumer.errors import Fatal, Transient
 from consumer.runtime import secrets
 from consumer.store import session
 from consumer.store.database import Database
-from tests.support.certificates import Authority, Issued
+from tests.support.certificates import Authority
 from tests.support.consumer import Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
+from tests.support.tls_postgres import Certified
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -131,64 +131,17 @@ async def test_a_password_in_a_file_is_read_for_every_connection(
                 pass
 
 
-@pytest.fixture
-async def certified(tls_postgres: EmbeddedPostgres, tmp_path: Path) -> tuple[str, Authority]:
-    """Let the server demand TLS, a client's certificate and its password.
-
-    Returns its address and the authority that it trusts.
-    """
-    authority = Authority(tmp_path / "authority")
-    server = authority.issue("server")
-    dsn, password = without_password(tls_postgres.dsn)
-    data = await _data_directory(tls_postgres.dsn)
-    owner = data.stat()
-    for name, source in {"server.crt": server.certificate, "server.key": server.key,
-                         "ca.crt": authority.certificate}.items():  # fmt: skip
-        (data / name).touch(mode=0o600)
-        (data / name).write_bytes(source.read_bytes())
-        os.chown(data / name, owner.st_uid, owner.st_gid)
-    settings = ("ssl = on", "ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'",
-                "ssl_ca_file = 'ca.crt'")  # fmt: skip
-    await execute(tls_postgres.dsn, *(f"ALTER SYSTEM SET {setting}" for setting in settings))
-    rule = "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n"
-    (data / "pg_hba.conf").write_text(rule)
-    await execute(tls_postgres.dsn, "SELECT pg_reload_conf()")
-    ca = str(authority.certificate)
-    base = make_conninfo(dsn, password=password, sslmode="verify-ca", sslrootcert=ca)
-
-    async def demanded() -> bool:
-        try:
-            await execute(base, "SELECT 1")
-        except psycopg.OperationalError as error:
-            return "certificate" in str(error)
-        return False
-
-    await eventually(demanded, deadline=60)
-    return base, authority
-
-
-async def _data_directory(dsn: str) -> Path:
-    async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        row = await (await connection.execute("SHOW data_directory")).fetchone()
-    assert row is not None
-    return Path(row[0])
-
-
-def shown(dsn: str, issued: Issued, **further: str) -> str:
-    return make_conninfo(dsn, sslcert=str(issued.certificate), sslkey=str(issued.key), **further)
-
-
 async def test_client_certificates(
-    certified: tuple[str, Authority], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    certified: Certified, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dsn, authority = certified
+    dsn, authority = certified.dsn, certified.authority
     right = authority.issue("chive", password="of the key")  # noqa: S106
-    async with database_of(shown(dsn, right, sslpassword="of the key")) as database:
+    async with database_of(certified.shown(right, sslpassword="of the key")) as database:
         await database.open()
         await database.ping()
         async with database.listening("anything"):
             pass
-    for wrong, state in ((dsn, "28000"), (shown(dsn, authority.issue("another")), "28P01")):
+    for wrong, state in ((dsn, "28000"), (certified.shown(authority.issue("another")), "28P01")):
         monkeypatch.setattr(session, "_REFUSED_SECONDS", 60.0)
         async with database_of(wrong) as database:
             with pytest.raises(Transient, match=state):
@@ -197,7 +150,7 @@ async def test_client_certificates(
             with pytest.raises(Fatal, match=rf"{state}: .*client certificate.*docs/secrets"):
                 await database.attach()
     forger = Authority(tmp_path / "forger", "forger")
-    async with database_of(shown(dsn, forger.issue("chive"))) as database:
+    async with database_of(certified.shown(forger.issue("chive"))) as database:
         with pytest.raises(Transient, match="unknown ca"):
             await database.attach()
 

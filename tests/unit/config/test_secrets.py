@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from consumer.config.secrets import read_secret
-from consumer.config.settings import Section, Settings
+from consumer.config.section import Section
+from consumer.config.settings import Settings
 from consumer.config.sources import BadSettings, dump, load, secrets, variable
 
 
