@@ -203,13 +203,9 @@ async def opened(
     prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
     client, topics = kafka_of(settings)
 
-    async def connect() -> Database:
-        database = Database(settings.postgres, prefix)
-        await database.open()
-        return database
-
-    database = await waited_for(Service.POSTGRES, connect, stop, say)
+    database = Database(settings.postgres, prefix)  # one, that knows how long it has been refused
     try:
+        await waited_for(Service.POSTGRES, database.open, stop, say)
         cluster = await waited_for(Service.KAFKA, client.cluster_id, stop, say)
 
         async def check() -> None:

@@ -35,11 +35,15 @@ _LEAST_PATIENCE = 5.0  # seconds
 _HEARTBEAT_MS = 1_000  # five may fail before the shortest session that brokers allow ends
 _NEVER_MS = 2**31 - 1
 
+_UNAUTHORIZED = (
+    errors.ClusterAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.TopicAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+)
 _FATAL = (
     errors.AuthenticationFailedError,
     errors.AuthenticationMethodNotSupported,
-    errors.ClusterAuthorizationFailedError,
-    errors.GroupAuthorizationFailedError,
     errors.IncompatibleBrokerVersion,
     errors.InvalidConfigurationError,
     errors.InvalidReplicationFactorError,
@@ -50,8 +54,6 @@ _FATAL = (
     errors.PolicyViolationError,
     errors.RecordListTooLargeError,
     errors.SaslAuthenticationFailed,
-    errors.TopicAuthorizationFailedError,
-    errors.TransactionalIdAuthorizationFailed,
     errors.UnsupportedCodecError,
     errors.UnsupportedSaslMechanismError,
     errors.UnsupportedVersionError,
@@ -82,6 +84,11 @@ def translated(doing: str) -> Iterator[None]:
         if _cancelled():
             raise
         raise Transient(f"Kafka's client gave up while {doing}", Service.KAFKA) from error
+    except _UNAUTHORIZED as error:
+        raise Fatal(
+            f"Kafka refuses while {doing}: {_described(error)}: grant the right; 'consumer topics "
+            "--as acls' prints all that are needed (docs/topics.md)"
+        ) from error
     except _FATAL as error:
         raise Fatal(f"Kafka refuses while {doing}: {_described(error)}") from error
     except (errors.KafkaError, errors.IllegalOperation, OSError) as error:

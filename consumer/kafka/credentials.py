@@ -169,7 +169,8 @@ class _MskTokens:
             except Exception as error:
                 said = str(error) or type(error).__name__
                 raise Transient(
-                    f"no token for {MSK_IAM} in {self._region}: {said}", Service.KAFKA
+                    f"no token for {MSK_IAM} in {self._region}, does AWS know us? ({said})",
+                    Service.KAFKA,
                 ) from error
             self._kept = (str(token), time.monotonic())
         return self._kept[0]

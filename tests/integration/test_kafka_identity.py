@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +20,11 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka import diagnosis
 from consumer.kafka.client import Client
 from consumer.kafka.connections import connected
+from consumer.kafka.membership import Membership
 from consumer.kafka.provision import ensure
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
-from consumer.kafka.transaction import OutRecord
+from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.kafka.writer import Writer
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
@@ -227,5 +229,22 @@ async def test_tokens_of_msk_are_handed_over(
         raise ValueError(f"no credentials in {region}")
 
     vars(provider)["MSKAuthTokenProvider"] = SimpleNamespace(generate_auth_token=fail)
-    with pytest.raises(Transient, match=r"no token for AWS_MSK_IAM .* no credentials in eu-cent"):
+    with pytest.raises(Transient, match=r"no token for AWS_MSK_IAM .*no credentials in eu-cent"):
         await client(broker, **msk).cluster_id()
+
+
+async def test_missing_rights_end_the_process_and_are_named(secured_kafka: Secured) -> None:
+    rules = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",  # the broker itself
+    }
+    plain = {"sasl_username": USER, "sasl_password": SecretStr(PLAIN_PASSWORD)}
+    async with secured_kafka(**rules) as broker:
+        stranger = client(broker, **plain)
+        needed = r"AuthorizationFailed.*consumer topics --as acls"
+        with pytest.raises(Fatal, match=needed):
+            await TransactionalProducer.open(stranger, "tailer")
+        membership = await Membership.open(stranger, "chive.firehose", "worker")
+        with pytest.raises(Fatal, match=needed):
+            await asyncio.wait_for(membership.changed(frozenset()), 60)
+        await membership.close()

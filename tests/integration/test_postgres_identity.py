@@ -18,6 +18,7 @@ from consumer.config.settings import PostgresSettings
 from consumer.embedded.postgres import EmbeddedPostgres
 from consumer.errors import Fatal, Transient
 from consumer.runtime import secrets
+from consumer.services import opened
 from consumer.store import session
 from consumer.store.database import Database
 from tests.support.certificates import Authority
@@ -199,3 +200,15 @@ async def test_commands_and_roles_use_secrets_from_files(
     await check.ended(60)
     assert "# postgres  ok" in check.out
     assert password not in check.out
+
+
+async def test_a_start_with_a_refused_password_ends_when_that_lasts(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_REFUSED_SECONDS", 1.0)
+    wrong = make_conninfo(deployment.dsn, password="wrong")  # noqa: S106
+    settings = deployment.settings(postgres=PostgresSettings(dsn=SecretStr(wrong)))
+    async with asyncio.timeout(60):
+        with pytest.raises(Fatal, match="28P01"):
+            async with opened(settings, asyncio.Event()):
+                pass
