@@ -31,6 +31,7 @@ from tests.support.consumer import Start
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.kafka_tools import run_script
+from tests.support.oldest_kafka import wanted
 from tests.support.proxy import LOOPBACK
 from tests.support.services import own_directory
 
@@ -39,18 +40,18 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 PASSWORD = "right"  # noqa: S105 - of every user
 USERS = ("chive", "chive-gateway", "chive-sender", "chive-reader")
 SENDERS = {"chive-gateway": f"did:plc:{'g' * 24}", "chive-sender": f"did:plc:{'s' * 24}"}
-# Users come in by one listener; the other one is the administrator's.
+# Users come in by one listener; the other one is the administrator's, and the broker's own: as a
+# client of SASL, Kafka 3.6 needs a Java before 24.
 _STRICT = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users": "User:ANONYMOUS;User:broker",
+    "super.users": "User:ANONYMOUS",
     "listener.name.plaintext.sasl.enabled.mechanisms": "PLAIN",
     "listener.name.plaintext.plain.sasl.jaas.config": (
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
-        f'username="broker" password="{PASSWORD}" user_broker="{PASSWORD}" '
         + " ".join(f'user_{user}="{PASSWORD}"' for user in USERS)
         + ";"
     ),
-    "sasl.mechanism.inter.broker.protocol": "PLAIN",
+    "inter.broker.listener.name": "PROXIED",
     "listener.security.protocol.map": (
         "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT"
     ),
@@ -88,7 +89,9 @@ async def strict(server_directory: Path, deployment: Deployment) -> AsyncIterato
     """Give a deployment on a Kafka that allows nothing that was not allowed by name."""
     with own_directory(server_directory, "kafka", ports=3) as directory:
         *_, second = json.loads((directory / "ports.json").read_text())
-        kafka = EmbeddedKafka(directory, cache_home(), proxied_port=second, settings=_STRICT)
+        kafka = EmbeddedKafka(
+            directory, cache_home(), proxied_port=second, settings=_STRICT, release=wanted()
+        )
         try:
             await kafka.start()
             yield Strict(
