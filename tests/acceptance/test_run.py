@@ -168,7 +168,7 @@ async def test_status_and_check_of_a_running_deployment(
         check = await consumer("check", env=environment)
         status = await consumer("status", "--json", env=environment)
         events = await consumer("events", env=environment)
-        assert [await each.ended() for each in (check, status, events)] == [0, 0, 0]
+        assert [await each.ended(90) for each in (check, status, events)] == [0, 0, 0]
     for name in ("clock", "directory", "kafka", "postgres", "relay", "rights", "tables", "topics"):
         assert f"# {name:<10}ok" in check.out
     assert 'forward = "relevant"' in check.out
@@ -191,7 +191,7 @@ async def test_status_shows_the_newest_cursor_after_postgres_was_away_and_no_fra
 
         async def shown(seq: int) -> bool:
             status = await consumer("status", "--json", env=environment)
-            assert await status.ended() == 0
+            assert await status.ended(90) == 0
             return [each["seq"] for each in orjson.loads(status.out)["cursors"]] == [seq]
 
         await eventually(lambda: shown(5), what="the first cursor", deadline=90)
