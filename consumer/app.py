@@ -31,6 +31,7 @@ from consumer.kafka.replicas import Replicas
 from consumer.kafka.stable import OpenTransactions
 from consumer.kafka.topics import Topic
 from consumer.known_collections import empty_wildcards
+from consumer.lanes.publisher import Publisher
 from consumer.network.proxy import Proxy
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
@@ -144,11 +145,12 @@ def _introduce_proxy(settings: NetworkSettings) -> None:
 
 def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:
     roots: dict[str, Root] = {}
+    publisher = Publisher(services.client, services.topics, services.database)
     if Role.TAILER in plan.roles:
         roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
     if Role.FETCHER in plan.roles:
         roots[Role.FETCHER] = lambda stop: _fetcher(services).run(stop)
-        roots["controller"] = lambda stop: _controller(services).run(stop)
+        roots["controller"] = lambda stop: _controller(services, publisher).run(stop)
         roots["discovery"] = lambda stop: _discovery(services, stop)
     if Role.GATEWAY in plan.roles:
         routes = health.application(state).routes
@@ -157,7 +159,7 @@ def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:
         if plan.workers:
             roots["workers"] = _worker_processes(plan, plan.workers).run
         else:
-            roots[Role.WORKER] = lambda stop: _worker(services).run(stop)
+            roots[Role.WORKER] = lambda stop: _worker(services, publisher).run(stop)
     return roots
 
 
@@ -200,10 +202,17 @@ def _tailer(services: Services) -> Tailer:
     )
 
 
-def _worker(services: Services) -> Worker:
-    scope = scope_of(services.settings)
+def _worker(services: Services, publisher: Publisher) -> Worker:
+    settings = services.settings
     return Worker(
-        Resources(services.settings, services.client, services.topics, services.database, scope)
+        Resources(
+            settings,
+            services.client,
+            services.topics,
+            services.database,
+            publisher,
+            scope_of(settings),
+        )
     )
 
 
@@ -214,12 +223,13 @@ def _fetcher(services: Services) -> Fetcher:
     )
 
 
-def _controller(services: Services) -> Controller:
+def _controller(services: Services, publisher: Publisher) -> Controller:
     settings = services.settings
     return Controller(
         services.client,
         services.topics,
         services.database,
+        publisher,
         scope_of(settings),
         forget_after=settings.operations.history,
         retries=settings.retries.policy(),

@@ -24,7 +24,7 @@ from consumer.printable import escape
 from consumer.state.discovery import Search, SearchState
 from consumer.state.sweep import Finding, Way
 from consumer.store import status as store
-from consumer.store.rows import RELEASED, Lane
+from consumer.store.rows import NOBODY, Lane
 from consumer.store.sweep import Progress
 
 _QUERY = re.compile(r"\?\S+")  # of a URL in an error: it names the listing
@@ -208,7 +208,7 @@ def _lane(
         lag = round(max(0.0, now - live.since), 3)
     return {
         "lane": lane.lane,
-        "owned": lane.token != RELEASED,
+        "owned": lane.token not in NOBODY,
         "firehoseOffset": lane.firehose_offset,
         "firehoseWaiting": live.offsets,
         "backfillOffset": lane.backfill_offset,

@@ -20,6 +20,7 @@ from consumer.kafka.membership import Membership
 from consumer.kafka.reader import OffsetExpired, PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import OwnedLane, Owner
+from consumer.lanes.publisher import Publisher
 from consumer.runtime.tasks import Stopped, cancel, first_of, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
@@ -43,6 +44,7 @@ class Controller:
         client: Client,
         topics: Topics,
         database: Database,
+        publisher: Publisher,
         scope: Scope,
         *,
         forget_after: float,
@@ -51,6 +53,7 @@ class Controller:
         self._client = client
         self._topics = topics
         self._database = database
+        self._publisher = publisher
         self._scope = scope
         self._forget_after = forget_after
         self._retries = retries
@@ -68,7 +71,7 @@ class Controller:
         """Own the lane until told to stop, or until leadership is lost; raise what breaks."""
         over = asyncio.Event()
         number = self._topics.partitions
-        owner = Owner(number, self._client, self._topics, self._database, self._work)
+        owner = Owner(number, self._publisher, self._topics, self._database, self._work)
         working = asyncio.create_task(owner.run(over), name="controller")
         lost_leadership = asyncio.create_task(membership.until(lambda mine: not _is_leader(mine)))
         tasks = (working, lost_leadership)

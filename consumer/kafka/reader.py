@@ -6,7 +6,8 @@ the next record beside what the records led to.  Only committed records are seen
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from aiokafka import errors
@@ -69,10 +70,16 @@ class OffsetExpired(ChiveError):
 class PartitionReader(Closing):
     """Reads a fixed set of partitions.  Open with ``open``, always close."""
 
-    def __init__(self, client: Client, consumer: Any, partitions: Iterable[TopicPartition]) -> None:
+    def __init__(self, client: Client, consumer: Any) -> None:
         self._client = client
         self._consumer = consumer
-        self._partitions = tuple(partitions)
+        self._partitions: tuple[TopicPartition, ...] = ()
+        self._paused: set[TopicPartition] = set()
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """What is read."""
+        return frozenset(self._partitions)
 
     @property
     def timeout(self) -> float:
@@ -86,18 +93,20 @@ class PartitionReader(Closing):
         positions: Mapping[TopicPartition, int | None],
         *,
         committed: bool = True,
+        shared: bool = False,
     ) -> Self:
         """Start at ``positions``: offsets of the next record, None for the oldest kept one.
 
-        Without ``committed`` the records of open and aborted transactions are seen too.  Raises
-        ``Transient`` if Kafka does not answer in time, ``Fatal`` if it refuses.
+        Without ``committed`` the records of open and aborted transactions are seen too.  A reader
+        that many share fetches less of each partition at once.  Raises ``Transient`` if Kafka does
+        not answer in time, ``Fatal`` if it refuses.
         """
-        consumer = client.consumer(committed=committed)
-        reader = cls(client, consumer, positions)
+        consumer = client.consumer(committed=committed, shared=shared)
+        reader = cls(client, consumer)
         try:
             async with deadline(client.timeout, "opening a reader"):
                 await consumer.start()
-                await reader._assign(positions)
+                await reader._assign(positions, ())
         except BaseException as error:
             await reader.close()
             if isinstance(error, Transient):
@@ -117,16 +126,23 @@ class PartitionReader(Closing):
         shorter than the position (the topic was deleted or restored from the past) or Kafka
         refuses, ``Transient`` if Kafka fails.
         """
+        found = await self.fetch_each(*partitions, wait=wait, limit=limit)
+        return [record for records in found.values() for record in records]
+
+    async def fetch_each(
+        self, *partitions: TopicPartition, wait: float, limit: int | None = None
+    ) -> dict[TopicPartition, list[Record]]:
+        """Return the same as ``fetch`` by partition, and raise the same."""
         try:
             with translated("reading"):
-                found = await self._consumer.getmany(
+                found: dict[TopicPartition, list[Record]] = await self._consumer.getmany(
                     *partitions, timeout_ms=round(wait * 1000), max_records=limit
                 )
         except Exception as error:
             if isinstance(error.__cause__, errors.OffsetOutOfRangeError):
                 raise await self._out_of_range(error.__cause__) from error
             raise
-        return [record for records in found.values() for record in records]
+        return found
 
     async def bounds(self, *partitions: TopicPartition) -> dict[TopicPartition, tuple[int, int]]:
         """Return for each of ``partitions`` (default: all) its bounds as two offsets.
@@ -166,29 +182,56 @@ class PartitionReader(Closing):
         async with deadline(self._client.timeout, "asking for the position"):
             return int(await self._consumer.position(partition))
 
+    async def change(
+        self,
+        *,
+        add: Mapping[TopicPartition, int | None] = MappingProxyType({}),
+        remove: Collection[TopicPartition] = (),
+    ) -> None:
+        """Read the partitions of ``add``, as in ``open``, too, and those of ``remove`` no more.
+
+        Raises ``Transient`` or ``Fatal``.
+        """
+        kept = [each for each in self._partitions if each not in remove and each not in add]
+        async with deadline(self._client.timeout, "reading other partitions"):
+            await self._assign(add, kept)
+
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read ``partition`` from ``offset`` on."""
         self._consumer.seek(partition, offset)
 
-    def pause(self) -> None:
-        """Stop asking Kafka for records: each request costs, even if nothing comes."""
-        self._consumer.pause(*self._partitions)
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Stop asking Kafka for records (default: of all): each request costs, even in vain."""
+        paused = partitions or self._partitions
+        self._paused.update(paused)
+        self._consumer.pause(*paused)
 
-    def resume(self) -> None:
-        """Ask Kafka for records again."""
-        self._consumer.resume(*self._partitions)
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Ask Kafka for records again (default: of all)."""
+        resumed = self._paused.intersection(partitions or self._partitions)
+        self._paused -= resumed
+        self._consumer.resume(*resumed.intersection(self._partitions))
 
     async def close(self) -> None:
         """Release the connections."""
         await release(self._consumer)
 
-    async def _assign(self, positions: Mapping[TopicPartition, int | None]) -> None:
+    async def _assign(
+        self, positions: Mapping[TopicPartition, int | None], kept: Collection[TopicPartition]
+    ) -> None:
+        """Read from ``positions`` on, and go on with the partitions that are ``kept``."""
         oldest = [partition for partition, at in positions.items() if at is None]
         starts = await self._consumer.beginning_offsets(oldest) if oldest else {}
-        # No await between these: without a position, aiokafka would fail the partition.
-        self._consumer.assign(list(positions))
-        for partition, at in positions.items():
-            self.seek(partition, starts[partition] if at is None else at)
+        assigned = {each: starts[each] if at is None else at for each, at in positions.items()}
+        # None of these waits, but for a position that was never known: what is fetched meanwhile
+        # would come again, and without a position aiokafka would fail the partition.
+        assigned |= {each: await self._consumer.position(each) for each in kept}
+        self._partitions = tuple(assigned)
+        self._paused.intersection_update(kept)
+        self._consumer.assign(list(assigned))
+        for partition, at in assigned.items():
+            self.seek(partition, at)
+        self._consumer.pause(*self._paused)
 
     async def _out_of_range(self, error: errors.OffsetOutOfRangeError) -> OffsetExpired | Fatal:
         (partition, wanted), *_ = error.args[0].items()

@@ -20,7 +20,7 @@ from aiokafka import errors
 
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
-from consumer.kafka.compacted import BARRIER, read_compacted
+from consumer.kafka.compacted import BARRIER, CompactedPartition
 from consumer.kafka.producers import dispose, retrieve, start
 from consumer.runtime.closing import Closing
 
@@ -58,10 +58,12 @@ class OutRecord(NamedTuple):
 class TransactionalProducer(Closing):
     """The only live producer with one transactional id.  Open with ``open``, always close."""
 
-    def __init__(self, client: Client, producer: Any) -> None:
+    def __init__(self, client: Client, producer: Any, name: str) -> None:
+        self.name = name
         self._client = client
         self._producer = producer
         self._alive = True
+        self._one_at_a_time = asyncio.Lock()
 
     @classmethod
     async def open(cls, client: Client, name: str) -> Self:
@@ -72,11 +74,12 @@ class TransactionalProducer(Closing):
         """
         producer = client.producer(client.scoped(name))
         await start(client, producer, f"opening the producer {name}")
-        return cls(client, producer)
+        return cls(client, producer, name)
 
     async def commit(self, records: Sequence[OutRecord]) -> None:
         """Write ``records`` in one transaction, in their order per partition.
 
+        Calls at the same time wait for each other.
         Raises ``Fenced`` or ``OutcomeUnknown``, after which the producer is dead, as after
         cancellation; ``Fatal`` for a record or a transaction that is too large (nothing is
         written and the producer lives on) and for what Kafka will never accept.
@@ -84,28 +87,36 @@ class TransactionalProducer(Closing):
         _check_sizes(records)
         if not records:
             return
-        if not self._alive:
-            raise OutcomeUnknown("the producer is dead after an earlier failure")
-        self._alive = False
-        try:
-            async with deadline(self._client.timeout, "committing a transaction"):
-                await self._transact(records)
-        except Transient as error:
-            if isinstance(error.__cause__, errors.ProducerFenced):
-                raise Fenced("another producer has taken over") from error
-            raise OutcomeUnknown(str(error)) from error
-        self._alive = True
+        async with self._one_at_a_time:
+            if not self._alive:
+                raise OutcomeUnknown("the producer is dead after an earlier failure")
+            self._alive = False
+            try:
+                async with deadline(self._client.timeout, "committing a transaction"):
+                    await self._transact(records)
+            except Transient as error:
+                if isinstance(error.__cause__, errors.ProducerFenced):
+                    raise Fenced("another producer has taken over") from error
+                raise OutcomeUnknown(str(error)) from error
+            self._alive = True
 
     async def durable(self, topic: str, partition: int) -> dict[bytes, bytes]:
         """Return what the compacted partition says, with all earlier transactions decided.
 
-        Commits a barrier record and reads from the start until it appears: transaction markers
-        make end offsets useless for that.  Only producers of this name may write to the partition.
+        Reads from the start up to a barrier of its own: transaction markers make end offsets
+        useless for that.  Only producers of this name may write to the partition.
         Raises like ``commit``, and ``Transient`` if the barrier does not appear in time.
         """
-        token = uuid4().hex.encode()
-        await self.commit([OutRecord(topic, partition, BARRIER, token)])
-        return await read_compacted(self._client, topic, partition, until=token)
+        barrier = await self.barrier(topic, partition)
+        async with await CompactedPartition.open(self._client, topic, partition) as read:
+            await read.read_to(barrier)
+        return read.values
+
+    async def barrier(self, topic: str, partition: int) -> bytes:
+        """Commit a barrier, and return its value.  ``opener_of`` tells whose it is."""
+        value = f"{self.name} {uuid4().hex}".encode()
+        await self.commit([OutRecord(topic, partition, BARRIER, value)])
+        return value
 
     async def close(self) -> None:
         """Release the connections; an open transaction is left to be fenced or to expire."""
@@ -137,6 +148,12 @@ class TransactionalProducer(Closing):
                 batch = open_[partition] = self._producer.create_batch()
                 _append(batch, record)
         return full + [(*partition, batch) for partition, batch in open_.items()]
+
+
+def opener_of(barrier: bytes) -> str | None:
+    """Return the name of the producer that committed ``barrier``; earlier versions left it out."""
+    name, _, _ = barrier.decode().rpartition(" ")
+    return name or None
 
 
 def _append(batch: Any, record: OutRecord) -> bool:

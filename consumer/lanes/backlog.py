@@ -15,6 +15,11 @@ class Backlog:
         self._decided: deque[tuple[int, float]] = deque()  # the newest out_seq, and when
         self._published = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._decided
+
     def decided(self, out_seq: int, now: float) -> None:
         """Note that rows up to ``out_seq`` wait."""
         if out_seq > max(self._published, self._decided[-1][0] if self._decided else 0):

@@ -23,17 +23,17 @@ import structlog
 
 from consumer import metrics
 from consumer.errors import Transient
-from consumer.kafka.client import Client
 from consumer.kafka.topics import Topics
 from consumer.lanes.errors import LaneLost
+from consumer.lanes.outgoing import Outgoing
 from consumer.lanes.publisher import Publisher
 from consumer.lanes.transaction import LaneTransactions
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
-from consumer.runtime.tasks import cancel, first_of, joined, wait_for_stop
+from consumer.runtime.tasks import cancel, first_of, wait_for_stop
 from consumer.store import deployment, lanes
 from consumer.store.database import Database
-from consumer.store.rows import RELEASED, Lane
+from consumer.store.rows import NOBODY, RELEASED, Lane
 
 _DRAIN_SECONDS = 4.0  # for the batch under way, and then for the publisher, after a stop
 _HEALTHY_SECONDS = 30.0  # an attempt that took longer did not fail at its start
@@ -45,11 +45,13 @@ _log = structlog.get_logger()
 class ClaimedLane:
     """The row of a lane right after its claim.
 
-    ``unclean_takeover``: the last owner did not release the lane, so it died.
+    ``unclean_takeover``: the last owner did not release the lane, so it died.  ``undecided``: it
+    may have a Kafka transaction under way.
     """
 
     row: Lane
     unclean_takeover: bool
+    undecided: bool
 
 
 async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
@@ -65,11 +67,15 @@ async def claim(database: Database, number: int, token: UUID) -> ClaimedLane:
         if seen is None:
             raise LaneLost(f"lane {number} has no row")
         if seen.token == token:
-            return ClaimedLane(seen, unclean_takeover=False)
+            return ClaimedLane(seen, unclean_takeover=False, undecided=True)
         mine = await lanes.claim(connection, number, seen.token, token)
         if mine is None:
             raise LaneLost(f"another process has claimed lane {number}")
-        return ClaimedLane(mine, unclean_takeover=seen.token != RELEASED)
+        return ClaimedLane(
+            mine,
+            unclean_takeover=seen.token not in NOBODY,
+            undecided=seen.token != RELEASED,
+        )
 
 
 async def resume(database: Database, row: Lane) -> Lane:
@@ -97,13 +103,13 @@ def _behind(current: Lane, committed: Lane) -> bool:
     )
 
 
-async def release(database: Database, row: Lane) -> None:
+async def release(database: Database, row: Lane, *, published: bool) -> None:
     """Give the lane up in good order; nothing happens if it has another owner.
 
-    Raises ``Transient``.
+    ``published``: Kafka has answered for all that was decided.  Raises ``Transient``.
     """
     async with database.transaction() as connection:
-        await lanes.release(connection, row)
+        await lanes.release(connection, row, published=published)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +140,10 @@ class Owner:
     """Owns lane ``number`` in this process while Kafka's group assigns it, and runs ``work``."""
 
     def __init__(
-        self, number: int, client: Client, topics: Topics, database: Database, work: Work
+        self, number: int, publisher: Publisher, topics: Topics, database: Database, work: Work
     ) -> None:
         self._number = number
-        self._client = client
+        self._publisher = publisher
         self._topics = topics
         self._database = database
         self._work = work
@@ -167,37 +173,41 @@ class Owner:
         """Publish and work until told to stop, then release the lane; raise what breaks."""
         _log.info("lane_claimed", lane=self._number, unclean_takeover=claimed.unclean_takeover)
         metrics.CLAIMS.labels(metrics.Claim.CLAIMED).inc()
-        publisher = Publisher(claimed.row, self._client, self._topics, self._database)
-        work_ended = asyncio.Event()
         metrics.LANES_OWNED.inc()
-        publishing = asyncio.create_task(publisher.run(work_ended), name=f"publish-{self._number}")
-        working = asyncio.create_task(
-            self._attempts(claimed, publisher, stop), name=f"work-{self._number}"
-        )
         try:
-            await self._until_stopped(working, publishing, stop)
-            work_ended.set()
-            await asyncio.wait([publishing], timeout=_DRAIN_SECONDS)
-            await _release(self._database, claimed.row)
+            async with self._publisher.publishing(
+                claimed.row, undecided=claimed.undecided
+            ) as outgoing:
+                await self._work_until_stopped(claimed, outgoing, stop)
+                published = await outgoing.published(_DRAIN_SECONDS)
+            await _release(self._database, claimed.row, published=published)
         finally:
             metrics.LANES_OWNED.dec()
-            await cancel([working, publishing], _DRAIN_SECONDS)
 
-    async def _until_stopped(
-        self, working: asyncio.Task[None], publishing: asyncio.Task[None], stop: asyncio.Event
+    async def _work_until_stopped(
+        self, claimed: ClaimedLane, outgoing: Outgoing, stop: asyncio.Event
     ) -> None:
-        """Wait until told to stop, and then for the batch under way; raise what breaks."""
-        await first_of(*map(joined, (publishing, working)), stop.wait())
-        if not publishing.done():
+        """Work until told to stop, and then to the end of the batch under way; raise what breaks.
+
+        Raises ``LaneLost`` when the publisher finds another owner, or ``Fatal`` if it dies.
+        """
+        attempts = self._attempts(claimed, outgoing, stop)
+        working = asyncio.create_task(attempts, name=f"work-{self._number}")
+        try:
+            ended: tuple[Awaitable[object], ...] = (
+                asyncio.wait([working]),
+                outgoing.lost(),
+                stop.wait(),
+            )
+            await first_of(*ended)
             await asyncio.wait([working], timeout=_DRAIN_SECONDS)
-        if publishing.done():
-            publishing.result()
-            raise LaneLost(f"the publisher of lane {self._number} has found another owner")
-        if working.done():
-            working.result()
+            if working.done():
+                working.result()
+        finally:
+            await cancel([working], _DRAIN_SECONDS)
 
     async def _attempts(
-        self, claimed: ClaimedLane, publisher: Publisher, stop: asyncio.Event
+        self, claimed: ClaimedLane, outgoing: Outgoing, stop: asyncio.Event
     ) -> None:
         """Work until stopped, again after a ``Transient``.  Raises ``LaneLost``, ``Fatal``.
 
@@ -205,7 +215,7 @@ class Owner:
         """
         unclean_takeover, backoff = claimed.unclean_takeover, Backoff()
         row = claimed.row
-        if not await publisher.proven(stop):
+        if not await outgoing.proven(stop):
             return
         while not stop.is_set():
             began = time.monotonic()
@@ -213,7 +223,7 @@ class Owner:
             try:
                 row = await resume(self._database, row)
                 transactions = LaneTransactions(
-                    self._database, row, self._topics.prefix, publisher.hand_over
+                    self._database, row, self._topics.prefix, outgoing.hand_over
                 )
                 await self._work(OwnedLane(transactions, unclean_takeover, stop, self._outage))
             except LaneLost:
@@ -227,10 +237,10 @@ class Owner:
             unclean_takeover = False
 
 
-async def _release(database: Database, row: Lane) -> None:
+async def _release(database: Database, row: Lane, *, published: bool) -> None:
     """Give the lane up; if that fails, the next owner takes it over as after a crash."""
     try:
-        await release(database, row)
+        await release(database, row, published=published)
     except Transient as error:
         _log.warning("lane_not_released", lane=row.lane, error=str(error))
     else:

@@ -11,7 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from consumer.runtime.tasks import until
 from consumer.store.rows import OutRow
 
 _ROW_BYTES = 256  # of memory for a row, beside its key and value
@@ -23,13 +22,16 @@ def size_of(row: OutRow) -> int:
 
 
 class OutboxQueue:
-    """A queue of rows: at most ``max_bytes``, and the rows of the last put beyond that."""
+    """A queue of rows: at most ``max_bytes``, and the rows of the last put beyond that.
 
-    def __init__(self, max_bytes: int) -> None:
+    ``arrived`` is set whenever rows are put.
+    """
+
+    def __init__(self, max_bytes: int, arrived: asyncio.Event) -> None:
         self._max_bytes = max_bytes
+        self._arrived = arrived
         self._rows: deque[OutRow] = deque()
         self._bytes = 0
-        self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
@@ -45,10 +47,17 @@ class OutboxQueue:
         """Add rows that follow those put before, and return when there is room for more."""
         self._rows.extend(rows)
         self._bytes += sum(map(size_of, rows))
+        self._arrived.set()
         self._signal()
         await self._room.wait()
 
-    def take(self, after: int, *, max_rows: int, max_bytes: int) -> list[OutRow]:
+    def has_gap(self, after: int) -> bool:
+        """Tell whether rows are here, and the one that follows ``after`` is missing."""
+        while self._rows and self._rows[0].out_seq <= after:
+            self._bytes -= size_of(self._rows.popleft())
+        return bool(self._rows) and self._rows[0].out_seq != after + 1
+
+    def take(self, after: int, max_rows: int, max_bytes: int) -> list[OutRow]:
         """Take the rows that directly follow ``out_seq`` ``after``.
 
         At least one row is taken, whatever its size, then as many as the bounds allow.  Rows up
@@ -69,10 +78,6 @@ class OutboxQueue:
         self._signal()
         return taken
 
-    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Wait until rows are here, for at most ``seconds`` or until told to stop."""
-        await until(self._arrived, stop, seconds)
-
     def release(self) -> None:
         """Drop all rows, and end the waits of ``put``."""
         self._rows.clear()
@@ -80,11 +85,7 @@ class OutboxQueue:
         self._signal()
 
     def _signal(self) -> None:
-        for event, state in (
-            (self._arrived, bool(self._rows)),
-            (self._room, self._bytes <= self._max_bytes),
-        ):
-            if state:
-                event.set()
-            else:
-                event.clear()
+        if self._bytes <= self._max_bytes:
+            self._room.set()
+        else:
+            self._room.clear()

@@ -1,15 +1,15 @@
-"""The transactions of a lane: what those of the worker and of the controller have in common.
+"""The transactions of lanes: what those of the worker and of the controller have in common.
 
-Each one locks the lane's row first, and finds nothing if the token or a position is not ours:
+Each one locks the rows of its lanes first, and finds too few if a token or a position is not ours:
 then another owner has the lane, and nothing of the transaction happens.  Role code decides and
-writes in between.  At the end the outbox rows are written and the row moves on, both under the
+writes in between.  At the end the outbox rows are written and the lanes move on, both under the
 same condition.  After COMMIT the outbox rows go to the publisher as well; when the answer to a
 COMMIT is lost, the publisher finds them in Postgres.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from uuid import uuid4
@@ -17,7 +17,7 @@ from uuid import uuid4
 from consumer import dead_letters
 from consumer.dead_letters import DeadLetter
 from consumer.kafka.topics import Topic
-from consumer.lanes.errors import LaneLost
+from consumer.lanes.errors import LanesLost
 from consumer.store import lanes, outbox
 from consumer.store.database import Connection, Database
 from consumer.store.rows import Headers, Lane, OutRow
@@ -36,6 +36,11 @@ class LaneTransaction:
         self._position = before
         self._prefix = prefix
         self._stamp = uuid4()
+
+    @property
+    def number(self) -> int:
+        """The lane's number."""
+        return self._before.lane
 
     @property
     def after(self) -> Lane:
@@ -72,8 +77,8 @@ class LaneTransactions:
 
     def __init__(self, database: Database, row: Lane, prefix: str, take_rows: TakeRows) -> None:
         self.row = row
-        self._database = database
-        self._prefix = prefix
+        self.database = database
+        self.prefix = prefix
         self._take_rows = take_rows
 
     @asynccontextmanager
@@ -82,17 +87,8 @@ class LaneTransactions:
 
         Raises ``LaneLost`` if the lane has another owner, and what the database raises.
         """
-        async with self._database.transaction() as connection:
-            if not await lanes.guard(connection, self.row):
-                raise self._lost()
-            transaction = LaneTransaction(connection, self.row, self._prefix)
+        async with jointly([self]) as (transaction,):
             yield transaction
-            if transaction.rows:
-                await outbox.append(connection, self.row.lane, transaction.rows)
-            after = transaction.after
-            if not await lanes.advance(connection, self.row, after):
-                raise self._lost()
-        self.row = after
 
     async def hand_over(self, transaction: LaneTransaction) -> None:
         """Give the rows of a committed transaction to the publisher; wait while it has no room.
@@ -104,10 +100,33 @@ class LaneTransactions:
 
     async def set_crash_count(self, count: int) -> None:
         """Write the crash count alone, fenced by the token.  Raises ``LaneLost``, ``Transient``."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             if not await lanes.set_stalls(connection, self.row, count):
-                raise self._lost()
+                raise LanesLost([self.row.lane])
         self.row = replace(self.row, stalls=count)
 
-    def _lost(self) -> LaneLost:
-        return LaneLost(f"lane {self.row.lane} has another owner, or has moved on")
+
+@asynccontextmanager
+async def jointly(owned: Sequence[LaneTransactions]) -> AsyncIterator[list[LaneTransaction]]:
+    """Run the block as one transaction of several lanes of one database: all move, or none does.
+
+    Call ``hand_over`` of each after it.  Raises ``LanesLost`` if some have another owner, and what
+    the database raises.
+    """
+    async with owned[0].database.transaction() as connection:
+        before = [one.row for one in owned]
+        _require_all(before, await lanes.guard(connection, before))
+        transactions = [LaneTransaction(connection, one.row, one.prefix) for one in owned]
+        yield transactions
+        batches = {one.number: one.rows for one in transactions if one.rows}
+        if batches:
+            await outbox.append(connection, batches)
+        after = [one.after for one in transactions]
+        _require_all(before, await lanes.advance(connection, before, after))
+    for one, row in zip(owned, after, strict=True):
+        one.row = row
+
+
+def _require_all(rows: Sequence[Lane], found: Collection[int]) -> None:
+    if lost := {row.lane for row in rows}.difference(found):
+        raise LanesLost(lost)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
+from uuid import uuid4
 
 import orjson
 
@@ -27,7 +28,7 @@ from consumer.kafka.reader import PartitionReader, Record, TopicPartition
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import TransactionalProducer
 from consumer.lanes.marker import Marker
-from consumer.lanes.publisher import name_of, published_of
+from consumer.lanes.publisher import take_over
 from consumer.recovery.findings import Findings
 from consumer.services import Services, scope_of
 from consumer.store import deployment, recovery
@@ -68,13 +69,14 @@ async def rebuild(services: Services, found: Findings, report: Report) -> None:
 
 async def _fence(services: Services, found: Findings) -> dict[int, Marker]:
     """Let no process of before publish any more, and return what each lane has published."""
-    topic = services.topics.name(Topic.PUBLISHED)
-    published = {}
-    for one in found.lanes:
-        name = name_of(one.lane)
-        async with await TransactionalProducer.open(services.client, name) as producer:
-            published[one.lane] = await published_of(producer, TopicPartition(topic, one.lane))
-    return published
+    topic, name = services.topics.name(Topic.PUBLISHED), f"recovery-{uuid4().hex}"
+    async with await TransactionalProducer.open(services.client, name) as producer:
+        return {
+            one.lane: await take_over(
+                producer, services.client, TopicPartition(topic, one.lane), undecided=True
+            )
+            for one in found.lanes
+        }
 
 
 async def _collect_events(services: Services, report: Report) -> None:

@@ -10,17 +10,19 @@ its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import cbor2
 
+from consumer.store.arrays import Byteas
 from consumer.store.database import Connection
 from consumer.store.rows import Headers, OutRow
 
 _APPEND = """
-INSERT INTO outbox_batches (lane, through, rows, stamp, body) VALUES (%b, %b, %b, %b, %b)
+INSERT INTO outbox_batches (lane, through, rows, stamp, body)
+SELECT * FROM unnest(%s::integer[], %s::bigint[], %s::integer[], %s::uuid[], %s)
 """
 # The first batch is always read, further ones while their sum is below the bound.
 _READ = """
@@ -40,10 +42,17 @@ _TAKE_EARLIER = """
 WITH taken AS (DELETE FROM outbox WHERE lane = %s RETURNING *)
 SELECT out_seq, topic, partition, key, headers, value FROM taken ORDER BY out_seq
 """
-_TRIM = "DELETE FROM outbox_batches WHERE lane = %s AND through < %s"
-_EMPTY = """
-UPDATE outbox_batches SET rows = 0, body = '' WHERE lane = %s AND through = %s AND rows > 0
+_TRIM = """
+DELETE FROM outbox_batches AS batch
+USING unnest(%s::integer[], %s::bigint[]) AS marker (lane, through)
+WHERE batch.lane = marker.lane AND batch.through < marker.through
 """
+_EMPTY = """
+UPDATE outbox_batches AS batch SET rows = 0, body = ''
+FROM unnest(%s::integer[], %s::bigint[]) AS marker (lane, through)
+WHERE batch.lane = marker.lane AND batch.through = marker.through AND batch.rows > 0
+"""
+_NEWEST = "SELECT lane, max(through) FROM outbox_batches WHERE lane = ANY(%s) GROUP BY lane"
 _DEPTH = "SELECT lane, sum(rows)::bigint FROM outbox_batches GROUP BY lane HAVING sum(rows) > 0"
 _STAMP = """
 SELECT stamp FROM outbox_batches WHERE lane = %s AND through >= %s ORDER BY through LIMIT 1
@@ -65,10 +74,17 @@ class Knowledge:
     trimmed: int
 
 
-async def append(connection: Connection, lane: int, rows: Sequence[OutRow]) -> None:
-    """Add the rows of one transaction, whose ``out_seq`` continue from the lane's last."""
-    last = rows[-1]
-    await connection.execute(_APPEND, [lane, last.out_seq, len(rows), last.stamp, packed(rows)])
+async def append(connection: Connection, batches: Mapping[int, Sequence[OutRow]]) -> None:
+    """Add the rows of one transaction by lane; their ``out_seq`` continue from the lane's last."""
+    last = [rows[-1] for rows in batches.values()]
+    columns = [
+        list(batches),
+        [row.out_seq for row in last],
+        [len(rows) for rows in batches.values()],
+        [row.stamp for row in last],
+        Byteas([packed(rows) for rows in batches.values()]),
+    ]
+    await connection.execute(_APPEND, columns)
 
 
 async def read(
@@ -101,10 +117,16 @@ def _bounded(rows: Iterable[OutRow], max_rows: int, max_bytes: int) -> list[OutR
     return taken
 
 
-async def trim(connection: Connection, lane: int, through: int) -> None:
-    """Forget the rows up to ``through``, the lane's committed marker, but for its stamp."""
-    await connection.execute(_TRIM, [lane, through])
-    await connection.execute(_EMPTY, [lane, through])
+async def trim(connection: Connection, through: Mapping[int, int]) -> None:
+    """Forget the rows of each lane up to its committed marker, but for the marker's stamp."""
+    markers = [list(through), list(through.values())]
+    await connection.execute(_TRIM, markers)
+    await connection.execute(_EMPTY, markers)
+
+
+async def newest(connection: Connection, lanes: Sequence[int]) -> dict[int, int]:
+    """Return the newest ``out_seq`` of each of ``lanes`` that has a batch."""
+    return dict(await (await connection.execute(_NEWEST, [list(lanes)])).fetchall())
 
 
 async def adopt_earlier(connection: Connection, lane: int, published: int) -> None:
@@ -116,7 +138,7 @@ async def adopt_earlier(connection: Connection, lane: int, published: int) -> No
         if out_seq > published
     ]
     for start in range(0, len(rows), _EARLIER_ROWS):
-        await append(connection, lane, rows[start : start + _EARLIER_ROWS])
+        await append(connection, {lane: rows[start : start + _EARLIER_ROWS]})
 
 
 async def knowledge(connection: Connection, lane: int, out_seq: int) -> Knowledge:

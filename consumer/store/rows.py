@@ -15,6 +15,12 @@ from consumer.backfill import Cause
 RELEASED = UUID(int=0)
 """The token of a lane that its last owner gave up in good order."""
 
+UNPUBLISHED = UUID(int=1)
+"""The token of a lane that its last owner gave up while Kafka had not answered for its rows."""
+
+NOBODY = frozenset({RELEASED, UNPUBLISHED})
+"""The tokens of lanes without an owner."""
+
 NO_STAMP = UUID(int=0)
 """The stamp of rows and markers that were written before there were stamps."""
 

@@ -32,6 +32,7 @@ from consumer.store.rows import Lane
 from consumer.worker import report, verdicts
 from consumer.worker.batch_reader import Batch, BatchReader
 from consumer.worker.cache import LaneCache
+from consumer.worker.decision import Together
 from consumer.worker.incoming import EpochNotice, IncomingFrame, MalformedRecord, follows, origin_of
 from consumer.worker.plan import Plan
 from consumer.worker.poison import PoisonGuard
@@ -59,6 +60,7 @@ class BatchLoop:
     database: Database
     guard: PoisonGuard
     turns: Turns
+    together: Together
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, or until the position was moved past what retention deleted.
@@ -83,10 +85,11 @@ class BatchLoop:
             await self._write_crash_count(batch)
             watch.lap(BatchStep.READ)
             plan = self._new_plan()
-            await self._fill(plan, batch)
+            with self.together.planning():
+                await self._fill(plan, batch)
             watch.lap(BatchStep.VERIFY)
             await self.transactions.delete_in_batches(planned.input for planned in plan.inputs)
-            outcome = await self.transactions.commit(plan, watch)
+            outcome = await self.transactions.commit(plan, batch.size)
             watch.stop()
         report.planned(plan, batch)
         report.decided(plan, outcome.batch_state, outcome.rejections)
@@ -216,7 +219,7 @@ class BatchLoop:
         """Go on at the oldest record that retention has left."""
         lane = self.transactions.lane
         _log.warning("offset_expired", lane=lane.lane, error=str(expired))
-        if expired.partition == self.reader.buffer.backfill:
+        if expired.partition == self.reader.backfill:
             await self._repeat_lookups(expired.earliest)
             return
         origin = Origin(Source.FIREHOSE, lane.last_seq, times.to_text(time.time()), None)
@@ -239,7 +242,7 @@ class BatchLoop:
                 plan.look_up(Lookup(did, LookupKind.IDENTITY, 0, 0))
         if plan.lookups or backfill_offset != plan.backfill_offset:
             plan.backfill_offset = backfill_offset
-            await self.transactions.commit(plan, Stopwatch())
+            await self.transactions.commit(plan)
 
     async def _match_scope(self) -> None:
         """Mark the repos for which other collections were wanted before."""

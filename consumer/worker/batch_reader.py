@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consumer.backfill import ROWS
 from consumer.config.settings import WorkerSettings
 from consumer.errors import Refused
-from consumer.kafka.reader import Record
+from consumer.kafka.reader import Record, TopicPartition
+from consumer.kafka.shared import Feed, size_of
 from consumer.store import parked
 from consumer.store.database import Database
 from consumer.worker import incoming
 from consumer.worker.cache import LaneCache
 from consumer.worker.incoming import EpochNotice, IncomingFrame, MalformedRecord
 from consumer.worker.poison import Alone
-from consumer.worker.record_buffer import RecordBuffer
 
+_ROW_BYTES = 400  # bytes of a row, its event and its row of the outbox
+_DIGITS = 6
 _SHARE = 4  # messages and parked frames get this part of a batch each
 
 LiveFrame = IncomingFrame | EpochNotice | MalformedRecord
@@ -60,9 +63,17 @@ class BatchReader:
     """
 
     def __init__(
-        self, buffer: RecordBuffer, database: Database, cache: LaneCache, settings: WorkerSettings
+        self,
+        feed: Feed,
+        firehose: TopicPartition,
+        backfill: TopicPartition,
+        database: Database,
+        cache: LaneCache,
+        settings: WorkerSettings,
     ) -> None:
-        self.buffer = buffer
+        self.backfill = backfill
+        self._firehose = firehose
+        self._feed = feed
         self._database = database
         self._cache = cache
         self._frames = settings.batch_frames
@@ -73,14 +84,14 @@ class BatchReader:
     @property
     def drained(self) -> bool:
         """Whether every live frame that was fetched is taken."""
-        return not (self._returned or self.buffer.more)
+        return not (self._returned or self._feed.holds(self._firehose))
 
     async def take(self) -> Batch:
         """Return the next batch; it may be empty."""
         share = max(1, self._frames // _SHARE)
         return Batch(
-            await self._live(self._frames),
-            await self._messages(share),
+            self._live(self._frames),
+            self._messages(share),
             await self._parked(share),
         )
 
@@ -89,9 +100,9 @@ class BatchReader:
         for each in [source] if source else self._in_turn():
             match each:
                 case Alone.FIREHOSE:
-                    found = Batch(await self._live(1), [], [])
+                    found = Batch(self._live(1), [], [])
                 case Alone.BACKFILL:
-                    found = Batch([], await self._messages(1), [])
+                    found = Batch([], self._messages(1), [])
                 case Alone.PARKED:
                     found = Batch([], [], await self._parked(1))
             if not found.empty:
@@ -106,23 +117,21 @@ class BatchReader:
 
     async def wait(self, seconds: float) -> None:
         """Wait until a topic has something, for at most ``seconds``."""
-        await self.buffer.wait(seconds, self._frames)
+        await self._feed.wait(seconds)
 
     def put_back(self, live: list[LiveFrame]) -> None:
         """Return ``live``, the newest frames taken, to be taken again."""
         self._returned = live + self._returned
 
-    async def _live(self, most: int) -> list[LiveFrame]:
+    def _live(self, most: int) -> list[LiveFrame]:
         if self._returned:
             taken, self._returned = self._returned[:most], self._returned[most:]
             return taken
-        buffer = self.buffer
-        records = await buffer.take(buffer.firehose, most=most, most_bytes=self._bytes)
+        records = self._feed.take(self._firehose, most, self._bytes)
         return [_live_frame(record) for record in records]
 
-    async def _messages(self, most: int) -> list[Record]:
-        buffer = self.buffer
-        return await buffer.take(buffer.backfill, most=most, most_bytes=self._bytes // _SHARE)
+    def _messages(self, most: int) -> list[Record]:
+        return self._feed.take(self.backfill, most, self._bytes // _SHARE, _weight)
 
     async def _parked(self, most: int) -> list[IncomingFrame]:
         ready = sorted(self._cache.ready())[:most]
@@ -133,6 +142,15 @@ class BatchReader:
                 connection, ready, max_frames=most, max_bytes=self._bytes // _SHARE
             )
         return [incoming.of_parked(frame) for frame in frames]
+
+
+def _weight(record: Record) -> int:
+    """Return the bytes of a message, and of the rows that it leads to (header ``ROWS``)."""
+    weight = size_of(record)
+    for name, value in record.headers:
+        if name == ROWS and value.isdigit():
+            weight += _ROW_BYTES * int(value[:_DIGITS])
+    return weight
 
 
 def _live_frame(record: Record) -> LiveFrame:

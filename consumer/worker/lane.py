@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from consumer import metrics
 from consumer.config.settings import LimitSettings, Settings
 from consumer.kafka.client import Client
-from consumer.kafka.reader import PartitionReader, TopicPartition
+from consumer.kafka.reader import TopicPartition
+from consumer.kafka.shared import SharedReader
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import OwnedLane, Owner
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from consumer.state.policy import Policy
 from consumer.store import forgotten, parked
@@ -20,8 +22,8 @@ from consumer.verify.commit import CommitLimits
 from consumer.worker.batch_loop import BatchLoop
 from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache
+from consumer.worker.decision import Together
 from consumer.worker.poison import PoisonGuard
-from consumer.worker.record_buffer import RecordBuffer
 from consumer.worker.transaction import BatchTransactions
 from consumer.worker.turns import Turns
 from consumer.worker.verdicts import Rules
@@ -29,7 +31,7 @@ from consumer.worker.verdicts import Rules
 _ALONE_SPAN = 2  # batches' worth of frames; messages and parked frames take turns with them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resources:
     """What every lane of a process shares."""
 
@@ -37,14 +39,26 @@ class Resources:
     client: Client
     topics: Topics
     database: Database
+    publisher: Publisher
     scope: Scope
     turns: Turns = field(default_factory=Turns)
+
+    @cached_property
+    def reader(self) -> SharedReader:
+        """Reads the topics of all lanes."""
+        return SharedReader(self.client)
+
+    @cached_property
+    def together(self) -> Together:
+        """Decides the batches of all lanes."""
+        bounds = self.settings.worker
+        return Together(bounds.batch_frames, bounds.batch_bytes)
 
 
 async def run_lane(number: int, resources: Resources, stop: asyncio.Event) -> None:
     """Own lane ``number`` and process its topics until told to stop.  Raises ``Fatal``."""
     work = partial(_work, resources)
-    owner = Owner(number, resources.client, resources.topics, resources.database, work)
+    owner = Owner(number, resources.publisher, resources.topics, resources.database, work)
     try:
         await owner.run(stop)
     finally:
@@ -63,12 +77,13 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
     backfill = TopicPartition(topics.name(Topic.BACKFILL), row.lane)
     positions = {firehose: row.firehose_offset, backfill: row.backfill_offset}
     policy = Policy(row.lane, resources.scope, settings.retries.policy(), settings.accounts.rules())
-    async with await PartitionReader.open(resources.client, positions) as reader:
+    async with resources.reader.feeding(positions) as feed:
         lane.mark_healthy()
-        buffer = RecordBuffer(reader, firehose, backfill)
         loop = BatchLoop(
-            transactions=BatchTransactions(lane.transactions, policy, settings.limits.record),
-            reader=BatchReader(buffer, database, cache, settings.worker),
+            transactions=BatchTransactions(
+                lane.transactions, policy, settings.limits.record, resources.together.decide
+            ),
+            reader=BatchReader(feed, firehose, backfill, database, cache, settings.worker),
             cache=cache,
             rules=rules_of(policy, settings.limits, settings.identity.refresh_interval),
             database=database,
@@ -78,6 +93,7 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
                 span=_ALONE_SPAN * settings.worker.batch_frames,
             ),
             turns=resources.turns,
+            together=resources.together,
         )
         await loop.run(lane.stop)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
@@ -26,10 +27,10 @@ from consumer.store.repos import Repos
 from consumer.store.rows import Lane, OutRow
 from consumer.worker import verdicts
 from consumer.worker.cache import LaneCache
-from consumer.worker.incoming import IncomingFrame
+from consumer.worker.decision import Together
+from consumer.worker.incoming import EpochNotice, IncomingFrame
 from consumer.worker.lane import rules_of
 from consumer.worker.plan import Plan
-from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import BatchTransactions
 from consumer.worker.verdicts import Rules
 from procedures.retries import RetryPolicy
@@ -58,7 +59,7 @@ class Bench:
         return plan
 
     async def post(self, *frames: IncomingFrame) -> None:
-        await self.transactions.commit(self.plan(*frames), Stopwatch())
+        await self.transactions.commit(self.plan(*frames))
 
     async def stored(self) -> tuple[Lane | None, int, list[OutRow]]:
         """Return the lane, the number of records and the outbox."""
@@ -70,6 +71,14 @@ class Bench:
         return lane, row[0], rows
 
 
+def policy_of(lane: int) -> Policy:
+    return Policy(lane, Scope(("pub.chive.*",)), RetryPolicy())
+
+
+def transactions_of(lane: LaneTransactions, policy: Policy) -> BatchTransactions:
+    return BatchTransactions(lane, policy, 1024**2, Together(400, 2**20).decide)
+
+
 @pytest.fixture
 async def author() -> Author:
     return Author.of()
@@ -77,7 +86,7 @@ async def author() -> Author:
 
 @pytest.fixture
 async def bench(database: Database, author: Author) -> Bench:
-    policy = Policy(LANE, Scope(("pub.chive.*",)), RetryPolicy())
+    policy = policy_of(LANE)
     cache = LaneCache()
     cache.learn(identity(author.account))
     handed: list[OutRow] = []
@@ -88,7 +97,7 @@ async def bench(database: Database, author: Author) -> Bench:
     claimed = await lanes.claim(database, LANE, uuid4())
     lane = LaneTransactions(database, claimed.row, "test.", hand_over)
     rules = rules_of(policy, LimitSettings(), 60.0)
-    return Bench(database, lane, BatchTransactions(lane, policy, 1024**2), cache, rules, handed)
+    return Bench(database, lane, transactions_of(lane, policy), cache, rules, handed)
 
 
 async def test_everything_moves_together(bench: Bench, author: Author) -> None:
@@ -218,14 +227,14 @@ async def test_a_change_of_scope_that_is_interrupted_can_be_taken_back(
     with monkeypatch.context() as patch:
         patch.setattr(bench.lane, "hand_over", dies)
         with pytest.raises(Killed):
-            await BatchTransactions(bench.lane, WIDE, 1024**2).match_scope(origin)
+            await transactions_of(bench.lane, WIDE).match_scope(origin)
     row = await lanes.resume(bench.database, bench.lane.row)
     changed = await _scopes(bench)
     assert changed == {WIDE.digest: 1_000, NARROW.digest: 1_500}, "one page was marked"
 
     assert NARROW.is_other(row.scope)
     lane = LaneTransactions(bench.database, row, "test.", bench.lane._take_rows)
-    assert await BatchTransactions(lane, NARROW, 1024**2).match_scope(origin) == 1_000
+    assert await transactions_of(lane, NARROW).match_scope(origin) == 1_000
     assert await _scopes(bench) == {NARROW.digest: 2_500}
     assert not NARROW.is_other(lane.row.scope)
     async with bench.database.transaction() as connection:
@@ -240,3 +249,39 @@ async def _scopes(bench: Bench) -> dict[bytes, int]:
     async with bench.database.transaction() as connection:
         query = "SELECT scope, count(*) FROM repos GROUP BY scope"
         return dict(await (await connection.execute(query, binary=True)).fetchall())
+
+
+async def test_lanes_that_are_decided_together_move_all_or_none(
+    bench: Bench, author: Author
+) -> None:
+    other = (await lanes.claim(bench.database, LANE + 1, uuid4())).row
+    second = LaneTransactions(bench.database, other, "test.", bench.lane._take_rows)
+    together = Together(400, 2**20)
+    both = [
+        BatchTransactions(lane, policy_of(lane.row.lane), 1024**2, together.decide)
+        for lane in (bench.lane, second)
+    ]
+    notice = EpochNotice(epoch=0, offset=4, log_time=0, relay="wss://relay.test")
+    empty = Plan(second.row, LaneCache(), bench.rules, NOW)
+    empty.notice(notice)
+    await asyncio.gather(both[0].commit(bench.plan(author.commit())), both[1].commit(empty))
+    decided = bench.lane.row.last_out_seq
+    assert decided > 0
+    assert second.row.firehose_offset == 5
+    stored, _, _ = await bench.stored()
+    assert stored == bench.lane.row
+
+    await lanes.claim(bench.database, LANE + 1, uuid4())
+    late = Plan(second.row, LaneCache(), bench.rules, NOW)
+    late.notice(replace(notice, offset=9))
+    done = await asyncio.gather(
+        both[0].commit(bench.plan(author.commit())), both[1].commit(late), return_exceptions=True
+    )
+    assert isinstance(done[1], LaneLost)
+    assert bench.lane.row.last_out_seq > decided, "the other lane is decided without it"
+    stored, _, _ = await bench.stored()
+    assert stored == bench.lane.row
+    async with bench.database.transaction() as connection:
+        taken = await store.read(connection, LANE + 1)
+    assert taken is not None
+    assert taken.firehose_offset == 5

@@ -17,6 +17,7 @@ from consumer.control import bulks
 from consumer.control.role import Controller
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from consumer.store import selections
 from consumer.store.database import Connection
@@ -51,6 +52,7 @@ class BulkHarness(Harness):
             self.client,
             self.topics,
             self.database,
+            Publisher(self.client, self.topics, self.database),
             scope,
             forget_after=3600.0,
             retries=RetryPolicy(),

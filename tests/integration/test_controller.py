@@ -14,6 +14,7 @@ from consumer.control import role
 from consumer.control.role import Controller
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from procedures.retries import RetryPolicy
 from tests.support.dead_letters import validate
@@ -43,6 +44,7 @@ class ControllerHarness(Harness):
             self.client,
             self.topics,
             self.database,
+            Publisher(self.client, self.topics, self.database),
             Scope(("pub.chive.*",)),
             forget_after=60.0,
             retries=RetryPolicy(),

@@ -27,7 +27,7 @@ async def owned(database: Database) -> Lane | None:
 async def test_a_fresh_lane_is_claimed_at_its_beginning(database: Database) -> None:
     token = uuid4()
     claimed = await lanes.claim(database, LANE, token)
-    assert claimed == lanes.ClaimedLane(Lane(LANE, token), unclean_takeover=False)
+    assert claimed == lanes.ClaimedLane(Lane(LANE, token), unclean_takeover=False, undecided=False)
     assert await owned(database) == claimed.row
 
 
@@ -35,18 +35,22 @@ async def test_claiming_with_the_same_token_changes_nothing(database: Database) 
     """So that a claim whose COMMIT was not answered can be made again."""
     token = uuid4()
     claimed = await lanes.claim(database, LANE, token)
-    assert await lanes.claim(database, LANE, token) == claimed
+    assert (await lanes.claim(database, LANE, token)).row == claimed.row
 
 
-async def test_a_claim_tells_whether_the_last_owner_released_the_lane(database: Database) -> None:
+async def test_a_claim_tells_what_the_last_owner_left(database: Database) -> None:
     first = await lanes.claim(database, LANE, uuid4())
     second = await lanes.claim(database, LANE, uuid4())
-    assert second.unclean_takeover
-    await lanes.release(database, first.row)
+    assert (second.unclean_takeover, second.undecided) == (True, True)
+    await lanes.release(database, first.row, published=True)
     assert await owned(database) == second.row, "a lost lane cannot be released"
-    await lanes.release(database, second.row)
+    await lanes.release(database, second.row, published=True)
     third = await lanes.claim(database, LANE, uuid4())
-    assert not third.unclean_takeover
+    assert (third.unclean_takeover, third.undecided) == (False, False)
+    await lanes.release(database, third.row, published=False)
+    fourth = await lanes.claim(database, LANE, uuid4())
+    assert (fourth.unclean_takeover, fourth.undecided) == (False, True)
+    assert (await lanes.claim(database, LANE, fourth.row.token)).undecided
 
 
 async def test_a_former_owner_cannot_go_on(database: Database) -> None:
@@ -56,8 +60,8 @@ async def test_a_former_owner_cannot_go_on(database: Database) -> None:
     with pytest.raises(LaneLost):
         await lanes.resume(database, first)
     async with database.transaction() as connection:
-        assert not await store.guard(connection, first)
-        assert not await store.advance(connection, first, replace(first, firehose_offset=9))
+        assert not await store.guard(connection, [first])
+        assert not await store.advance(connection, [first], [replace(first, firehose_offset=9)])
         assert not await store.set_stalls(connection, first, 1)
     assert await owned(database) == second
 
@@ -79,8 +83,8 @@ async def test_an_owner_with_an_outdated_position_cannot_write(database: Databas
     believed = (await lanes.claim(database, LANE, uuid4())).row
     moved = replace(believed, firehose_offset=10, last_seq=10, last_out_seq=4)
     async with database.transaction() as connection:
-        assert await store.advance(connection, believed, moved)
+        assert await store.advance(connection, [believed], [moved])
     async with database.transaction() as connection:
-        assert not await store.guard(connection, believed)
-        assert not await store.advance(connection, believed, moved)
-        assert await store.guard(connection, moved)
+        assert not await store.guard(connection, [believed])
+        assert not await store.advance(connection, [believed], [moved])
+        assert await store.guard(connection, [moved])

@@ -17,6 +17,7 @@ from consumer.control.role import Controller
 from consumer.fetch import attempts
 from consumer.fetch.role import Fetcher
 from consumer.kafka.topics import Topic
+from consumer.lanes.publisher import Publisher
 from consumer.state.effects import SyncReason, SyncRequest
 from consumer.store.operations import claims, queue
 from procedures.failures import Failure
@@ -141,6 +142,7 @@ async def stage(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> Asyn
         harness.client,
         harness.topics,
         harness.database,
+        Publisher(harness.client, harness.topics, harness.database),
         scope,
         forget_after=3600.0,
         retries=RetryPolicy(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -15,12 +16,14 @@ from pydantic import SecretStr
 from consumer import metrics
 from consumer.errors import Fatal
 from consumer.kafka.client import Client
+from consumer.kafka.compacted import BARRIER
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes import marker
 from consumer.lanes.errors import LaneLost
 from consumer.lanes.marker import Marker
+from consumer.lanes.outgoing import Outgoing
 from consumer.lanes.owner import claim
 from consumer.lanes.publisher import READ_BACK, Pace, Publisher
 from consumer.store import lanes, outbox
@@ -30,7 +33,7 @@ from consumer.store.deployment import check
 from consumer.store.rows import RELEASED, Lane, OutRow
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
-from tests.support.harness import Harness, running
+from tests.support.harness import Harness
 from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.services
@@ -50,7 +53,22 @@ class PublisherHarness(Harness):
     decided: int = 0
 
     def publisher(self, pace: Pace = PACE, client: Client | None = None) -> Publisher:
-        return Publisher(self.lane, client or self.client, self.topics, self.database, pace)
+        return Publisher(client or self.client, self.topics, self.database, pace)
+
+    @asynccontextmanager
+    async def publishing(
+        self, pace: Pace = PACE, client: Client | None = None
+    ) -> AsyncIterator[Outgoing]:
+        """Publish the lane as a new process would; at the end, all that was handed over."""
+        publisher = self.publisher(pace, client)
+        async with publisher.publishing(self.lane, undecided=True) as outgoing:
+            yield outgoing
+            assert await outgoing.published(30)
+
+    async def publish_forever(self, pace: Pace = PACE) -> None:
+        """Publish the lane until cancelled; raise what the publisher died of."""
+        async with self.publisher(pace).publishing(self.lane, undecided=True) as outgoing:
+            await outgoing.lost()
 
     async def claim(self) -> Lane:
         """Claim the lane, whichever owner it has."""
@@ -70,9 +88,9 @@ class PublisherHarness(Harness):
         async with self.database.transaction() as connection:
             seen = await lanes.read(connection, LANE)
             assert seen is not None
-            await outbox.append(connection, LANE, rows)
+            await outbox.append(connection, {LANE: rows})
             new = replace(seen, last_out_seq=self.decided + count)
-            assert await lanes.advance(connection, seen, new)
+            assert await lanes.advance(connection, [seen], [new])
         self.decided += count
         return rows
 
@@ -153,40 +171,36 @@ def count_of(outcome: str) -> float:
 
 
 async def test_rows_handed_over_are_published_and_trimmed(harness: PublisherHarness) -> None:
-    publisher = harness.publisher()
-    async with running(publisher.run):
+    async with harness.publishing() as outgoing:
         for _ in range(10):
-            await publisher.hand_over(await harness.decide(9))
+            await outgoing.hand_over(await harness.decide(9))
         await all_trimmed(harness)
     await exactly_once(harness)
 
 
 async def test_rows_decided_before_the_start_come_first(harness: PublisherHarness) -> None:
     await harness.decide(50)
-    publisher = harness.publisher()
     handed = await harness.decide(10)
-    await publisher.hand_over(handed)
-    async with running(publisher.run):
+    async with harness.publishing() as outgoing:
+        await outgoing.hand_over(handed)
         await all_trimmed(harness)
     await exactly_once(harness)
 
 
 async def test_rows_never_handed_over_are_found(harness: PublisherHarness) -> None:
-    publisher = harness.publisher()
-    async with running(publisher.run):
-        await publisher.hand_over(await harness.decide(3))
+    async with harness.publishing() as outgoing:
+        await outgoing.hand_over(await harness.decide(3))
         await harness.decide(4)  # its COMMIT was not answered
         await all_trimmed(harness)
         await harness.decide(5)  # nor was this one's, and the next batch makes the gap known
-        await publisher.hand_over(await harness.decide(6))
+        await outgoing.hand_over(await harness.decide(6))
         await all_trimmed(harness)
     await exactly_once(harness)
 
 
 async def test_stopping_publishes_what_was_handed_over(harness: PublisherHarness) -> None:
-    publisher = harness.publisher()
-    async with running(publisher.run):
-        await publisher.hand_over(await harness.decide(30))
+    async with harness.publishing() as outgoing:
+        await outgoing.hand_over(await harness.decide(30))
     await exactly_once(harness)
 
 
@@ -199,12 +213,12 @@ async def test_nothing_is_trimmed_before_its_marker_was_read_back(
     await harness.decide(20)
     with monkeypatch.context() as patch:
         patch.setattr(PartitionReader, "fetch", sighted_once(blind))
-        async with running(harness.publisher().run):
+        async with harness.publishing():
             await eventually(
                 lambda: published_all(harness), what="everything in Kafka", deadline=90
             )
         assert await harness.waiting() == 20
-    async with running(harness.publisher().run):
+    async with harness.publishing():
         await all_trimmed(harness)
     await exactly_once(harness)
 
@@ -233,11 +247,11 @@ async def published_all(harness: PublisherHarness) -> bool:
 async def test_a_crash_between_commit_and_trim_repeats_nothing(harness: PublisherHarness) -> None:
     await harness.decide(20)
     never = replace(PACE, trim_every=1e9)
-    task = asyncio.create_task(harness.publisher(never).run(asyncio.Event()))
+    task = asyncio.create_task(harness.publish_forever(never))
     await eventually(lambda: published_all(harness), what="everything in Kafka", deadline=90)
     await killed(task)
     assert await harness.waiting() > 0
-    async with running(harness.publisher().run):
+    async with harness.publishing():
         await all_trimmed(harness)
     await exactly_once(harness)
 
@@ -246,12 +260,11 @@ async def test_crashes_anywhere_repeat_and_lose_nothing(harness: PublisherHarnes
     chance = random.Random(7)
     for _ in range(12):
         publisher = harness.publisher()
-        task = asyncio.create_task(publisher.run(asyncio.Event()))
-        for _ in range(chance.randrange(1, 5)):
-            await publisher.hand_over(await harness.decide(chance.randrange(1, 20)))
-        await asyncio.sleep(chance.uniform(0.0, 0.3))  # anywhere between two awaits
-        await killed(task)
-    async with running(harness.publisher().run):
+        async with publisher.publishing(harness.lane, undecided=True) as outgoing:
+            for _ in range(chance.randrange(1, 5)):
+                await outgoing.hand_over(await harness.decide(chance.randrange(1, 20)))
+            await asyncio.sleep(chance.uniform(0.0, 0.3))  # anywhere between two awaits
+    async with harness.publishing():
         await all_trimmed(harness)
     await exactly_once(harness)
 
@@ -292,9 +305,8 @@ async def test_an_unknown_outcome_is_looked_up(
 ) -> None:
     before = count_of("unknown")
     monkeypatch.setattr(TransactionalProducer, "commit", interfering(3, interfere))
-    publisher = harness.publisher()
-    async with running(publisher.run):
-        await publisher.hand_over(await harness.decide(40))
+    async with harness.publishing() as outgoing:
+        await outgoing.hand_over(await harness.decide(40))
         await all_trimmed(harness)
     await exactly_once(harness)
     assert count_of("unknown") == before + 3
@@ -306,17 +318,15 @@ async def test_a_fenced_publisher_that_owns_the_lane_comes_back(
     async def fenced(
         producer: TransactionalProducer, records: Sequence[OutRecord], commit: Commit
     ) -> None:
-        name = f"publisher-{LANE}"
-        async with await TransactionalProducer.open(harness.client, name):
+        async with await TransactionalProducer.open(harness.client, producer.name):
             with pytest.raises(Fenced):
                 await commit(producer, records)
             raise Fenced("by the test")
 
     before = count_of("fenced")
     monkeypatch.setattr(TransactionalProducer, "commit", interfering(1, fenced))
-    publisher = harness.publisher()
-    async with running(publisher.run):
-        await publisher.hand_over(await harness.decide(20))
+    async with harness.publishing() as outgoing:
+        await outgoing.hand_over(await harness.decide(20))
         await all_trimmed(harness)
     await exactly_once(harness)
     assert count_of("fenced") == before + 1
@@ -326,18 +336,18 @@ async def test_a_fenced_publisher_that_owns_the_lane_comes_back(
 
 
 async def test_a_new_owner_takes_over_and_the_old_one_ends(harness: PublisherHarness) -> None:
-    old = harness.publisher(replace(PACE, look_every=1e9))
-    async with running(old.run, may_end=True) as (task,):
+    slow = replace(PACE, look_every=1e9)
+    async with harness.publisher(slow).publishing(harness.lane, undecided=True) as old:
         await old.hand_over(await harness.decide(10))
         await all_trimmed(harness)
         await harness.claim()
-        new = harness.publisher()
-        async with running(new.run):
+        async with harness.publishing() as new:
             handed = await harness.decide(10)
             await new.hand_over(handed)
             await all_trimmed(harness)
             await old.hand_over(handed)  # it does not know yet
-            await asyncio.wait_for(task, 30)
+            with pytest.raises(LaneLost):
+                await asyncio.wait_for(old.lost(), 30)
             with pytest.raises(LaneLost):
                 await old.hand_over(handed)
     await exactly_once(harness)
@@ -345,9 +355,11 @@ async def test_a_new_owner_takes_over_and_the_old_one_ends(harness: PublisherHar
 
 async def test_a_publisher_without_the_lane_publishes_nothing(harness: PublisherHarness) -> None:
     await harness.decide(10)
-    late = harness.publisher()
+    before = harness.lane
     await harness.claim()
-    await asyncio.wait_for(late.run(asyncio.Event()), 30)
+    async with harness.publisher().publishing(before, undecided=True) as late:
+        with pytest.raises(LaneLost):
+            await asyncio.wait_for(late.lost(), 30)
     assert await harness.published() == []
 
 
@@ -366,7 +378,7 @@ async def test_a_marker_ahead_of_postgres_is_fatal(harness: PublisherHarness) ->
 async def test_a_marker_behind_what_was_trimmed_is_fatal(harness: PublisherHarness) -> None:
     await harness.decide(5)
     async with harness.database.transaction() as connection:
-        await outbox.trim(connection, LANE, 5)
+        await outbox.trim(connection, {LANE: 5})
     await halted(harness, "Kafka was restored")
     assert await harness.published() == []
 
@@ -383,7 +395,7 @@ async def test_rows_missing_behind_the_marker_are_fatal(harness: PublisherHarnes
 async def test_numbers_that_agree_do_not_prove_a_history(harness: PublisherHarness) -> None:
     """A database restored from a backup decides on until its numbers agree with the marker."""
     await harness.decide(3)
-    async with running(harness.publisher().run):
+    async with harness.publishing():
         await all_trimmed(harness)
     before = await harness.published()
     async with harness.database.transaction() as connection:  # as if nothing had been decided
@@ -399,7 +411,7 @@ async def test_numbers_that_agree_do_not_prove_a_history(harness: PublisherHarne
 async def test_a_halted_deployment_stays_so(harness: PublisherHarness) -> None:
     await harness.decide(5)
     async with harness.database.transaction() as connection:
-        await outbox.trim(connection, LANE, 5)
+        await outbox.trim(connection, {LANE: 5})
     await halted(harness, "Kafka was restored")
     with pytest.raises(Fatal, match=r"do not belong together.*docs/backup\.md"):
         await claim(harness.database, LANE + 1, uuid4())
@@ -409,19 +421,20 @@ async def test_a_halted_deployment_stays_so(harness: PublisherHarness) -> None:
 
 
 async def test_an_owner_decides_nothing_before_the_proof(harness: PublisherHarness) -> None:
-    publisher, stop = harness.publisher(), asyncio.Event()
-    proven = asyncio.create_task(publisher.proven(stop))
-    done, _ = await asyncio.wait([proven], timeout=0.5)
-    assert not done
-    async with running(publisher.run):
+    stop = asyncio.Event()
+    async with harness.publishing() as outgoing:
+        proven = asyncio.create_task(outgoing.proven(stop))
+        await asyncio.sleep(0)
+        assert not proven.done()
         assert await asyncio.wait_for(proven, 60)
     stop.set()
-    assert not await harness.publisher().proven(stop)
+    unproven = Outgoing(harness.lane, 1, asyncio.Event(), undecided=False)
+    assert not await unproven.proven(stop)
 
 
 async def test_a_marker_of_an_earlier_version_is_adopted(harness: PublisherHarness) -> None:
     await harness.decide(3)
-    async with running(harness.publisher().run):
+    async with harness.publishing():
         await all_trimmed(harness)
     async with await TransactionalProducer.open(harness.client, f"publisher-{LANE}") as producer:
         place = TopicPartition(harness.topics.name(Topic.PUBLISHED), LANE)
@@ -429,14 +442,14 @@ async def test_a_marker_of_an_earlier_version_is_adopted(harness: PublisherHarne
     async with harness.database.transaction() as connection:
         await connection.execute("DELETE FROM outbox_batches")
     await harness.decide(4)
-    async with running(harness.publisher().run):
+    async with harness.publishing():
         await all_trimmed(harness)
     await exactly_once(harness)
 
 
 async def halted(harness: PublisherHarness, because: str) -> None:
     with pytest.raises(Fatal, match=because):
-        await asyncio.wait_for(harness.publisher().run(asyncio.Event()), 30)
+        await asyncio.wait_for(harness.publish_forever(), 30)
     with pytest.raises(Fatal, match=because):
         await claim(harness.database, LANE, uuid4())
 
@@ -451,12 +464,12 @@ async def test_kafka_away_holds_the_worker_back_and_is_waited_out(
     settings = harness.client.settings.model_copy(
         update={"bootstrap_servers": address, "request_timeout": 3.0}
     )
-    publisher = harness.publisher(replace(PACE, waiting_bytes=2000), Client(settings))
-    async with running(publisher.run):
-        await publisher.hand_over(await harness.decide(5))
+    pace = replace(PACE, waiting_bytes=2000)
+    async with harness.publishing(pace, Client(settings)) as outgoing:
+        await outgoing.hand_over(await harness.decide(5))
         await all_trimmed(harness)
         await kafka_proxy.stop()
-        blocked = asyncio.create_task(publisher.hand_over(await harness.decide(50)))
+        blocked = asyncio.create_task(outgoing.hand_over(await harness.decide(50)))
         done, _ = await asyncio.wait([blocked], timeout=2.0)
         assert not done
         assert kafka_proxy.cut > 0
@@ -472,13 +485,13 @@ async def test_postgres_away_is_waited_out(
     dsn = SecretStr(deployment.dsn_through(postgres_proxy))
     database = Database(deployment.postgres(dsn=dsn), deployment.prefix)
     await database.open()
-    publisher = Publisher(harness.lane, harness.client, harness.topics, database, PACE)
-    async with running(publisher.run):
-        await publisher.hand_over(await harness.decide(5))
+    publisher = Publisher(harness.client, harness.topics, database, PACE)
+    async with publisher.publishing(harness.lane, undecided=True) as outgoing:
+        await outgoing.hand_over(await harness.decide(5))
         await all_trimmed(harness)
         await postgres_proxy.stop()
         assert postgres_proxy.cut > 0
-        await publisher.hand_over(await harness.decide(20))
+        await outgoing.hand_over(await harness.decide(20))
         await harness.decide(10)
         refused = metrics.ROOT_RESTARTS.labels("publisher")
         before = refused._value.get()
@@ -488,3 +501,92 @@ async def test_postgres_away_is_waited_out(
         await all_trimmed(harness)
     await exactly_once(harness)
     await database.close()
+
+
+# -- one publisher for several lanes ------------------------------------------------------------
+
+
+async def test_a_taken_lane_leaves_the_others_to_their_publisher(
+    harness: PublisherHarness,
+) -> None:
+    """Who takes one lane of a living process fences its publisher, which goes on with the rest."""
+    before = count_of("fenced")
+    other = await other_lane(harness)
+    old = harness.publisher(replace(PACE, look_every=1e9))
+    async with (
+        old.publishing(harness.lane, undecided=True) as taken,
+        old.publishing(other, undecided=True) as kept,
+    ):
+        await taken.hand_over(await harness.decide(10))
+        await kept.hand_over(await decide_on(harness, other, 1, 10))
+        await all_trimmed(harness)
+        await harness.claim()
+        async with harness.publishing() as new:
+            await new.hand_over(await harness.decide(10))
+            assert await new.published(60)
+            await kept.hand_over(await decide_on(harness, other, 11, 10))
+            assert await kept.published(60)
+            with pytest.raises(LaneLost):
+                await asyncio.wait_for(taken.lost(), 60)
+            await kept.hand_over(await decide_on(harness, other, 21, 5))
+            assert await kept.published(60)
+    by_lane: dict[bytes, list[int]] = {b"2": [], b"3": []}
+    for record in await harness.published():
+        by_lane[dict(record.headers)["lane"]] += sequence([record])
+    assert sorted(by_lane[b"2"]) == list(range(1, 21))
+    assert sorted(by_lane[b"3"]) == list(range(1, 26))
+    assert count_of("fenced") == before + 1
+
+
+async def test_a_lane_that_was_given_up_in_good_order_fences_nobody(
+    harness: PublisherHarness,
+) -> None:
+    before = count_of("fenced")
+    other = await other_lane(harness)
+    old = harness.publisher()
+    async with old.publishing(other, undecided=True) as kept:
+        async with old.publishing(harness.lane, undecided=True) as given_up:
+            await given_up.hand_over(await harness.decide(10))
+            assert await given_up.published(60)
+        await harness.claim()
+        async with harness.publisher().publishing(harness.lane, undecided=False) as new:
+            await new.hand_over(await harness.decide(5))
+            assert await new.published(60)
+        await kept.hand_over(await decide_on(harness, other, 1, 5))
+        assert await kept.published(60)
+    assert count_of("fenced") == before
+
+
+async def test_a_publisher_of_an_earlier_version_is_fenced(harness: PublisherHarness) -> None:
+    """Its transactional id was that of the lane, and its barriers did not name it."""
+    place = harness.topics.name(Topic.PUBLISHED), LANE
+    earlier = await TransactionalProducer.open(harness.client, f"publisher-{LANE}")
+    await earlier.commit([OutRecord(*place, BARRIER, uuid4().hex.encode())])
+    async with harness.publisher().publishing(harness.lane, undecided=False) as outgoing:
+        await outgoing.hand_over(await harness.decide(3))
+        assert await outgoing.published(60)
+        with pytest.raises(Fenced):
+            await earlier.commit([OutRecord(*place, b"late", b"")])
+    await earlier.close()
+    await exactly_once(harness)
+
+
+async def other_lane(harness: PublisherHarness) -> Lane:
+    """Claim another lane than that of the harness."""
+    return (await claim(harness.database, LANE + 1, uuid4())).row
+
+
+async def decide_on(harness: PublisherHarness, lane: Lane, first: int, count: int) -> list[OutRow]:
+    """Commit rows of ``lane`` from ``first`` on, and return them."""
+    stamp = uuid4()
+    rows = [
+        OutRow(out_seq, "events", lane.lane, b"key", (), b"value", stamp)
+        for out_seq in range(first, first + count)
+    ]
+    async with harness.database.transaction() as connection:
+        seen = await lanes.read(connection, lane.lane)
+        assert seen is not None
+        await outbox.append(connection, {lane.lane: rows})
+        new = replace(seen, last_out_seq=first + count - 1)
+        assert await lanes.advance(connection, [seen], [new])
+    return rows

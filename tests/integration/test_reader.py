@@ -7,7 +7,7 @@ from aiokafka.admin import RecordsToDelete
 
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
-from consumer.kafka.compacted import read_compacted
+from consumer.kafka.compacted import CompactedPartition
 from consumer.kafka.reader import OffsetExpired, PartitionReader, Record, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
@@ -136,8 +136,9 @@ async def test_compacted_reading_ends_at_its_barrier_and_not_before(
             await producer.commit([OutRecord(cursor, 0, b"k", b"%d" % i)])
             assert await producer.durable(cursor, 0) == {b"k": b"%d" % i}
     impatient = Client(client.settings.model_copy(update={"request_timeout": 1.0}))
-    with pytest.raises(Transient):
-        await read_compacted(impatient, cursor, 0, until=b"never")
+    async with await CompactedPartition.open(impatient, cursor, 0) as read:
+        with pytest.raises(Transient):
+            await read.read_to(b"never")
 
 
 async def test_opening_and_reading_while_kafka_is_away(

@@ -15,6 +15,7 @@ import pytest
 
 from consumer.control.role import Controller
 from consumer.kafka.topics import Topic
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from simulator.repo import tid
 from tests.integration.test_account_questions import Stage, staged
@@ -40,6 +41,7 @@ async def controlled(stage: Stage) -> AsyncIterator[None]:
         harness.client,
         harness.topics,
         harness.database,
+        Publisher(harness.client, harness.topics, harness.database),
         Scope(settings.scope.collections),
         forget_after=3_600.0,
         retries=settings.retries.policy(),

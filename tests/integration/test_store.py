@@ -205,7 +205,7 @@ async def test_the_epoch_is_stored_in_columns_named_session(database: Database) 
         await lanes.create(connection, 3)
         new = await lanes.read(connection, 3)
         assert new is not None
-        assert await lanes.advance(connection, new, replace(new, epoch=8))
+        assert await lanes.advance(connection, [new], [replace(new, epoch=8)])
         stored = await connection.execute(
             "SELECT (SELECT status_session FROM repos), (SELECT session FROM parked),"
             " (SELECT session FROM lookups), (SELECT session FROM cursors),"
@@ -257,9 +257,9 @@ async def test_the_outbox_is_read_in_order_and_bounded(database: Database) -> No
     more = [OutRow(n, "events", 0, b"key", headers, b"v" * n, STAMPS[1]) for n in range(8, 11)]
     tombstone = OutRow(11, "events", 3, None, (), None, STAMPS[1])
     async with database.transaction() as connection:
-        await outbox.append(connection, 1, rows)
-        await outbox.append(connection, 1, [*more, tombstone])
-        await outbox.append(connection, 2, [rows[0]])
+        await outbox.append(connection, {1: rows})
+        await outbox.append(connection, {1: [*more, tombstone]})
+        await outbox.append(connection, {2: [rows[0]]})
         assert await outbox.read(connection, 1, 3, max_rows=3, max_bytes=1000) == rows[3:6]
         assert await outbox.read(connection, 1, 5, max_rows=99, max_bytes=1000) == [
             *rows[5:],
@@ -284,19 +284,19 @@ async def test_the_newest_published_batch_leaves_its_stamp(database: Database) -
         return found.stamp, found.trimmed
 
     async with database.transaction() as connection:
-        await outbox.append(connection, 1, batch(1, 3, STAMPS[0]))
-        await outbox.append(connection, 1, batch(4, 3, STAMPS[1]))
+        await outbox.append(connection, {1: batch(1, 3, STAMPS[0])})
+        await outbox.append(connection, {1: batch(4, 3, STAMPS[1])})
         assert await knows(2) == (STAMPS[0], 0)
-        await outbox.trim(connection, 1, 2)  # in the middle of a batch
+        await outbox.trim(connection, {1: 2})  # in the middle of a batch
         assert await outbox.depth(connection) == {1: 6}
         assert await knows(2) == (STAMPS[0], 0)
-        await outbox.trim(connection, 1, 3)
+        await outbox.trim(connection, {1: 3})
         assert await outbox.depth(connection) == {1: 3}
         assert await knows(3) == (STAMPS[0], 3)
         assert await outbox.read(connection, 1, 0, max_rows=9, max_bytes=9) == batch(
             4, 3, STAMPS[1]
         )
-        await outbox.trim(connection, 1, 6)
+        await outbox.trim(connection, {1: 6})
         assert await outbox.depth(connection) == {}
         assert await knows(3) == await knows(6) == (STAMPS[1], 6)
         assert await knows(7) == (None, 6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from aiokafka.admin import RecordsToDelete
@@ -92,7 +91,8 @@ async def test_lost_answers_and_broken_commits_lose_and_repeat_nothing(
 
     async def unreliable(connection: Connection, bound: float) -> None:
         task = asyncio.current_task()
-        of_worker = task is not None and task.get_name().startswith(("work-", "publish-"))
+        name = task.get_name() if task is not None else ""
+        of_worker = name.startswith(("work-", "decide", "publisher"))
         weights = [8, 1, 1] if of_worker else [1, 0, 0]
         fault = chance.choices(["none", "answer lost", "rolled back"], weights)[0]
         faults[fault] += 1
@@ -125,7 +125,7 @@ async def test_postgres_away_is_waited_out(
     dsn = SecretStr(harness.deployment.dsn_through(postgres_proxy))
     through = Database(harness.deployment.postgres(dsn=dsn), harness.deployment.prefix)
     await through.open()
-    worker = Worker(replace(harness.resources(), database=through))
+    worker = Worker(harness.resources(database=through))
     async with harness.fetching(), running(worker.run):
         await harness.publish(network.introduce(5))
         await harness.settled()
@@ -144,7 +144,7 @@ async def test_kafka_away_is_waited_out(harness: WorkerHarness, kafka_proxy: Tcp
     network = Network(4, accounts=6)
     harness.keys = network.keys
     through = Client(harness.deployment.kafka(bootstrap_servers=f"127.0.0.1:{kafka_proxy.port}"))
-    worker = Worker(replace(harness.resources(), client=through))
+    worker = Worker(harness.resources(client=through))
     async with harness.fetching(), running(worker.run):
         await harness.publish(network.introduce(5))
         await harness.settled()

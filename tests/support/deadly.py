@@ -15,6 +15,7 @@ from unittest import mock
 
 from consumer import services
 from consumer.config import sources
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from consumer.worker import verdicts
 from consumer.worker.incoming import IncomingFrame
@@ -36,7 +37,8 @@ async def _work(digest: str, lanes: list[int]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with services.opened(sources.load(), stop) as found:
         scope = Scope(found.settings.scope.collections)
-        resources = Resources(found.settings, found.client, found.topics, found.database, scope)
+        servers = found.client, found.topics, found.database
+        resources = Resources(found.settings, *servers, Publisher(*servers), scope)
         with mock.patch.object(verdicts, "read", read):
             await asyncio.gather(*(run_lane(lane, resources, stop) for lane in lanes))
 

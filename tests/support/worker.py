@@ -20,8 +20,10 @@ from consumer.kafka.client import Client
 from consumer.kafka.reader import Record, TopicPartition
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
+from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from consumer.store import lookups, outbox
+from consumer.store.database import Database
 from consumer.verify.frames import peek
 from consumer.worker.lane import Resources, run_lane
 from consumer.worker.role import Worker
@@ -155,15 +157,20 @@ class WorkerHarness(Harness):
 
     # -- the worker --------------------------------------------------------------------
 
-    def resources(self, settings: Settings | None = None) -> Resources:
+    def resources(
+        self,
+        settings: Settings | None = None,
+        client: Client | None = None,
+        database: Database | None = None,
+    ) -> Resources:
         """Return what a worker of this deployment is made of."""
         settings = settings or self.settings
         scope = settings.scope
+        servers = client or self.client, self.topics, database or self.database
         return Resources(
             settings,
-            self.client,
-            self.topics,
-            self.database,
+            *servers,
+            Publisher(*servers),
             Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids)),
         )
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from unittest.mock import MagicMock
 from uuid import UUID
 
@@ -28,6 +27,7 @@ LANE = 2
 class Stage:
     """What happens to the lane; ``end_publisher`` ends the publisher that runs."""
 
+    kafka_answers: bool = True
     events: list[str] = field(default_factory=list)
     tokens: list[UUID] = field(default_factory=list)
     end_publisher: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,26 +41,33 @@ class Stage:
     async def claim(self, _database: object, number: int, token: UUID) -> ClaimedLane:
         self.events.append("claim")
         self.tokens.append(token)
-        return ClaimedLane(Lane(number, token), unclean_takeover=True)
+        return ClaimedLane(Lane(number, token), unclean_takeover=True, undecided=True)
 
     async def resume(self, _database: object, row: Lane) -> Lane:
         return row
 
-    async def release(self, _database: object, _row: Lane) -> None:
-        self.events.append("release")
+    async def release(self, _database: object, _row: Lane, *, published: bool) -> None:
+        self.events.append("release" if published else "release unpublished")
 
-    async def publish(self, stop: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(each.wait()) for each in (stop, self.end_publisher)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        self.end_publisher.clear()
+    @asynccontextmanager
+    async def publishing(self, _lane: Lane, *, undecided: bool) -> AsyncIterator[MagicMock]:
+        assert undecided
+        yield MagicMock(lost=self.lost, proven=self.proven, published=self.published)
         self.events.append("publisher ends")
+
+    async def lost(self) -> None:
+        await self.end_publisher.wait()
+        self.end_publisher.clear()
+        raise LaneLost("another publisher")
+
+    async def published(self, _seconds: float) -> bool:
+        return self.kafka_answers
 
     @asynccontextmanager
     async def owning(self, work: Work) -> AsyncIterator[asyncio.Task[None]]:
         """Run an owner during the block, and tell it to stop at the end."""
-        owner = Owner(LANE, MagicMock(), Topics("chive.", 4), MagicMock(), work)
+        publisher = MagicMock(publishing=self.publishing)
+        owner = Owner(LANE, publisher, Topics("chive.", 4), MagicMock(), work)
         task = asyncio.create_task(owner.run(self.stop))
         yield task
         self.stop.set()
@@ -73,16 +80,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
     stage.proof.set()
 
-    def publisher(*_: Any) -> MagicMock:
-        return MagicMock(run=stage.publish, proven=stage.proven)
-
     async def no_wait(stop: asyncio.Event, _seconds: float) -> bool:
         await asyncio.sleep(0)
         return stop.is_set()
 
     for name in ("claim", "resume", "release"):
         monkeypatch.setattr(module, name, getattr(stage, name))
-    monkeypatch.setattr(module, "Publisher", publisher)
     monkeypatch.setattr(module, "wait_for_stop", no_wait)
     return stage
 
@@ -99,6 +102,17 @@ async def test_a_stop_ends_the_work_then_the_publisher_then_the_ownership(stage:
         await asyncio.wait_for(working.wait(), 10)
     task.result()
     assert stage.events == ["claim", "work ends", "publisher ends", "release"]
+
+
+async def test_what_kafka_has_not_answered_for_is_said_of_the_lane(stage: Stage) -> None:
+    stage.kafka_answers = False
+
+    async def work(lane: OwnedLane) -> None:
+        await lane.stop.wait()
+
+    async with stage.owning(work):
+        await eventually(lambda: stage.events == ["claim"], what="a claim")
+    assert stage.events == ["claim", "publisher ends", "release unpublished"]
 
 
 async def test_nothing_is_decided_before_the_proof(stage: Stage) -> None:

@@ -14,6 +14,10 @@ def rows(first: int, last: int) -> list[OutRow]:
     return [row(out_seq) for out_seq in range(first, last + 1)]
 
 
+def queue_of(max_bytes: int) -> OutboxQueue:
+    return OutboxQueue(max_bytes, asyncio.Event())
+
+
 def taken(
     queue: OutboxQueue, after: int, *, max_rows: int = 100, max_bytes: int = 10**9
 ) -> list[int]:
@@ -21,7 +25,7 @@ def taken(
 
 
 async def test_rows_come_out_in_order_and_once() -> None:
-    queue = OutboxQueue(10**9)
+    queue = queue_of(10**9)
     await queue.put(rows(1, 3))
     await queue.put(rows(4, 5))
     assert queue.newest == 5
@@ -32,7 +36,7 @@ async def test_rows_come_out_in_order_and_once() -> None:
 
 
 async def test_rows_that_are_published_already_are_dropped() -> None:
-    queue = OutboxQueue(10**9)
+    queue = queue_of(10**9)
     await queue.put(rows(1, 5))
     assert taken(queue, 3) == [4, 5]
     await queue.put(rows(6, 7))
@@ -41,21 +45,21 @@ async def test_rows_that_are_published_already_are_dropped() -> None:
 
 
 async def test_a_gap_gives_nothing_and_keeps_the_rows() -> None:
-    queue = OutboxQueue(10**9)
+    queue = queue_of(10**9)
     await queue.put(rows(5, 6))
     assert taken(queue, 3) == []
     assert taken(queue, 4) == [5, 6]
 
 
 async def test_a_batch_is_bounded_by_bytes_but_never_empty() -> None:
-    queue = OutboxQueue(10**9)
+    queue = queue_of(10**9)
     await queue.put([row(1, 1000), row(2, 1000), row(3, 1000)])
     assert taken(queue, 0, max_bytes=10) == [1]
     assert taken(queue, 1, max_bytes=2 * size_of(row(0, 1000))) == [2, 3]
 
 
 async def test_a_put_beyond_the_bound_waits_for_room() -> None:
-    queue = OutboxQueue(2 * size_of(row(0)))
+    queue = queue_of(2 * size_of(row(0)))
     await queue.put(rows(1, 2))
     third = asyncio.create_task(queue.put(rows(3, 3)))
     await asyncio.sleep(0)
@@ -65,7 +69,7 @@ async def test_a_put_beyond_the_bound_waits_for_room() -> None:
 
 
 async def test_release_ends_the_wait_of_a_put() -> None:
-    queue = OutboxQueue(1)
+    queue = queue_of(1)
     waiting = asyncio.create_task(queue.put(rows(1, 1)))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -74,18 +78,19 @@ async def test_release_ends_the_wait_of_a_put() -> None:
     assert len(queue) == 0
 
 
-async def test_waiting_ends_with_rows_with_stop_and_with_time() -> None:
-    stop = asyncio.Event()
-    queue = OutboxQueue(10**9)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    await queue.wait(0.02, stop)
-    assert loop.time() - began >= 0.01
-    waiting = asyncio.create_task(queue.wait(60, stop))
-    await asyncio.sleep(0)
+async def test_rows_say_that_they_have_arrived() -> None:
+    arrived = asyncio.Event()
+    queue = OutboxQueue(10**9, arrived)
     await queue.put(rows(1, 1))
-    await asyncio.wait_for(waiting, 5)
-    await asyncio.wait_for(queue.wait(60, stop), 5)
-    assert taken(queue, 0) == [1]
-    stop.set()
-    await asyncio.wait_for(queue.wait(60, stop), 5)
+    assert arrived.is_set()
+
+
+async def test_a_gap_is_a_missing_row_below_those_in_memory() -> None:
+    queue = queue_of(10**9)
+    assert not queue.has_gap(0)
+    await queue.put(rows(3, 5))
+    assert queue.has_gap(1)
+    assert not queue.has_gap(2)
+    assert not queue.has_gap(4)
+    assert not queue.has_gap(7)
+    assert len(queue) == 0

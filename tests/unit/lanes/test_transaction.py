@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,21 +37,23 @@ class Store:
         yield None
         self.calls.append("commit")
 
-    async def guard(self, _connection: object, seen: Lane) -> bool:
+    async def guard(self, _connection: object, seen: Sequence[Lane]) -> set[int]:
         self.calls.append("guard")
-        return self.fails != "guard" and seen == self.row
+        return set() if self.fails == "guard" or seen != [self.row] else {self.row.lane}
 
-    async def append(self, _connection: object, lane: int, rows: Sequence[OutRow]) -> None:
+    async def append(self, _connection: object, batches: Mapping[int, Sequence[OutRow]]) -> None:
         self.calls.append("append")
-        assert lane == self.row.lane
-        self.appended.extend(rows)
+        assert list(batches) == [self.row.lane]
+        self.appended.extend(batches[self.row.lane])
 
-    async def advance(self, _connection: object, seen: Lane, new: Lane) -> bool:
+    async def advance(
+        self, _connection: object, seen: Sequence[Lane], new: Sequence[Lane]
+    ) -> set[int]:
         self.calls.append("advance")
-        if self.fails == "advance" or seen != self.row:
-            return False
-        self.row = new
-        return True
+        if self.fails == "advance" or seen != [self.row]:
+            return set()
+        (self.row,) = new
+        return {self.row.lane}
 
     async def take(self, rows: Sequence[OutRow]) -> None:
         self.calls.append("hand over")

@@ -1,0 +1,48 @@
+"""What one lane brings into a transaction of the worker, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from consumer.lanes.transaction import LaneTransaction, LaneTransactions
+from consumer.state.batch_state import BatchState
+from consumer.state.effects import Rejection
+from consumer.state.inputs import Input
+from consumer.state.policy import Policy
+from consumer.worker.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The plan of a batch of ``size`` bytes, and the lane that it moves.
+
+    A record of more than ``max_record`` bytes of DAG-CBOR is published without JSON.
+    """
+
+    lane: LaneTransactions
+    policy: Policy
+    max_record: int
+    plan: Plan
+    size: int
+
+    @property
+    def inputs(self) -> list[Input]:
+        """The inputs of the plan, in order."""
+        return [planned.input for planned in self.plan.inputs]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a committed batch decided; the rows of ``transaction`` are to be handed over."""
+
+    batch_state: BatchState
+    rejections: list[Rejection]
+    transaction: LaneTransaction
+
+
+Decide = Callable[[Share], Awaitable[BatchResult]]
+"""Decides a share in one transaction, alone or with those of other lanes.
+
+Raises ``LaneLost``, ``Transient``, ``Fatal``.
+"""
