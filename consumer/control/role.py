@@ -28,7 +28,8 @@ from procedures.retries import RetryPolicy
 
 _GROUP = "controller"
 _BATCH = 200  # commands in one transaction
-_WAIT = 0.25  # seconds to wait for a command before operations that changed are published
+# Seconds to wait for a command before operations that changed are published; longer in quiet times.
+_WAIT, _LONGEST_WAIT = 0.25, 1.0
 _SWEEP_EVERY = 5.0
 _STOP_SECONDS = 11.0
 _CANCEL_SECONDS = 6.0  # the owner waits up to 4 s for its own tasks
@@ -112,11 +113,14 @@ class Controller:
         commands: TopicPartition,
         stop: asyncio.Event,
     ) -> None:
-        swept = 0.0
+        swept, wait = 0.0, _WAIT
         while not stop.is_set():
-            records = await reader.fetch(commands, wait=_WAIT, limit=_BATCH)
-            while await transactions.commit(records):
-                records = await reader.fetch(commands, wait=0, limit=_BATCH)
+            records = await reader.fetch(commands, wait=wait, limit=_BATCH)
+            wait = min(2 * wait, _LONGEST_WAIT)
+            if records or await transactions.has_work():
+                wait = _WAIT
+                while await transactions.commit(records):
+                    records = await reader.fetch(commands, wait=0, limit=_BATCH)
             if time.monotonic() - swept >= _SWEEP_EVERY:
                 swept = time.monotonic()
                 await transactions.sweep(self._forget_after)

@@ -62,6 +62,11 @@ class CommandTransactions:
         await self._lane.hand_over(transaction)
         return bool(records or transaction.rows)
 
+    async def has_work(self) -> bool:
+        """Tell whether operations have changed, or parents are open.  Raises ``Transient``."""
+        async with self._lane.database.transaction() as connection:
+            return await read.needs_controller(connection)
+
     async def _step(self, connection: Connection) -> None:
         if time.monotonic() - self._stepped >= _STEP_EVERY:
             await bulks.step(connection, self._topics, time.time())

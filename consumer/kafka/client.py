@@ -31,7 +31,6 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
 # Of one partition in one fetch, compressed; a record that is larger comes all the same.
 _SHARED_BYTES = 1024 * 1024
-_WAIT_MS, _SHARED_WAIT_MS = 500, 250  # for a fetch that finds nothing
 _CLOSE_SECONDS = 5.0
 _RETRY_BACKOFF_MS = 50
 _LEAST_PATIENCE = 5.0  # seconds
@@ -172,7 +171,7 @@ class Client:
         """Return a group-less consumer of records that has not been started.
 
         It reads committed records alone, or all if ``committed`` is false.  A ``shared`` one reads
-        many partitions: less of each at once, and a fetch that waits holds new ones up for less.
+        many partitions: less of each at once.
         """
         return AIOKafkaConsumer(
             **self._connection(),
@@ -182,7 +181,6 @@ class Client:
             enable_auto_commit=False,
             max_partition_fetch_bytes=_SHARED_BYTES if shared else MAX_RECORD_BYTES,
             fetch_max_bytes=2 * MAX_RECORD_BYTES,
-            fetch_max_wait_ms=_SHARED_WAIT_MS if shared else _WAIT_MS,
         )
 
     def member(self, group: str, client_id: str) -> Any:

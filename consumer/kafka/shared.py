@@ -39,6 +39,7 @@ class Feed:
         self._held: dict[TopicPartition, deque[Record]] = {each: deque() for each in positions}
         self._sizes = dict.fromkeys(positions, 0)
         self._arrived = asyncio.Event()
+        self._woken = False
         self._failure: ChiveError | None = None
 
     def holds(self, partition: TopicPartition) -> bool:
@@ -74,10 +75,15 @@ class Feed:
 
     async def wait(self, seconds: float) -> None:
         """Wait until something has come, for at most ``seconds``."""
-        if not any(self._held.values()) and self._failure is None:
+        if not (any(self._held.values()) or self._woken or self._failure is not None):
             self._arrived.clear()
             with anyio.move_on_after(seconds):
                 await self._arrived.wait()
+
+    def wake(self) -> None:
+        """End the wait, and all that follow."""
+        self._woken = True
+        self._arrived.set()
 
     def put(self, partition: TopicPartition, records: list[Record]) -> bool:
         """Hold ``records``; tell whether that is more than the bound."""

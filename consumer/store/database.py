@@ -16,10 +16,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+import anyio
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
@@ -42,6 +44,8 @@ _RECONNECT_TIMEOUT = 2
 # Seconds after the server's own timeouts: these only notice a server that does not answer.
 _GRACE = 5.0
 _SESSION_SECONDS = CONNECT_SECONDS + _GRACE  # for a session of the pool
+_FRESH_SECONDS = 2.0  # after its last use a session is not checked
+_READ_SECONDS = 0.1  # for a notification of which the first bytes are here
 _CHECK_SECONDS = 5.0  # for the answer of a session before it is given to a transaction
 
 _POLL_SECONDS = 1.0
@@ -65,10 +69,15 @@ class Listener(Protocol):
 
 
 class Notifications(Listener):
-    """A session of its own that listens."""
+    """A session of its own that listens.
+
+    psycopg looks ten times a second whether it was interrupted; here the event loop waits for the
+    socket, and psycopg reads what has come.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._read_first = True  # something may have come with the answer to LISTEN
 
     async def wait(self, seconds: float) -> bool:
         """Tell whether a notification came."""
@@ -77,7 +86,10 @@ class Notifications(Listener):
     async def heard(self, seconds: float) -> list[str]:
         """Return the payloads of notifications."""
         with translated():
-            notes = self._connection.notifies(timeout=seconds, stop_after=1)
+            if not (self._read_first or await _readable(self._connection.fileno(), seconds)):
+                return []
+            self._read_first = False
+            notes = self._connection.notifies(timeout=_READ_SECONDS, stop_after=1)
             return [note.payload async for note in notes]
 
 
@@ -212,6 +224,7 @@ class Database:
                 await self._leave(connection)
                 raise
             finally:
+                connection.used = time.monotonic()
                 await self._pool.putconn(connection)
 
     @asynccontextmanager
@@ -252,10 +265,26 @@ class Database:
         await self._pool.drain()
 
 
+async def _readable(socket: int, seconds: float) -> bool:
+    """Wait at most ``seconds``; tell whether something can be read, or the connection has ended."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(socket, arrived.set)
+    try:
+        with anyio.move_on_after(seconds):
+            await arrived.wait()
+    finally:
+        loop.remove_reader(socket)
+    return arrived.is_set()
+
+
 async def _answers(connection: Connection) -> None:
-    """Raise if the session does not answer: the pool then gives another."""
-    async with asyncio.timeout(_CHECK_SECONDS):
-        await AsyncConnectionPool.check_connection(connection)
+    """Raise if the session does not answer: the pool then gives another.
+
+    One that was used a moment ago is not asked.
+    """
+    if time.monotonic() - connection.used >= _FRESH_SECONDS:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await AsyncConnectionPool.check_connection(connection)
 
 
 def _require_version(version: int) -> None:

@@ -13,6 +13,7 @@ which mode it works is not asked: what is right for transactions is right for se
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
     """A connection that knows whether a pooler is in between."""
 
     pooled = False
+    used = -math.inf  # when the last transaction ended, in monotonic seconds
     _rules: SessionRules
 
     @classmethod

@@ -42,7 +42,7 @@ from consumer.worker.turns import Turns
 from consumer.worker.verdicts import ReadFrame, Rules, Unknown, unknown
 from procedures import times
 
-_IDLE = 0.5  # seconds between looks at the stop event
+_IDLE = 5.0  # seconds without anything to do
 _PORTION = 16  # frames read or verified at a stretch; then other tasks run
 _QUARANTINED = Refused(Reason.STALLED, "every worker that tried it alone crashed")
 
@@ -69,11 +69,15 @@ class BatchLoop:
         """
         await self._match_scope()
         await self._repeat_lookups(self.transactions.lane.backfill_offset)
+        stopped = asyncio.ensure_future(stop.wait())
+        stopped.add_done_callback(lambda _: self.reader.wake())
         try:
             while not stop.is_set():
                 await self._next_batch()
         except OffsetExpired as expired:
             await self._skip(expired)
+        finally:
+            stopped.cancel()
 
     async def _next_batch(self) -> None:
         watch = Stopwatch()

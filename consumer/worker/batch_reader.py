@@ -115,6 +115,10 @@ class BatchReader:
         following = sources.index(self._last_source) + 1
         return sources[following:] + sources[:following]
 
+    def wake(self) -> None:
+        """End the wait, and all that follow."""
+        self._feed.wake()
+
     async def wait(self, seconds: float) -> None:
         """Wait until a topic has something, for at most ``seconds``."""
         await self._feed.wait(seconds)

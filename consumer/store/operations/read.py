@@ -32,6 +32,10 @@ ORDER BY id FOR UPDATE
 """  # noqa: S608
 _READ_ALL = f"SELECT {COLUMNS} FROM operations WHERE id = ANY(%s)"  # noqa: S608
 _BY_STATUS = "SELECT status, count(*) FROM operations GROUP BY status"
+_NEEDS_CONTROLLER = """
+SELECT EXISTS (SELECT FROM operations WHERE published_version < version)
+    OR EXISTS (SELECT FROM bulks)
+"""
 
 
 async def read(connection: Connection, identifier: str) -> Operation | None:
@@ -88,3 +92,9 @@ async def _rows(connection: Connection, sql: str, parameters: list[Any]) -> list
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
         await cursor.execute(sql, parameters)
         return [of_row(row) for row in await cursor.fetchall()]
+
+
+async def needs_controller(connection: Connection) -> bool:
+    """Tell whether operations are to be published, or parents are open."""
+    row = await (await connection.execute(_NEEDS_CONTROLLER)).fetchone()
+    return row is not None and bool(row[0])
