@@ -7,6 +7,8 @@
   nothing else does, not even the same record published again on request;
 - the key is what compaction keeps the newest value of: the AT-URI of a record, the DID with
   ``#account``, ``#identity`` or ``#sync`` for the rest;
+- headers repeat members of the value, for readers that route or filter without parsing it; one
+  whose member has no value is left out;
 - no record is ever dropped: one without atproto JSON, or larger than the setting
   ``limits.record`` or than ``MAX_RECORD_JSON``, travels as its DAG-CBOR in ``recordCbor``
   (base64), ``record`` null;
@@ -121,13 +123,30 @@ class SyncEvent:
 
 Event = RecordEvent | AccountEvent | IdentityEvent | SyncEvent
 
+Headers = tuple[tuple[str, bytes], ...]
+
+
+def _origin_headers(source: Source) -> Headers:
+    live = b"true" if source is Source.FIREHOSE else b"false"
+    return ("live", live), ("source", source.encode())
+
+
+# Headers with few values, encoded once.
+_ORIGIN = {source: _origin_headers(source) for source in Source}
+_ACTION = {action: ("action", action.encode()) for action in Action}
+_TYPE = {kind: ("type", kind.encode()) for kind in ("record", "account", "identity", "sync")}
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The Kafka record of an event; with ``tombstone``, a null of the same key follows it."""
+    """The Kafka record of an event.
+
+    With ``tombstone``, a null of the same key and with the same headers follows it.
+    """
 
     key: bytes
     value: bytes
+    headers: Headers
     tombstone: bool = False
 
 
@@ -170,7 +189,15 @@ def _encode_record(event: RecordEvent, max_record: int) -> Encoded:
     }
     envelope |= {"record": None} if event.record is None else _content(event.record, max_record)
     value = orjson.dumps(envelope | _closing(event))
-    return Encoded(uri.encode(), value, event.action is Action.DELETE)
+    headers = (
+        _TYPE["record"],
+        ("collection", collection.encode()),
+        _ACTION[event.action],
+        *_ORIGIN[event.origin.source],
+        ("did", event.did.encode()),
+        ("rev", event.rev.encode()),
+    )
+    return Encoded(uri.encode(), value, headers, event.action is Action.DELETE)
 
 
 def _content(record: bytes, max_record: int) -> dict[str, object]:
@@ -188,7 +215,9 @@ def _encode_state(
 ) -> Encoded:
     stamp = (event.rev, kind, event.origin.seq, *stamp, *fields.values())
     envelope = _opening(event, kind, tuple(map(str, stamp))) | fields | _closing(event)
-    return Encoded(f"{event.did}#{kind}".encode(), orjson.dumps(envelope))
+    rev = () if event.rev is None else (("rev", event.rev.encode()),)
+    headers = (_TYPE[kind], *_ORIGIN[event.origin.source], ("did", event.did.encode()), *rev)
+    return Encoded(f"{event.did}#{kind}".encode(), orjson.dumps(envelope), headers)
 
 
 def _opening(event: Event, kind: str, stamp: tuple[str, ...]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class OutcomeUnknown(Transient):
 class OutRecord(NamedTuple):
     """One record to write; ``value`` None is a tombstone.
 
-    Headers are ours and small; what the network chose goes into key and value.
+    Headers are small: what the network chose in them (a DID, an NSID, a rev) has a short limit.
     """
 
     topic: str

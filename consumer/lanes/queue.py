@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from consumer.store.rows import OutRow
 
-_ROW_BYTES = 256  # of memory for a row, beside its key and value
+_ROW_BYTES = 768  # of memory for a row and its headers, beside its key and value
 
 
 def size_of(row: OutRow) -> int:

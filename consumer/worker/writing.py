@@ -116,9 +116,9 @@ def add_events(transaction: LaneTransaction, state: BatchState, max_record: int)
     lane = state.policy.lane
     for event in state.events:
         encoded = encode(event, max_record)
-        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value)
+        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value, encoded.headers)
         if encoded.tombstone:
-            transaction.add(Topic.EVENTS, lane, encoded.key, None)
+            transaction.add(Topic.EVENTS, lane, encoded.key, None, encoded.headers)
 
 
 def dead_letters(plan: Plan, refused: Iterable[tuple[Planned, Rejection]]) -> list[DeadLetter]:

@@ -28,6 +28,7 @@ from consumer.verify.frames import peek
 from consumer.worker.lane import Resources, run_lane
 from consumer.worker.role import Worker
 from procedures.syntax import cid_text
+from tests.support import event_headers
 from tests.support.dead_letters import validate
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -215,8 +216,9 @@ class WorkerHarness(Harness):
     # -- what came of it ---------------------------------------------------------------
 
     async def events(self) -> list[dict[str, Any]]:
-        """Return the events, without tombstones."""
+        """Return the events, without tombstones; each has the headers of its value."""
         records = await self.committed(Topic.EVENTS)
+        event_headers.validate(records)
         return [json.loads(record.value) for record in records if record.value is not None]
 
     async def dead_letters(self) -> list[tuple[str, Record]]:

@@ -25,6 +25,7 @@ from consumer.events.envelope import (
 )
 from consumer.verify.verified import Action
 from procedures.syntax import DAG_CBOR_PREFIX, cid_text
+from tests.support import event_headers
 
 MAX_RECORD = LimitSettings().record
 SCHEMA = json.loads((Path(__file__).parents[3] / "config/events.schema.json").read_text())
@@ -149,6 +150,34 @@ def test_a_live_create_in_full() -> None:
         "pds": PDS,
         "relay": "wss://relay.example",
     }
+
+
+def test_the_headers_of_a_live_create_in_full() -> None:
+    assert encode(CREATE).headers == (
+        ("type", b"record"),
+        ("collection", b"pub.chive.eprint.submission"),
+        ("action", b"create"),
+        ("live", b"true"),
+        ("source", b"firehose"),
+        ("did", DID.encode()),
+        ("rev", REV.encode()),
+    )
+
+
+def test_a_header_without_a_value_is_left_out() -> None:
+    identity = encode(replace(IDENTITY, origin=BACKFILL)).headers
+    assert identity == (
+        ("type", b"identity"),
+        ("live", b"false"),
+        ("source", b"backfill"),
+        ("did", DID.encode()),
+    )
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_headers_repeat_the_value(event: Event) -> None:
+    encoded = encode(event)
+    assert event_headers.read(encoded.headers) == event_headers.expected(encoded.value)
 
 
 def test_a_delete_asks_for_a_tombstone_of_the_same_key() -> None:
