@@ -15,6 +15,7 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 from consumer.config.section import Section
 from consumer.config.types import (
     Bytes,
+    Codec,
     Command,
     Count,
     Did,
@@ -137,6 +138,7 @@ class KafkaSettings(Section):
     """The Kafka cluster; without ``bootstrap_servers`` the embedded one is started.
 
     ``topics``: by their names without the prefix; ``all`` is for those that do not say otherwise.
+    ``compression``: of the topics that others read.
     """
 
     secrets = ("sasl_password", "sasl_token", "ssl_key_password")
@@ -147,6 +149,7 @@ class KafkaSettings(Section):
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
     create_topics: bool = True
     topics: dict[TopicName, TopicSettings] = Field(default_factory=dict)
+    compression: Codec = "gzip"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal[
         "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"

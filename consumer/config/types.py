@@ -254,6 +254,9 @@ Dsn = Annotated[SecretStr, AfterValidator(dsn)]
 ConfigName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9.]*$")]
 ConfigValue = Annotated[str, Field(pattern=r"^[ -~]*$")]
 TopicConfig = Annotated[dict[ConfigName, ConfigValue], BeforeValidator(topic_config)]
+Codec = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+"""How a batch of records is compressed, in Kafka's names."""
+
 TopicName = Annotated[
     Literal[
         "all",

@@ -27,8 +27,7 @@ from consumer.kafka.diagnosis import Refusals, cause_of, require_coordinators
 from consumer.metrics import Service
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
-# Bytes of one partition in one produce request, before compression.
-_BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024  # of one partition in one produce request, before compression
 # Of one partition in one fetch, compressed; a record that is larger comes all the same.
 _SHARED_BYTES = 1024 * 1024
 _CLOSE_SECONDS = 5.0
@@ -147,13 +146,14 @@ class Client:
         return f"{self.settings.topic_prefix}{name}"
 
     def producer(self, transactional_id: str) -> Any:
-        """Return a transactional producer that has not been started."""
+        """Return a transactional producer that has not been started.
+
+        It compresses nothing itself: its batches are those of ``consumer.kafka.batches``.
+        """
         return AIOKafkaProducer(
             **self._connection(),
             transactional_id=transactional_id,
             transaction_timeout_ms=round(self.settings.transaction_timeout * 1000),
-            compression_type="zstd",
-            max_batch_size=_BATCH_BYTES,
             max_request_size=MAX_RECORD_BYTES,
         )
 

@@ -2,7 +2,9 @@
 
 Every record keyed by a DID lies on partition ``murmur2(DID) mod n``, which is Kafka's own default
 for that key, so that any client finds it.  n comes from the settings, never from metadata.
-All topics use LogAppendTime and zstd.  The small compacted ones have small segments, so that
+All topics use LogAppendTime.  Those that only we read are in zstd; those that others read have the
+codec of the setting ``kafka.compression``, and take what is written (``producer``), so that a
+change of the setting counts from then on.  The small compacted ones have small segments, so that
 reading them from the start stays quick.
 
 Correctness rests on the policy, the kind of timestamp, the largest size and the partitions; they
@@ -20,7 +22,7 @@ from typing import Self
 from aiokafka.partitioner import murmur2
 
 from consumer.config.settings import KafkaSettings, TopicSettings
-from consumer.config.types import TopicName
+from consumer.config.types import Codec, TopicName
 from consumer.errors import Fatal
 from consumer.kafka.client import MAX_RECORD_BYTES
 
@@ -41,6 +43,8 @@ class Topic(StrEnum):
     PUBLISHED = "published"
     DEAD_LETTER = "dead-letter"
 
+
+READ_BY_OTHERS = frozenset({Topic.EVENTS, Topic.OPERATIONS, Topic.DEAD_LETTER})
 
 MIN_INSYNC = "min.insync.replicas"
 _SIZE = "max.message.bytes"
@@ -125,13 +129,15 @@ _POLICY = "cleanup.policy"
 class Topics:
     """The topics of the deployment with ``prefix``, with ``partitions`` lanes.
 
-    ``changes`` are the settings of single topics, and of ``all``.
+    ``changes`` are the settings of single topics, and of ``all``; ``compression`` is the codec of
+    those that others read.
     """
 
     prefix: str
     partitions: int
     replication_factor: int = 1
     changes: Mapping[TopicName, TopicSettings] = field(default_factory=dict)
+    compression: Codec = "gzip"
 
     @classmethod
     def of(cls, settings: KafkaSettings) -> Self:
@@ -141,11 +147,19 @@ class Topics:
             settings.partitions,
             settings.replication_factor,
             settings.topics,
+            settings.compression,
         )
 
     def name(self, topic: Topic) -> str:
         """Return the topic's full name."""
         return f"{self.prefix}{topic}"
+
+    def codecs(self) -> dict[str, Codec]:
+        """Return the codec of what is written to each topic, by its full name."""
+        return {
+            self.name(topic): self.compression if topic in READ_BY_OTHERS else "zstd"
+            for topic in Topic
+        }
 
     def partition_of(self, did: str) -> int:
         """Return the partition of everything that is keyed by ``did``."""
@@ -176,7 +190,8 @@ class Topics:
         replicas = [self.replication_factor, *factors][-1]
         demanded = {_POLICY: built_in[_POLICY], **_DEMANDED_OF_ALL}
         # With two replicas one may be away only if one is enough.
-        config = {**built_in, **demanded, "compression.type": "zstd"}
+        kept_as = "producer" if topic in READ_BY_OTHERS else "zstd"
+        config = {**built_in, **demanded, "compression.type": kept_as}
         config[MIN_INSYNC] = str(max(replicas - 1, 1))
         for change in changes:
             config |= change.config

@@ -19,9 +19,11 @@ from uuid import uuid4
 from aiokafka import errors
 
 from consumer.errors import Fatal, Transient
+from consumer.kafka.batches import Batches
 from consumer.kafka.client import MAX_RECORD_BYTES, Client, deadline
 from consumer.kafka.compacted import BARRIER, CompactedPartition
 from consumer.kafka.producers import dispose, retrieve, start
+from consumer.kafka.topics import Topics
 from consumer.runtime.closing import Closing
 
 # Bytes.  One produce request carries all partitions of a broker, whose own limit is 100 MiB.
@@ -62,6 +64,7 @@ class TransactionalProducer(Closing):
         self.name = name
         self._client = client
         self._producer = producer
+        self._new_batches = Batches(Topics.of(client.settings).codecs())
         self._alive = True
         self._one_at_a_time = asyncio.Lock()
 
@@ -142,10 +145,10 @@ class TransactionalProducer(Closing):
             partition = record.topic, record.partition
             batch = open_.get(partition)
             if batch is None:
-                batch = open_[partition] = self._producer.create_batch()
+                batch = open_[partition] = self._new_batches.empty(record.topic)
             if not _append(batch, record):
                 full.append((*partition, batch))
-                batch = open_[partition] = self._producer.create_batch()
+                batch = open_[partition] = self._new_batches.empty(record.topic)
                 _append(batch, record)
         return full + [(*partition, batch) for partition, batch in open_.items()]
 

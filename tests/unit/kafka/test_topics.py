@@ -51,8 +51,16 @@ def test_controller_has_a_lane_of_its_own() -> None:
 def test_common_configuration(spec: TopicSpec) -> None:
     config = spec.config
     assert config["message.timestamp.type"] == "LogAppendTime"
-    assert config["compression.type"] == "zstd"
     assert int(config["max.message.bytes"]) == MAX_RECORD_BYTES
+
+
+def test_topics_for_others_take_what_is_written_and_all_else_is_zstd() -> None:
+    shared = {"chive.events", "chive.operations", "chive.dead-letter"}
+    kept = {name: spec.config["compression.type"] for name, spec in SPECS.items()}
+    assert kept == {name: "producer" if name in shared else "zstd" for name in SPECS}
+    assert TOPICS.codecs() == {name: "gzip" if name in shared else "zstd" for name in SPECS}
+    lz4 = Topics.of(KafkaSettings(compression="lz4")).codecs()
+    assert {name for name, codec in lz4.items() if codec == "lz4"} == shared
 
 
 @pytest.mark.parametrize(
