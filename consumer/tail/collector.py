@@ -96,6 +96,11 @@ class Collector:
         """True if records or a move of the cursor wait for the next transaction."""
         return bool(self._records) or self.position.seq != self._cut_seq
 
+    @property
+    def lingers(self) -> bool:
+        """True if records wait for the next transaction to be due."""
+        return self._since is not None
+
     def due_in(self, now: float) -> float:
         """Return the seconds until a transaction is due (``now``: monotonic seconds)."""
         if self.full:

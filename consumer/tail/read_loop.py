@@ -28,6 +28,7 @@ from consumer.tail.outcomes import ABOUT_RELAY, Outcome, classify
 from consumer.tail.pipeline import Pipeline
 from consumer.tail.subscription import Connection, subscribe
 
+_ENOUGH = 256 * 1024  # bytes that are taken before a transaction is due
 _CAUGHT_UP = 1.0  # seconds without a message after which the relay has nothing more for us
 
 _log = structlog.get_logger()
@@ -130,7 +131,8 @@ class ReadLoop:
         seq = collector.position.seq
         while True:
             wait = _CAUGHT_UP if pipeline.busy else min(collector.due_in(_clock()), _CAUGHT_UP)
-            messages = await connection.receive(wait)
+            # What comes before the transaction is due is taken when it is due, at one go.
+            messages = await connection.receive(wait, _ENOUGH if collector.lingers else 0)
             now = _clock()
             if messages:
                 newest = now

@@ -54,15 +54,18 @@ class Connection(ClientConnection):
         self._paused = False
         self._ended = False
         self._broken: Violation | None = None
+        self._enough = 0
         self._waiter: asyncio.Future[None] | None = None
 
-    async def receive(self, wait: float) -> list[Message]:
-        """Return all messages that are there, waiting up to ``wait`` seconds for the first.
+    async def receive(self, wait: float, enough: int = 0) -> list[Message]:
+        """Return all messages that are there, after at most ``wait`` seconds.
 
+        Returns before when more than ``enough`` bytes are there: with none, at the first message.
         Returns none if none came, or because of ``wake``.  Raises ``Silent``, ``Violation`` or
         websockets' ``ConnectionClosed`` once the connection has ended and everything is taken.
         """
-        if not self._splitter.messages and not self._ended:
+        self._enough = enough
+        if not (self._has_enough or self._ended):
             await self._wait_for_message(min(wait, self._silence / 4))
         if self._splitter.size:
             metrics.TAIL_BYTES.inc(self._splitter.size)
@@ -136,8 +139,16 @@ class Connection(ClientConnection):
         full = splitter.size > HIGH_WATER or len(splitter.messages) > _MANY
         if full and not self._paused:
             self._pause()
-        if splitter.messages:
+        if self._has_enough:
             self.wake()
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether what is there may be taken: a full buffer always may."""
+        splitter = self._splitter
+        return bool(splitter.messages) and (
+            splitter.size > self._enough or self._paused or self._enough == 0
+        )
 
     def _pause(self) -> None:
         """Stop reading from the socket."""
