@@ -119,10 +119,11 @@ async def jointly(owned: Sequence[LaneTransactions]) -> AsyncIterator[list[LaneT
         transactions = [LaneTransaction(connection, one.row, one.prefix) for one in owned]
         yield transactions
         batches = {one.number: one.rows for one in transactions if one.rows}
-        if batches:
-            await outbox.append(connection, batches)
         after = [one.after for one in transactions]
-        _require_all(before, await lanes.advance(connection, before, after))
+        async with connection.together():
+            if batches:
+                await outbox.append(connection, batches)
+            _require_all(before, await lanes.advance(connection, before, after))
     for one, row in zip(owned, after, strict=True):
         one.row = row
 

@@ -41,15 +41,17 @@ async def write_states(connection: Connection, states: Sequence[BatchState]) -> 
 
 
 async def _write_rows(connection: Connection, states: Sequence[BatchState]) -> None:
-    if repos := [repo for state in states for repo in state.dirty_repos()]:
-        await REPOS.write(connection, repos)
+    repos = [repo for state in states for repo in state.dirty_repos()]
     dirty = [row for state in states for row in state.dirty_rows()]
     upserts = [(did, path, row.cid, row.rev) for did, path, row in dirty if row is not None]
     gone = [(did, path) for did, path, row in dirty if row is None]
-    if upserts:
-        await records.write(connection, upserts)
-    if gone:
-        await records.delete(connection, gone)
+    async with connection.together():
+        if repos:
+            await REPOS.write(connection, repos)
+        if upserts:
+            await records.write(connection, upserts)
+        if gone:
+            await records.delete(connection, gone)
     if cleared := [(one.did, one.through) for state in states for one in state.cleared]:
         await records.clear_tombstones(connection, cleared)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import uuid4
 
 import pytest
@@ -32,9 +33,9 @@ class Store:
     handed: list[OutRow] = field(default_factory=list)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def transaction(self) -> AsyncIterator[MagicMock]:
         self.calls.append("begin")
-        yield None
+        yield MagicMock(together=nullcontext)
         self.calls.append("commit")
 
     async def guard(self, _connection: object, seen: Sequence[Lane]) -> set[int]:
