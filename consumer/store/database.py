@@ -38,7 +38,6 @@ from consumer.store.target import CONNECT_SECONDS, Target
 
 Connection = Session
 
-_MIN_SERVER = 170000  # as the server reports its version
 # The pool gives up an attempt to reconnect after these seconds; the next caller starts a new one.
 _RECONNECT_TIMEOUT = 2
 # Seconds after the server's own timeouts: these only notice a server that does not answer.
@@ -147,7 +146,6 @@ class Database:
         """
         with translated():
             async with await self._connect() as connection:
-                _require_version(connection.info.server_version)
                 await migrate(connection, self.schema, migrations())
             await self._pool.open()
 
@@ -159,7 +157,6 @@ class Database:
         """
         with translated():
             async with await self._connect() as connection:
-                _require_version(connection.info.server_version)
                 async with connection.transaction():
                     await connection.begin()
                     found = await (await connection.execute(_PREPARED)).fetchone()
@@ -178,7 +175,6 @@ class Database:
         with translated():
             async with await self._connect() as connection:
                 info = connection.info
-                _require_version(info.server_version)
                 version = info.parameter_status("server_version")
                 row = await (await connection.execute(_NOW)).fetchone()
                 place = f"{info.host}:{info.port}/{info.dbname}"
@@ -285,14 +281,6 @@ async def _answers(connection: Connection) -> None:
     if time.monotonic() - connection.used >= _FRESH_SECONDS:
         async with asyncio.timeout(_CHECK_SECONDS):
             await AsyncConnectionPool.check_connection(connection)
-
-
-def _require_version(version: int) -> None:
-    if version < _MIN_SERVER:
-        raise Fatal(
-            f"PostgreSQL is version {version // 10000}, version 17 or newer is needed: "
-            "update the server"
-        )
 
 
 @asynccontextmanager

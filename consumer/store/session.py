@@ -22,17 +22,18 @@ from typing import Any, Self
 import psycopg
 from psycopg.abc import PQGenConn
 
-from consumer.errors import ChiveError
+from consumer.errors import ChiveError, Fatal
 from consumer.store.connecting import connecting
 from consumer.store.target import CONNECT_SECONDS, Target
 
 _REFUSED_SECONDS = 60.0
+_MIN_SERVER = 170000  # as the server reports its version
 _AUTHORIZATION = "28"
-# Why a server refuses connections that it goes on refusing: class of the SQLSTATE, what to do.
+# Why a server refuses connections that it goes on refusing: SQLSTATE or its class, what to do.
 _REFUSALS = {
     _AUTHORIZATION: "correct the user, the password or the client certificate",
-    "3D": "create the database or correct its name",
-    "42": "grant CONNECT on the database",  # insufficient privilege
+    "3D000": "create the database or correct its name",
+    "42501": "grant CONNECT on the database",
 }
 
 _PROCESS = "SELECT pg_backend_pid()"
@@ -62,25 +63,23 @@ class SessionRules:
         """Note that an attempt to connect has succeeded."""
         self.failure, self.refused_since = "", None
 
-    def failed(self, error: psycopg.Error) -> psycopg.Error:
+    def failed(self, error: psycopg.Error, identity: str) -> psycopg.Error:
         """Note why an attempt failed, and return the error to raise.
 
-        The server's own refusal is returned when it has lasted for a minute: a password may be
-        about to change.  Before, it is an ``OperationalError`` that tells nothing but the text.
+        ``identity`` names the settings that say who we are.  The server's own refusal is returned
+        when it has lasted for a minute: a password may be about to change.  Before, it is an
+        ``OperationalError`` with the same text.
         """
         self.failure = " ".join(str(error).split()) or type(error).__name__
-        advice = _REFUSALS.get((error.sqlstate or "")[:2])
+        state = error.sqlstate or ""
+        advice = _REFUSALS.get(state) or _REFUSALS.get(state[:2])
         if advice is None:
             self.refused_since = None
             return error
         now = time.monotonic()
         self.refused_since = now if self.refused_since is None else self.refused_since
-        if not self.refused:
-            return psycopg.OperationalError(self.failure)
-        self.failure = (
-            f"{self.failure}: {advice} (postgres.dsn, postgres.password; docs/secrets.md)"
-        )
-        return type(error)(self.failure)
+        self.failure = f"{self.failure}: {advice} ({identity}; docs/secrets.md)"
+        return (type(error) if self.refused else psycopg.OperationalError)(self.failure)
 
     @property
     def refused(self) -> bool:
@@ -107,7 +106,8 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
     ) -> Self:
         """Connect to ``target``, and apply what ``rules`` say.
 
-        Raises psycopg's errors, and ``Transient`` or ``Fatal`` as ``Target.conninfo`` does.
+        Raises psycopg's errors, ``Fatal`` if the server is too old, and ``Transient`` or ``Fatal``
+        as ``Target.conninfo`` does.
         """
         try:
             session = await super().connect(await target.conninfo(), **options)
@@ -115,7 +115,7 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
         except psycopg.Error as error:
             if (error.sqlstate or "").startswith(_AUTHORIZATION):
                 target.refused()
-            raise rules.failed(error) from error
+            raise rules.failed(error, target.identity) from error
         except ChiveError as error:
             rules.failure = str(error)
             raise
@@ -138,6 +138,7 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
     async def _begin(self, rules: SessionRules) -> None:
         self._rules = rules
         try:
+            _require_version(self.info.server_version)  # an older one does not know our settings
             async with asyncio.timeout(CONNECT_SECONDS):
                 row = await (await self.execute(_PROCESS)).fetchone()
                 self.pooled = row is None or row[0] != self.info.backend_pid
@@ -161,4 +162,12 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
         milliseconds = str(int(self._rules.timeout * 1000))
         await self.execute(
             _SETTINGS, {"schema": self._rules.schema, "timeout": milliseconds, "local": local}
+        )
+
+
+def _require_version(version: int) -> None:
+    if version < _MIN_SERVER:
+        raise Fatal(
+            f"PostgreSQL is version {version // 10000}, version 17 or newer is needed: "
+            "update the server"
         )

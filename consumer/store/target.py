@@ -39,6 +39,13 @@ class Target:
         hosts = str(given.get("host", "localhost"))
         return f"{hosts}:{given.get('port', 5432)}/{given.get('dbname', '')}"
 
+    @property
+    def identity(self) -> str:
+        """The settings that say who we are, for people."""
+        if "password" in conninfo_to_dict(self._first):
+            return self._dsn.setting
+        return f"{self._dsn.setting}, {self._password.setting}"
+
     async def conninfo(self) -> str:
         """Return what to connect with now.
 

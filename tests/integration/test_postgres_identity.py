@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from consumer.config.settings import PostgresSettings
 from consumer.embedded.postgres import EmbeddedPostgres
-from consumer.errors import Fatal, Transient
+from consumer.errors import ChiveError, Fatal, Transient
 from consumer.runtime import secrets
 from consumer.services import opened
 from consumer.store import session
@@ -101,7 +101,7 @@ async def test_a_password_of_a_command_is_asked_for_again(
         await execute(own_postgres.dsn, _RENEWED, _END_OTHERS)
         refused = database_of(dsn, password_command=tokens.command)
         async with refused as other:
-            with pytest.raises(Transient, match="28P01"):
+            with pytest.raises(Transient, match=r"28P01: .*postgres\.password_command"):
                 await other.attach()
         tokens.set("renewed")
         await eventually(lambda: works(database), deadline=60)
@@ -176,6 +176,21 @@ async def test_what_the_server_refuses_by_name_ends_the_process_when_it_lasts(
         async with database_of(make_conninfo(own_postgres.dsn, **changed)) as database:
             with pytest.raises(Transient if waits else Fatal, match=state):
                 await database.attach()
+
+
+async def test_an_old_server_is_named_before_it_refuses_a_setting_that_it_does_not_know(
+    own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = session._SETTINGS.replace("'transaction_timeout'", "'timeout_of_tomorrow'")
+    monkeypatch.setattr(session, "_SETTINGS", unknown)
+    monkeypatch.setattr(session, "_REFUSED_SECONDS", 0.0)
+    async with database_of(own_postgres.dsn) as database:
+        with pytest.raises(ChiveError, match="unrecognized configuration") as found:
+            await database.attach()
+        assert "grant" not in str(found.value)  # what helps where a right is missing alone
+        monkeypatch.setattr(session, "_MIN_SERVER", 990_000)
+        with pytest.raises(Fatal, match=r"newer is needed"):
+            await database.attach()
 
 
 async def test_commands_and_roles_use_secrets_from_files(
