@@ -29,7 +29,7 @@ from consumer.kafka.client import Client
 from consumer.kafka.provision import rehearse
 from consumer.kafka.replicas import shortages
 from consumer.known_collections import empty_wildcards
-from consumer.network.proxy import Proxy
+from consumer.network.proxy import Proxy, ProxyFailed
 from consumer.printable import escape
 from consumer.scope import Scope
 from consumer.services import kafka_of
@@ -205,8 +205,13 @@ async def directory(settings: Settings) -> CheckResult:
     loopback = settings.network.allow_loopback
     url = documents.url_of(_NOBODY, origin, allow_loopback=loopback)
     limit, seconds = settings.identity.document_limit, settings.identity.timeout
-    async with HttpClient.of(settings.network) as http:
-        response = await http.get(url, limit=limit, seconds=seconds)
+    try:
+        async with HttpClient.of(settings.network) as http:
+            response = await http.get(url, limit=limit, seconds=seconds)
+    except ChiveError as error:
+        if isinstance(error.__cause__, ProxyFailed):
+            raise
+        return CheckResult(False, f"{error}: is identity.plc_url right?")
     if response.status not in _KNOWN:
         detail = f"status {response.status} from {url}: is identity.plc_url right?"
         return CheckResult(False, detail)

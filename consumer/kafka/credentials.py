@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +74,18 @@ class Credentials(AbstractTokenProvider):  # type: ignore[misc]  # comes without
     def tls(self) -> ssl.SSLContext | None:
         """Return the context for connections, made again if one of its files has changed.
 
-        Raises ``Transient`` that names the files: a certificate and its key are replaced one after
-        the other.
+        Raises ``Transient`` that names the settings: a certificate and its key are replaced one
+        after the other.
         """
         settings = self._settings
         if not settings.security_protocol.endswith("SSL"):
             return None
         files = [settings.ssl_ca_file, settings.ssl_certificate_file, settings.ssl_key_file]
-        try:
+        with _reading("kafka.ssl_ca_file, kafka.ssl_certificate_file or kafka.ssl_key_file"):
             made_of = tuple(_version(file) for file in files if file is not None)
-            if self._context is None or made_of != self._made_of:
-                self._context = self._new_context()
-                self._made_of = made_of
-        except OSError as error:  # what OpenSSL says as well
-            raise Transient(
-                f"kafka.ssl_ca_file, kafka.ssl_certificate_file or kafka.ssl_key_file: {error}",
-                Service.KAFKA,
-            ) from None
+        if self._context is None or made_of != self._made_of:
+            self._context = self._new_context()
+            self._made_of = made_of
         return self._context
 
     async def options(self) -> dict[str, Any]:
@@ -125,12 +121,15 @@ class Credentials(AbstractTokenProvider):  # type: ignore[misc]  # comes without
 
     def _new_context(self) -> ssl.SSLContext:
         settings = self._settings
-        context = ssl.create_default_context(cafile=settings.ssl_ca_file)
+        with _reading("kafka.ssl_ca_file"):
+            context = ssl.create_default_context(cafile=settings.ssl_ca_file)
         if settings.ssl_certificate_file is not None:
             password = self._key_password.at_once() or ""  # without one OpenSSL asks a terminal
-            context.load_cert_chain(
-                settings.ssl_certificate_file, settings.ssl_key_file, password=lambda: password
-            )
+            key = f"kafka.ssl_key_file or {self._key_password.setting}"
+            with _reading(f"kafka.ssl_certificate_file, {key}"):
+                context.load_cert_chain(
+                    settings.ssl_certificate_file, settings.ssl_key_file, password=lambda: password
+                )
         return context
 
     def _token_source(self) -> Source | None:
@@ -174,6 +173,15 @@ class _MskTokens:
                 ) from error
             self._kept = (str(token), time.monotonic())
         return self._kept[0]
+
+
+@contextmanager
+def _reading(settings: str) -> Iterator[None]:
+    """Raise ``Transient`` that names ``settings`` for what files and OpenSSL have against them."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a ValueError: the password is too long for OpenSSL
+        raise Transient(f"{settings}: {error}", Service.KAFKA) from None
 
 
 def _version(file: Path) -> int:

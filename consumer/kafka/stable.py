@@ -110,8 +110,11 @@ async def _views(client: Client) -> AsyncIterator[_Views]:
         views = client.consumer(), client.consumer(committed=False)
         for consumer in views:
             stack.push_async_callback(release, consumer)
-            async with deadline(client.timeout, "asking for offsets"):
-                await consumer.start()
+            try:
+                async with deadline(client.timeout, "asking for offsets"):
+                    await consumer.start()
+            except Transient as error:
+                raise await client.explained(error) from error
         yield views
 
 

@@ -58,6 +58,12 @@ async def test_only_open_transactions_are_found(client: Client, topics: Topics) 
     assert await left_open(client, places, longer_than=0) == []
 
 
+async def test_why_kafka_cannot_be_asked_is_said_by_name(client: Client, topics: Topics) -> None:
+    settings = client.settings.model_copy(update={"security_protocol": "SSL"})
+    with pytest.raises(Transient, match=r"does not speak TLS: kafka\.security_protocol is SSL"):
+        await left_open(Client(settings), places_of(topics), longer_than=0)
+
+
 async def test_who_watches_names_it_until_it_is_over(client: Client, topics: Topics) -> None:
     watch = OpenTransactions(client, topics)
     name = topics.name(Topic.CONTROL)

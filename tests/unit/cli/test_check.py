@@ -162,7 +162,7 @@ async def test_the_proxy_is_asked_and_named(
         overrides = {
             "relay": {"url": relay.url.replace("127.0.0.1", "relay.example")},
             "network": network,
-            "identity": {"plc_url": "http://127.0.0.1:1"},
+            "identity": {"plc_url": "https://plc.example"},
             "scope": {"history": "live"},
         }
         way.elsewhere["relay.example"] = int(relay.url.rpartition(":")[2])
@@ -173,6 +173,7 @@ async def test_the_proxy_is_asked_and_named(
         assert_hidden(check.to_toml(settings, answers))
     dead = await check.check(settings)
     assert (dead["proxy"].ok, dead["relay"].ok) == (False, False)
+    assert "identity.plc_url" not in dead["directory"].detail
     for name in ("proxy", "relay"):
         assert f"proxy http://127.0.0.1:{way.port} cannot be reached" in dead[name].detail
         assert_hidden(dead[name].detail)
@@ -213,7 +214,9 @@ async def test_whether_the_directory_is_one(
         found = (await check.check(settings))["directory"]
         assert found.ok is False
         assert "is identity.plc_url right?" in found.detail
-    assert (await check.check(settings))["directory"].ok is False
+    away = (await check.check(settings))["directory"]
+    assert away.ok is False
+    assert "is identity.plc_url right?" in away.detail
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,29 @@ def test_a_context_is_made_again_when_a_file_has_changed(tmp_path: Path) -> None
         Credentials(settings)
 
 
+@pytest.mark.parametrize("password", ["", "hunter2", "hunter2" * 200])
+def test_the_settings_of_a_key_that_cannot_be_decrypted_are_named(
+    tmp_path: Path, password: str
+) -> None:
+    shown = Authority(tmp_path).issue("user", password="key")  # noqa: S106
+    settings = KafkaSettings(
+        security_protocol="SSL",
+        ssl_certificate_file=shown.certificate,
+        ssl_key_file=shown.key,
+        ssl_key_password=SecretStr(password) if password else None,
+    )
+    with pytest.raises(Fatal, match=r"ssl_key_file or kafka\.ssl_key_password: ") as found:
+        Credentials(settings)
+    assert "hunter2" not in str(found.value)
+
+
+def test_an_authority_that_is_none_is_named_alone(tmp_path: Path) -> None:
+    empty = tmp_path / "ca.pem"
+    empty.touch()
+    with pytest.raises(Fatal, match=r"^kafka\.ssl_ca_file: "):
+        Credentials(KafkaSettings(security_protocol="SSL", ssl_ca_file=empty))
+
+
 def test_the_provider_of_msk_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
     settings = KafkaSettings(**_SASL, sasl_mechanism="AWS_MSK_IAM", aws_region="eu-central-1")
