@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumer.cli.operations import summary
+from consumer.cli.following import summary
 from consumer.cli.options import briefly, validated, with_settings
 from consumer.cli.output import FAILED, fail, print_json
 from consumer.config import types

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from consumer.cli import main
-from consumer.cli.operations import print_operations, summary
+from consumer.cli.following import summary
+from consumer.cli.operations import print_operations
 from consumer.cli.output import print_json
 from consumer.errors import Transient
 from procedures import operations

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.cli.operations import exit_code, outcome
+from consumer.cli.following import exit_code, outcome
 from procedures import transitions
 from procedures.operations import Children, Operation, Type, queued
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.cli.operations import exit_code, outcome
+from consumer.cli.following import exit_code, outcome
 from consumer.cli.selecting import lists_of, selecting
 from procedures import messages, transitions
 from procedures.failures import Failure
