@@ -24,6 +24,7 @@ CLIENTS: dict[str, clients.Read] = {
     "kafka-python": clients.read_with_kafka_python,
     "kafkajs": clients.read_with_kafkajs,
     "librdkafka": clients.read_with_librdkafka,
+    "platformatic": clients.read_with_platformatic,
 }
 # Noise, so that it is as large in Kafka and in a fetch as a record can be.
 LARGEST = MAX_RECORD_BYTES - 64 * 1024

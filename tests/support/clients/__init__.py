@@ -55,9 +55,11 @@ async def read_with_librdkafka(servers: str, topic: str, partitions: int) -> lis
 
 
 async def read_with_kafkajs(servers: str, topic: str, partitions: int) -> list[str]:
-    _need("npm")
-    place = await npm.installed(_HERE / "kafkajs")
-    return await _printed(place, "node", "read.mjs", servers, topic, str(partitions))
+    return await _node("kafkajs", servers, topic, partitions)
+
+
+async def read_with_platformatic(servers: str, topic: str, partitions: int) -> list[str]:
+    return await _node("platformatic", servers, topic, partitions)
 
 
 async def read_with_java(servers: str, topic: str, partitions: int) -> list[str]:
@@ -77,6 +79,12 @@ async def read_with_franz_go(servers: str, topic: str, partitions: int) -> list[
 async def _python(module: str, servers: str, topic: str, partitions: int) -> list[str]:
     command = [sys.executable, "-m", f"{__name__}.{module}", servers, topic, str(partitions)]
     return await _printed(_ROOT, *command)
+
+
+async def _node(package: str, servers: str, topic: str, partitions: int) -> list[str]:
+    _need("npm")
+    place = await npm.installed(_HERE / package)
+    return await _printed(place, "node", "read.mjs", servers, topic, str(partitions))
 
 
 def _need(program: str) -> None:
