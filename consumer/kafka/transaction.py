@@ -155,7 +155,7 @@ class TransactionalProducer(Closing):
 
 def opener_of(barrier: bytes) -> str | None:
     """Return the name of the producer that committed ``barrier``; earlier versions left it out."""
-    name, _, _ = barrier.decode().rpartition(" ")
+    name, _, _ = barrier.decode(errors="replace").rpartition(" ")
     return name or None
 
 

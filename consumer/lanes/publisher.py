@@ -240,10 +240,11 @@ class Publisher:
     ) -> _Progress | None:
         """Return how far a lane is published, once the tables have proven that they know it.
 
-        None if it has another owner.  Raises what ends the session; all else is tried again.
+        None if it has another owner or is given up.  Raises what ends the session; what else fails
+        is tried again.
         """
         outage, backoff = Outage(_log, "services"), Backoff()
-        while True:
+        while not outgoing.over:
             try:
                 return await self._recovered(producer, outgoing)
             except (Fenced, OutcomeUnknown):
@@ -256,6 +257,7 @@ class Publisher:
                 outage.again(error, lane=outgoing.lane.lane)
                 metrics.ROOT_RESTARTS.labels(_ROOT).inc()
                 await asyncio.sleep(backoff.pause())
+        return None
 
     async def _recovered(self, producer: TransactionalProducer, outgoing: Outgoing) -> _Progress:
         """Take a lane over, and trim it through its marker, once the tables prove to know it."""
