@@ -11,12 +11,16 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import structlog
+from pydantic import SecretStr
 
+from consumer.config.secrets import read_secret
 from consumer.config.settings import NetworkSettings
+from consumer.config.types import proxy_url
 from consumer.errors import Transient
 from consumer.metrics import Service
 from consumer.network import tunnel
@@ -49,13 +53,18 @@ class ProxyFailed(Transient):
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP or SOCKS5 proxy; ``credentials`` are user and password."""
+    """An HTTP or SOCKS5 proxy; ``credentials`` are user and password.
+
+    ``file`` is where the settings have it from: user and password are read there again for every
+    connection.
+    """
 
     scheme: str
     host: str
     port: int
     credentials: Credentials | None = field(default=None, repr=False)
     resolves: bool = False
+    file: Path | None = None
     _outage: Outage = field(
         default_factory=lambda: Outage(_log, Service.PROXY), repr=False, compare=False
     )
@@ -65,13 +74,8 @@ class Proxy:
         """Return the proxy that ``settings`` name; None: connections are direct."""
         if settings.proxy is None:
             return None
-        url = urlsplit(settings.proxy.get_secret_value())
-        assert url.hostname is not None  # noqa: S101 - the type of the setting
-        assert url.port is not None  # noqa: S101 - likewise
-        credentials = None
-        if url.username is not None and url.password is not None:
-            credentials = unquote(url.username), unquote(url.password)
-        return cls(url.scheme, url.hostname, url.port, credentials, settings.proxy_resolves)
+        place, credentials = _parts(settings.proxy)
+        return cls(*place, credentials, settings.proxy_resolves, settings.proxy_file)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -102,9 +106,10 @@ class Proxy:
         Raises ``ProxyFailed``.
         """
         exchange = {"http": tunnel.connect, "socks5": tunnel.socks5}[self.scheme]
+        credentials = self._credentials_now()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await _converse(exchange(target, port, self.credentials), read, write)
+                await _converse(exchange(target, port, credentials), read, write)
         except TunnelFailed as error:
             raise self.failed(str(error), about_target=error.about_target) from error
         except TimeoutError as error:
@@ -120,6 +125,17 @@ class Proxy:
         if not about_target:
             self._outage.again(error)
         return error
+
+    def _credentials_now(self) -> Credentials | None:
+        if self.file is None:
+            return self.credentials
+        try:
+            place, credentials = _parts(proxy_url(SecretStr(read_secret(self.file))))
+        except ValueError as error:
+            raise self.failed(f"is not asked: network.proxy_file: {error}") from None
+        if place != (self.scheme, self.host, self.port):  # who we are is no business of another
+            raise self.failed("is not asked: network.proxy_file names another one: restart")
+        return credentials
 
     async def _targets(self, host: str, port: int) -> Sequence[Target]:
         if self.resolves:
@@ -172,6 +188,17 @@ class Proxy:
         except OSError as error:
             problem = error
         raise self.failed(f"cannot be reached: {problem}") from problem
+
+
+def _parts(secret: SecretStr) -> tuple[tuple[str, str, int], Credentials | None]:
+    """Return scheme, host and port of a proxy's URL, and user and password."""
+    url = urlsplit(secret.get_secret_value())
+    assert url.hostname is not None  # noqa: S101 - the type of the setting
+    assert url.port is not None  # noqa: S101 - likewise
+    credentials = None
+    if url.username is not None and url.password is not None:
+        credentials = unquote(url.username), unquote(url.password)
+    return (url.scheme, url.hostname, url.port), credentials
 
 
 async def _converse(exchange: tunnel.Exchange, read: Read, write: Write) -> None:

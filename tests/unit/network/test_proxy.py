@@ -202,6 +202,27 @@ async def test_a_refused_password_is_named_and_not_shown(scheme: str, log: io.St
         assert secret not in log.getvalue() + str(error) + repr(by(way.url(scheme, wrong)))
 
 
+async def test_a_password_in_a_file_is_that_of_the_moment(
+    scheme: str, tmp_path: Path, log: io.StringIO
+) -> None:
+    file = tmp_path / "proxy"
+    async with web_proxy(CREDENTIALS) as way, web() as site:
+        file.write_text(way.url(scheme, "us%40r:before") + "\n")
+        proxy = Proxy.of(NetworkSettings(proxy_file=file))
+        site.replies["/a"] = response(200, b"a")
+        async with HttpClient(allow_loopback=True, proxy=proxy) as http:
+            url = f"{site.origin}/a"
+            assert "refuses user or password" in str(await host_error(http, url))
+            file.unlink()
+            assert "network.proxy_file: no such file" in str(await host_error(http, url))
+            file.write_text(way.url(scheme, IN_URL).replace(str(way.port), "1"))
+            assert "names another one: restart" in str(await host_error(http, url))
+            file.write_text(way.url(scheme, IN_URL) + "\n")
+            assert (await http.get(url, limit=LIMIT, seconds=10)).body == b"a"
+    for secret in (SECRET, IN_URL, "before"):
+        assert secret not in log.getvalue()
+
+
 async def test_a_password_that_is_missing_is_named(scheme: str) -> None:
     async with web_proxy(CREDENTIALS) as way:
         with pytest.raises(ProxyFailed, match="wants a user and a password"):
