@@ -92,8 +92,14 @@ async def _install(version: str, jars: list[Jar], directory: Path) -> None:
     # jgo is slow to import, and needed once on a machine.
     from consumer.embedded.download import download  # noqa: PLC0415
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = await take_lock(directory.with_name(f"{directory.name}.lock"), deadline=600)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = await take_lock(directory.with_name(f"{directory.name}.lock"), deadline=600)
+    except OSError as error:
+        raise Fatal(
+            f"{directory.parent} cannot be written to ({error.strerror}): set cache_dir to a place "
+            "for the download of the embedded Kafka, or kafka.bootstrap_servers and postgres.dsn"
+        ) from error
     if lock is None:
         raise Fatal(
             f"another process has been downloading Kafka to {directory} for 10 minutes; "

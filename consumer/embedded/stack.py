@@ -44,7 +44,7 @@ class EmbeddedStack:
     """``async with EmbeddedStack(data_dir) as stack``: both servers, ready.
 
     Leaving the block stops them if this process started them.  ``cache_dir`` keeps
-    downloads; None is the user's cache directory.
+    downloads; None is the user's cache directory.  Raises ``Fatal`` if they cannot be started.
     """
 
     def __init__(self, data_dir: Path, cache_dir: Path | None = None) -> None:
@@ -76,8 +76,14 @@ class EmbeddedStack:
         return self._addresses
 
     async def __aenter__(self) -> Self:
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = await self._own_or_attach()
+        try:
+            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = await self._own_or_attach()
+        except OSError as error:
+            raise Fatal(
+                f"{self._data_dir} cannot be written to ({error.strerror}): set data_dir to a "
+                "place for the embedded servers, or kafka.bootstrap_servers and postgres.dsn"
+            ) from error
         if self._lock is not None:
             await self._start()
         _log.info("embedded_stack_ready", attached=self.attached, kafka=self.bootstrap_servers)

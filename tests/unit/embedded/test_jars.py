@@ -106,3 +106,10 @@ def test_the_cache_is_the_users_unless_named(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_home() == tmp_path / ".cache" / "chive"
     assert cache_home(tmp_path / "mine") == tmp_path / "mine"
+
+
+@pytest.mark.usefixtures("repository")
+async def test_a_cache_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(Fatal, match=r"/cache cannot be written to .*set cache_dir"):
+        await kafka_jars(tmp_path / "cache")
