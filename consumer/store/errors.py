@@ -32,6 +32,9 @@ def translate(error: psycopg.Error) -> Transient | Fatal:
     """Return the project's error for a psycopg error."""
     state = error.sqlstate
     text = f"PostgreSQL: {type(error).__name__}: {_said(error)}"
+    # Only the answer to a statement has a message; a refused connection says itself what helps.
+    if isinstance(error, psycopg.errors.InsufficientPrivilege) and error.diag.message_primary:
+        text += "; 'consumer check' names every right that is missing (docs/servers.md)"
     if state is not None:
         waits = state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES
     else:

@@ -16,7 +16,7 @@ from consumer.config.settings import (
     RelaySettings,
     ScopeSettings,
 )
-from consumer.errors import Transient
+from consumer.errors import Fatal, Transient
 from consumer.scope import History
 from consumer.store import lanes
 from consumer.store.database import Database
@@ -101,6 +101,17 @@ async def test_each_right_that_is_missing_is_named(role: Role) -> None:
     assert "has no INSERT on lanes" in said
     await role.told("REVOKE USAGE ON SCHEMA {schema} FROM {role}")
     assert f"GRANT USAGE ON SCHEMA {role.schema} TO {role.name}" in await role.lacking()
+
+
+async def test_a_right_that_is_denied_later_says_who_names_them_all(role: Role) -> None:
+    await granted(role)
+    database = role.database()
+    await database.open()
+    await role.told("REVOKE SELECT ON {schema}.lanes FROM {role}")
+    with pytest.raises(Fatal, match=r"permission denied .*'consumer check' names every right"):
+        async with database.transaction() as connection:
+            await lanes.read_all(connection)
+    await database.close()
 
 
 async def test_migrations_that_are_left_are_their_owners(role: Role) -> None:
