@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 import pytest
@@ -18,7 +18,7 @@ from consumer.config.settings import (
 )
 from consumer.errors import Fatal, Transient
 from consumer.scope import History
-from consumer.store import lanes
+from consumer.store import deployment, lanes
 from consumer.store.database import Database
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
@@ -111,6 +111,25 @@ async def test_a_right_that_is_denied_later_says_who_names_them_all(role: Role) 
     with pytest.raises(Fatal, match=r"permission denied .*'consumer check' names every right"):
         async with database.transaction() as connection:
             await lanes.read_all(connection)
+    await database.close()
+
+
+async def test_a_gateway_begins_with_what_it_may_read(role: Role) -> None:
+    mine = deployment.Deployment("cluster", role.deployment.prefix, 8)
+    await granted(role)
+    await role.told(
+        "REVOKE INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} FROM {role}",
+        "GRANT INSERT, UPDATE, DELETE ON {schema}.gateway_requests TO {role}",
+        "INSERT INTO {schema}.deployment (cluster_id, prefix, partitions) "
+        "VALUES ('cluster', '{schema}.', 8)",
+    )
+    database = role.database()
+    await database.open()
+    async with database.transaction() as connection:
+        await deployment.check(connection, mine)
+    with pytest.raises(Fatal, match="belong to another deployment"):
+        async with database.transaction() as connection:
+            await deployment.check(connection, replace(mine, partitions=9))
     await database.close()
 
 
