@@ -89,11 +89,14 @@ async def test_a_command_that_gives_nothing_is_named(
 
 
 def _children() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.name() in ("sleep", "yes") and child.status() != psutil.STATUS_ZOMBIE
-    ]
+    return [child for child in psutil.Process().children(recursive=True) if _runs(child)]
+
+
+def _runs(child: psutil.Process) -> bool:
+    try:
+        return child.name() in ("sleep", "yes") and child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_a_program_that_is_gone_is_named(tmp_path: Path) -> None:
