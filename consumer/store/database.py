@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -121,6 +122,7 @@ class Database:
         patience = self._timeout + _GRACE
         self._target = Target(settings, "dsn", patience)
         self._direct = Target(settings, "direct_dsn", patience) if settings.direct_dsn else None
+        self._doubted_at = -math.inf  # when a session failed, in monotonic seconds
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             connection_class=Session,
             kwargs={"rules": self._rules, "target": self._target},
@@ -128,7 +130,7 @@ class Database:
             max_size=settings.pool_size,
             open=False,
             timeout=_SESSION_SECONDS,
-            check=_answers,
+            check=self._answers,
             reconnect_timeout=_RECONNECT_TIMEOUT,
             name=self.schema,
         )
@@ -219,6 +221,9 @@ class Database:
             except psycopg.errors.ReadOnlySqlTransaction:
                 await self._leave(connection)
                 raise
+            except (psycopg.OperationalError, CommitUnknown):
+                self._doubted_at = time.monotonic()
+                raise
             finally:
                 connection.used = time.monotonic()
                 await self._pool.putconn(connection)
@@ -255,6 +260,16 @@ class Database:
                 f"PostgreSQL: no session in {_SESSION_SECONDS:g} s: {why}", Service.POSTGRES
             ) from error
 
+    async def _answers(self, connection: Connection) -> None:
+        """Raise if the session does not answer: the pool then gives another.
+
+        One that was used a moment ago is not asked, unless another has failed since.
+        """
+        fresh = time.monotonic() - connection.used < _FRESH_SECONDS
+        if not fresh or connection.used <= self._doubted_at:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await AsyncConnectionPool.check_connection(connection)
+
     async def _leave(self, connection: Connection) -> None:
         """Drop every session: the server that ``connection`` leads to refuses to write."""
         await connection.close()
@@ -271,16 +286,6 @@ async def _readable(socket: int, seconds: float) -> bool:
     finally:
         loop.remove_reader(socket)
     return arrived.is_set()
-
-
-async def _answers(connection: Connection) -> None:
-    """Raise if the session does not answer: the pool then gives another.
-
-    One that was used a moment ago is not asked.
-    """
-    if time.monotonic() - connection.used >= _FRESH_SECONDS:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            await AsyncConnectionPool.check_connection(connection)
 
 
 @asynccontextmanager

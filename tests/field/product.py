@@ -22,6 +22,7 @@ from consumer.config.settings import (
     RetrySettings,
     Settings,
 )
+from consumer.errors import Transient
 from consumer.kafka.topics import Topic
 from consumer.scope import Scope
 from procedures.syntax import cid_text
@@ -127,8 +128,11 @@ class Product(Harness):
             if self._work is not None and self._work.done():
                 self._work.result()
                 raise RuntimeError("the consumer has ended")
-            found = look()
-            return await found if inspect.isawaitable(found) else found
+            try:
+                found = look()
+                return await found if inspect.isawaitable(found) else found
+            except Transient as away:  # the test's own sessions, as those of the consumer
+                raise AssertionError(str(away)) from away
 
         return await eventually(alive, what=what, deadline=deadline)
 

@@ -228,3 +228,26 @@ async def test_a_command_says_what_it_waits_for_when_the_server_is_frozen(
             assert await command.ended(60) == 1, command
             assert "PostgreSQL at 127.0.0.1:" in command.lines[-1], command
     await own_database.ping()
+
+
+async def test_one_failed_session_makes_the_others_be_asked(
+    own_database: Database, own_postgres: EmbeddedPostgres
+) -> None:
+    """A session that was used a moment ago is taken at its word, until one of them fails."""
+    together = asyncio.Barrier(3)
+
+    async def used() -> None:
+        async with own_database.transaction() as connection:
+            await connection.execute("SELECT 1")
+            await together.wait()
+
+    await asyncio.gather(*(used() for _ in range(3)))
+    async with await psycopg.AsyncConnection.connect(own_postgres.dsn, autocommit=True) as other:
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    with pytest.raises(Transient):
+        await own_database.ping()
+    for _ in range(3):
+        await own_database.ping()
