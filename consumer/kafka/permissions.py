@@ -132,7 +132,9 @@ async def _on_topics(admin: Any, right: Right) -> list[str]:
             wanted = [each for each in right.operations if each != "Create"]
             for operation in _not_in(operations, wanted):
                 lacking[operation].append(name)
-    return [f"{operation} on topic {', '.join(names)}" for operation, names in lacking.items()]
+    return [
+        f"{operation} on topic {', '.join(sorted(names))}" for operation, names in lacking.items()
+    ]
 
 
 async def _on_groups(admin: Any, right: Right) -> list[str]:
@@ -150,7 +152,9 @@ async def _on_groups(admin: Any, right: Right) -> list[str]:
             else:
                 for operation in _not_in(operations, right.operations):
                     lacking[operation].append(group)
-    return [f"{operation} on group {', '.join(names)}" for operation, names in lacking.items()]
+    return [
+        f"{operation} on group {', '.join(sorted(names))}" for operation, names in lacking.items()
+    ]
 
 
 async def _on_transactions(client: Client, admin: Any, right: Right) -> list[str]:
