@@ -77,7 +77,8 @@ async def test_a_leftover_of_a_failed_download_blocks_no_other(
 
     def removed_too_soon(path: Path, *, ignore_errors: bool = False) -> None:
         remove(path, ignore_errors=ignore_errors)
-        (path / "jars").mkdir(parents=True)  # as a thread does that has not noticed yet
+        # As a thread does that has not noticed yet; a real one may be as late.
+        (path / "jars").mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(shutil, "rmtree", removed_too_soon)
     content = repository.pop("two")
