@@ -25,6 +25,7 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.credentials import Credentials
 from consumer.kafka.diagnosis import Refusals, cause_of, require_coordinators
 from consumer.metrics import Service
+from consumer.runtime.tasks import is_cancelled
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024  # of one partition in one produce request, before compression
@@ -65,12 +66,6 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _cancelled() -> bool:
-    """Return whether the current task was cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Raise ``Transient`` or ``Fatal`` for what the driver raises; ``doing`` is for the message.
@@ -82,7 +77,7 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        if _cancelled():
+        if is_cancelled():
             raise
         raise Transient(f"Kafka's client gave up while {doing}", Service.KAFKA) from error
     except _UNAUTHORIZED as error:
@@ -262,7 +257,7 @@ async def closed(close: Callable[[], Any], seconds: float = _CLOSE_SECONDS) -> b
         async with asyncio.timeout(seconds):
             await close()
     except asyncio.CancelledError:
-        if _cancelled():
+        if is_cancelled():
             raise
         return False
     except (errors.KafkaError, TimeoutError, OSError) as error:

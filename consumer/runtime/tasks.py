@@ -75,6 +75,12 @@ async def _stopped(stop: asyncio.Event) -> NoReturn:
     raise Stopped
 
 
+def is_cancelled() -> bool:
+    """Tell whether the current task was cancelled, whatever a driver has made of that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def cancel(tasks: Iterable[asyncio.Future[Any]], seconds: float = CANCEL_SECONDS) -> None:
     """Cancel the tasks that still run, and wait for their end, for at most ``seconds``.
 

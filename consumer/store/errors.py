@@ -7,6 +7,7 @@ server never accepts (syntax, constraint, type, permission) is ``Fatal``.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ import psycopg
 
 from consumer.errors import Fatal, Transient
 from consumer.metrics import Service
+from consumer.runtime.tasks import is_cancelled
 
 # Connections, rollbacks, resources, locks, operator intervention, system errors.
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
@@ -60,11 +62,16 @@ def _said(error: psycopg.Error) -> str:
 def translated() -> Iterator[None]:
     """Translate psycopg's errors and ``TimeoutError`` in the block.
 
-    Raises ``Transient`` or ``Fatal``.
+    A session that breaks while its task is cancelled raises in psycopg instead of the cancellation,
+    which goes on here.  Raises ``Transient`` or ``Fatal``.
     """
     try:
         yield
-    except psycopg.Error as error:
+    except (psycopg.Error, CommitUnknown) as error:
+        if is_cancelled():
+            raise asyncio.CancelledError from error
+        if isinstance(error, CommitUnknown):
+            raise
         raise translate(error) from error
     except TimeoutError as error:
         raise Transient("PostgreSQL: no answer in time", Service.POSTGRES) from error

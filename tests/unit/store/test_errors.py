@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 import psycopg_pool
 import pytest
@@ -65,3 +67,31 @@ def test_a_commit_answered_with_an_error_did_not_happen(error: psycopg.Error) ->
 def test_a_time_out_is_transient() -> None:
     with pytest.raises(Transient), translated():
         raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    "error", [psycopg.OperationalError("the connection is lost"), CommitUnknown("COMMIT")]
+)
+async def test_a_cancellation_outlives_the_session_that_breaks_meanwhile(error: Exception) -> None:
+    began = asyncio.Event()
+
+    async def breaks() -> None:
+        with translated():
+            try:
+                began.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise error from None
+
+    task = asyncio.create_task(breaks())
+    await began.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    with pytest.raises(type(error) if isinstance(error, CommitUnknown) else Transient):
+        await not_cancelled(error)
+
+
+async def not_cancelled(error: Exception) -> None:
+    with translated():
+        raise error
