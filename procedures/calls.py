@@ -15,10 +15,17 @@ from typing import Any
 
 import structlog
 
-from procedures import backfills, contract, index_record, refresh_record, sync_did
+from procedures import (
+    backfills,
+    contract,
+    index_record,
+    refresh_record,
+    sync_did,
+    trigger_backfill,
+)
 from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
 from procedures.contract import ErrorName, XrpcError
-from procedures.messages import Cancel, Command, RecordRefresh, is_operation_id
+from procedures.messages import Cancel, Command, DidSync, RecordRefresh, is_operation_id
 from procedures.operations import Operation, Status
 
 _APPEARS_WITHIN_SECONDS = 1.0  # between the broker's acknowledgement of a command and its operation
@@ -82,6 +89,7 @@ class Calls:
             contract.GET_BACKFILL_STATUS: self._get_backfill_status,
             contract.GET_BACKFILL_HISTORY: self._get_backfill_history,
             contract.CANCEL_BACKFILL: self._cancel_backfill,
+            contract.TRIGGER_BACKFILL: self._trigger_backfill,
         }
 
     async def _send(self, command: Command, deadline: float) -> None:
@@ -98,11 +106,20 @@ class Calls:
 
     async def _trigger_did_sync(self, call: Call) -> CallResult:
         sync = sync_did.command(call.fields, call.identifier, call.caller, self._clock())
+        await self._begin(sync, call.deadline)
+        return CallResult(sync_did.answer(sync), sync.id)
+
+    async def _trigger_backfill(self, call: Call) -> CallResult:
+        sync = trigger_backfill.command(call.fields, call.identifier, call.caller, self._clock())
+        await self._begin(sync, call.deadline)
+        return CallResult(trigger_backfill.answer(sync), sync.id)
+
+    async def _begin(self, sync: DidSync, deadline: float) -> None:
+        """Send ``sync``.  Raises ``XrpcError`` where the broker does not confirm it."""
         try:
-            await self._send(sync, call.deadline)
+            await self._send(sync, deadline)
         except (Unavailable, TimeoutError) as error:
             raise _in_doubt(sync.id) from error
-        return CallResult(sync_did.answer(sync), sync.id)
 
     async def _refresh_record(self, call: Call) -> CallResult:
         refresh = refresh_record.command(call.fields, call.identifier, call.caller, self._clock())

@@ -20,6 +20,7 @@ INDEX_RECORD = "pub.chive.sync.indexRecord"
 GET_BACKFILL_STATUS = "pub.chive.admin.getBackfillStatus"
 GET_BACKFILL_HISTORY = "pub.chive.admin.getBackfillHistory"
 CANCEL_BACKFILL = "pub.chive.admin.cancelBackfill"
+TRIGGER_BACKFILL = "pub.chive.admin.triggerBackfill"
 
 _ADMIN_ONLY = "pub.chive.admin."
 
@@ -30,6 +31,7 @@ class ErrorName(StrEnum):
     AUTHENTICATION_REQUIRED = "AuthenticationRequired"
     ADMIN_REQUIRED = "AdminRequired"
     INVALID_REQUEST = "InvalidRequest"
+    INVALID_BACKFILL_TYPE = "InvalidBackfillType"
     NOT_FOUND = "NotFound"
     METHOD_NOT_ALLOWED = "MethodNotAllowed"
     METHOD_NOT_IMPLEMENTED = "MethodNotImplemented"
@@ -42,6 +44,7 @@ class ErrorName(StrEnum):
 
 STATUSES: Mapping[ErrorName, int] = {
     ErrorName.INVALID_REQUEST: 400,
+    ErrorName.INVALID_BACKFILL_TYPE: 400,
     ErrorName.AUTHENTICATION_REQUIRED: 401,
     ErrorName.ADMIN_REQUIRED: 403,
     ErrorName.NOT_FOUND: 404,
@@ -132,6 +135,7 @@ def _methods(lexicons: lexicon.Lexicons) -> dict[str, Method]:
         GET_BACKFILL_STATUS,
         GET_BACKFILL_HISTORY,
         CANCEL_BACKFILL,
+        TRIGGER_BACKFILL,
     )
     return {nsid: _method(lexicons, nsid) for nsid in nsids}
 

@@ -16,6 +16,7 @@ from procedures.contract import (
     GET_BACKFILL_STATUS,
     INDEX_RECORD,
     REFRESH_RECORD,
+    TRIGGER_BACKFILL,
     TRIGGER_DID_SYNC,
     ErrorName,
     Method,
@@ -32,6 +33,7 @@ from tests.unit.procedures.strategies import DID
 CALLER, ADMIN = "did:plc:caller", "did:plc:admin"
 REFRESH, TRIGGER = f"/xrpc/{REFRESH_RECORD}", f"/xrpc/{TRIGGER_DID_SYNC}"
 INDEX = f"/xrpc/{INDEX_RECORD}"
+BACKFILL = f"/xrpc/{TRIGGER_BACKFILL}"
 STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}"
 
 

@@ -28,12 +28,16 @@ def test_the_methods() -> None:
         ("getBackfillStatus", Verb.GET, True),
         ("getBackfillHistory", Verb.GET, True),
         ("cancelBackfill", Verb.POST, True),
+        ("triggerBackfill", Verb.POST, True),
     }
 
 
 def test_every_error_has_its_status() -> None:
     assert set(contract.STATUSES) == set(ErrorName)
-    assert len(set(contract.STATUSES.values())) == len(ErrorName)
+    bad = {name for name, status in contract.STATUSES.items() if status == 400}
+    assert bad == {ErrorName.INVALID_REQUEST, ErrorName.INVALID_BACKFILL_TYPE}
+    others = set(ErrorName) - bad
+    assert len({contract.STATUSES[name] for name in others} - {400}) == len(others)
 
 
 @pytest.mark.parametrize(
