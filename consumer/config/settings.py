@@ -35,6 +35,7 @@ from consumer.config.types import (
     SecretFile,
     Servers,
     Source,
+    Start,
     TopicConfig,
     TopicName,
 )
@@ -71,7 +72,8 @@ class RelaySettings(Section):
     return_after: Seconds = 600.0  # of good answers from a relay before the one that is read
     forward: Literal["relevant", "all"] = "relevant"
     silence: Seconds = 30.0  # no frame and no pong in that time: the connection counts as dead
-    start: Literal["live", "oldest"] = "live"  # where to begin without a cursor
+    # Where to begin without a cursor; a seq is that of another consumer of this relay.
+    start: Start = "live"
     # The relay must deny our position again after so long before it is given up.
     future_cursor_confirm: Seconds = 60.0
 
@@ -79,6 +81,17 @@ class RelaySettings(Section):
     def relays(self) -> tuple[str, ...]:
         """The relays in order of preference."""
         return tuple(dict.fromkeys((self.url, *self.urls)))
+
+    @property
+    def first_cursor(self) -> int | None:
+        """The cursor to connect with as long as there is none: 0 is the oldest frame, None live."""
+        match self.start:
+            case "live":
+                return None
+            case "oldest":
+                return 0
+            case seq:
+                return seq
 
     @model_validator(mode="after")
     def _first_of_several(self) -> RelaySettings:
@@ -93,6 +106,12 @@ class RelaySettings(Section):
             raise ValueError(
                 "failover_after is not longer than silence: quiet relays would be left"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _seq_is_of_one_relay(self) -> RelaySettings:
+        if len(self.relays) > 1 and isinstance(self.start, int):
+            raise ValueError("start is a sequence number, which belongs to one relay, not to urls")
         return self
 
 

@@ -31,6 +31,7 @@ _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
 RELAY = "relay"
 """A source of listings: the relay's own origin."""
 _FRAGMENT = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MAX_SEQ = 2**53 - 1  # a seq is a number in JSON
 _MAX_CREDENTIAL = 255  # bytes: the limit of SOCKS5 (RFC 1929)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -94,6 +95,14 @@ def relay_url(text: str) -> str:
     if url.path.rstrip("/") not in ("", _SUBSCRIBE):
         raise ValueError("a relay's URL has no path: only scheme, host and port")
     return f"{scheme}://{url.netloc.lower()}"
+
+
+def start(given: object) -> object:
+    """Return ``live``, ``oldest`` or a sequence number; one given as text as a number."""
+    seq = int(given) if isinstance(given, str) and re.fullmatch("[0-9]{1,16}", given) else given
+    if seq in ("live", "oldest") or (type(seq) is int and 0 < seq <= _MAX_SEQ):
+        return seq
+    raise ValueError("neither live nor oldest nor a sequence number")
 
 
 def http_origin(text: str) -> str:
@@ -244,6 +253,7 @@ Nsid = Annotated[str, AfterValidator(nsid)]
 Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
 Did = Annotated[str, AfterValidator(did)]
 Fragment = Annotated[str, AfterValidator(fragment)]
+Start = Annotated[Literal["live", "oldest"] | int, BeforeValidator(start)]
 RelayUrl = Annotated[str, AfterValidator(relay_url)]
 HttpOrigin = Annotated[str, AfterValidator(http_origin)]
 Source = Annotated[str, AfterValidator(source)]

@@ -151,11 +151,18 @@ class Position:
     to ``admit``.  ``now`` is in Unix seconds; ``confirm`` is how long the relay must deny the
     position until it is given up.  ``announced`` is the newest epoch that the lanes
     were told of.  Without a position none is announced: what is missed until the first frame comes
-    belongs to the loss window before it.
+    belongs to the loss window before it.  ``start`` is the cursor to connect with as long as there
+    is no position: 0 for the oldest frame kept, None for the frames to come.
     """
 
     def __init__(
-        self, epoch: int, partitions: int, *, oldest: bool, now: float, confirm: float = 60.0
+        self,
+        epoch: int,
+        partitions: int,
+        *,
+        start: int | None,
+        now: float,
+        confirm: float = 60.0,
     ) -> None:
         self.epoch = epoch
         self.seq = 0
@@ -163,7 +170,7 @@ class Position:
         self.last = [0] * partitions
         self.as_of = now
         self.announced = epoch
-        self._oldest = oldest
+        self._start = start
         self._confirm = confirm
         self._seen: deque[Kept] = deque(maxlen=KEPT)
         self._denied_at: float | None = None
@@ -183,7 +190,7 @@ class Position:
         """The cursor to connect with; None to start with the frames to come."""
         if self._seen:
             return max(0, self._seen[0][0] - 1)
-        return self.seq or (0 if self._oldest else None)
+        return self.seq or self._start
 
     def cursor(self) -> Cursor:
         """Return the position as it is to be stored."""
@@ -258,6 +265,7 @@ class Position:
         """Begin an epoch in another sequence: the seqs of this one mean nothing to the relay."""
         self.begin_epoch()
         self.seq, self.time, self._denied_at = 0, None, None
+        self._start = _of_any_sequence(self._start)
 
     def _remember(self, seen: Iterable[Kept]) -> None:
         self._seen.clear()
@@ -327,31 +335,38 @@ class Position:
         return self._away > _FORGOTTEN or before is None or after is None or after - before > _JUMP
 
 
+def _of_any_sequence(start: int | None) -> int | None:
+    """Return ``start`` if it means something on every relay, else None."""
+    return 0 if start == 0 else None
+
+
 def resume(
     cursors: Mapping[str, Cursor],
     relay: str,
     partitions: int,
     *,
-    oldest: bool,
+    start: int | None,
     now: float,
     confirm: float = 60.0,
 ) -> tuple[Position, EpochCause | None]:
     """Return the position on ``relay`` to go on from, and why its epoch is new, if it is.
 
-    ``cursors`` are the durable ones of all relays, by URL.  Without one of ``relay`` the position
-    is the oldest frame kept, or (not ``oldest``) the next one to come.  ``confirm`` is in seconds,
-    see ``Position``.  Raises ``Fatal`` if the
-    cursor was written with another number of ``partitions``.
+    ``cursors`` are the durable ones of all relays, by URL.  ``start`` and ``confirm`` (seconds) are
+    as for ``Position``; a ``start`` that is a seq counts only until the first frame of the
+    deployment has come: later it may be another sequence's.  Raises ``Fatal`` if the cursor was
+    written with another number of ``partitions``.
     """
     newest = max((cursor.epoch for cursor in cursors.values()), default=0)
     own = cursors.get(relay)
+    if newest > 1 or any(cursor.seq for cursor in cursors.values()):
+        start = _of_any_sequence(start)
     if own is None:
-        position = Position(newest + 1, partitions, oldest=oldest, now=now, confirm=confirm)
+        position = Position(newest + 1, partitions, start=start, now=now, confirm=confirm)
         position.announced = newest or position.epoch
         return position, EpochCause.RELAY if newest else None
     if len(own.last) != partitions:
         raise Fatal(f"the cursor knows {len(own.last)} partitions, the settings say {partitions}")
-    position = Position(own.epoch, partitions, oldest=oldest, now=own.as_of, confirm=confirm)
+    position = Position(own.epoch, partitions, start=start, now=own.as_of, confirm=confirm)
     position.restore(own)
     if own.epoch == newest:
         if not own.seq:

@@ -231,7 +231,7 @@ class Tailer:
             cursors,
             relay,
             self._topics.partitions,
-            oldest=self._relay.start == "oldest",
+            start=self._relay.first_cursor,
             now=time.time(),
             confirm=self._relay.future_cursor_confirm,
         )

@@ -60,6 +60,17 @@ async def test_it_begins_live(harness: TailerHarness) -> None:
     assert_whole(await harness.forwarded(), live)
 
 
+async def test_it_begins_where_another_consumer_was(harness: TailerHarness) -> None:
+    frames = list(numbered(1, 2_000))
+    harness.relay.log = frames
+    async with running(harness.tailer(start=1_500).run):
+        await harness.reached(2_000)
+    async with running(harness.tailer(start=1_500).run):
+        await eventually(lambda: len(harness.relay.cursors) == 2, what="connected again")
+    assert harness.relay.cursors == [1_500, 2_000 - KEPT]
+    assert_whole(await harness.forwarded(), frames[1_500:])
+
+
 async def test_a_successor_goes_on_at_the_cursor(harness: TailerHarness) -> None:
     frames = list(numbered(1, 3_000))
     harness.relay.log = frames[:2_000]

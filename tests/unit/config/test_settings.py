@@ -172,3 +172,16 @@ def test_quiet_relays_are_not_left() -> None:
     with pytest.raises(ValidationError, match="failover_after is not longer than silence"):
         RelaySettings(urls=urls, silence=30.0, failover_after=30.0)
     assert RelaySettings(urls=urls[:1], silence=30.0, failover_after=30.0).relays == ("wss://a",)
+
+
+@pytest.mark.parametrize(
+    ("given", "cursor"), [("live", None), ("oldest", 0), (31_527_015_322, 31_527_015_322)]
+)
+def test_the_first_cursor(given: Any, cursor: int | None) -> None:
+    assert RelaySettings(start=given).first_cursor == cursor
+    assert RelaySettings.model_validate({"start": str(given)}).first_cursor == cursor
+
+
+def test_a_sequence_number_is_of_one_relay() -> None:
+    with pytest.raises(ValidationError, match="belongs to one relay"):
+        RelaySettings(urls=("wss://a", "wss://b"), start=5)

@@ -31,7 +31,7 @@ def commit(seq: int, did: str, path: str = "pub.chive.eprint.submission/3k") -> 
 
 @pytest.fixture
 def collector() -> Collector:
-    position = Position(3, TOPICS.partitions, oldest=False, now=0.0)
+    position = Position(3, TOPICS.partitions, start=None, now=0.0)
     relevance = Relevance(Scope(("pub.chive.*",)), forward_all=False)
     return Collector(RELAY, TOPICS, relevance, position, LIMIT)
 

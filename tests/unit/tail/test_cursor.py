@@ -36,9 +36,9 @@ def stored(seq: int = 100, epoch: int = 3, at: float = NOON) -> Cursor:
 
 
 def started(
-    cursors: Mapping[str, Cursor], *, oldest: bool = False
+    cursors: Mapping[str, Cursor], *, start: int | None = None
 ) -> tuple[Position, EpochCause | None]:
-    return resume(cursors, RELAY, 2, oldest=oldest, now=NOON)
+    return resume(cursors, RELAY, 2, start=start, now=NOON)
 
 
 def reconnected(away: float, seq: int = 100) -> Position:
@@ -104,8 +104,36 @@ def test_the_first_start_is_epoch_one_and_live() -> None:
 
 
 def test_the_first_start_may_begin_at_the_oldest_frame() -> None:
-    position, _ = started({}, oldest=True)
+    position, _ = started({}, start=0)
     assert position.ask == 0
+
+
+def test_the_first_start_may_go_on_where_another_consumer_was() -> None:
+    position, cause = started({}, start=31_527_015_322)
+    assert (position.epoch, position.ask, cause) == (1, 31_527_015_322, None)
+    nothing_came = Cursor(0, None, 1, (0, 0), NOON)
+    assert started({RELAY: nothing_came}, start=31_527_015_322)[0].ask == 31_527_015_322
+    position.connected(NOON)
+    assert position.admit(31_527_015_322, iso(NOON)) is Admission.FIRST
+    assert position.admit(31_527_015_323, iso(NOON)) is Admission.NEXT
+
+
+@pytest.mark.parametrize(
+    "cursors",
+    [{OTHER: stored()}, {OTHER: stored(), RELAY: Cursor(0, None, 4, (0, 0), NOON)}],
+)
+def test_later_that_place_may_be_in_another_sequence(cursors: Mapping[str, Cursor]) -> None:
+    assert started(cursors, start=5_000)[0].ask is None
+    assert started(cursors, start=0)[0].ask == 0
+
+
+def test_a_reset_ends_that_place() -> None:
+    for start, then in ((5_000, None), (0, 0), (None, None)):
+        position, _ = started({}, start=start)
+        position.connected(NOON)
+        position.admit(5_001, iso(NOON))
+        position.forget()
+        assert position.ask == then
 
 
 def test_the_same_relay_goes_on_in_its_epoch() -> None:
@@ -127,7 +155,7 @@ def test_coming_back_to_a_relay_resumes_its_seq_in_a_new_epoch() -> None:
 
 def test_another_number_of_partitions_is_refused() -> None:
     with pytest.raises(Fatal, match="partitions"):
-        resume({RELAY: stored()}, RELAY, 8, oldest=False, now=NOON)
+        resume({RELAY: stored()}, RELAY, 8, start=None, now=NOON)
 
 
 def test_frames_go_up_and_replays_are_dropped() -> None:
@@ -275,7 +303,7 @@ def admitted(position: Position, frames: tuple[Kept, ...], time: float) -> list[
 
 def test_it_asks_from_the_oldest_frame_kept() -> None:
     assert at_5000(1).ask == 4_984
-    position, _ = started({}, oldest=True)
+    position, _ = started({}, start=0)
     admitted(position, kept(*range(1, 101)), NOON)
     assert position.ask == 100 - KEPT
     assert position.cursor().seen == kept(*range(85, 101))
@@ -425,12 +453,12 @@ def test_a_relay_that_replays_is_continuous_however_often_we_reconnect(
     readings: list[tuple[int, int]], inclusive: bool
 ) -> None:
     """Every frame comes once, in one epoch, whatever the absences and the times are."""
-    position, _ = started({}, oldest=True)
+    position, _ = started({}, start=0)
     taken: list[int] = []
     now = NOON
     for count, away in readings:
         position, cause = resume(
-            {RELAY: Cursor.decode(position.cursor().encode())}, RELAY, 2, oldest=True, now=now
+            {RELAY: Cursor.decode(position.cursor().encode())}, RELAY, 2, start=0, now=now
         )
         assert cause is None
         now += away
@@ -447,7 +475,7 @@ def test_another_relay_s_sequence_never_passes_for_ours(
     read: int, newest: int, later: int, tells: bool
 ) -> None:
     """Whatever part of our sequence it overlaps: a frame of it is taken only in a new epoch."""
-    position, _ = started({}, oldest=True)
+    position, _ = started({}, start=0)
     admitted(position, SEQUENCE[:read], NOON)
     other = [(seq, f"did:plc:other{seq}", "rev") for seq in range(newest, newest + 30)]
     ask = position.ask or 0
