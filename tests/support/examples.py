@@ -1,0 +1,219 @@
+"""The programs of ``examples``, started and killed as processes, and what they have stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from consumer.kafka.reader import Record
+
+_HERE = Path(__file__).parents[2] / "examples"
+
+
+@dataclass
+class Index:
+    """What an example has stored, and what it should have after ``offsets``.
+
+    ``records``: rev, CID and the event as it came, by AT-URI; ``accounts``: active, status and
+    stale, by DID; ``shown``: the JSON of the record, and stale, by AT-URI.
+    """
+
+    offsets: dict[int, int] = field(default_factory=dict)
+    records: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
+    accounts: dict[str, tuple[bool, str, bool]] = field(default_factory=dict)
+    shown: dict[str, tuple[Any, bool]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """How far it has come, in offsets of all partitions."""
+        return sum(self.offsets.values())
+
+
+def fold(records: Iterable[Record], offsets: dict[int, int]) -> Index:
+    """Return the index that the records of a topic below ``offsets`` add up to."""
+    index = Index(offsets)
+    for record in records:
+        if record.offset < offsets.get(record.partition, 0):
+            _take(index, (record.key or b"").decode(), record.value)
+    for uri, (_, _, value) in index.records.items():
+        event = json.loads(value)
+        active, _, stale = index.accounts.get(event["did"], _NEW)
+        if active:
+            index.shown[uri] = event["record"], stale
+    return index
+
+
+_NEW = True, "active", False
+
+
+def _take(index: Index, key: str, value: bytes | None) -> None:
+    event: dict[str, Any] = {"type": "tombstone"} if value is None else json.loads(value)
+    active, status, stale = index.accounts.get(event.get("did", ""), _NEW)
+    match event["type"]:
+        case "tombstone":
+            index.records.pop(key, None)
+        case "record" if event["action"] == "delete":
+            index.records.pop(event["uri"], None)
+        case "record":
+            assert value is not None
+            index.records[event["uri"]] = event["rev"], event["cid"], value
+        case "account":
+            index.accounts[event["did"]] = event["active"], event["status"], stale
+        case "sync":
+            index.accounts[event["did"]] = active, status, event["state"] != "active"
+
+
+_BUILD = 240.0  # seconds
+_NO_TABLE = sqlite3.OperationalError, psycopg.errors.UndefinedTable
+
+
+Query = Callable[[str], list[Any]]
+"""Carries out a statement and returns its rows."""
+
+_BUILD = 240.0  # seconds
+_NO_TABLE = sqlite3.OperationalError, psycopg.errors.UndefinedTable
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One of the programs, built, with the address of the database that it writes.
+
+    ``opened`` gives a transaction in that database.
+    """
+
+    command: tuple[str, ...]
+    database: str
+    opened: Callable[[str], AbstractContextManager[Query]]
+
+    @asynccontextmanager
+    async def running(self, servers: str, topic: str) -> AsyncIterator[Process]:
+        """Run the program during the block, and kill it."""
+        out, err = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+        command = (*self.command, servers, topic, self.database)
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=err)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def refusal(self, servers: str, topic: str) -> str:
+        """Return what the program says, which ends by itself because it cannot go on."""
+        async with self.running(servers, topic) as process, asyncio.timeout(90.0):
+            said, _ = await process.communicate()
+        assert process.returncode
+        assert process.returncode > 0
+        return said.decode()
+
+    def stored(self) -> Index:
+        """Return what is stored now; without tables yet, nothing."""
+        with suppress(*_NO_TABLE), self.opened(self.database) as query:
+            return _of_rows(query)
+        return Index()
+
+    def done(self) -> int:
+        """Return how far it has come, in offsets of all partitions."""
+        with suppress(*_NO_TABLE), self.opened(self.database) as query:
+            [(done,)] = query("SELECT sum(next) FROM offsets")
+            return int(done or 0)
+        return 0
+
+    def execute(self, statement: str) -> None:
+        """Change what is stored."""
+        with self.opened(self.database) as query:
+            query(statement)
+
+
+def _of_rows(rows: Query) -> Index:
+    return Index(
+        dict(rows("SELECT partition, next FROM offsets")),
+        {
+            uri: (rev, cid, event.encode())
+            for uri, rev, cid, event in rows(
+                "SELECT uri, rev, cid, CAST(event AS text) FROM records"
+            )
+        },
+        {
+            did: (bool(active), status, bool(stale))
+            for did, active, status, stale in rows(
+                "SELECT did, active, status, stale FROM accounts"
+            )
+        },
+        {
+            uri: (json.loads(record), bool(stale))
+            for uri, record, stale in rows("SELECT uri, CAST(record AS text), stale FROM shown")
+        },
+    )
+
+
+@contextmanager
+def _sqlite(path: str) -> Iterator[Query]:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=60.0)) as database, database:
+        database.execute("BEGIN")
+        yield lambda statement: database.execute(statement).fetchall()
+
+
+@contextmanager
+def _postgres(dsn: str) -> Iterator[Query]:
+    with psycopg.connect(dsn) as database:
+        database.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+
+        def query(statement: str) -> list[Any]:
+            cursor = database.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+        yield query
+
+
+Build = Callable[[Path, str], Awaitable[Example]]
+"""Builds an example: takes a folder of the test's own, and an empty PostgreSQL database."""
+
+
+async def python(folder: Path, _: str) -> Example:
+    command = (sys.executable, str(_HERE / "python" / "follow.py"))
+    return Example(command, str(folder / "index.sqlite"), _sqlite)
+
+
+async def go(folder: Path, _: str) -> Example:
+    _need("go")
+    program = str(folder / "follow")
+    await _run(_HERE / "go", "go", "build", "-mod=readonly", "-o", program, ".")
+    return Example((program,), str(folder / "index.sqlite"), _sqlite)
+
+
+def _need(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+
+
+async def _run(folder: Path, *command: str) -> None:
+    """Carry out a step of a build."""
+    out, err = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+    environment = {**os.environ, "GOFLAGS": ""}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, stdout=out, stderr=err, env=environment
+    )
+    async with asyncio.timeout(_BUILD):
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()[-2000:]
