@@ -39,7 +39,8 @@ from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.runtime.tasks import first_of
 from consumer.services import Services, opened, scope_of, stack_of
-from consumer.store import lanes, repos, status
+from consumer.state.progress import Place
+from consumer.store import lanes, progress, repos, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.mirror import RelayState
 from consumer.tail.tailer import Store, Tailer
@@ -182,7 +183,12 @@ def _tailer(services: Services) -> Tailer:
         async with database.transaction() as connection:
             unix = seconds(cursor.time)
             time = None if unix is None else datetime.fromtimestamp(unix, UTC)
-            await status.mirror_cursor(connection, relay, cursor.seq, time, cursor.epoch)
+            place = Place(cursor.epoch, cursor.seq)
+            async with connection.together():
+                await status.mirror_cursor(connection, relay, cursor.seq, time, cursor.epoch)
+                await progress.note_received(
+                    connection, relay, place, unix, cursor.as_of, cursor.last
+                )
 
     async def report(relay: str, state: RelayState) -> None:
         async with database.transaction() as connection:

@@ -427,6 +427,11 @@ WORKER_LAG = Ages(
     "Age in seconds of the newest applied frame while more wait in the lane; 0 when caught up",
     "lane",
 )
+COMPLETE_LAG = Ages(
+    "chive_complete_lag_seconds",
+    "Seconds since the moment up to which a partition was last said to be complete",
+    "lane",
+)
 WORKER_INPUTS = _counter(
     "chive_worker_inputs_total",
     "Messages that the worker read, by topic",

@@ -62,6 +62,8 @@ class Feed:
         if record.value is None:
             return
         event: Json = orjson.loads(record.value)
+        if "did" not in event:
+            return  # a lane speaks of itself
         self.counts[kind_of(event)] += 1
         self.newest.append(event)
         if (sent := seconds(event["time"])) is not None:

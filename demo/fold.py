@@ -1,8 +1,8 @@
 """The fold of ``chive.events``: what a consumer that reads from offset 0 knows in the end.  Pure.
 
 Folding also judges the stream, as its readers rely on it: every value fits the published
-schema, ids never repeat, lane and out_seq rise, revs of a record never fall, an event starts
-where the last one of its record left off, and a delete is followed by its tombstone.
+schema, ids never repeat, lane and out_seq rise, progress and the revs of a record never fall, an
+event starts where the last one of its record left off, and a delete is followed by its tombstone.
 ``problems`` lists every breach.
 """
 
@@ -56,6 +56,7 @@ class Fold:
         self._partition_of = partition_of
         self._ids: set[str] = set()
         self._out_seqs: dict[int, int] = {}
+        self._progress: dict[int, tuple[int, int]] = {}  # by partition
         self._buried: dict[str, Place] = {}  # deletes whose tombstone has not come
 
     @property
@@ -83,6 +84,9 @@ class Fold:
             case "account":
                 self.counts["account"] += 1
                 self.accounts[event["did"]] = event["status"]
+            case "progress":
+                self.counts["progress"] += 1
+                self._check_progress(place, event)
             case other:
                 self.counts[str(other)] += 1
         return event
@@ -107,10 +111,9 @@ class Fold:
         if event["id"] in self._ids:
             self._breach(place, f"id {event['id']} repeats")
         self._ids.add(event["id"])
-        if self._partition_of(event["did"]) != place.partition:
-            self._breach(place, f"{event['did']} belongs on another partition")
-        suffix = "" if event["type"] == "record" else f"#{event['type']}"
-        if name != (event["uri"] if event["type"] == "record" else event["did"] + suffix):
+        if _partition_of(event, self._partition_of) != place.partition:
+            self._breach(place, f"{name} belongs on another partition")
+        if name != _key_of(event):
             self._breach(place, f"the key {name} is not the event's")
         if name in self._buried:
             self._breach(place, f"an event between the delete of {name} and its tombstone")
@@ -133,5 +136,26 @@ class Fold:
         if old.cid != event["prev"]:
             self._breach(place, f"prev of {uri} is not the cid of the event before it")
 
+    def _check_progress(self, place: Place, event: Json) -> None:
+        said = event["epoch"], event["seq"]
+        if said < self._progress.get(place.partition, (0, 0)):
+            self._breach(place, f"progress falls to {said}")
+        self._progress[place.partition] = said
+
     def _breach(self, place: Place, what: str) -> None:
         self.problems.append(f"{place} {what}")
+
+
+def _partition_of(event: Json, partition_of: Callable[[str], int]) -> int:
+    """Return where an event belongs: by its account, or by the lane that speaks of itself."""
+    return partition_of(event["did"]) if "did" in event else int(event["lane"])
+
+
+def _key_of(event: Json) -> str:
+    match event["type"]:
+        case "record":
+            return str(event["uri"])
+        case "progress":
+            return f"lane/{event['lane']}"
+        case kind:
+            return f"{event['did']}#{kind}"

@@ -31,6 +31,8 @@ from consumer.services import attached, kafka_of
 
 _WAIT_SECONDS = 0.5
 _SHORT = 8
+PROGRESS = "progress"
+_TYPES = (*metrics.EVENT_TYPES, PROGRESS)
 
 
 @click.command("events")
@@ -45,7 +47,7 @@ _SHORT = 8
     callback=validated(pattern),
     help="Only records of this collection, or pattern such as 'pub.chive.*'.",
 )
-@click.option("--type", "types", type=click.Choice(metrics.EVENT_TYPES), multiple=True)
+@click.option("--type", "types", type=click.Choice(_TYPES), multiple=True)
 @click.option("--json", "as_json", is_flag=True, help="The events as published, one a line.")
 def events_command(
     settings: Settings,
@@ -77,7 +79,8 @@ def events_command(
 class Filter:
     """Which events are wanted; an empty filter wants all.
 
-    With ``collections`` only events of records remain.
+    With ``collections`` only events of records remain.  The progress of lanes is shown only where
+    ``types`` name it.
     """
 
     dids: frozenset[str] = frozenset()
@@ -96,6 +99,8 @@ class Filter:
 
     def wants(self, event: dict[str, Any]) -> bool:
         """Tell whether ``event`` passes."""
+        if event.get("type") == PROGRESS and PROGRESS not in self.types:
+            return False
         if self.dids and event.get("did") not in self.dids:
             return False
         if self.types and event.get("type") not in self.types:
@@ -109,6 +114,8 @@ def line(event: dict[str, Any]) -> str:
     """Return the event as one readable line without control characters."""
     clock = str(event.get("time", ""))[:19].replace("T", " ")
     kind = str(event.get("type", "?"))
+    if kind == PROGRESS:
+        return escape(f"{clock}  {kind.ljust(_SHORT)}  {_lane(event)}")
     parts = [clock, kind.ljust(_SHORT), _what(event).ljust(_SHORT), str(event.get("did", "?"))]
     if kind == "record":
         parts.append(f"{event.get('collection')}/{event.get('rkey')}")
@@ -116,6 +123,11 @@ def line(event: dict[str, Any]) -> str:
     if not event.get("live"):
         parts.append(f"source={event.get('source')}")
     return escape("  ".join(parts))
+
+
+def _lane(event: dict[str, Any]) -> str:
+    shown = ("lane", "relay", "epoch", "seq", "lag", "parked")
+    return "  ".join(f"{key}={event.get(key)}" for key in shown)
 
 
 def _what(event: dict[str, Any]) -> str:

@@ -394,6 +394,7 @@ class WorkerSettings(Section):
 
     batch_frames: Count = 400
     batch_bytes: Bytes = 8 * 1024 * 1024
+    progress_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0  # 0: never
 
 
 class HttpSettings(Section):

@@ -97,7 +97,7 @@ def newest(page: Iterable[Record]) -> tuple[list[store.Record], dict[str, str]]:
         if record.value is None:
             continue  # a delete event precedes each tombstone, or both are compacted away
         event = orjson.loads(record.value)
-        did = event["did"]
+        did = event.get("did")  # None: a lane speaks of itself
         if event["type"] == "record":
             path = f"{event['collection']}/{event['rkey']}"
             cid = parse_cid(event["cid"]) if event["cid"] else None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from consumer.state.progress import Place, Reached
 from consumer.store.arrays import Bigints, Booleans, Texts
 from consumer.store.database import Connection
 from consumer.store.rows import ParkedFrame, Parking
+from procedures import times
 
 _APPEND = """
 COPY parked (did, lane, log_offset, log_time, seq, session, relay, frame)
@@ -43,6 +45,11 @@ INSERT INTO parking (did, lane, ready, doubted)
 SELECT did, %s, ready, doubted FROM unnest(%s, %s, %s) AS s (did, ready, doubted)
 ON CONFLICT (did) DO UPDATE SET ready = EXCLUDED.ready, doubted = EXCLUDED.doubted
 """
+_OLDEST = """
+SELECT DISTINCT ON (p.did) p.did, p.relay, p.session, p.seq, p.log_time
+FROM parking JOIN parked AS p ON p.did = parking.did
+WHERE parking.lane = %s ORDER BY p.did, p.log_offset
+"""
 _DOUBT = "UPDATE parking SET doubted = true WHERE lane = %s"
 _CLEAR = "DELETE FROM parking WHERE did = ANY(%s)"
 _READ = """
@@ -56,6 +63,15 @@ SELECT did, ready, frames, size, doubted FROM parking CROSS JOIN LATERAL (
 async def read(connection: Connection, lane: int) -> list[Parking]:
     """Return the DIDs of the lane that have parked frames."""
     return [Parking(*row) for row in await (await connection.execute(_READ, [lane])).fetchall()]
+
+
+async def oldest(connection: Connection, lane: int) -> dict[str, Reached]:
+    """Return the place of the oldest parked frame of each DID of the lane."""
+    rows = await (await connection.execute(_OLDEST, [lane])).fetchall()
+    return {
+        did: Reached(relay, Place(epoch, seq), times.to_text(log_time / 1000), log_time / 1000)
+        for did, relay, epoch, seq, log_time in rows
+    }
 
 
 async def append(connection: Connection, lane: int, frames: Sequence[ParkedFrame]) -> None:

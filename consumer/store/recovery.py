@@ -95,8 +95,12 @@ _CLEAR_EARLIER = "DELETE FROM outbox WHERE lane = %s"
 _KNOW = """
 INSERT INTO outbox_batches (lane, through, rows, stamp, body) VALUES (%s, %s, 0, %s, '')
 """
-# Parents and searches go with their operations, which are failed; all listings are read anew.
-_DROP = "DELETE FROM bulks; DELETE FROM searches"
+# Parents and searches go with their operations, which are failed; all listings are read anew.  The
+# lanes begin anew to say how far they are: they may be behind what they have said.
+_DROP = """
+DELETE FROM bulks; DELETE FROM searches;
+DELETE FROM received; DELETE FROM progress; DELETE FROM snapshots
+"""
 _OPEN = "SELECT id FROM operations WHERE status IN ('queued', 'running') ORDER BY id"
 
 
@@ -185,7 +189,7 @@ async def resume(connection: Connection, at: Resumed) -> None:
 
 
 async def drop_open_work(connection: Connection) -> None:
-    """Forget how far parents and searches were."""
+    """Forget how far parents, searches and lanes were."""
     await connection.execute(_DROP)
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import anyio
 
 from consumer.errors import Transient
-from consumer.tail.cursor import Cursor
+from consumer.tail.cursor import Cursor, Position
 
 # Seconds.
 _WRITE_EVERY = 1.0
+_QUIET_EVERY = 10.0  # while nothing comes
 _REPORT_EVERY = 20.0  # readers take a report of a minute ago for none
 
 _clock = time.monotonic
@@ -57,6 +58,14 @@ class Mirror:
         """Note the newest durable cursor."""
         self._newest = cursor
         self._changed.set()
+
+    def caught_up(self, position: Position) -> None:
+        """Note that everything up to ``position`` is durable, and that nothing more has come."""
+        newest = self._newest
+        if newest is None or (newest.epoch, newest.seq) != (position.epoch, position.seq):
+            return
+        if position.as_of - newest.as_of >= _QUIET_EVERY:
+            self.committed(replace(newest, as_of=position.as_of))
 
     def connected(self) -> None:
         """Note that the relay is connected."""

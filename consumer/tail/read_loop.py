@@ -142,6 +142,7 @@ class ReadLoop:
                 collector.position.caught_up(time.time())
                 if not (pipeline.busy or collector.pending):
                     metrics.TAIL_LAG.settled()
+                    self._mirror.caught_up(collector.position)
             if collector.position.seq != seq or now - newest >= self._silence:
                 seq = collector.position.seq
                 self._failover.read(now)

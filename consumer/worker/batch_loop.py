@@ -36,6 +36,7 @@ from consumer.worker.decision import Together
 from consumer.worker.incoming import EpochNotice, IncomingFrame, MalformedRecord, follows, origin_of
 from consumer.worker.plan import Plan
 from consumer.worker.poison import PoisonGuard
+from consumer.worker.progress import Reporter
 from consumer.worker.report import Stopwatch
 from consumer.worker.transaction import BatchTransactions
 from consumer.worker.turns import Turns
@@ -61,6 +62,7 @@ class BatchLoop:
     guard: PoisonGuard
     turns: Turns
     together: Together
+    reporter: Reporter
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, or until the position was moved past what retention deleted.
@@ -83,7 +85,8 @@ class BatchLoop:
         watch = Stopwatch()
         batch = await self._up_to_loss(await self._take())
         if batch.empty:
-            await self._idle()
+            if not (self.reporter.due and await self._report()):
+                await self._idle()
             return
         async with self.turns.alone() if self.guard.alone else self.turns.together():
             await self._write_crash_count(batch)
@@ -91,10 +94,13 @@ class BatchLoop:
             plan = self._new_plan()
             with self.together.planning():
                 await self._fill(plan, batch)
+                if self.reporter.due:
+                    await self.reporter.look(plan)
             watch.lap(BatchStep.VERIFY)
             await self.transactions.delete_in_batches(planned.input for planned in plan.inputs)
             outcome = await self.transactions.commit(plan, batch.size)
             watch.stop()
+        self._said(plan)
         report.planned(plan, batch)
         report.decided(plan, outcome.batch_state, outcome.rejections)
         report.lag(plan.lane, None if self.reader.drained else batch)
@@ -107,7 +113,23 @@ class BatchLoop:
 
     async def _idle(self) -> None:
         report.lag(self.transactions.lane.lane, None)
-        await self.reader.wait(_IDLE)
+        await self.reader.wait(min(_IDLE, self.reporter.rest))
+
+    async def _report(self) -> bool:
+        """Say how far the lane is while nothing comes; tell whether anything was to be said."""
+        async with self.turns.alone() if self.guard.alone else self.turns.together():
+            plan = self._new_plan()
+            with self.together.planning():
+                await self.reporter.look(plan)
+            if plan.report is None:
+                return False
+            await self.transactions.commit(plan)
+        self._said(plan)
+        return True
+
+    def _said(self, plan: Plan) -> None:
+        if plan.report is not None:
+            self.reporter.decided(plan.report)
 
     async def _write_crash_count(self, batch: Batch) -> None:
         """Write before the batch is tried what a successor must know if this worker crashes."""

@@ -8,9 +8,10 @@ COMMIT; after any failure the whole cache is dropped and read again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consumer.bounded import BoundedMap
+from consumer.state.progress import Place, Reached
 from consumer.store.rows import Identity, Parking
 
 _IDENTITIES = 50_000  # accounts
@@ -54,16 +55,21 @@ class LaneCache:
 
     ``identities`` and ``tracked`` (DIDs that have a repo) are incomplete: what is not in them
     may be in Postgres.  ``queues`` and ``forgotten`` are complete: every DID of the lane that has
-    parked frames, and the next incarnation of every one that was forgotten.
+    parked frames, and the next incarnation of every one that was forgotten.  ``parked_from`` has
+    for each of ``queues`` a place before which none of its frames waits.
     """
 
     def __init__(
-        self, parkings: Iterable[Parking] = (), forgotten: Mapping[str, int] | None = None
+        self,
+        parkings: Iterable[Parking] = (),
+        forgotten: Mapping[str, int] | None = None,
+        parked_from: Mapping[str, Reached] | None = None,
     ) -> None:
         self.identities: BoundedMap[str, Identity] = BoundedMap(_IDENTITIES)
         self.tracked: BoundedMap[str, None] = BoundedMap(_TRACKED)
         self.queues = {p.did: ParkedQueue(p.frames, p.size, p.ready, p.doubted) for p in parkings}
         self.forgotten = dict(forgotten or {})
+        self.parked_from = dict(parked_from or {})
         self._refreshed: BoundedMap[str, float] = BoundedMap(_IDENTITIES)
 
     def account(self, did: str) -> KnownAccount:
@@ -85,16 +91,18 @@ class LaneCache:
         self.tracked.drop(did)
         self.identities.drop(did)
         self.queues.pop(did, None)
+        self.parked_from.pop(did, None)
         self.forgotten[did] = incarnation
 
-    def park(self, did: str, size: int) -> None:
-        """Note one more parked frame of ``size`` bytes."""
+    def park(self, did: str, size: int, at: Reached) -> None:
+        """Note one more parked frame of ``size`` bytes, with its place."""
         queue = self.queues.setdefault(did, ParkedQueue(0, 0, ready=False))
+        self.parked_from.setdefault(did, at)
         queue.frames += 1
         queue.size += size
 
-    def unpark(self, did: str, size: int) -> bool:
-        """Note that a parked frame of ``size`` bytes was decided.
+    def unpark(self, did: str, size: int, at: Reached) -> bool:
+        """Note that a parked frame of ``size`` bytes, the oldest of its account, was decided.
 
         Returns whether frames may be missing behind it: it was the last of a doubted account.
         """
@@ -102,8 +110,11 @@ class LaneCache:
         queue.frames -= 1
         queue.size -= size
         if queue.frames > 0:
+            epoch, seq = at.place
+            self.parked_from[did] = replace(at, place=Place(epoch, seq + 1))
             return False
         del self.queues[did]
+        self.parked_from.pop(did, None)
         return queue.doubted
 
     def doubt_parked(self) -> None:
@@ -123,6 +134,10 @@ class LaneCache:
     def parked_frames(self) -> int:
         """Return how many frames of the lane are parked."""
         return sum(queue.frames for queue in self.queues.values())
+
+    def oldest_parked(self) -> Reached | None:
+        """Return a place before which no frame of the lane waits, None if none waits at all."""
+        return min(self.parked_from.values(), key=lambda at: at.place, default=None)
 
     def refresh_due(self, did: str, now: float, interval: float) -> bool:
         """Tell whether to look an old identity up again, once per ``interval``, and note it.

@@ -16,17 +16,23 @@ from dataclasses import dataclass
 import anyio
 
 from consumer.lanes.errors import LanesLost
-from consumer.lanes.transaction import jointly
+from consumer.lanes.transaction import LaneTransaction, jointly
 from consumer.metrics import BatchStep
 from consumer.state.effects import Rejection
 from consumer.state.inputs import Quarantined
-from consumer.store import found
+from consumer.store import found, progress
 from consumer.store.database import Connection
 from consumer.worker.loading import load
 from consumer.worker.plan import Planned
 from consumer.worker.report import Stopwatch
 from consumer.worker.share import BatchResult, Share
-from consumer.worker.writing import add_events, dead_letters, write_plans, write_states
+from consumer.worker.writing import (
+    add_events,
+    add_report,
+    dead_letters,
+    write_plans,
+    write_states,
+)
 
 _GATHER = 0.01  # seconds that a batch waits for those of other lanes that are being planned
 
@@ -59,11 +65,25 @@ async def decide(shares: Sequence[Share]) -> list[BatchResult]:
             for did, incarnation in state.forgotten.items():
                 share.plan.cache.forget(did, incarnation)
             transaction.move_to(share.plan.position)
+        await _say(connection, shares, transactions)
     watch.lap(BatchStep.WRITE)
     return [
         BatchResult(state, [rejection for _, rejection in rejected], transaction)
         for state, rejected, transaction in zip(states, refused, transactions, strict=True)
     ]
+
+
+async def _say(
+    connection: Connection, shares: Sequence[Share], transactions: Sequence[LaneTransaction]
+) -> None:
+    """Add what lanes say of themselves, behind all that it vouches for."""
+    reports = [share.plan.report for share in shares if share.plan.report is not None]
+    if not reports:
+        return
+    for share, transaction in zip(shares, transactions, strict=True):
+        if share.plan.report is not None:
+            add_report(transaction, share.plan.report)
+    await progress.write(connection, reports)
 
 
 async def _remember_strangers(

@@ -14,6 +14,7 @@ from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.notices import EPOCH_NOTICE, NOTICE
+from consumer.state.progress import Place, Reached
 from consumer.store.rows import ParkedFrame
 from procedures import times
 
@@ -170,6 +171,13 @@ def origin_of(incoming: IncomingFrame, time: str | None) -> Origin:
     """
     shown = _normalized(time) or times.to_text(incoming.log_time / 1000)
     return Origin(Source.FIREHOSE, incoming.seq, shown, incoming.relay)
+
+
+def place_of(incoming: IncomingFrame, time: str | None = None) -> Reached:
+    """Return the place of a frame; ``time`` as for ``origin_of``."""
+    shown = origin_of(incoming, time).time
+    at = Place(incoming.epoch, incoming.seq)
+    return Reached(incoming.relay, at, shown, incoming.log_time / 1000)
 
 
 def _normalized(time: str | None) -> str | None:

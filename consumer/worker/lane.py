@@ -16,7 +16,7 @@ from consumer.lanes.owner import OwnedLane, Owner
 from consumer.lanes.publisher import Publisher
 from consumer.scope import Scope
 from consumer.state.policy import Policy
-from consumer.store import forgotten, parked
+from consumer.store import forgotten, parked, progress
 from consumer.store.database import Database
 from consumer.verify.commit import CommitLimits
 from consumer.worker.batch_loop import BatchLoop
@@ -24,6 +24,7 @@ from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache
 from consumer.worker.decision import Together
 from consumer.worker.poison import PoisonGuard
+from consumer.worker.progress import Interval, Reporter
 from consumer.worker.transaction import BatchTransactions
 from consumer.worker.turns import Turns
 from consumer.worker.verdicts import Rules
@@ -54,6 +55,11 @@ class Resources:
         bounds = self.settings.worker
         return Together(bounds.batch_frames, bounds.batch_bytes)
 
+    @cached_property
+    def interval(self) -> Interval:
+        """Says when the lanes tell how far they are."""
+        return Interval(self.database, self.settings.worker.progress_every)
+
 
 async def run_lane(number: int, resources: Resources, stop: asyncio.Event) -> None:
     """Own lane ``number`` and process its topics until told to stop.  Raises ``Fatal``."""
@@ -63,6 +69,7 @@ async def run_lane(number: int, resources: Resources, stop: asyncio.Event) -> No
         await owner.run(stop)
     finally:
         metrics.WORKER_LAG.drop(number)
+        metrics.COMPLETE_LAG.drop(number)
         metrics.PARKED_FRAMES.remove(number)
 
 
@@ -72,7 +79,9 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
     row = lane.transactions.row
     async with database.transaction() as connection:
         parkings = await parked.read(connection, row.lane)
-        cache = LaneCache(parkings, await forgotten.read(connection, row.lane))
+        again = await forgotten.read(connection, row.lane)
+        cache = LaneCache(parkings, again, await parked.oldest(connection, row.lane))
+        said = await progress.said(connection, row.lane)
     firehose = TopicPartition(topics.name(Topic.FIREHOSE), row.lane)
     backfill = TopicPartition(topics.name(Topic.BACKFILL), row.lane)
     positions = {firehose: row.firehose_offset, backfill: row.backfill_offset}
@@ -94,6 +103,7 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
             ),
             turns=resources.turns,
             together=resources.together,
+            reporter=Reporter(resources.interval, said),
         )
         await loop.run(lane.stop)
 

@@ -17,6 +17,7 @@ from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin
 from consumer.state.effects import Lookup, Rejection
 from consumer.state.inputs import Input, Lost, Quarantined
+from consumer.state.progress import LaneReport, Place, Reached, Received, reached
 from consumer.store.rows import Identity, Lane, LookupRequest, ParkedFrame
 from consumer.worker import messages
 from consumer.worker.cache import KnownAccount, LaneCache
@@ -28,6 +29,7 @@ from consumer.worker.incoming import (
     dead_frame,
     dead_record,
     origin_of,
+    place_of,
     to_parked,
 )
 from consumer.worker.verdicts import (
@@ -78,6 +80,7 @@ class Plan:
     ``position``    the lane after the batch; its offsets, epoch and seq move with every input
     ``size``        how much was taken: live frames, parked frames, records
     ``unparked``    how many of the parked frames are decided
+    ``report``      what the lane says of itself behind the events of the batch
     """
 
     def __init__(self, start: Lane, cache: LaneCache, rules: Rules, now: float) -> None:
@@ -97,10 +100,12 @@ class Plan:
         self.unparked = 0
         self.backfill_offset = start.backfill_offset
         self.crash_count = start.stalls
+        self.report: LaneReport | None = None
         self._start = start
         self._firehose_offset = start.firehose_offset
         self._epoch = start.epoch
         self._last_seq = start.last_seq
+        self._newest: ReadFrame | None = None
         self._blocked: set[str] = set()
         self._forgetting: set[str] = set()
 
@@ -116,6 +121,18 @@ class Plan:
             stalls=self.crash_count,
         )
 
+    def reached(self, received: Received | None) -> Reached | None:
+        """Return up to where every frame of the lane is decided after the batch.
+
+        ``received`` is a cursor of the tailer.  None: that is not known.
+        """
+        newest = None
+        if self._newest is not None:
+            time = getattr(self._newest.content, "time", None)
+            newest = place_of(self._newest.incoming, time)
+        decided = Place(self._epoch, self._last_seq)
+        return reached(self.lane, decided, newest, received, self.cache.oldest_parked())
+
     # -- frames ------------------------------------------------------------------------
 
     def frame(self, frame: ReadFrame) -> None:
@@ -125,6 +142,7 @@ class Plan:
         self._firehose_offset = incoming.offset + 1
         self._epoch = incoming.epoch
         self._last_seq = incoming.seq
+        self._newest = frame
         account = self.cache.account(incoming.key)
         verdict = judge(frame, account, self.rules, self.now)
         if isinstance(verdict, Accept):
@@ -201,7 +219,7 @@ class Plan:
     def _park(self, incoming: IncomingFrame, verdict: Park) -> None:
         did = incoming.key
         self.parks.append(to_parked(incoming))
-        self.cache.park(did, len(incoming.frame))
+        self.cache.park(did, len(incoming.frame), place_of(incoming))
         self.touched.add(did)
         if verdict.look_up:
             self._look_up_identity(did)
@@ -215,7 +233,7 @@ class Plan:
         """Note that a parked frame is decided; tell whether frames may be missing behind it."""
         self.decided[incoming.key] = incoming.offset
         self.unparked += 1
-        return self.cache.unpark(incoming.key, len(incoming.frame))
+        return self.cache.unpark(incoming.key, len(incoming.frame), place_of(incoming))
 
     # -- messages of the fetchers ------------------------------------------------------
 

@@ -17,6 +17,7 @@ from consumer.lanes.transaction import LaneTransaction
 from consumer.state import operation_outcome
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import AppliedOperation, Rejection
+from consumer.state.progress import LaneReport
 from consumer.store import forgotten, identities, lookups, parked, records
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
@@ -121,6 +122,13 @@ def add_events(transaction: LaneTransaction, state: BatchState, max_record: int)
         transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value, encoded.headers)
         if encoded.tombstone:
             transaction.add(Topic.EVENTS, lane, encoded.key, None, encoded.headers)
+
+
+def add_report(transaction: LaneTransaction, report: LaneReport) -> None:
+    """Add what a lane says of itself to its outbox."""
+    for encoded in report.records:
+        lane = transaction.number
+        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value, encoded.headers)
 
 
 def dead_letters(plan: Plan, refused: Iterable[tuple[Planned, Rejection]]) -> list[DeadLetter]:

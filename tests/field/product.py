@@ -21,6 +21,7 @@ from consumer.config.settings import (
     RelaySettings,
     RetrySettings,
     Settings,
+    WorkerSettings,
 )
 from consumer.errors import Transient
 from consumer.kafka.topics import Topic
@@ -60,6 +61,7 @@ class Product(Harness):
                 plc_url=self.network.directory.origin, timeout=3.0, refresh_interval=0.5
             ),
             "network": NetworkSettings(allow_loopback=True),
+            "worker": WorkerSettings(progress_every=1.0),
             "discovery": DiscoverySettings(
                 sources=tuple(source.origin for source in self.network.sources),
                 pace=1_000.0,
@@ -185,7 +187,8 @@ class Product(Harness):
         """Return the events of ``did``, None: all; tombstones apart."""
         records = await self.committed(Topic.EVENTS)
         events = [orjson.loads(each.value) for each in records if each.value is not None]
-        return [event for event in events if did in (None, event["did"])]
+        of_accounts = [event for event in events if "did" in event]
+        return [event for event in of_accounts if did in (None, event["did"])]
 
     async def agrees(self, *repos: Repo, without: Collection[str] = ()) -> None:
         """Wait until the table is the fold of the topic and what the hosts of ``repos`` hold.

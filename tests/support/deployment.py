@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from psycopg import sql
 from pydantic import SecretStr
 
-from consumer.config.settings import KafkaSettings, PostgresSettings, Settings
+from consumer.config.settings import KafkaSettings, PostgresSettings, Settings, WorkerSettings
 from tests.support.proxy import LOOPBACK, TcpProxy
 from tests.support.services import Services
 
@@ -32,8 +32,12 @@ class Deployment:
     data_dir: Path
 
     def settings(self, **sections: Any) -> Settings:
-        """Return settings of this deployment; ``sections`` replace whole sections."""
+        """Return settings of this deployment; ``sections`` replace whole sections.
+
+        Lanes say nothing of themselves, so that a test sees what it caused alone.
+        """
         defaults: dict[str, Any] = {
+            "worker": WorkerSettings(progress_every=0),
             "kafka": self.kafka(),
             "postgres": self.postgres(),
             "data_dir": self.data_dir,

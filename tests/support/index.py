@@ -33,6 +33,8 @@ class State:
         if value is None:
             return  # a tombstone: the delete came before it
         event = orjson.loads(value)
+        if "did" not in event:
+            return  # a lane speaks of itself
         if event["id"] in self.ids:
             return
         self.ids.add(event["id"])

@@ -216,7 +216,14 @@ class WorkerHarness(Harness):
     # -- what came of it ---------------------------------------------------------------
 
     async def events(self) -> list[dict[str, Any]]:
-        """Return the events, without tombstones; each has the headers of its value."""
+        """Return the events of accounts, without tombstones; headers are those of the values."""
+        return [event for event in await self._told() if "did" in event]
+
+    async def said(self) -> list[dict[str, Any]]:
+        """Return what the lanes say of themselves, that of each in order."""
+        return [event for event in await self._told() if "did" not in event]
+
+    async def _told(self) -> list[dict[str, Any]]:
         records = await self.committed(Topic.EVENTS)
         event_headers.validate(records)
         return [json.loads(record.value) for record in records if record.value is not None]

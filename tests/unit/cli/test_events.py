@@ -27,6 +27,16 @@ def record(**fields: Any) -> dict[str, Any]:
     }
 
 
+PROGRESS = {
+    "type": "progress",
+    "time": "2026-07-04T14:39:14.123Z",
+    "lane": 3,
+    "relay": "wss://relay.test",
+    "epoch": 2,
+    "seq": 4711,
+    "lag": 0.25,
+    "parked": 0,
+}
 ACCOUNT = {"type": "account", "did": DID, "status": "deactivated", "live": True}
 
 
@@ -48,10 +58,27 @@ ACCOUNT = {"type": "account", "did": DID, "status": "deactivated", "live": True}
         (Filter.of([], [], ["account", "sync"]), record(), False),
         (Filter.of([OTHER], ["pub.chive.*"], ["record"]), record(), False),
         (Filter.of([DID], ["pub.chive.*"], ["record"]), {}, False),
+        (Filter.of([], [], []), PROGRESS, False),
+        (Filter.of([], [], ["progress"]), PROGRESS, True),
+        (Filter.of([DID], [], ["progress"]), PROGRESS, False),
     ],
 )
 def test_filters(wanted: Filter, event: dict[str, Any], *, passes: bool) -> None:
     assert wanted.wants(event) is passes
+
+
+def test_a_lane_speaks_of_itself() -> None:
+    assert line(PROGRESS).split() == [
+        "2026-07-04",
+        "14:39:14",
+        "progress",
+        "lane=3",
+        "relay=wss://relay.test",
+        "epoch=2",
+        "seq=4711",
+        "lag=0.25",
+        "parked=0",
+    ]
 
 
 def test_lines_say_what_happened() -> None:

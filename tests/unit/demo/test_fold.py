@@ -93,6 +93,6 @@ def test_a_wrong_partition_and_a_copy_in_kafka_are_found() -> None:
     fold.add(Place(0, 1), URI.encode(), orjson.dumps(event(id="2", rev="c")), headers(5))
     assert [problem.split(" ", 1)[1][:12] for problem in fold.problems][:2] == [
         "lane b'1' is",
-        "did:plc:aaa ",
+        "at://did:plc",
     ]
     assert "0:1 out_seq 5 does not rise" in fold.problems

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.errors import Transient
 from consumer.tail import mirror as module
-from consumer.tail.cursor import Cursor
+from consumer.tail.cursor import Cursor, Position
 from consumer.tail.mirror import Mirror, RelayState
 from tests.support.eventually import eventually
 
@@ -52,6 +52,27 @@ async def running(table: Table) -> AsyncIterator[Mirror]:
 
 def cursor(seq: int) -> Cursor:
     return Cursor(seq, None, 1, (), 0.0)
+
+
+async def test_a_quiet_relay_is_shown_to_be_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WRITE_EVERY", 0.01)
+    table = Table()
+    position = Position(1, 0, start=None, now=0.0)
+    position.seq = 7
+    async with running(table) as mirror:
+        mirror.committed(cursor(7))
+        position.caught_up(12.0)
+        mirror.caught_up(position)
+        await eventually(lambda: _shown(table, 7, 12.0), what="the cursor is shown, and when")
+        position.seq = 8  # it is not durable yet
+        position.caught_up(40.0)
+        mirror.caught_up(position)
+        mirror.committed(cursor(8))
+        await eventually(lambda: _shown(table, 8, 0.0), what="the next one is shown")
+
+
+async def _shown(table: Table, seq: int, as_of: float) -> bool:
+    return table.cursor is not None and (table.cursor.seq, table.cursor.as_of) == (seq, as_of)
 
 
 async def test_a_cursor_that_could_not_be_written_is_tried_again_without_a_frame(

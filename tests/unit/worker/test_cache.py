@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from consumer.state.progress import Place, Reached
 from consumer.store.rows import Parking
 from consumer.worker.cache import KnownAccount, LaneCache, ParkedQueue
 from tests.unit.worker.frames import NOW, Author, identity
 
 DID = "did:plc:x"
+AT = Reached("wss://relay.test", Place(1, 5), "2026-07-04T14:39:14.123Z", 7.0)
 
 
 def test_nothing_is_known_of_a_stranger() -> None:
@@ -37,13 +39,16 @@ def test_an_older_identity_does_not_replace_a_newer_one() -> None:
 
 def test_a_queue_goes_with_its_last_frame() -> None:
     cache = LaneCache()
-    cache.park(DID, 100)
-    cache.park(DID, 50)
+    cache.park(DID, 100, AT)
+    cache.park(DID, 50, replace(AT, place=Place(1, 9)))
     assert cache.queues == {DID: ParkedQueue(2, 150, ready=False)}
-    cache.unpark(DID, 100)
+    assert cache.oldest_parked() == AT
+    cache.unpark(DID, 100, AT)
     assert cache.queues == {DID: ParkedQueue(1, 50, ready=False)}
-    cache.unpark(DID, 50)
+    assert cache.oldest_parked() == replace(AT, place=Place(1, 6))
+    cache.unpark(DID, 50, replace(AT, place=Place(1, 9)))
     assert cache.queues == {}
+    assert cache.oldest_parked() is None
 
 
 def test_an_old_identity_is_looked_up_again_once_in_an_interval() -> None:
