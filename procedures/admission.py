@@ -25,11 +25,11 @@ from procedures.messages import (
     BulkCommand,
     BulkSync,
     Cancel,
-    Discover,
     Emit,
     Reconcile,
     Refusal,
     RefusalReason,
+    SearchCommand,
     WorkCommand,
 )
 from procedures.operations import CHILD_TYPES, Operation, Status, Type, queued
@@ -170,8 +170,10 @@ def child(
     return _coalesced(wanted, open_operations, now)
 
 
-def discover(command: Discover, known: Operation | None, now: float) -> Accepted | Refusal | None:
-    """Decide about a command to read listings again; None: it is known already.
+def search(
+    command: SearchCommand, known: Operation | None, now: float
+) -> Accepted | Refusal | None:
+    """Decide about a command to read listings; None: it is known already.
 
     ``known`` is the operation that has the command's id, if any; ``now`` is Unix seconds.
     """

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +21,24 @@ from procedures import (
     contract,
     index_record,
     refresh_record,
+    register_pds,
     sync_did,
     trigger_backfill,
 )
 from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
 from procedures.contract import ErrorName, XrpcError
-from procedures.messages import Cancel, Command, DidSync, RecordRefresh, is_operation_id
+from procedures.messages import (
+    Cancel,
+    Command,
+    DidSync,
+    RecordRefresh,
+    RegisterHost,
+    is_operation_id,
+)
 from procedures.operations import Operation, Status
+from procedures.register_pds import KnownHosts
 
+_LISTED_WITHIN_SECONDS = 2.0  # a login does not wait longer for the listing of a new host
 _APPEARS_WITHIN_SECONDS = 1.0  # between the broker's acknowledgement of a command and its operation
 
 log = structlog.get_logger()
@@ -74,18 +85,21 @@ class Calls:
         self,
         sink: CommandSink,
         known: Operations,
+        known_hosts: KnownHosts,
         admins: AbstractSet[str] = frozenset(),
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
         self._known = known
+        self._known_hosts = known_hosts
         self._admins = frozenset(admins)
         self._clock = clock
         self.handlers: Mapping[str, Handler] = {
             contract.TRIGGER_DID_SYNC: self._trigger_did_sync,
             contract.REFRESH_RECORD: self._refresh_record,
             contract.INDEX_RECORD: self._index_record,
+            contract.REGISTER_PDS: self._register_pds,
             contract.GET_BACKFILL_STATUS: self._get_backfill_status,
             contract.GET_BACKFILL_HISTORY: self._get_backfill_history,
             contract.CANCEL_BACKFILL: self._cancel_backfill,
@@ -114,12 +128,26 @@ class Calls:
         await self._begin(sync, call.deadline)
         return CallResult(trigger_backfill.answer(sync), sync.id)
 
-    async def _begin(self, sync: DidSync, deadline: float) -> None:
-        """Send ``sync``.  Raises ``XrpcError`` where the broker does not confirm it."""
+    async def _begin(self, command: DidSync | RegisterHost, deadline: float) -> None:
+        """Send ``command``.  Raises ``XrpcError`` where the broker does not confirm it."""
         try:
-            await self._send(sync, deadline)
+            await self._send(command, deadline)
         except (Unavailable, TimeoutError) as error:
-            raise _in_doubt(sync.id) from error
+            raise _in_doubt(command.id) from error
+
+    async def _register_pds(self, call: Call) -> CallResult:
+        register = register_pds.command(call.fields, call.identifier, call.caller, self._clock())
+        async with asyncio.timeout_at(call.deadline):
+            state = await self._known_hosts.state_of(register.host)
+        output = register_pds.known(call.fields, state)
+        if output is not None:
+            return CallResult(output)
+        await self._begin(register, call.deadline)
+        soon = asyncio.get_running_loop().time() + _LISTED_WITHIN_SECONDS
+        operation = None
+        with suppress(Unavailable):  # it is registered all the same
+            operation = await outcome(self._known, register.id, min(soon, call.deadline))
+        return CallResult(register_pds.answer(call.fields, register, operation), register.id)
 
     async def _refresh_record(self, call: Call) -> CallResult:
         refresh = refresh_record.command(call.fields, call.identifier, call.caller, self._clock())

@@ -19,6 +19,7 @@ REFRESH_RECORD = "pub.chive.sync.refreshRecord"
 INDEX_RECORD = "pub.chive.sync.indexRecord"
 GET_BACKFILL_STATUS = "pub.chive.admin.getBackfillStatus"
 GET_BACKFILL_HISTORY = "pub.chive.admin.getBackfillHistory"
+REGISTER_PDS = "pub.chive.sync.registerPDS"
 CANCEL_BACKFILL = "pub.chive.admin.cancelBackfill"
 TRIGGER_BACKFILL = "pub.chive.admin.triggerBackfill"
 
@@ -132,6 +133,7 @@ def _methods(lexicons: lexicon.Lexicons) -> dict[str, Method]:
         TRIGGER_DID_SYNC,
         REFRESH_RECORD,
         INDEX_RECORD,
+        REGISTER_PDS,
         GET_BACKFILL_STATUS,
         GET_BACKFILL_HISTORY,
         CANCEL_BACKFILL,

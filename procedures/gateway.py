@@ -34,7 +34,7 @@ from procedures import syntax
 from procedures.bodies import read_json
 from procedures.calls import Call, CallResult, Calls
 from procedures.client import Unavailable
-from procedures.contract import METHODS, ErrorName, Method, Verb, XrpcError
+from procedures.contract import METHODS, REGISTER_PDS, ErrorName, Method, Verb, XrpcError
 from procedures.once import Once
 from procedures.rate_limits import Rate, TokenBuckets, address_key
 from procedures.replays import Replays, TokenRequest, digest_of
@@ -44,6 +44,7 @@ from procedures.tokens import Token
 BY_ADDRESS = Rate(burst=200, per_second=20)
 BY_ISSUER = Rate(burst=30, per_second=1)
 BY_ADMIN = Rate(burst=300, per_second=20)
+_REGISTRATIONS = Rate(burst=10, per_second=1 / 60)  # of one account; a login makes one
 
 _GRACE = 1.0  # past the deadline, for handlers that answer at it
 _VERBS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -79,6 +80,7 @@ class GatewayLimits:
     by_address: Rate = BY_ADDRESS
     by_issuer: Rate = BY_ISSUER
     by_admin: Rate = BY_ADMIN
+    registrations: Rate = _REGISTRATIONS
 
 
 @dataclass(slots=True)
@@ -122,6 +124,7 @@ class Gateway:
         self._by_address = TokenBuckets(self._limits.by_address)
         self._by_issuer = TokenBuckets(self._limits.by_issuer)
         self._by_admin = TokenBuckets(self._limits.by_admin)
+        self._registrations = TokenBuckets(self._limits.registrations)
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, to be mounted beside those for health and metrics."""
@@ -186,6 +189,8 @@ class Gateway:
         token = await self._authenticator.authenticate(authorization, method)
         trace.caller = token.issuer
         self._limit(self._by_admin if method.admin else self._by_issuer, token.issuer)
+        if method.nsid == REGISTER_PDS:
+            self._limit(self._registrations, token.issuer)
         fields = await self._fields(request, method)
         asked = TokenRequest(
             token.issuer, token.jti, token.expires, method.admin, digest_of(method.nsid, fields)

@@ -10,6 +10,7 @@ JSON Schema).  Only ``type`` and its subject are required, so that a bare line f
     {"type": "recordRefresh", "uri": "at://did:plc:…/collection/rkey"}
     {"type": "cancel", "operationId": "…"}
     {"type": "discover", "collection": "…", "source": "https://…"}
+    {"type": "registerHost", "host": "pds.example"}
     {"type": "forget", "did": "did:plc:…"}
 
 beside ``v`` (1), ``id``, ``requestedBy`` and ``requestedAt``.
@@ -33,7 +34,7 @@ from typing import Any, ClassVar, TypeVar
 
 import orjson
 
-from procedures import selections, strict_json, syntax, times
+from procedures import hosts, selections, strict_json, syntax, times
 from procedures.selections import By, DidInvalid, Selection, SelectionInvalid
 
 VERSION = 1
@@ -55,6 +56,7 @@ class CommandType(StrEnum):
     RECORD_REFRESH = "recordRefresh"
     CANCEL = "cancel"
     DISCOVER = "discover"
+    REGISTER_HOST = "registerHost"
     RECONCILE = "reconcile"
     FORGET = "forget"
 
@@ -270,17 +272,41 @@ class Discover(_Common):
         return {name: value for name, value in fields.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterHost(_Common):
+    """Make ``host`` a source of discovery: the repositories that it lists are found there."""
+
+    kind: ClassVar = CommandType.REGISTER_HOST
+    host: str
+
+    @property
+    def subject(self) -> str:
+        return f"host={self.host}"
+
+    @classmethod
+    def _decode(cls, fields: Mapping[str, Any], common: _Common) -> RegisterHost:
+        _known(fields, "host")
+        return cls(**_values(common), host=_required(_text(fields, "host", hosts.is_host), "host"))
+
+    def _encode(self) -> dict[str, Any]:
+        return {"host": self.host}
+
+
 WorkCommand = DidSync | RecordRefresh | Forget
 """Commands that become operations: ``operations.Type`` has the value of their ``kind``."""
 
 BulkCommand = BulkSync | Reconcile
 """Commands for many repositories: each becomes one operation with children."""
 
-Command = WorkCommand | BulkCommand | Cancel | Discover
+SearchCommand = Discover | RegisterHost
+"""Commands that become operations of the type discovery, with ``subject`` as their reason."""
 
-_Decodable = type[DidSync | Reconcile | RecordRefresh | Forget | Cancel | Discover]
+Command = WorkCommand | BulkCommand | Cancel | SearchCommand
+
+_Decodable = type[DidSync | Reconcile | RecordRefresh | Forget | Cancel | SearchCommand]
 _CLASSES: Mapping[CommandType, _Decodable] = {
-    each.kind: each for each in (DidSync, Reconcile, RecordRefresh, Forget, Cancel, Discover)
+    each.kind: each
+    for each in (DidSync, Reconcile, RecordRefresh, Forget, Cancel, Discover, RegisterHost)
 }
 
 

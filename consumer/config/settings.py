@@ -277,6 +277,8 @@ class DiscoverySettings(Section):
     sweep_pace: PerSecond = 5.0  # requests of a process to one host
     sweep_confirm_after: Seconds = 600.0  # a newer revision may be on its way for so long
     queued: Count = 2_000  # automatic syncs that may be due before more are queued
+    registered_hosts: Annotated[int, Field(ge=0)] = 1_000  # sources that commands name; 0: none
+    registered_repos: Count = 1_000  # of one of them
 
 
 class AccountSettings(Section):

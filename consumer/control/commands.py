@@ -14,8 +14,8 @@ from procedures.messages import (
     BulkCommand,
     Cancel,
     Command,
-    Discover,
     Refusal,
+    SearchCommand,
     WorkCommand,
 )
 from procedures.operations import CHILD_TYPES, Operation, Type
@@ -43,8 +43,8 @@ async def carry_out(
     known = await read.read(connection, command.id)
     if isinstance(command, BulkCommand):
         return await _begin_bulk(connection, command, known, topics, now)
-    if isinstance(command, Discover):
-        found = admission.discover(command, known, now)
+    if isinstance(command, SearchCommand):
+        found = admission.search(command, known, now)
         if isinstance(found, Accepted):
             await write.insert(connection, found.operation, topics.partitions)
         return found if isinstance(found, Refusal) else None

@@ -22,6 +22,8 @@ from consumer.state.discovery import HOSTS, SWEEP, Answer, AnswerKind
 from procedures.syntax import MAX_DID, is_did, is_tid
 
 _BYTES = 2 * 1024 * 1024
+_STATUS_BYTES = 64 * 1024
+_READING = ("active", "idle", "throttled")  # of a host at its relay; others: offline, banned
 _MAX_CURSOR = 4_096
 _WORDS = 200
 _OK, _BAD_REQUEST = 200, 400
@@ -77,6 +79,21 @@ class Listings:
             kind = AnswerKind.BROKEN if too_big else AnswerKind.ABSENT
             return Answer(kind, _printable(str(refused))), NOTHING
         return parse(response, listing, url, allow_loopback=self._loopback)
+
+    async def is_read_by(self, relay: str, source: str) -> bool:
+        """Tell whether the relay at the origin ``relay`` says that it reads the host ``source``.
+
+        Lexicon: com.atproto.sync.getHostStatus.  A relay that does not say so does not.
+        """
+        query = urlencode({"hostname": source.partition("://")[2]})
+        url = f"{relay}/xrpc/com.atproto.sync.getHostStatus?{query}"
+        try:
+            response = await self._http.get(url, limit=_STATUS_BYTES, seconds=self._seconds)
+        except (HostError, Refused):
+            return False
+        body = _json(response.body)
+        named = response.status == _OK and isinstance(body, dict)
+        return named and body.get("status") in _READING and isinstance(body.get("hostname"), str)
 
 
 def origin_of(relay: str) -> str:

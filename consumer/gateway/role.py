@@ -16,10 +16,11 @@ from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
 from consumer.gateway.keys import Keys
+from consumer.gateway.known_hosts import StoredHosts
 from consumer.runtime import health
 from consumer.runtime.lifecycle import persistently
 from consumer.runtime.tasks import first_of, wait_for_stop
-from consumer.services import Services
+from consumer.services import Services, scope_of
 from consumer.store.operations.history import Changes, History
 from consumer.store.replays import StoredReplays
 from procedures.auth import ServiceAuth
@@ -62,7 +63,8 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             frozenset() if service is None else service.audiences,
             admins,
         )
-        calls = Calls(control, History(services.database, changes), admins)
+        known_hosts = StoredHosts(settings, scope_of(settings), services.database)
+        calls = Calls(control, History(services.database, changes), known_hosts, admins)
         replays = StoredReplays(services.database)
         gateway = Gateway(
             auth,

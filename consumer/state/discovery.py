@@ -28,6 +28,10 @@ HOSTS = "#hosts"
 """The listing of a relay's hosts; each host's ``*`` is a search of its own."""
 SWEEP = "#sweep"
 """All repositories, for their revisions."""
+REGISTERED = "registered"
+"""In place of the source that names a host: a command named it."""
+
+_HOST = "host="
 
 _HASH_BYTES = 8
 _WINDOW = 32  # cursors; longer circles are found by the mark
@@ -94,6 +98,8 @@ class SearchRules:
         When a search that ended otherwise is opened again.
     ``waits``
         Between requests for a page that fails; ``page_waits`` when the page may be the reason.
+    ``registered_repos``
+        A registered host is read as far as its page with that many repositories.
     """
 
     tries: int = 3
@@ -106,13 +112,15 @@ class SearchRules:
     try_again_after: float = DAY
     waits: Backoff = _WAITS
     page_waits: Backoff = PAGE_WAITS
+    registered_repos: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """One listing at one source; ``source`` is an origin.
 
-    ``named_by``: the source whose ``#hosts`` names this one, None for a source of the settings.
+    ``named_by``: the source whose ``#hosts`` names this one, or ``REGISTERED``; None for a source
+    of the settings.
     ``epoch``: the relay's when the search was opened.  ``limit``: entries of a page.  ``found``
     counts entries, ``failed`` requests without a page; ``failures`` those since the last page,
     and ``tries`` of these with this ``limit``.  ``due``: when the next page may be asked for; of
@@ -319,6 +327,9 @@ def _after_page(search: Search, answer: Answer, now: float, rules: SearchRules) 
     if seen is None:
         detail = f"the cursor {answer.cursor[:_SHOWN]!r} came a second time"
         return _ended(read, SearchState.INCOMPLETE, detail, now, rules)
+    if search.named_by == REGISTERED and read.found >= rules.registered_repos:
+        detail = f"it has more than {rules.registered_repos:,} repositories: a relay should read it"
+        return _ended(read, SearchState.INCOMPLETE, detail, now, rules)
     if read.pages >= _MAX_PAGES:
         detail = f"there are more than {_MAX_PAGES} pages"
         return _ended(read, SearchState.INCOMPLETE, detail, now, rules)
@@ -390,6 +401,29 @@ def postponed(search: Search, detail: str, seconds: float, now: float) -> Search
 def cancelled(search: Search, now: float, rules: SearchRules) -> Search:
     """Return a search that a command has stopped."""
     return _ended(search, SearchState.INCOMPLETE, "cancelled", now, rules)
+
+
+def read_by_relay(search: Search, now: float, rules: SearchRules) -> Search:
+    """Return the search of a registered host that the relay reads: it has ended unread."""
+    return _ended(search, SearchState.COMPLETED, "the relay reads this host", now, rules)
+
+
+def registered_again(search: Search, now: float) -> Search | None:
+    """Return the search of a registered host as opened again; None: it is not time.
+
+    The relay's epoch says nothing about a host that no relay reads.
+    """
+    if not search.ended or search.due > now:
+        return None
+    return opened(search.source, search.listing, search.epoch, now, REGISTERED)
+
+
+def registered_host(reason: str) -> str | None:
+    """Return the host that the operation of a command registers; None: it does not.
+
+    ``reason`` is the subject of ``procedures.messages.RegisterHost``.
+    """
+    return reason.removeprefix(_HOST) if reason.startswith(_HOST) else None
 
 
 def _ended(

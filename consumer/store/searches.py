@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from psycopg.rows import dict_row
 
-from consumer.state.discovery import Search, SearchState
+from consumer.state.discovery import REGISTERED, Search, SearchState
 from consumer.store.arrays import Texts
 from consumer.store.database import Connection
 from consumer.store.operations import write
@@ -34,6 +34,16 @@ _COLUMNS = """
 """
 _READ = f"SELECT {_COLUMNS} FROM searches WHERE named_by IS NULL"  # noqa: S608 - our own columns
 _READ_ALL = f"SELECT {_COLUMNS} FROM searches ORDER BY listing, source"  # noqa: S608
+_REGISTERED = f"SELECT {_COLUMNS} FROM searches WHERE named_by = %s ORDER BY source"  # noqa: S608
+# A host whose listing was never read takes no place.
+_TAKEN = """
+SELECT count(*) FROM searches WHERE named_by = %s AND (state = 'open' OR pages > 0)
+"""
+_IS_KNOWN = "SELECT EXISTS (SELECT FROM searches WHERE source = %s)"
+_FORGET_UNREAD = """
+DELETE FROM searches
+WHERE named_by = %s AND state NOT IN ('open', 'completed') AND pages = 0
+"""
 _EPOCH = "SELECT coalesce(max(session), 0) FROM cursors"
 _VALUES = """
     (%(source)s, %(listing)s, %(named_by)s, %(state)s, %(operation)s, %(epoch)s, %(cursor)s,
@@ -83,7 +93,9 @@ SELECT host, '*', %(source)s, 'open', %(operation)s, %(epoch)s, %(limit)s, '', 0
     '', now()
 FROM unnest(%(hosts)s) AS new (host)
 ON CONFLICT (source, listing) DO UPDATE SET
-    named_by = EXCLUDED.named_by, state = 'open', operation = EXCLUDED.operation,
+    named_by = CASE known.named_by WHEN %(registered)s THEN known.named_by
+        ELSE EXCLUDED.named_by END,
+    state = 'open', operation = EXCLUDED.operation,
     epoch = EXCLUDED.epoch, page_limit = EXCLUDED.page_limit, cursor = NULL, seen = '', pages = 0,
     found = 0, failed = 0, failures = 0, tries = 0, failing_since = NULL, refusal = NULL,
     refusals = 0, refused_since = NULL, detail = '', due = now(), lease_owner = NULL,
@@ -93,7 +105,8 @@ WHERE known.state <> 'open'
 _FORGET = """
 DELETE FROM searches
 WHERE named_by IS NULL AND NOT (listing = ANY(%(listings)s) AND source = ANY(%(sources)s))
-    OR named_by IS NOT NULL AND NOT %(hosts)s
+    OR named_by = %(by_command)s AND NOT %(registered)s
+    OR named_by <> %(by_command)s AND NOT %(hosts)s
 """
 _CLAIM = """
 UPDATE operations SET records_processed = records_processed + %s, version = version + 1
@@ -141,6 +154,28 @@ async def read_all(connection: Connection) -> list[Search]:
     return await _rows(connection, _READ_ALL)
 
 
+async def registered(connection: Connection) -> list[Search]:
+    """Return the searches at registered hosts."""
+    return await _rows(connection, _REGISTERED, [REGISTERED])
+
+
+async def places_taken(connection: Connection) -> int:
+    """Return how many registered hosts are read, or to be read."""
+    row = await (await connection.execute(_TAKEN, [REGISTERED])).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def is_known(connection: Connection, source: str) -> bool:
+    """Tell whether anything is, or was, searched at the origin ``source``."""
+    row = await (await connection.execute(_IS_KNOWN, [source])).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def forget_unread(connection: Connection) -> None:
+    """Forget the registered hosts whose search has ended without a page."""
+    await connection.execute(_FORGET_UNREAD, [REGISTERED])
+
+
 async def put(connection: Connection, search: Search) -> None:
     """Open a search, open it again, or end it, whichever process reads it now."""
     await connection.execute(_PUT, _parameters(search))
@@ -167,6 +202,7 @@ async def open_hosts(connection: Connection, search: Search, hosts: Sequence[str
     parameters = {
         "hosts": Texts(list(dict.fromkeys(hosts))),
         "source": search.source,
+        "registered": REGISTERED,
         "operation": search.operation,
         "epoch": search.epoch,
         "limit": 1_000,
@@ -175,13 +211,25 @@ async def open_hosts(connection: Connection, search: Search, hosts: Sequence[str
 
 
 async def forget(
-    connection: Connection, listings: Sequence[str], sources: Sequence[str], *, hosts: bool
+    connection: Connection,
+    listings: Sequence[str],
+    sources: Sequence[str],
+    *,
+    hosts: bool,
+    registered: bool,
 ) -> None:
     """Forget searches of other listings or sources: they begin anew when they come back.
 
-    ``hosts``: listings at hosts are kept.
+    ``hosts``: listings at hosts that sources name are kept; ``registered``: those at registered
+    hosts.
     """
-    parameters = {"listings": Texts(listings), "sources": Texts(sources), "hosts": hosts}
+    parameters = {
+        "listings": Texts(listings),
+        "sources": Texts(sources),
+        "hosts": hosts,
+        "registered": registered,
+        "by_command": REGISTERED,
+    }
     await connection.execute(_FORGET, parameters)
 
 
@@ -249,7 +297,7 @@ async def save_operations(connection: Connection, changed: Sequence[Operation]) 
 
 
 async def _rows(
-    connection: Connection, sql: str, parameters: dict[str, object] | None = None
+    connection: Connection, sql: str, parameters: dict[str, object] | list[object] | None = None
 ) -> list[Search]:
     async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
         await cursor.execute(sql, parameters or {})

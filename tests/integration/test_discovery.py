@@ -82,13 +82,15 @@ class DiscoveryHarness(Harness):
     sweep: Choice = Choice.LISTING
     queued: int = 1_000
     unconfirmed: int = 1_000
+    registered_hosts: int = 2
+    allow_loopback: bool = True
     rules: SearchRules = RULES
 
     @asynccontextmanager
     async def discovering(self) -> AsyncIterator[None]:
         settings = self.deployment.settings(
             relay=RelaySettings(url=self.relay.origin.replace("http", "ws")),
-            network=NetworkSettings(allow_loopback=True),
+            network=NetworkSettings(allow_loopback=self.allow_loopback),
             identity=IdentitySettings(plc_url=self.relay.origin),
             discovery=DiscoverySettings(
                 sources=self.sources,
@@ -96,6 +98,7 @@ class DiscoveryHarness(Harness):
                 sweep=self.sweep,
                 queued=self.queued,
                 unconfirmed=self.unconfirmed,
+                registered_hosts=self.registered_hosts,
                 pace=1_000.0,
             ),
             retries=RetrySettings(renewal_first=3_600.0),
@@ -162,8 +165,8 @@ class DiscoveryHarness(Harness):
         return await self.rows("SELECT did, tries, failure FROM found ORDER BY did")
 
 
-@pytest.fixture
-async def harness(
+@asynccontextmanager
+async def harnessed(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[DiscoveryHarness]:
     monkeypatch.setattr(reader, "_POLL_SECONDS", 0.1)
@@ -176,6 +179,14 @@ async def harness(
         yield await stack.enter_async_context(
             DiscoveryHarness.opened(deployment, relay=relay, other=other)
         )
+
+
+@pytest.fixture
+async def harness(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[DiscoveryHarness]:
+    async with harnessed(deployment, monkeypatch) as opened:
+        yield opened
 
 
 async def test_every_page_is_gone_through_and_every_stranger_synced(

@@ -21,6 +21,7 @@ from procedures.contract import (
     GET_BACKFILL_STATUS,
     INDEX_RECORD,
     REFRESH_RECORD,
+    REGISTER_PDS,
     TRIGGER_DID_SYNC,
 )
 from tests.support.consumer import Start
@@ -83,6 +84,7 @@ class Site:
     user: Person
     did: str
     port: int
+    pds: str
     environment: dict[str, str]
     client: httpx.AsyncClient
 
@@ -136,7 +138,7 @@ async def site(
         ):
             left = await observer.caught_up(240)  # the PDS remembers the accounts of other tests
             assert left.nothing, str(left)
-            yield Site(admin, user, did, port, environment, client)
+            yield Site(admin, user, did, port, pds_network.endpoints.pds, environment, client)
         assert await process.stopped() == 0
 
 
@@ -171,6 +173,16 @@ async def test_both_procedures_with_tokens_of_a_real_pds(site: Site) -> None:
     others = {"uri": admin.author.written[0].uri}
     answer = await site.call(INDEX_RECORD, others, await user.token(did, INDEX_RECORD))
     assert (answer.status_code, answer.json()["error"]) == (403, "AdminRequired")
+
+    # At a login the client registers the user's PDS, and at the next one again.
+    pds = {"pdsUrl": site.pds}
+    for status in ({"pending", "scanned", "already_exists"}, {"already_exists"}):
+        answer = await user.proxied(f"{did}#chive_appview", REGISTER_PDS, pds)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["registered"]
+        assert answer.json()["status"] in status
+    answer = await site.call(REGISTER_PDS, pds)
+    assert (answer.status_code, answer.json()["error"]) == (401, "AuthenticationRequired")
 
     # Only an administrator may sync a DID.
     body = {"did": user.author.did}

@@ -11,6 +11,7 @@ import structlog
 
 from consumer import metrics
 from consumer.config.settings import DiscoverySettings
+from consumer.fetch.discovery.registry import Registry
 from consumer.fetch.failed import printable
 from consumer.kafka.topics import Topics
 from consumer.runtime.tasks import wait_for_stop
@@ -41,6 +42,8 @@ class Planner:
         topics: Topics,
         database: Database,
         rules: SearchRules,
+        *,
+        allow_loopback: bool,
     ) -> None:
         self._settings = settings
         self._sources = sources
@@ -49,6 +52,12 @@ class Planner:
         self._database = database
         self._rules = rules
         self._wanted = listings(scope, settings.known_collections)
+        self._registry = Registry(
+            topics,
+            most=settings.registered_hosts,
+            searching=bool(self._wanted),
+            allow_loopback=allow_loopback,
+        )
 
     async def begin(self, stop: asyncio.Event) -> None:
         """Forget what is not wanted any more, and wait for the relay's first epoch for a while.
@@ -61,7 +70,13 @@ class Planner:
         sources = list(dict.fromkeys([*self._sources, self._relay]))
         async with self._database.transaction() as connection:
             await searches.one_by_one(connection)
-            await searches.forget(connection, kept, sources, hosts=HOSTS in self._wanted)
+            await searches.forget(
+                connection,
+                kept,
+                sources,
+                hosts=HOSTS in self._wanted,
+                registered=bool(self._wanted),
+            )
         until = time.monotonic() + _FIRST_EPOCH_SECONDS
         while time.monotonic() < until:
             async with self._database.transaction() as connection:
@@ -83,6 +98,7 @@ class Planner:
             await self._open(connection, now)
             for operation in await searches.operations(connection):
                 await self._conclude(connection, operation, now)
+            await searches.forget_unread(connection)
             states = await searches.by_state(connection)
         for state in SearchState:
             metrics.SEARCHES.labels(state).set(states.get(state, 0))
@@ -97,6 +113,9 @@ class Planner:
         known = await searches.read(connection)
         epoch = await searches.epoch(connection)
         for operation in asked:
+            if (host := rules_of_discovery.registered_host(operation.reason or "")) is not None:
+                await self._registry.register(connection, operation, host, now)
+                continue
             collection, source = rules_of_discovery.asked_for(operation.reason or "")
             wanted = [each for each in self._wanted if collection in (None, each)]
             sources = self._sources if source is None else [source]
@@ -149,6 +168,7 @@ class Planner:
                         connection, self._topics.partitions, search.listing
                     )
             await searches.put(connection, replace(search, operation=operation))
+        await self._registry.open_again(connection, now)
 
     async def _conclude(self, connection: Connection, operation: Operation, now: float) -> None:
         """End an operation whose searches have all ended."""
@@ -160,6 +180,9 @@ class Planner:
         if not own:
             ended = transitions.cancel(operation, now, "another operation searches the same")
             await searches.save_operations(connection, [ended])
+            return
+        if rules_of_discovery.registered_host(operation.reason or "") is not None:
+            await self._registry.conclude(connection, operation, own, now)
             return
         read = {listing for listing, _, state, _ in own if state is SearchState.COMPLETED}
         missing = {

@@ -17,7 +17,16 @@ from consumer.fetch.discovery.search_log import SearchLog
 from consumer.fetch.listings import Listings, Page
 from consumer.fetch.pace import Pace
 from consumer.runtime.tasks import wait_for_stop
-from consumer.state.discovery import Answer, AnswerKind, Search, SearchRules, after, postponed
+from consumer.state.discovery import (
+    REGISTERED,
+    Answer,
+    AnswerKind,
+    Search,
+    SearchRules,
+    after,
+    postponed,
+    read_by_relay,
+)
 from consumer.store import found, searches
 from consumer.store.database import Database
 
@@ -39,6 +48,7 @@ class Reader:
         planner: Planner,
         pages: Listings,
         findings: Findings,
+        relay: str,
         database: Database,
         rules: SearchRules,
     ) -> None:
@@ -46,6 +56,7 @@ class Reader:
         self._planner = planner
         self._pages = pages
         self._findings = findings
+        self._relay = relay
         self._database = database
         self._rules = rules
         self._owner = f"discovery-{uuid4()}"
@@ -83,6 +94,13 @@ class Reader:
 
     async def _read(self, search: Search, stop: asyncio.Event) -> None:
         """Read page after page while they come."""
+        if search.named_by == REGISTERED and not search.pages:
+            if await wait_for_stop(stop, self._pace.turn(self._relay)):
+                await self._keep(search, None)
+                return
+            if await self._pages.is_read_by(self._relay, search.source):
+                await self._keep(read_by_relay(search, time.time(), self._rules), None)
+                return
         while not stop.is_set():
             now = time.time()
             if (full := await self._full(search, now)) is not None:

@@ -51,10 +51,17 @@ async def discover(
         rules = rules or search_rules(settings)
         relay = origin_of(settings.relay.url)
         planner = Planner(
-            settings.discovery, scope, sources_of(settings), relay, topics, database, rules
+            settings.discovery,
+            scope,
+            sources_of(settings),
+            relay,
+            topics,
+            database,
+            rules,
+            allow_loopback=loopback,
         )
         findings = Findings(topics, settings.accounts.rules())
-        reader = Reader(settings.discovery, planner, pages, findings, database, rules)
+        reader = Reader(settings.discovery, planner, pages, findings, relay, database, rules)
         patient = Hosts.of(settings, queue=True)
         of_documents = Directory(settings.identity, http, patient, allow_loopback=loopback)
         checker = Checker.of(settings, of_documents, http, patient)

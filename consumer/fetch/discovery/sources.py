@@ -35,4 +35,5 @@ def search_rules(settings: Settings) -> SearchRules:
         try_again_after=retries.unsupported_listing,
         waits=waits,
         page_waits=replace(waits, longest=min(waits.longest, PAGE_WAITS.longest)),
+        registered_repos=settings.discovery.registered_repos,
     )

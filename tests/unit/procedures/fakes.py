@@ -8,6 +8,7 @@ from collections.abc import Callable
 from procedures.client import CursorInvalid, Page, Query, Unavailable
 from procedures.messages import Command
 from procedures.operations import Operation
+from procedures.register_pds import HostState
 from procedures.replays import PER_TOKEN, Claim, Replays, TokenRequest
 
 
@@ -69,6 +70,19 @@ class Table:
                 return operation
             self.awaited.set()
             await self._changed.wait()
+
+
+class Hosts:
+    """The sources of discovery; a host that is not named here is new."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, HostState] = {}
+        self.error: Exception | None = None
+
+    async def state_of(self, host: str) -> HostState:
+        if self.error is not None:
+            raise self.error
+        return self.states.get(host, HostState.NEW)
 
 
 class Memory(Replays):

@@ -16,6 +16,7 @@ from procedures.contract import (
     GET_BACKFILL_STATUS,
     INDEX_RECORD,
     REFRESH_RECORD,
+    REGISTER_PDS,
     TRIGGER_BACKFILL,
     TRIGGER_DID_SYNC,
     ErrorName,
@@ -27,13 +28,14 @@ from procedures.operations import Operation, Type, queued
 from procedures.replays import Replays, TokenRequest, digest_of
 from procedures.service import Service
 from procedures.tokens import Token
-from tests.unit.procedures.fakes import Broker, Memory, Table
+from tests.unit.procedures.fakes import Broker, Hosts, Memory, Table
 from tests.unit.procedures.strategies import DID
 
 CALLER, ADMIN = "did:plc:caller", "did:plc:admin"
 REFRESH, TRIGGER = f"/xrpc/{REFRESH_RECORD}", f"/xrpc/{TRIGGER_DID_SYNC}"
 INDEX = f"/xrpc/{INDEX_RECORD}"
 BACKFILL = f"/xrpc/{TRIGGER_BACKFILL}"
+REGISTER = f"/xrpc/{REGISTER_PDS}"
 STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}"
 
 
@@ -73,10 +75,11 @@ class Rig:
         self.broker = broker or Broker()
         self.table = table or Table()
         self.memory = Memory()
+        self.hosts = Hosts()
         self.observed: list[tuple[str, int]] = []
         gateway = Gateway(
             authenticator or Trusting(),
-            Calls(self.broker, self.table, {ADMIN}, clock=lambda: 5.0),
+            Calls(self.broker, self.table, self.hosts, {ADMIN}, clock=lambda: 5.0),
             memory or self.memory,
             Service("did:web:localhost%3A8099"),
             GatewayLimits(**limits),

@@ -25,6 +25,7 @@ def test_the_methods() -> None:
         ("triggerDIDSync", Verb.POST, True),
         ("refreshRecord", Verb.POST, False),
         ("indexRecord", Verb.POST, False),
+        ("registerPDS", Verb.POST, False),
         ("getBackfillStatus", Verb.GET, True),
         ("getBackfillHistory", Verb.GET, True),
         ("cancelBackfill", Verb.POST, True),

@@ -24,6 +24,7 @@ from procedures.messages import (
     RecordRefresh,
     Refusal,
     RefusalReason,
+    RegisterHost,
     decode,
     encode,
 )
@@ -328,6 +329,13 @@ _COMMANDS: st.SearchStrategy[Command] = st.one_of(
         requested_by=_BY,
         requested_at=_AT,
     ),
+    st.builds(
+        RegisterHost,
+        id=_IDS,
+        host=st.sampled_from(["pds.example", "a.b-c.d1:65535", "localhost:1", "127.0.0.1:2583"]),
+        requested_by=_BY,
+        requested_at=_AT,
+    ),
 )
 
 
@@ -339,7 +347,7 @@ def test_what_is_encoded_is_decoded_and_matches_the_schema(command: Command) -> 
 
 
 _NAMES = [
-    *("v", "id", "type", "did", "dids", "select", "uri", "emit", "operationId"),
+    *("v", "id", "type", "did", "dids", "select", "uri", "emit", "operationId", "host"),
     *("requestedBy", "requestedAt"),
 ]
 _NEAR: st.SearchStrategy[Any] = st.sampled_from(
@@ -362,6 +370,24 @@ _NEAR: st.SearchStrategy[Any] = st.sampled_from(
             "cancel",
             "discover",
             "forget",
+            "registerHost",
+            *(
+                "a.example",
+                "A.example",
+                "a.example:0",
+                "a.example:65536",
+                "a.example\n",
+                "a",
+                "1.2.3.4",
+            ),
+            *(
+                "a_b.example",
+                "a.example.",
+                f"{'a.' * 126}b",
+                f"{'a.' * 127}bc",
+                "127.0.0.1",
+                "127.0.0.2",
+            ),
             "https://a.example/",
             "a.b.c",
             "a..c",
