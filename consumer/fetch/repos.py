@@ -1,8 +1,8 @@
 """Fetching a whole repository or one record from its PDS, and verifying it.
 
 Lexicons: com.atproto.sync.getRepo and com.atproto.sync.getRecord.  A repository is streamed to a
-file in a temporary directory, which is removed at the end of the caller's block.  Verification
-runs in a thread, and stops soon after its caller is cancelled.
+temporary file without a name, which is gone at the end of the caller's block or of the process.
+Verification runs in a thread, and stops soon after its caller is cancelled.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlencode
 
 from consumer import metrics
@@ -109,10 +108,9 @@ class RepoSource:
         ``Incomplete`` if nodes of the tree are missing behind a good signature.
         """
         thread = _Thread()
-        with tempfile.TemporaryDirectory(prefix="chive-spool-") as folder:
-            spool = Path(folder) / "repo.car"
+        with tempfile.TemporaryFile(prefix="chive-spool-") as spool:
             await self._download(did, document, spool, progress)
-            metrics.DOWNLOADED_BYTES.inc(spool.stat().st_size)
+            metrics.DOWNLOADED_BYTES.inc(spool.tell())
             verifying()
             key = SigningKey.from_did_key(document.signing_key)
             limits = SnapshotLimits(
@@ -171,15 +169,15 @@ class RepoSource:
             )
 
     async def _download(
-        self, did: str, document: Document, spool: Path, progress: Callable[[int], None]
+        self, did: str, document: Document, spool: BinaryIO, progress: Callable[[int], None]
     ) -> None:
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRepo?{urlencode({'did': did})}"
         settings = self._settings
         timeouts = Timeouts(settings.first_byte, settings.idle, settings.total)
-        with _failures(), spool.open("wb") as file:
+        with _failures():
             async with self._hosts.slot(host_of(url), did):
                 response = await self._http.download(
-                    url, file, limit=self._limits.repo, timeouts=timeouts, progress=progress
+                    url, spool, limit=self._limits.repo, timeouts=timeouts, progress=progress
                 )
             if response.status != _OK:
                 raise _refusal(response, url)

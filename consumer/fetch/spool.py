@@ -1,13 +1,14 @@
 """The blocks of a CAR in a file, found by an index.  Not for the event loop.
 
 Memory does not grow with the file: the index of more than ``in_memory`` blocks is an SQLite table
-in another file beside it.
+in another file.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -24,15 +25,14 @@ _Places = dict[bytes, Location]
 
 
 class SpooledBlocks:
-    """The blocks of the CAR in the file ``spool``: a ``BlockSource``, which must be closed.
+    """The blocks of the CAR in ``file``: a ``BlockSource``, which must be closed.
 
-    The first of several blocks with one CID counts.
+    The first of several blocks with one CID counts.  ``file`` is closed with it.
     """
 
-    def __init__(self, spool: Path, in_memory: int = IN_MEMORY) -> None:
-        self._spool = spool
+    def __init__(self, file: BinaryIO, in_memory: int = IN_MEMORY) -> None:
         self._in_memory = in_memory
-        self._file: BinaryIO = spool.open("rb")
+        self._file = file
         self._places: _Places = {}
         self._table: _Table | None = None
 
@@ -48,6 +48,7 @@ class SpooledBlocks:
 
         Raises ``Refused``, also for a block of over ``largest`` bytes and for over ``most`` blocks.
         """
+        self._file.seek(0)
         roots = read_roots(self._file)
         places, most_in_memory = self._places, self._in_memory
         for count, (cid, location) in enumerate(checked_blocks(self._file, largest), start=1):
@@ -65,7 +66,7 @@ class SpooledBlocks:
 
     def _move_to_table(self) -> None:
         if self._table is None:
-            self._table = _Table(self._spool.with_suffix(".index"))
+            self._table = _Table()
         self._table.add(self._places)
         self._places.clear()
 
@@ -88,9 +89,11 @@ class SpooledBlocks:
 
 
 class _Table:
-    """An index in a file, which goes with its directory; only one thread at a time uses it."""
+    """An index in a temporary directory; only one thread at a time uses it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="chive-index-")
+        path = Path(self._folder.name) / "blocks"
         self._tables = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._tables.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;"
@@ -114,3 +117,4 @@ class _Table:
 
     def close(self) -> None:
         self._tables.close()
+        self._folder.cleanup()

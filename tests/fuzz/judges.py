@@ -124,7 +124,7 @@ def _snapshot(data: bytes) -> list[str]:
         spool = Path(folder) / "repo.car"
         spool.write_bytes(data)
         snapshot = Snapshot.open(
-            SpooledBlocks(spool),
+            SpooledBlocks(spool.open("rb")),
             ACCOUNT.did,
             _KEY,
             SnapshotLimits(),

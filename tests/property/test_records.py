@@ -65,7 +65,7 @@ def test_the_fold_is_the_legal_records_and_nothing_known_goes_without_proof(
     Path(spool).write_bytes(car(cid_of(commit), {cid_of(commit): commit, **nodes, **blocks}))
     key = SigningKey.from_did_key(ALICE.did_key)
     snapshot = Snapshot.open(
-        SpooledBlocks(spool),
+        SpooledBlocks(spool.open("rb")),
         ALICE.did,
         key,
         SnapshotLimits(),

@@ -68,7 +68,7 @@ def opened(
     key = SigningKey.from_did_key(account.did_key)
     intervals = SCOPE.intervals
     return Snapshot.open(
-        SpooledBlocks(spool, IN_MEMORY if small else 0),
+        SpooledBlocks(spool.open("rb"), IN_MEMORY if small else 0),
         did or account.did,
         key,
         LIMITS if small else replace(LIMITS, kept=0),
@@ -306,7 +306,7 @@ def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         snapshot = Snapshot.open(
-            SpooledBlocks(spool, in_memory=1_000),
+            SpooledBlocks(spool.open("rb"), in_memory=1_000),
             ALICE.did,
             key,
             replace(LIMITS, kept=1_000),
@@ -335,7 +335,13 @@ def test_it_can_be_given_up(tmp_path: Path) -> None:
     key = SigningKey.from_did_key(ALICE.did_key)
     with pytest.raises(Over):
         Snapshot.open(
-            SpooledBlocks(spool), ALICE.did, key, LIMITS, SCOPE.intervals, now=NOW, alive=alive
+            SpooledBlocks(spool.open("rb")),
+            ALICE.did,
+            key,
+            LIMITS,
+            SCOPE.intervals,
+            now=NOW,
+            alive=alive,
         )
 
 

@@ -90,7 +90,7 @@ def reads_to_open(
     key, wanted = SigningKey.from_did_key(ALICE.did_key), Scope(("*",)).intervals
     try:
         Snapshot.open(
-            SpooledBlocks(spool),
+            SpooledBlocks(spool.open("rb")),
             ALICE.did,
             key,
             SnapshotLimits(),
