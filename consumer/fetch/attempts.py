@@ -48,7 +48,6 @@ from procedures.operations import Phase, Type
 _DOWNLOADING, _VERIFYING, _INJECTING = 1, 30, 40
 _MEBIBYTE = 1024 * 1024
 _APPLIED_SECONDS = 30.0  # for the worker to take an answer
-_ROWS = 1_000  # known records of a repository that one chunk may cover
 
 # A newer revision that is younger may be on its way; so long and so often it is waited for.
 _YOUNG_SECONDS, _YOUNG_TRIES = 10.0, 3
@@ -138,11 +137,10 @@ class Attempts:
             _count(snapshot)
             _check_age(snapshot.rev, claim)
             report(Phase.INJECTING, _INJECTING, snapshot.records)
-            async with self.database.transaction() as connection:
-                rows = await records.count(connection, did, _ROWS)
-                boundaries = (
-                    await records.boundaries(connection, did, _ROWS) if rows == _ROWS else []
-                )
+            boundaries: list[str] = []
+            if claim.rows == claims.CHUNK_ROWS:
+                async with self.database.transaction() as connection:
+                    boundaries = await records.boundaries(connection, did, claims.CHUNK_ROWS)
             offset = 0
             # The lane knows the key with the first chunk: later frames need not wait for a lookup.
             identity: IdentityAnswer | None = identity_of(did, document, asked_at)
@@ -165,7 +163,7 @@ class Attempts:
                     unknown=content.unknown,
                     warnings=_warnings(snapshot) if content.last else (),
                 )
-                offset = await self.injector.put(chunk, rows=rows, before=identity)
+                offset = await self.injector.put(chunk, rows=claim.rows, before=identity)
                 identity = None
         return offset
 

@@ -12,12 +12,15 @@ again.  Any other belongs to the repository that was asked for (a large one that
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
+
+import anyio
 
 from consumer.config.settings import Settings
 from consumer.errors import Transient
@@ -26,6 +29,7 @@ from procedures.retries import Backoff, RetryPolicy
 
 _MAX_HOSTS = 10_000  # remembered; names come from the network
 _DIRECTORY_REQUESTS = 16
+_BRIEFLY = 0.25  # a host of small repositories has a slot again within it
 _OF_HOST = frozenset({HostErrorKind.AWAY, HostErrorKind.BUSY})
 
 
@@ -60,7 +64,7 @@ class HostPolicy:
     """Limits of a host.
 
     ``requests`` may run at once; ``pauses`` are those of the circuit; ``queue``: callers wait
-    for a slot instead of getting ``HostBusy``.
+    for a slot, however long; else as many as may run wait briefly, and then get ``HostBusy``.
     """
 
     requests: int
@@ -83,6 +87,10 @@ class _Host:
 
     def slots(self, policy: HostPolicy) -> int:
         return 1 if self.failures else policy.requests
+
+    def room(self, policy: HostPolicy) -> int:
+        """Return how many callers can run or wait briefly, all in all."""
+        return 2 * self.slots(policy)
 
 
 class Hosts:
@@ -128,7 +136,7 @@ class Hosts:
         ``subject``: the DID of the repository that the block asks for, None if it asks for none.
         Raises ``CircuitOpen`` at once while the circuit is open.  In place of the block's
         ``HostError`` it raises ``RepoFailed`` if the failure is the subject's, else
-        ``CircuitOpen``; ``HostBusy`` when no slot is free and callers do not queue.
+        ``CircuitOpen``; ``HostBusy`` when no slot gets free and callers do not queue.
         """
         policy = self._special.get(name, self._policy)
         host = self._host(name)
@@ -157,7 +165,13 @@ class Hosts:
             if host.running >= host.slots(self._special.get(name, self._policy))
         ]
 
+    def room(self, name: str) -> int:
+        """Return how many callers can have a slot of the host or wait for one briefly."""
+        policy = self._special.get(name, self._policy)
+        return self._hosts.get(name, _Host()).room(policy)
+
     async def _enter(self, name: str, host: _Host, policy: HostPolicy) -> None:
+        give_up = math.inf if policy.queue else anyio.current_time() + _BRIEFLY
         while True:
             pause = host.open_until - self._clock()
             if pause > 0:
@@ -165,15 +179,18 @@ class Hosts:
             if host.running < host.slots(policy):
                 host.running += 1
                 return
-            if not policy.queue:
+            seconds = give_up - anyio.current_time()
+            if seconds <= 0 or not (policy.queue or host.running + host.queued < host.room(policy)):
                 raise HostBusy(f"{name} is busy", _random(self._retries.busy_host, 1), name)
-            await self._queue(host)
+            await self._queue(host, seconds)
 
-    async def _queue(self, host: _Host) -> None:
+    async def _queue(self, host: _Host, seconds: float) -> None:
+        """Wait until a slot gets free, for ``seconds`` at most."""
         host.freed.clear()
         host.queued += 1
         try:
-            await host.freed.wait()
+            with anyio.move_on_after(seconds):
+                await host.freed.wait()
         finally:
             host.queued -= 1
 

@@ -2,8 +2,9 @@
 
 What is due stands in Postgres.  The loop looks there when a NOTIFY arrives, when the next item
 becomes due, when an item ends that may make room for another, and every ``poll`` seconds in any
-case.  Each leased item is handled by a task.  A fetcher that dies keeps its leases until they
-expire; one that stops gives back what it has not finished after ``drain`` seconds.
+case.  Reasons that come within ``_GATHER`` seconds of a look share the next one.  Each leased item
+is handled by a task.  A fetcher that dies keeps its leases until they expire; one that stops gives
+back what it has not finished after ``drain`` seconds.
 
 An error of an item's task ends the loop: Kafka or Postgres is away, or the code is wrong.
 Times are in seconds.
@@ -12,6 +13,7 @@ Times are in seconds.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from consumer.runtime.tasks import cancel, until
 from consumer.store.database import Database, Listener
 
 _SHORTEST_LOOK = 0.05
+_GATHER = 0.02  # what ends within it is looked after together
 _HEARTBEAT_SECONDS = 1.0  # a cancelled operation is noticed after this time
 
 L = TypeVar("L", bound=Hashable)
@@ -68,6 +71,9 @@ class LeaseSource(Protocol[L]):
     async def give_back(self, items: Sequence[L]) -> None:
         """Make ``items`` due again: their handling was cancelled."""
 
+    async def write_ended(self) -> None:
+        """Write what is left to write of items that have ended."""
+
 
 Extend = Callable[[Sequence[L]], Awaitable[Collection[L]]]
 """Extends the leases of these items; returns the items whose lease still holds."""
@@ -94,6 +100,8 @@ class LeasingLoop(Generic[L]):
         self._running: dict[asyncio.Task[bool], L] = {}
         self._wake_up = asyncio.Event()
         self._look_after_each = False
+        self._looked_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -118,7 +126,7 @@ class LeasingLoop(Generic[L]):
     async def _listen(self, listener: Listener) -> None:
         while True:
             if await listener.wait(self._rules.poll):
-                self._wake_up.set()
+                self._look_soon()
 
     async def _heartbeat(self, extend: Extend[L]) -> None:
         while True:
@@ -134,10 +142,23 @@ class LeasingLoop(Generic[L]):
     async def _look(self) -> float:
         """Lease what fits and start it; return the seconds until the next look."""
         self._wake_up.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._looked_at = asyncio.get_running_loop().time()
         found = await self._source.lease(self._running.values(), self._start)
         self._look_after_each = found.after_each
         poll = self._rules.poll
         return poll if found.due is None else min(max(found.due, _SHORTEST_LOOK), poll)
+
+    def _look_soon(self) -> None:
+        """Look again, at once if the last look is ``_GATHER`` ago."""
+        loop = asyncio.get_running_loop()
+        wait = self._looked_at + _GATHER - loop.time()
+        if wait <= 0:
+            self._wake_up.set()
+        elif self._timer is None:
+            self._timer = loop.call_later(wait, self._wake_up.set)
 
     def _start(self, item: L) -> None:
         task = asyncio.create_task(self._handle(item))
@@ -149,15 +170,11 @@ class LeasingLoop(Generic[L]):
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
         del self._running[task]
-        if task.cancelled():
-            wake_up = False
-        elif (error := task.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = self._failure or error
-            wake_up = True
-        else:
-            wake_up = task.result()
-        if wake_up or self._look_after_each:
             self._wake_up.set()
+        elif self._look_after_each or (not task.cancelled() and task.result()):
+            self._look_soon()
 
     async def _close(self, helpers: Sequence[asyncio.Task[None]]) -> None:
         """Let items end within the drain time; give the others back."""
@@ -168,3 +185,5 @@ class LeasingLoop(Generic[L]):
         if unfinished and (self._failure is None or self._rules.return_failed):
             with suppress(Transient):  # else the leases expire
                 await self._source.give_back(list(unfinished.values()))
+        with suppress(Transient):
+            await self._source.write_ended()

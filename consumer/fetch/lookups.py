@@ -108,6 +108,9 @@ class LookupPool:
             for lookup in unfinished:
                 await lookups.defer(connection, lookup, 0.0, "the fetcher stopped")
 
+    async def write_ended(self) -> None:
+        """Do nothing: an answer is written when it is known."""
+
     async def _attempt(self, lookup: LeasedLookup) -> tuple[LookupOutcome, bool]:
         try:
             answer = await self._answers.to(lookup)

@@ -1,17 +1,17 @@
 """The operation pool: operations are claimed, attempted, and left to the worker or given back.
 
 Each type of operation has slots of its own, so that a refresh of one record does not wait behind
-downloads.  What a person requested is claimed first, and one slot of each type is kept for it;
-operations at a busy host are passed over and take no slot.  What was requested with many others
-takes more than half of the slots only where nothing else is due.  Leases are extended while
-attempts run.  An operation that is cancelled, or whose lease has expired, has its attempt
-cancelled.
+downloads; which operations get them is decided in ``consumer.fetch.choice``.  Operations at a busy
+host are passed over and take no slot.  Leases are extended while attempts run.  An operation that
+is cancelled, or whose lease has expired, has its attempt cancelled.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,20 +21,23 @@ import structlog
 from consumer import metrics
 from consumer.backfill import Cause
 from consumer.fetch.attempts import Attempts
+from consumer.fetch.choice import MOST, Choice
 from consumer.fetch.failed import FetchFailed, NotAttempted
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.leasing import LeaseRules, NextLook
 from consumer.fetch.refusals import ACCOUNT_FAILURES
 from consumer.state.accounts import AccountRules
 from consumer.store import lookups
-from consumer.store.database import Database
+from consumer.store.database import Connection, Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
 from procedures.failures import Failure
-from procedures.operations import Operation, Phase, Type
+from procedures.operations import Phase, Type
 from procedures.retries import RetryPolicy
 
 RULES = LeaseRules(claims.CHANNEL, poll=10.0, drain=3.0, return_failed=False)
+
+_WORKER_SECONDS = 0.1
 
 _log = structlog.get_logger()
 
@@ -43,10 +46,12 @@ _log = structlog.get_logger()
 class Attempt:
     """A running attempt; ``progress`` is what the next heartbeat writes to Postgres.
 
-    Progress: the phase, percent done, the number of records if known.
+    ``host``: where it was known to go, empty without.  Progress: the phase, percent done, the
+    number of records if known.
     """
 
     claim: Claim
+    host: str = ""
     progress: tuple[Phase, int, int | None] | None = None
     phase: Phase = Phase.RESOLVING
     since: float = field(default_factory=time.monotonic)
@@ -62,6 +67,48 @@ class Attempt:
         """Observe the duration of the phase that ends now."""
         seconds = time.monotonic() - self.since
         metrics.PHASE_SECONDS.labels(self.claim.operation.type, self.phase).observe(seconds)
+
+
+class _Ended:
+    """Attempts that have ended well, until it is written.
+
+    The worker often ends an injected operation within moments.  So that one is written only
+    after ``_WORKER_SECONDS``, and not at all if the worker was faster.
+    """
+
+    def __init__(self) -> None:
+        self._in_step: list[Claim] = []
+        self._injected: deque[tuple[float, Claim, int]] = deque()
+        self._writing = (0, 0)
+
+    def add(self, claim: Claim, offset: int | None) -> None:
+        """Note an end: behind which offset everything is injected, None if it was in step."""
+        if offset is None:
+            self._in_step.append(claim)
+        else:
+            self._injected.append((time.monotonic() + _WORKER_SECONDS, claim, offset))
+
+    async def write(self, connection: Connection, *, everything: bool = False) -> float | None:
+        """Write what is to be written; return the seconds until there is more, None without.
+
+        ``written`` follows when the transaction is committed.
+        """
+        now = math.inf if everything else time.monotonic()
+        ripe = [(claim, offset) for at, claim, offset in self._injected if at <= now]
+        if ripe:
+            await claims.injected(connection, ripe)
+        if self._in_step:
+            await claims.in_step(connection, [claim.lease for claim in self._in_step])
+        self._writing = len(self._in_step), len(ripe)
+        left = list(self._injected)[len(ripe) :]
+        return left[0][0] - now if left else None
+
+    def written(self) -> None:
+        """Forget what the last call of ``write`` has written."""
+        in_step, injected = self._writing
+        del self._in_step[:in_step]
+        for _ in range(injected):
+            self._injected.popleft()
 
 
 class OperationPool:
@@ -87,35 +134,47 @@ class OperationPool:
         self._retries = retries
         self._accounts = accounts
         self._lease_seconds = lease
+        self._ended = _Ended()
 
     async def lease(
         self, running: Collection[Attempt], start: Callable[[Attempt], None]
     ) -> NextLook:
-        """Claim what fits into the free slots of each type."""
-        for kind, slots in self._slots.items():
-            while _taken(running, kind) < slots:
-                claim = await self._claim(running, kind, slots)
-                if claim is None:
-                    break
-                start(Attempt(claim))
+        """Write what has ended, and claim what fits into the free slots of each type."""
+        running_now = [(attempt.claim.operation, attempt.host) for attempt in running]
+        choice = Choice(self._slots, running_now, self._hosts.room)
         async with self._database.transaction() as connection:
+            waits = await self._ended.write(connection)
+            claimed: list[Attempt] = []
+            for spare in (False, True):
+                claimed += await self._claim(connection, choice, spare=spare)
             due = await claims.next_due(connection)
-        return NextLook(due, after_each=True)  # a host may be less busy, too
+        self._ended.written()
+        for attempt in claimed:
+            start(attempt)
+        times = [seconds for seconds in (due, waits) if seconds is not None]
+        return NextLook(min(times, default=None), after_each=True)  # a host may be less busy, too
 
-    async def _claim(self, running: Collection[Attempt], kind: Type, slots: int) -> Claim | None:
-        """Claim what is next in order for a free slot of ``kind``, if it may have that one."""
-        place = _taken(running, kind, _is_later) < max(1, slots - 1)
-        share = _taken(running, kind, _is_behind) < max(1, slots // 2)
-        busy = [] if kind is Type.FORGET else self._hosts.busy()  # it asks no host
-        claim = partial(claims.claim, busy=busy, automatic=place)
+    async def _claim(self, connection: Connection, choice: Choice, *, spare: bool) -> list[Attempt]:
+        attempts: list[Attempt] = []
+        while wanted := choice.wanted(spare=spare):
+            busy = [*self._hosts.busy(), *choice.full()]
+            found = await claims.due(connection, wanted, most=MOST, busy=busy)
+            taken = choice.take(found, spare=spare)
+            if not taken:
+                break
+            hosts = {each.id: each.host for each in taken}
+            claimed = await claims.claim(connection, list(hosts), self._lease_seconds)
+            attempts += [Attempt(claim, hosts[claim.operation.id]) for claim in claimed]
+        return attempts
+
+    async def write_ended(self) -> None:
+        """Write what has ended."""
         async with self._database.transaction() as connection:
-            found = await claim(connection, kind, self._lease_seconds, behind=place and share)
-            if found is None and place and not share:  # nobody else has use for it
-                found = await claim(connection, kind, self._lease_seconds, behind=True)
-        return found
+            await self._ended.write(connection, everything=True)
+        self._ended.written()
 
     async def handle(self, attempt: Attempt) -> bool:
-        """Attempt the operation; its result is in Postgres then."""
+        """Attempt the operation; the next look writes its result to Postgres."""
         kind = attempt.claim.operation.type
         try:
             with metrics.ATTEMPTS_RUNNING.labels(kind).track_inprogress():
@@ -150,11 +209,7 @@ class OperationPool:
             return
         outcome = metrics.IN_STEP if offset is None else metrics.INJECTED
         metrics.ATTEMPTS.labels(kind, outcome).inc()
-        async with self._database.transaction() as connection:
-            if offset is None:
-                await claims.in_step(connection, claim.lease)
-            else:
-                await claims.injected(connection, claim.lease, offset)
+        self._ended.add(claim, offset)
 
     async def _end_failed(self, claim: Claim, failed: FetchFailed) -> None:
         operation, failure, detail = claim.operation, failed.failure, failed.detail
@@ -189,19 +244,3 @@ def cause_of(failure: Failure, *, automatic: bool) -> Cause:
     if not automatic:
         return Cause.PERSON
     return Cause.DIRECTORY if failure is Failure.DID_NOT_FOUND else Cause.REFUSAL
-
-
-def _taken(
-    running: Collection[Attempt], kind: Type, which: Callable[[Operation], bool] = lambda _: True
-) -> int:
-    """Return how many slots of ``kind`` are taken by such operations."""
-    operations = [attempt.claim.operation for attempt in running]
-    return sum(each.type is kind and which(each) for each in operations)
-
-
-def _is_later(operation: Operation) -> bool:
-    return operation.automatic or operation.behind
-
-
-def _is_behind(operation: Operation) -> bool:
-    return operation.behind

@@ -35,7 +35,6 @@ SELECT path FROM (
 ) AS numbered
 WHERE number %% %s = 0 ORDER BY path
 """
-_COUNT = "SELECT count(*) FROM (SELECT FROM records WHERE did = %s LIMIT %s) AS first_rows"
 _READ_FIRST = "SELECT did, path, cid, rev FROM records WHERE did = %s ORDER BY path LIMIT %s"
 _ABOVE_ALL = "\U0010ffff"  # no path contains it
 _READ_REPOS = "SELECT did, path, cid, rev FROM records WHERE did = ANY(%s)"
@@ -86,12 +85,6 @@ async def read_repos(connection: Connection, dids: Sequence[str]) -> list[Record
 async def read_first(connection: Connection, did: str, limit: int) -> list[Record]:
     """Return the first ``limit`` rows of ``did``, in the order of their paths."""
     return await (await connection.execute(_READ_FIRST, [did, limit], binary=True)).fetchall()
-
-
-async def count(connection: Connection, did: str, most: int) -> int:
-    """Return how many rows ``did`` has, or ``most`` if there are more."""
-    row = await (await connection.execute(_COUNT, [did, most])).fetchone()
-    return int(row[0]) if row else 0
 
 
 async def boundaries(connection: Connection, did: str, every: int) -> list[str]:

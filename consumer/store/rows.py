@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from consumer.backfill import Cause
+from procedures.operations import Type
 
 RELEASED = UUID(int=0)
 """The token of a lane that its last owner gave up in good order."""
@@ -155,3 +156,25 @@ class RefreshWanted:
 
     did: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOperations:
+    """What may be claimed of a type: automatic operations too, those asked for with many too."""
+
+    type: Type
+    automatic: bool = True
+    behind: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DueOperation:
+    """An operation that could be claimed; ``host`` is empty if none is asked, or none is known."""
+
+    type: Type
+    id: str
+    did: str | None
+    uri: str | None
+    automatic: bool
+    behind: bool
+    host: str

@@ -34,6 +34,7 @@ from procedures.operations import (
 )
 from procedures.retries import RetryPolicy
 from procedures.transitions import IllegalTransition
+from tests.support.claiming import claim_next
 from tests.unit.procedures.strategies import DID, URI
 from tests.unit.procedures.strategies import operations as any_operation
 from tests.unit.procedures.test_transitions import STEPS
@@ -156,7 +157,7 @@ async def test_a_lease_ends_with_the_attempt_and_when_all_is_injected(database: 
         assert [one.id for one in await write.lock_leased(connection, ["op"])] == ["op"]
         for what, after in ends.items():
             await put(connection, [running()])
-            await write.save(connection, [after], injected_offset=7)
+            await write.save(connection, [after], injected=[7])
             assert await write.lock_leased(connection, ["op"]) == [], what
             row = await (
                 await connection.execute("SELECT lease_until, injected_offset FROM operations")
@@ -192,7 +193,7 @@ async def test_what_may_start_is_claimed_and_starts_as_decided(
         async with database.transaction() as connection:
             now = await now_of(connection)
             await put(connection, [operation])
-            claimed = await claims.claim(connection, kind, 60.0)
+            claimed = await claim_next(connection, kind, 60.0)
             after = (await rows(connection))["op"]
             try:
                 expected = transitions.start(operation, now)
@@ -207,10 +208,10 @@ async def test_what_may_start_is_claimed_and_starts_as_decided(
 async def test_what_runs_keeps_others_of_its_subject_waiting(database: Database) -> None:
     async with database.transaction() as connection:
         await put(connection, [running("a"), _sync("b"), _sync("c", did=OTHER)])
-        claimed = await claims.claim(connection, Type.DID_SYNC, 60.0)
+        claimed = await claim_next(connection, Type.DID_SYNC, 60.0)
         assert claimed is not None
         assert claimed.operation.id == "c"
-        assert await claims.claim(connection, Type.DID_SYNC, 60.0) is None
+        assert await claim_next(connection, Type.DID_SYNC, 60.0) is None
 
 
 async def test_automatic_syncs_and_those_of_many_take_turns_behind_what_is_asked_for(
@@ -229,11 +230,11 @@ async def test_automatic_syncs_and_those_of_many_take_turns_behind_what_is_asked
         ]
         await put(connection, before)
         claimed = []
-        while (claim := await claims.claim(connection, Type.DID_SYNC, 60.0)) is not None:
+        while (claim := await claim_next(connection, Type.DID_SYNC, 60.0)) is not None:
             claimed.append(claim.operation.id)
         assert claimed == ["alone", "many 1", "automatic 2", "many 3", "automatic 4"]
         await put(connection, before[:4])
-        one = await claims.claim(connection, Type.DID_SYNC, 60.0, behind=False)
+        one = await claim_next(connection, Type.DID_SYNC, 60.0, behind=False)
         assert one is not None
         assert one.operation.id == "automatic 2"
 

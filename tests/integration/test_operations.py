@@ -14,7 +14,6 @@ import pytest
 from consumer.config.settings import FetchSettings, IdentitySettings, LimitSettings, NetworkSettings
 from consumer.control import role
 from consumer.control.role import Controller
-from consumer.fetch import attempts
 from consumer.fetch.role import Fetcher
 from consumer.kafka.topics import Topic
 from consumer.lanes.publisher import Publisher
@@ -26,6 +25,7 @@ from procedures.retries import RetryPolicy
 from simulator.account import Account
 from simulator.frames import commit_frame
 from simulator.repo import Repo, Write, car
+from tests.support.claiming import claim_next
 from tests.support.eventually import eventually
 from tests.support.harness import running
 from tests.support.pds import COLLECTION, Pds, cut_off, pds, silence, trickle
@@ -159,7 +159,7 @@ async def stage(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> Asyn
 async def test_a_repository_that_no_relay_carries_is_synced(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "_ROWS", 100)
+    monkeypatch.setattr(claims, "CHUNK_ROWS", 100)
     repo = stage.pds.account("alice", records=1_500)
     async with stage.fetching():
         (first,) = await stage.until(await stage.sync("first", repo))
@@ -455,7 +455,7 @@ async def test_an_attempt_that_was_put_off_is_none(stage: Stage) -> None:
     await stage.sync("sync", stage.pds.account("alice"))
     await stage.until("sync", status="queued")
     async with stage.harness.database.transaction() as connection:
-        claim = await claims.claim(connection, Type.DID_SYNC, 60.0)
+        claim = await claim_next(connection, Type.DID_SYNC, 60.0)
         assert claim is not None
         await claims.put_off(
             connection, claim.lease, Failure.HOST_ERROR, "busy", 60.0, "pds.example"
@@ -481,13 +481,13 @@ async def test_a_fetcher_that_was_lost_is_replaced_and_does_no_harm(stage: Stage
     await stage.sync("sync", repo)
     await stage.until("sync", status="queued")
     async with stage.harness.database.transaction() as connection:
-        lost = await claims.claim(connection, Type.DID_SYNC, 0.5)
+        lost = await claim_next(connection, Type.DID_SYNC, 0.5)
     assert lost is not None
     async with stage.fetching():
         await stage.until("sync", attempts=2, created=3)
     async with stage.harness.database.transaction() as connection:
         assert await claims.extend(connection, [lost.lease], 60.0) == set()
-        await claims.injected(connection, lost.lease, 0)
+        await claims.injected(connection, [(lost, 0)])
         await claims.give_back(connection, [lost.lease])
     await stage.until("sync", attempts=2, created=3)
 

@@ -17,16 +17,20 @@ from uuid import uuid4
 
 from psycopg.rows import dict_row
 
-from consumer.store.arrays import Texts
+from consumer.store.arrays import Booleans, Texts
 from consumer.store.database import Connection
 from consumer.store.operations import queue, write
 from consumer.store.operations.rows import COLUMNS, of_row
+from consumer.store.rows import DueOperation, WantedOperations
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.operations import IN_STEP, Operation, Phase, Type
 from procedures.retries import RetryPolicy
 
 CHANNEL = "work"
+
+CHUNK_ROWS = 1_000
+"""Known records of a repository that one chunk may cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Claim:
     ``lane`` is the number of the DID's lane; ``floor``
     and ``rev`` are revisions, None without one or without a row.  ``account`` is the account's
     status (None without a row), ``epoch`` and ``seq`` are those of its newest ``#account`` frame.
+    ``rows``: how many rows of records a sync's DID has, ``CHUNK_ROWS`` if there are more.
     """
 
     lease: str
@@ -47,34 +52,58 @@ class Claim:
     account: str | None = None
     epoch: int = 0
     seq: int = 0
+    rows: int = 0
 
 
 _ONE_BY_ONE = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '_claims', 0))"
-# At most 2,000: what waits for a busy host must not make claims slow.  The row is locked as it
-# is now, which may be later than what ``due`` saw: so its status is asked for again.
-_NEXT = f"""
-WITH due AS (
-    SELECT id, did, automatic OR behind AS later, run_after, host FROM operations AS o
-    WHERE status = 'queued' AND same_as IS NULL AND run_after <= now() AND type = %(type)s
-        AND (%(automatic)s OR NOT automatic) AND (%(behind)s OR NOT behind)
-        AND NOT EXISTS (
-            SELECT FROM operations AS running
-            WHERE running.status = 'running' AND running.type = o.type
-                AND running.did = o.did AND running.uri IS NOT DISTINCT FROM o.uri
-        )
-    ORDER BY (automatic OR behind), run_after LIMIT 2000
-)
+# At most 2,000: what waits for a busy host must not make claims slow.
+_DUE = """
+SELECT wanted.type, due.id, due.did, due.uri, due.automatic, due.behind, due.host
+FROM unnest(%(types)s, %(automatic)s, %(behind)s) AS wanted (type, automatic, behind)
+CROSS JOIN LATERAL (
+    SELECT o.id, o.did, o.uri, o.automatic, o.behind, o.later, o.run_after, asked.host
+    FROM (
+        SELECT id, did, uri, automatic, behind, automatic OR behind AS later, run_after, host
+        FROM operations AS queued
+        WHERE status = 'queued' AND same_as IS NULL AND run_after <= now()
+            AND type = wanted.type
+            AND (wanted.automatic OR NOT automatic) AND (wanted.behind OR NOT behind)
+            AND NOT EXISTS (
+                SELECT FROM operations AS running
+                WHERE running.status = 'running' AND running.type = queued.type
+                    AND running.did = queued.did AND running.uri IS NOT DISTINCT FROM queued.uri
+            )
+        ORDER BY (automatic OR behind), run_after LIMIT 2000
+    ) AS o
+    LEFT JOIN repos AS r ON r.did = o.did
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN wanted.type = 'forget' THEN ''
+            ELSE coalesce(o.host, substring(r.pds FROM '//(.*)'), '') END AS host
+    ) AS asked
+    WHERE asked.host <> ALL(%(busy)s)
+    ORDER BY o.later, o.run_after LIMIT %(most)s
+) AS due
+ORDER BY due.later, due.run_after
+"""
+# A row is locked as it is now, which may be later than what was seen to be due.
+_CLAIM = f"""
 SELECT {COLUMNS}, operations.lane, coalesce(r.want, 0) AS want, r.floor_rev AS floor, r.rev,
     r.status AS account, coalesce(r.status_session, 0) AS epoch, coalesce(r.status_seq, 0) AS seq,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM records
+            WHERE records.did = operations.did AND operations.type = 'didSync' LIMIT %(rows)s
+        ) AS first_rows
+    ) AS rows,
     extract(epoch FROM now())::float8 AS now
-FROM due JOIN operations ON operations.id = due.id LEFT JOIN repos AS r ON r.did = due.did
-WHERE coalesce(due.host, substring(r.pds FROM '//(.*)'), '') <> ALL(%(busy)s)
-    AND operations.status = 'queued' AND operations.same_as IS NULL
-    AND operations.run_after <= now()
-ORDER BY due.later, due.run_after LIMIT 1 FOR UPDATE OF operations SKIP LOCKED
+FROM operations LEFT JOIN repos AS r ON r.did = operations.did
+WHERE operations.id = ANY(%(ids)s) AND operations.status = 'queued'
+    AND operations.same_as IS NULL AND operations.run_after <= now()
+ORDER BY (operations.automatic OR operations.behind), operations.run_after
+FOR UPDATE OF operations SKIP LOCKED
 """  # noqa: S608 - our own columns
 # What is no part of the operation.
-_BESIDE = ("lane", "want", "floor", "rev", "account", "epoch", "seq", "now")
+_BESIDE = ("lane", "want", "floor", "rev", "account", "epoch", "seq", "rows", "now")
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(run_after) - now())::float8 FROM operations
 WHERE status = 'queued' AND same_as IS NULL AND type <> 'discovery' AND run_after > now()
@@ -90,33 +119,51 @@ SELECT want, floor_rev, rev, status, status_session, status_seq FROM repos WHERE
 _LANE = "SELECT backfill_offset FROM lanes WHERE lane = %s"
 
 
-async def claim(
+async def due(
     connection: Connection,
-    kind: Type,
-    seconds: float,
+    wanted: Sequence[WantedOperations],
     *,
+    most: int,
     busy: Sequence[str] = (),
-    automatic: bool = True,
-    behind: bool = True,
-) -> Claim | None:
-    """Claim the next due operation of ``kind`` for ``seconds``; None if there is none.
+) -> list[DueOperation]:
+    """Return what is due now and not claimed, ``most`` of each type, in the order to claim it in.
 
-    What is known to go to one of the ``busy`` hosts is passed over, automatic operations
-    unless ``automatic``, and those asked for with many others unless ``behind``.
+    What is known to go to one of the ``busy`` hosts is passed over.  Until the transaction ends,
+    no other fetcher gets an answer.
     """
-    parameters = {"type": kind, "busy": Texts(busy), "automatic": automatic, "behind": behind}
-    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+    parameters = {
+        "types": Texts([each.type for each in wanted]),
+        "automatic": Booleans([each.automatic for each in wanted]),
+        "behind": Booleans([each.behind for each in wanted]),
+        "busy": Texts(busy),
+        "most": most,
+    }
+    async with connection.cursor(binary=True) as cursor:
         async with connection.together():
             await connection.execute(_ONE_BY_ONE)
-            await cursor.execute(_NEXT, parameters)
-        row = await cursor.fetchone()
-    if row is None:
-        return None
-    lane, generation, floor, rev, account, epoch, seq, now = (row.pop(name) for name in _BESIDE)
-    operation = transitions.start(of_row(row), now)
-    lease = str(uuid4())
-    await write.save(connection, [operation], lease=write.Lease(lease, seconds))
-    return Claim(lease, operation, lane, generation, floor, rev, account, epoch, seq)
+            await cursor.execute(_DUE, parameters)
+        return [DueOperation(Type(kind), *rest) for kind, *rest in await cursor.fetchall()]
+
+
+async def claim(connection: Connection, ids: Sequence[str], seconds: float) -> list[Claim]:
+    """Claim those of the operations that are still due, for ``seconds``."""
+    parameters = {"ids": Texts(ids), "rows": CHUNK_ROWS}
+    async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        await cursor.execute(_CLAIM, parameters)
+        rows = await cursor.fetchall()
+    claimed: list[Claim] = []
+    for row in rows:
+        lane, generation, floor, rev, account, epoch, seq, known, now = (
+            row.pop(name) for name in _BESIDE
+        )
+        operation = transitions.start(of_row(row), now)
+        lease = str(uuid4())
+        claimed.append(
+            Claim(lease, operation, lane, generation, floor, rev, account, epoch, seq, known)
+        )
+    leases = write.Lease([each.lease for each in claimed], seconds)
+    await write.save(connection, [each.operation for each in claimed], lease=leases)
+    return claimed
 
 
 async def look_again(connection: Connection, claim: Claim) -> Claim:
@@ -159,16 +206,17 @@ async def note(
     await write.save(connection, advanced)
 
 
-async def injected(connection: Connection, lease: str, offset: int) -> None:
-    """Leave an operation to the worker, which has ended it when it is past ``offset``."""
-    held = await write.lock_leased(connection, [lease])
+async def injected(connection: Connection, ended: Sequence[tuple[Claim, int]]) -> None:
+    """Leave operations to the worker, which has ended them when it is past their offsets."""
+    held = await write.lock_leased(connection, [claim.lease for claim, _ in ended])
     after = [transitions.advance(one, Phase.INJECTED) for one in held]
-    await write.save(connection, after, injected_offset=offset)
+    by_id = {claim.operation.id: offset for claim, offset in ended}
+    await write.save(connection, after, injected=[by_id[one.id] for one in after])
 
 
-async def in_step(connection: Connection, lease: str) -> None:
-    """Complete a sync that was to check first, and found nothing to do, if the lease holds."""
-    held = await write.lock_leased(connection, [lease])
+async def in_step(connection: Connection, leases: Sequence[str]) -> None:
+    """Complete syncs that were to check first, and found nothing to do, if the leases hold."""
+    held = await write.lock_leased(connection, leases)
     after = [transitions.complete(one, time.time(), via=IN_STEP) for one in held]
     await write.save(connection, after)
 

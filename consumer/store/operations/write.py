@@ -26,9 +26,9 @@ from procedures.operations import Operation, Status, Type
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The name of a lease, and the seconds that it lasts from now."""
+    """The names of leases, one for each operation, and the seconds that they last from now."""
 
-    name: str
+    names: Sequence[str]
     seconds: float
 
 
@@ -69,21 +69,21 @@ UPDATE operations SET
     behind = new.behind,
     children = new.children,
     lease_owner = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
-        THEN coalesce(%(lease)s, lease_owner) END,
+        THEN coalesce(new.lease, lease_owner) END,
     lease_until = CASE WHEN new.status = 'running' AND new.phase <> 'injected'
         THEN coalesce(now() + make_interval(secs => %(seconds)s), lease_until) END,
     injected_offset = CASE WHEN new.status <> 'queued'
-        THEN coalesce(%(injected)s, injected_offset) END
+        THEN coalesce(new.injected, injected_offset) END
 FROM unnest(
     %(id)s, %(status)s, %(phase)s, %(error)s, %(failure)s, %(new_cid)s, %(same_as)s,
     %(progress)s, %(records_processed)s, %(total_records)s, %(created)s, %(updated)s,
     %(deleted)s, %(attempts)s, %(version)s, %(run_after)s, %(started_at)s, %(completed_at)s,
-    %(automatic)s, %(warnings)s, %(via)s, %(behind)s, %(children)s
+    %(automatic)s, %(warnings)s, %(via)s, %(behind)s, %(children)s, %(lease)s, %(injected)s
 ) AS new (
     id, status, phase, error, failure, new_cid, same_as,
     progress, records_processed, total_records, created, updated,
     deleted, attempts, version, run_after, started_at, completed_at,
-    automatic, warnings, via, behind, children
+    automatic, warnings, via, behind, children, lease, injected
 )
 WHERE operations.id = new.id
 """
@@ -187,12 +187,12 @@ async def save(
     changed: Sequence[Operation],
     *,
     lease: Lease | None = None,
-    injected_offset: int | None = None,
+    injected: Sequence[int] | None = None,
 ) -> None:
     """Write locked operations as the pure transitions have left them.
 
-    ``lease``: what an attempt that begins is held by.  ``injected_offset``: the offset of
-    ``chive.backfill`` behind the last chunk of what was injected.  An automatic sync that is
+    ``lease``: what attempts that begin are held by.  ``injected``: for each operation the offset
+    of ``chive.backfill`` behind the last chunk of what was injected.  An automatic sync that is
     queued again replaces the one that is queued for its DID.
     """
     if not changed:
@@ -206,9 +206,9 @@ async def save(
         await connection.execute(_MOVE_COALESCED, [Texts(queued_again)])
         await connection.execute(_GIVE_WAY, [Texts(queued_again)])
     parameters: dict[str, object] = {
-        "lease": None if lease is None else lease.name,
+        "lease": Texts([None] * len(changed) if lease is None else lease.names),
         "seconds": None if lease is None else lease.seconds,
-        "injected": injected_offset,
+        "injected": Bigints([None] * len(changed) if injected is None else injected),
         "automatic": Booleans([one.automatic for one in changed]),
         "behind": Booleans([one.behind for one in changed]),
         "warnings": Jsons([one.warnings for one in changed]),

@@ -253,7 +253,7 @@ async def test_room_for_repositories(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     room = questions._GIB
     found = await questions.spool(settings)
     assert found.ok is None
-    assert f"{tmp_path} has 1.0 GiB; 4 repositories of 2.0 GiB at once" in found.detail
+    assert f"{tmp_path} has 1.0 GiB; 8 repositories of 2.0 GiB at once" in found.detail
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     found = await questions.spool(settings)
     assert found.ok is False

@@ -21,7 +21,6 @@ from consumer.fetch.http import HttpClient
 from consumer.fetch.repos import RepoSource
 from consumer.scope import Scope
 from consumer.state.accounts import AccountRules
-from consumer.store import records
 from consumer.store.operations.claims import Claim
 from procedures import operations, transitions
 from procedures.failures import PERMANENT, Failure
@@ -83,10 +82,6 @@ class Made:
 
 @pytest.fixture
 async def made(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
-    async def no_rows(*_: object) -> int:
-        return 0
-
-    monkeypatch.setattr(records, "count", no_rows)
     monkeypatch.setattr(attempts, "_PAUSE", 0.0)
     async with web() as site:
         yield Made(site)

@@ -32,6 +32,7 @@ class Source:
     given_back: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
+    ends_written: int = 0
 
     async def lease(self, running: Collection[str], start: Callable[[str], None]) -> NextLook:
         self.looks += 1
@@ -49,6 +50,9 @@ class Source:
 
     async def give_back(self, items: Sequence[str]) -> None:
         self.given_back += items
+
+    async def write_ended(self) -> None:
+        self.ends_written += 1
 
     async def extend(self, items: Sequence[str]) -> Collection[str]:
         return self.held & set(items)
@@ -157,6 +161,7 @@ async def test_a_stop_drains_and_gives_back_the_rest() -> None:
         source.finish("a")
         await run.end()
     assert (source.cancelled, source.given_back) == (["b"], ["b"])
+    assert source.ends_written == 1
 
 
 @pytest.mark.parametrize("return_failed", [False, True])

@@ -16,6 +16,7 @@ from consumer.state.accounts import AccountRules
 from consumer.store.database import Database
 from consumer.store.operations import claims
 from consumer.store.operations.claims import Claim
+from consumer.store.rows import DueOperation, WantedOperations
 from procedures.operations import Operation, Phase, Type
 from procedures.retries import DEFAULT
 
@@ -33,6 +34,11 @@ class _Operation:
     type: Type
     automatic: bool
     behind: bool
+    host: str = ""
+
+    @property
+    def did(self) -> str:
+        return self.id
 
 
 @dataclass(frozen=True)
@@ -54,25 +60,31 @@ class Queue:
     async def transaction(self) -> AsyncIterator[None]:
         yield
 
-    async def claim(
+    async def next(
         self,
         _connection: object,
-        kind: Type,
-        _seconds: float,
+        wanted: Sequence[WantedOperations],
         *,
+        most: int,
         busy: Sequence[str],
-        automatic: bool,
-        behind: bool,
-    ) -> Claim | None:
+    ) -> list[DueOperation]:
         self.busy.append(busy)
-        for one in self.due:
-            operation = one.operation
-            if operation.type is not kind:
-                continue
-            if (automatic or not operation.automatic) and (behind or not operation.behind):
-                self.due.remove(one)
-                return one
-        return None
+        found: list[DueOperation] = []
+        for each in wanted:
+            fitting = [
+                DueOperation(one.type, one.id, one.did, None, one.automatic, one.behind, one.host)
+                for one in (cast("_Operation", claim.operation) for claim in self.due)
+                if one.type is each.type
+                and (each.automatic or not one.automatic)
+                and (each.behind or not one.behind)
+            ]
+            found += fitting[:most]
+        return found
+
+    async def claim(self, _connection: object, ids: Sequence[str], _seconds: float) -> list[Claim]:
+        by_id = {one.operation.id: one for one in self.due}
+        self.due = [one for one in self.due if one.operation.id not in ids]
+        return [by_id[each] for each in ids]
 
     async def next_due(self, _connection: object) -> float | None:
         return 7.0
@@ -87,6 +99,7 @@ class Queue:
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     queue = Queue()
+    monkeypatch.setattr(claims, "due", queue.next)
     for name in ("claim", "next_due", "extend", "note"):
         monkeypatch.setattr(claims, name, getattr(queue, name))
     return queue
@@ -161,7 +174,7 @@ async def test_busy_hosts_are_named(queue: Queue) -> None:
     pool, hosts = pool_of(queue, syncs=1, refreshes=1)
     async with hosts.slot("pds.example"):
         await leased(pool, [])
-    assert queue.busy == [["pds.example"], ["pds.example"]]
+    assert queue.busy == [["pds.example"]]
 
 
 async def test_a_heartbeat_writes_new_progress_of_what_is_held(queue: Queue) -> None:
