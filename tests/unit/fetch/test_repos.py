@@ -56,8 +56,11 @@ def whole() -> bytes:
     return repo.whole()
 
 
-def files(folder: Path) -> list[Path]:
-    return list(folder.iterdir())
+def files(folder: Path) -> list[str]:
+    """Return the files without a name that this process has open in the folder (Linux)."""
+    assert list(folder.iterdir()) == []
+    opened = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    return [name for name in opened if name.startswith(f"{folder}/")]
 
 
 async def fetched(source: RepoSource, site: Web, spools: Path) -> int:
