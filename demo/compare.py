@@ -10,15 +10,10 @@ account's status must be the PDS's.
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import jsonschema
-from jsonschema.protocols import Validator
 
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
@@ -27,9 +22,9 @@ from consumer.scope import Scope
 from consumer.store.database import Connection, Database
 from demo.fold import Fold, Json, Place
 from demo.listing import Listing
+from demo.schemas import Judgement, errors_by
 from procedures.syntax import cid_text
 
-_SCHEMA = Path(__file__).parents[1] / "config" / "events.schema.json"
 _WAIT = 0.5  # seconds for the next records
 _ROWS = "SELECT did, path, cid FROM records WHERE cid IS NOT NULL"
 _REPOS = "SELECT did, status FROM repos"
@@ -48,30 +43,18 @@ class Comparison:
     """The verdict.  ``differences`` is empty exactly when everything agrees.
 
     ``collections`` counts the records of the PDS, the rows and the fold, by collection;
-    ``events`` counts what the topic held, by kind.
+    ``events`` counts what ``chive.events`` held, by kind; ``values`` what other topics held.
     """
 
     collections: dict[str, tuple[int, int, int]]
     accounts: Counter[str]
     events: Counter[str]
+    values: Counter[str]
     differences: list[str]
 
     @property
     def equal(self) -> bool:
         return not self.differences
-
-
-def schema_errors(path: Path = _SCHEMA) -> Any:
-    """Return a function that says what is wrong with an event, None if it fits the schema."""
-    schema = json.loads(path.read_text())
-    kind = jsonschema.validators.validator_for(schema)
-    validator: Validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
-
-    def errors_of(event: Json) -> str | None:
-        error = next(iter(validator.iter_errors(event)), None)
-        return None if error is None else f"{error.json_path} {error.message}"[:300]
-
-    return errors_of
 
 
 async def fold_events(
@@ -81,7 +64,7 @@ async def fold_events(
 
     From offset 0 on, or from the offset of each partition in ``since``.
     """
-    fold = Fold(schema_errors(), topics.partition_of)
+    fold = Fold(errors_by(Topic.EVENTS), topics.partition_of)
     name = topics.name(Topic.EVENTS)
     places = [TopicPartition(name, partition) for partition in range(topics.partitions)]
     positions = since or dict.fromkeys(places)
@@ -108,11 +91,14 @@ async def _rows(connection: Connection) -> Rows:
     return Rows(cids, {did: status for did, status in repos})  # noqa: C416  rows are tuples
 
 
-def compare(listing: Listing, rows: Rows, fold: Fold, scope: Scope) -> Comparison:
-    """Compare the three, and the statuses."""
+def compare(
+    listing: Listing, rows: Rows, fold: Fold, scope: Scope, others: Judgement
+) -> Comparison:
+    """Compare the three, and the statuses; ``others`` is what was found on other topics."""
     folded = {uri: entry.cid or "" for uri, entry in fold.records.items()}
     differences = [
         *fold.problems,
+        *others.problems,
         *_unequal("row", listing.cids, rows.cids),
         *_unequal("event", listing.cids, folded),
         *_wrong_values(listing.values, fold),
@@ -127,6 +113,7 @@ def compare(listing: Listing, rows: Rows, fold: Fold, scope: Scope) -> Compariso
         },
         accounts=Counter(listing.statuses.values()),
         events=fold.counts,
+        values=others.counts,
         differences=differences,
     )
 

@@ -18,6 +18,7 @@ from demo.catch_up import Behind, behind, caught_up
 from demo.compare import Comparison, compare, fold_events, read_rows
 from demo.listing import list_pds
 from demo.local_network import LocalNetwork
+from demo.schemas import judged
 
 _POLL = 0.3  # seconds
 
@@ -59,7 +60,9 @@ class Observer:
         """Compare what the PDS lists, the rows and the fold of the events."""
         listing = await list_pds(self.network.endpoints, self.scope)
         rows = await read_rows(self.database)
-        return compare(listing, rows, await fold_events(self.client, self.topics), self.scope)
+        fold = await fold_events(self.client, self.topics)
+        others = await judged(self.client, self.topics)
+        return compare(listing, rows, fold, self.scope, others)
 
 
 @asynccontextmanager

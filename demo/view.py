@@ -105,6 +105,7 @@ def show_verdict(console: Console, comparison: Comparison) -> None:
     table.add_row("all", *map(str, totals or [0, 0, 0]))
     console.print(table)
     console.print("events:  ", _listed(comparison.events), highlight=False)
+    console.print("values:  ", _listed(comparison.values), highlight=False)
     console.print("accounts:", _listed(comparison.accounts), highlight=False)
     for difference in comparison.differences[:_SHOWN_DIFFERENCES]:
         console.print(Text(f"  different: {difference}", style="red"), soft_wrap=True)

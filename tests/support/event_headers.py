@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
 from consumer.kafka.reader import Record
+from consumer.kafka.topics import Topic
+from tests.support.schemas import load
 
-_SCHEMA = json.loads((Path(__file__).parents[2] / "config/events.schema.json").read_text())
+_SCHEMA = load(Topic.EVENTS)
 _VALIDATOR = Draft202012Validator({"$ref": "#/$defs/headers", "$defs": _SCHEMA["$defs"]})
 _REPEATED = ("type", "collection", "action", "live", "source", "did", "rev")
 

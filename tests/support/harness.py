@@ -16,6 +16,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
 from consumer.store.database import Database
+from tests.support import schemas
 from tests.support.deployment import Deployment
 from tests.support.kafka import client_of, committed, topics_of
 
@@ -72,10 +73,15 @@ class Harness:
                 await writer.write(OutRecord(self.topics.name(topic), 0, None, value))
 
     async def committed(self, topic: Topic, *partitions: int) -> list[Record]:
-        """Return what a ``read_committed`` reader sees, each partition in order; default: all."""
+        """Return what a ``read_committed`` reader sees, each partition in order; default: all.
+
+        What we wrote there must be as the published schemas say.
+        """
         name = self.topics.name(topic)
         (count,) = [spec.partitions for spec in self.topics.specs() if spec.name == name]
-        return await committed(self.client, name, partitions or range(count))
+        found = await committed(self.client, name, partitions or range(count))
+        schemas.validate(topic, found)
+        return found
 
 
 @asynccontextmanager

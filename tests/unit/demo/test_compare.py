@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import orjson
 import pytest
 
 from consumer.scope import Scope
-from demo.compare import Rows, compare, schema_errors
+from demo.compare import Rows, compare
 from demo.fold import Entry, Fold
 from demo.listing import Listing
+from demo.schemas import Judgement
 
 SCOPE = Scope(("pub.chive.*",))
 DID = "did:plc:aaa"
@@ -30,13 +28,12 @@ def listing(cids: dict[str, str], status: str = "active") -> Listing:
 
 
 def differences(truth: Listing, rows: Rows, fold: Fold) -> list[str]:
-    return compare(truth, rows, fold, SCOPE).differences
+    return compare(truth, rows, fold, SCOPE, Judgement()).differences
 
 
 def test_three_equal_sides_are_equal() -> None:
-    verdict = compare(
-        listing({URI: "c"}), Rows({URI: "c"}, {DID: "active"}), folded({URI: "c"}), SCOPE
-    )
+    rows = Rows({URI: "c"}, {DID: "active"})
+    verdict = compare(listing({URI: "c"}), rows, folded({URI: "c"}), SCOPE, Judgement())
     assert verdict.equal
     assert verdict.collections == {"pub.chive.graph.vote": (1, 1, 1)}
 
@@ -92,9 +89,7 @@ def test_a_record_out_of_scope_is_found() -> None:
     assert differences(truth, Rows({uri: "c"}, {DID: "active"}), fold) == [f"unwanted: {uri}"]
 
 
-def test_the_published_schema_judges(tmp_path: Path) -> None:
-    path = tmp_path / "schema.json"
-    path.write_bytes(orjson.dumps({"type": "object", "required": ["v"]}))
-    errors_of = schema_errors(path)
-    assert errors_of({"v": 1}) is None
-    assert errors_of({}) == "$ 'v' is a required property"
+def test_what_other_topics_hold_counts_too() -> None:
+    rows, wrong = Rows({URI: "c"}, {DID: "active"}), Judgement(problems=["wrong"])
+    verdict = compare(listing({URI: "c"}), rows, folded({URI: "c"}), SCOPE, wrong)
+    assert verdict.differences == ["wrong"]

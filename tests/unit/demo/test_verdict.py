@@ -18,7 +18,11 @@ VOTES = "pub.chive.graph.vote"
 
 def comparison(*differences: str) -> Comparison:
     return Comparison(
-        {VOTES: (3, 3, 2)}, Counter(active=1), Counter({"record create": 3}), list(differences)
+        {VOTES: (3, 3, 2)},
+        Counter(active=1),
+        Counter({"record create": 3}),
+        Counter({"chive.operations": 2}),
+        list(differences),
     )
 
 
@@ -36,6 +40,7 @@ def test_the_table_and_the_differences_are_shown() -> None:
     show_verdict(console, comparison(*(f"difference {number}" for number in range(40))))
     text = console.export_text()
     assert VOTES in text
+    assert "2 chive.operations" in text
     assert "difference 29" in text
     assert "difference 30" not in text
     assert "and 10 more" in text

@@ -8,9 +8,12 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.kafka.topics import Topic
 from procedures import operations, transitions
+from procedures.failures import Failure
 from procedures.messages import Emit
-from procedures.operations import Operation, Status, Type, from_json
+from procedures.operations import Operation, Phase, Status, Type, from_json
+from tests.support.schemas import load, written
 from tests.unit.procedures.strategies import DID
 from tests.unit.procedures.strategies import operations as any_operation
 
@@ -21,7 +24,9 @@ def _sync(identifier: str = "op", now: float = 1_000.0) -> Operation:
 
 @given(any_operation())
 def test_json_survives_the_round_trip(operation: Operation) -> None:
-    assert from_json(json.loads(operations.encode(operation))) == operation
+    encoded = json.loads(operations.encode(operation))
+    assert from_json(encoded) == operation
+    written(Topic.OPERATIONS).validate(encoded)
 
 
 def test_json_of_a_new_operation() -> None:
@@ -45,6 +50,15 @@ def test_json_of_a_new_operation() -> None:
         "requestedAt": "2026-07-04T14:39:14.123Z",
         "startedAt": "2026-07-04T14:39:14.123Z",
     }
+
+
+def test_the_schema_names_every_value() -> None:
+    members = load(Topic.OPERATIONS)["properties"]
+    assert members["type"]["examples"] == list(Type)
+    assert members["status"]["enum"] == list(Status)
+    assert members["phase"]["examples"] == [*Phase, None]
+    assert members["emit"]["enum"] == list(Emit)
+    assert members["errorName"]["examples"] == list(Failure)
 
 
 def test_rows_of_the_store_may_hold_plain_text() -> None:
