@@ -18,6 +18,7 @@ import structlog
 
 from procedures import (
     backfills,
+    comparison,
     contract,
     index_record,
     refresh_record,
@@ -25,7 +26,16 @@ from procedures import (
     sync_did,
     trigger_backfill,
 )
-from procedures.client import CommandSink, CursorInvalid, Operations, Query, Unavailable, outcome
+from procedures.client import (
+    CommandSink,
+    CursorInvalid,
+    Operations,
+    Query,
+    Unavailable,
+    new_id,
+    outcome,
+)
+from procedures.comparison import Index, Indexed
 from procedures.contract import ErrorName, XrpcError
 from procedures.messages import (
     Cancel,
@@ -86,6 +96,7 @@ class Calls:
         sink: CommandSink,
         known: Operations,
         known_hosts: KnownHosts,
+        index: Index,
         admins: AbstractSet[str] = frozenset(),
         *,
         clock: Callable[[], float] = time.time,
@@ -93,6 +104,7 @@ class Calls:
         self._sink = sink
         self._known = known
         self._known_hosts = known_hosts
+        self._index = index
         self._admins = frozenset(admins)
         self._clock = clock
         self.handlers: Mapping[str, Handler] = {
@@ -100,6 +112,8 @@ class Calls:
             contract.REFRESH_RECORD: self._refresh_record,
             contract.INDEX_RECORD: self._index_record,
             contract.REGISTER_PDS: self._register_pds,
+            contract.VERIFY: self._verify,
+            contract.CHECK_STALENESS: self._check_staleness,
             contract.GET_BACKFILL_STATUS: self._get_backfill_status,
             contract.GET_BACKFILL_HISTORY: self._get_backfill_history,
             contract.CANCEL_BACKFILL: self._cancel_backfill,
@@ -185,6 +199,31 @@ class Calls:
             return CallResult(answer(refresh, operation), refresh.id)
         except XrpcError as refusal:
             return CallResult({}, refresh.id, refusal)
+
+    async def _verify(self, call: Call) -> CallResult:
+        return await self._compared(call, comparison.verify)
+
+    async def _check_staleness(self, call: Call) -> CallResult:
+        return await self._compared(call, comparison.staleness)
+
+    async def _compared(
+        self,
+        call: Call,
+        answer: Callable[[RecordRefresh, Indexed, Operation | None], dict[str, Any]],
+    ) -> CallResult:
+        """Return the answer to what the index had, and what its repository has now.
+
+        Each call is a refresh of its own: a query may come again with its token.
+        """
+        refresh = refresh_record.command(call.fields, new_id(), call.caller, self._clock())
+        async with asyncio.timeout_at(call.deadline):
+            before = await self._index.indexed(refresh.uri)
+        try:
+            await self._send(refresh, call.deadline)
+        except (Unavailable, TimeoutError) as error:
+            raise _in_doubt(refresh.id) from error
+        operation = await outcome(self._known, refresh.id, call.deadline)
+        return CallResult(answer(refresh, before, operation), refresh.id)
 
     async def _get_backfill_status(self, call: Call) -> CallResult:
         identifier = call.fields.get("id")

@@ -20,6 +20,8 @@ INDEX_RECORD = "pub.chive.sync.indexRecord"
 GET_BACKFILL_STATUS = "pub.chive.admin.getBackfillStatus"
 GET_BACKFILL_HISTORY = "pub.chive.admin.getBackfillHistory"
 REGISTER_PDS = "pub.chive.sync.registerPDS"
+VERIFY = "pub.chive.sync.verify"
+CHECK_STALENESS = "pub.chive.sync.checkStaleness"
 CANCEL_BACKFILL = "pub.chive.admin.cancelBackfill"
 TRIGGER_BACKFILL = "pub.chive.admin.triggerBackfill"
 
@@ -134,6 +136,8 @@ def _methods(lexicons: lexicon.Lexicons) -> dict[str, Method]:
         REFRESH_RECORD,
         INDEX_RECORD,
         REGISTER_PDS,
+        VERIFY,
+        CHECK_STALENESS,
         GET_BACKFILL_STATUS,
         GET_BACKFILL_HISTORY,
         CANCEL_BACKFILL,

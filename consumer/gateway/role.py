@@ -15,6 +15,7 @@ from consumer.errors import Fatal
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
+from consumer.gateway.index import StoredIndex
 from consumer.gateway.keys import Keys
 from consumer.gateway.known_hosts import StoredHosts
 from consumer.runtime import health
@@ -64,7 +65,9 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             admins,
         )
         known_hosts = StoredHosts(settings, scope_of(settings), services.database)
-        calls = Calls(control, History(services.database, changes), known_hosts, admins)
+        index = StoredIndex(services.database)
+        operations = History(services.database, changes)
+        calls = Calls(control, operations, known_hosts, index, admins)
         replays = StoredReplays(services.database)
         gateway = Gateway(
             auth,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from procedures.client import CursorInvalid, Page, Query, Unavailable
+from procedures.comparison import Indexed
 from procedures.messages import Command
 from procedures.operations import Operation
 from procedures.register_pds import HostState
@@ -83,6 +84,20 @@ class Hosts:
         if self.error is not None:
             raise self.error
         return self.states.get(host, HostState.NEW)
+
+
+class Records:
+    """The index: CIDs by URI."""
+
+    def __init__(self) -> None:
+        self.cids: dict[str, str] = {}
+        self.pds: str | None = None
+        self.error: Exception | None = None
+
+    async def indexed(self, uri: str) -> Indexed:
+        if self.error is not None:
+            raise self.error
+        return Indexed(self.cids.get(uri), self.pds)
 
 
 class Memory(Replays):

@@ -12,6 +12,7 @@ import httpx
 from procedures import transitions
 from procedures.calls import Calls
 from procedures.contract import (
+    CHECK_STALENESS,
     GET_BACKFILL_HISTORY,
     GET_BACKFILL_STATUS,
     INDEX_RECORD,
@@ -19,6 +20,7 @@ from procedures.contract import (
     REGISTER_PDS,
     TRIGGER_BACKFILL,
     TRIGGER_DID_SYNC,
+    VERIFY,
     ErrorName,
     Method,
     XrpcError,
@@ -28,7 +30,7 @@ from procedures.operations import Operation, Type, queued
 from procedures.replays import Replays, TokenRequest, digest_of
 from procedures.service import Service
 from procedures.tokens import Token
-from tests.unit.procedures.fakes import Broker, Hosts, Memory, Table
+from tests.unit.procedures.fakes import Broker, Hosts, Memory, Records, Table
 from tests.unit.procedures.strategies import DID
 
 CALLER, ADMIN = "did:plc:caller", "did:plc:admin"
@@ -36,6 +38,7 @@ REFRESH, TRIGGER = f"/xrpc/{REFRESH_RECORD}", f"/xrpc/{TRIGGER_DID_SYNC}"
 INDEX = f"/xrpc/{INDEX_RECORD}"
 BACKFILL = f"/xrpc/{TRIGGER_BACKFILL}"
 REGISTER = f"/xrpc/{REGISTER_PDS}"
+CHECK, STALE = f"/xrpc/{VERIFY}", f"/xrpc/{CHECK_STALENESS}"
 STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}"
 
 
@@ -76,10 +79,11 @@ class Rig:
         self.table = table or Table()
         self.memory = Memory()
         self.hosts = Hosts()
+        self.index = Records()
         self.observed: list[tuple[str, int]] = []
         gateway = Gateway(
             authenticator or Trusting(),
-            Calls(self.broker, self.table, self.hosts, {ADMIN}, clock=lambda: 5.0),
+            Calls(self.broker, self.table, self.hosts, self.index, {ADMIN}, clock=lambda: 5.0),
             memory or self.memory,
             Service("did:web:localhost%3A8099"),
             GatewayLimits(**limits),

@@ -26,6 +26,8 @@ def test_the_methods() -> None:
         ("refreshRecord", Verb.POST, False),
         ("indexRecord", Verb.POST, False),
         ("registerPDS", Verb.POST, False),
+        ("verify", Verb.GET, False),
+        ("checkStaleness", Verb.GET, False),
         ("getBackfillStatus", Verb.GET, True),
         ("getBackfillHistory", Verb.GET, True),
         ("cancelBackfill", Verb.POST, True),
