@@ -91,6 +91,12 @@ class Scope:
         text = "\n".join(f"{i.lower}\t{i.upper}" for i in self.intervals)
         return hashlib.sha256(text.encode()).digest()
 
+    @property
+    def extent(self) -> bytes:
+        """SHA-256 of the intervals and of which repositories are tracked."""
+        parts = [self.digest.hex(), self.repos, *sorted(self.dids)]
+        return hashlib.sha256("\n".join(parts).encode()).digest()
+
     def wants(self, path: str) -> bool:
         """Tell whether the record at ``path`` (``collection/rkey``) is in a wanted collection."""
         collection = path.partition("/")[0]

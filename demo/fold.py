@@ -157,5 +157,7 @@ def _key_of(event: Json) -> str:
             return str(event["uri"])
         case "progress":
             return f"lane/{event['lane']}"
+        case "snapshot_complete":
+            return f"lane/{event['lane']}/snapshot"
         case kind:
             return f"{event['did']}#{kind}"

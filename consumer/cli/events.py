@@ -32,7 +32,7 @@ from consumer.services import attached, kafka_of
 _WAIT_SECONDS = 0.5
 _SHORT = 8
 PROGRESS = "progress"
-_TYPES = (*metrics.EVENT_TYPES, PROGRESS)
+_TYPES = (*metrics.EVENT_TYPES, PROGRESS, "snapshot_complete")
 
 
 @click.command("events")
@@ -114,7 +114,7 @@ def line(event: dict[str, Any]) -> str:
     """Return the event as one readable line without control characters."""
     clock = str(event.get("time", ""))[:19].replace("T", " ")
     kind = str(event.get("type", "?"))
-    if kind == PROGRESS:
+    if "lane" in event:
         return escape(f"{clock}  {kind.ljust(_SHORT)}  {_lane(event)}")
     parts = [clock, kind.ljust(_SHORT), _what(event).ljust(_SHORT), str(event.get("did", "?"))]
     if kind == "record":
@@ -126,8 +126,9 @@ def line(event: dict[str, Any]) -> str:
 
 
 def _lane(event: dict[str, Any]) -> str:
-    shown = ("lane", "relay", "epoch", "seq", "lag", "parked")
-    return "  ".join(f"{key}={event.get(key)}" for key in shown)
+    """Return what a lane says of itself."""
+    hidden = ("v", "type", "id", "time")
+    return "  ".join(f"{key}={value}" for key, value in event.items() if key not in hidden)
 
 
 def _what(event: dict[str, Any]) -> str:

@@ -37,6 +37,26 @@ class Progress:
     parked: int
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotComplete:
+    """The initial search has ended, and all syncs that it led to in the lane's partition.
+
+    ``snapshot`` names it, the same for all lanes; times are Unix seconds.  Of the partition,
+    ``repositories`` are known, of which ``desynchronized`` are not in step; ``failed`` were listed
+    and could not be fetched.  The listings of ``unread_hosts`` could not be read.
+    """
+
+    lane: int
+    snapshot: str
+    began_at: float
+    searched_at: float
+    now: float
+    repositories: int
+    desynchronized: int
+    failed: int
+    unread_hosts: int
+
+
 def encode_progress(progress: Progress) -> Encoded:
     """Return the Kafka record of ``progress``."""
     fields = {
@@ -51,6 +71,23 @@ def encode_progress(progress: Progress) -> Encoded:
     }
     stamp = (progress.epoch, progress.seq, progress.as_of, progress.now)
     return _encoded("progress", progress.lane, f"lane/{progress.lane}", stamp, fields)
+
+
+def encode_snapshot(snapshot: SnapshotComplete) -> Encoded:
+    """Return the Kafka record of ``snapshot``."""
+    fields = {
+        "snapshot": snapshot.snapshot,
+        "time": times.to_text(snapshot.now),
+        "lane": snapshot.lane,
+        "beganAt": times.to_text(snapshot.began_at),
+        "searchedAt": times.to_text(snapshot.searched_at),
+        "repositories": snapshot.repositories,
+        "desynchronized": snapshot.desynchronized,
+        "failed": snapshot.failed,
+        "unreadHosts": snapshot.unread_hosts,
+    }
+    key = f"lane/{snapshot.lane}/snapshot"
+    return _encoded("snapshot_complete", snapshot.lane, key, (snapshot.snapshot,), fields)
 
 
 def _encoded(

@@ -15,13 +15,12 @@ Every search ends: a cursor that came before ends it, and without a page it ends
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from consumer.known_collections import expanded
 from consumer.scope import EVERYTHING, Repos, Scope
-from procedures.failures import Failure
 from procedures.retries import DAY, MINUTE, Backoff
 
 HOSTS = "#hosts"
@@ -435,37 +434,26 @@ def _ended(
     return replace(search, state=state, detail=detail, due=now + again)
 
 
-class Fate(StrEnum):
-    """What becomes of a repository that was found, once its sync has ended."""
+def unread_hosts(
+    wanted: Sequence[str], known: Iterable[Search], now: float, rules: SearchRules
+) -> int | None:
+    """Return how many hosts' listings could not be read, once all that are ``wanted`` were.
 
-    FORGET = "forget"  # it is known now, or gone
-    ASK = "ask"  # its host says that it is gone: is that so?
-    AGAIN = "again"
-
-
-_GONE = frozenset({Failure.DID_NOT_FOUND, Failure.DID_METHOD, Failure.OUT_OF_SCOPE})
-_WITHOUT_HOST = frozenset(
-    {Failure.DID_NOT_FOUND, Failure.DID_METHOD, Failure.DID_DOCUMENT, Failure.DID_UNRESOLVED}
-)
-
-
-def fate_of(failure: Failure | None, *, known: bool, named: bool) -> Fate:
-    """Return what becomes of a found repository after its sync ended with ``failure``.
-
-    ``known``: the repository has a row.  ``named``: the settings name it, so it is never given up.
+    None while a search of ``known``, at sources or at hosts, goes on, and as long as no source
+    gives one of the listings to its end.  One that is down is not waited for.
     """
-    if known:
-        return Fate.FORGET
-    if named:
-        return Fate.AGAIN
-    if failure in _GONE:
-        return Fate.FORGET
-    return Fate.ASK if failure is Failure.REPO_NOT_FOUND else Fate.AGAIN
-
-
-def is_confirmed(failure: Failure | None) -> bool:
-    """Tell whether a sync that failed so has found a PDS in the DID's document."""
-    return failure is not None and failure not in _WITHOUT_HOST
+    searches = [each for each in known if each.listing != SWEEP]
+    if any(not (each.ended or is_down(each, now, rules)) for each in searches):
+        return None
+    completed = [each for each in searches if each.state is SearchState.COMPLETED]
+    read = {each.listing for each in completed if each.named_by is None}
+    if EVERYTHING in read:
+        read.add(HOSTS)
+    if not read.issuperset(wanted):
+        return None
+    return sum(each.named_by is not None for each in searches) - sum(
+        each.named_by is not None for each in completed
+    )
 
 
 def asked_for(reason: str) -> tuple[str | None, str | None]:

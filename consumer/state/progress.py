@@ -99,10 +99,12 @@ def is_due(found: Reached, said: Place, since: float, every: float) -> bool:
 class LaneReport:
     """What ``lane`` says of itself: where it is, and the ``snapshot`` that it has whole, if it has.
 
-    ``records`` are the events that say so.
+    ``as_of``: until then it is complete, None if that is not known.  ``records`` are the events
+    that say so.
     """
 
     lane: int
-    reached: Reached
+    place: Place
+    as_of: float | None
     snapshot: UUID | None
     records: tuple[Encoded, ...]

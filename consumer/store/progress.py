@@ -73,8 +73,8 @@ async def write(connection: Connection, reports: Sequence[LaneReport]) -> None:
     """Keep what lanes say of themselves, in the transaction that says it."""
     columns = [
         [one.lane for one in reports],
-        [one.reached.place.epoch for one in reports],
-        [one.reached.place.seq for one in reports],
+        [one.place.epoch for one in reports],
+        [one.place.seq for one in reports],
         [one.snapshot for one in reports],
     ]
     await connection.execute(_WRITE, columns)

@@ -24,7 +24,7 @@ from consumer.worker.batch_reader import BatchReader
 from consumer.worker.cache import LaneCache
 from consumer.worker.decision import Together
 from consumer.worker.poison import PoisonGuard
-from consumer.worker.progress import Interval, Reporter
+from consumer.worker.progress import Intervals, Reporter
 from consumer.worker.transaction import BatchTransactions
 from consumer.worker.turns import Turns
 from consumer.worker.verdicts import Rules
@@ -56,9 +56,14 @@ class Resources:
         return Together(bounds.batch_frames, bounds.batch_bytes)
 
     @cached_property
-    def interval(self) -> Interval:
+    def intervals(self) -> Intervals:
         """Says when the lanes tell how far they are."""
-        return Interval(self.database, self.settings.worker.progress_every)
+        return Intervals(
+            self.database,
+            self.settings.worker.progress_every,
+            self.scope.extent,
+            self.settings.retries.behind_give_up_after,
+        )
 
 
 async def run_lane(number: int, resources: Resources, stop: asyncio.Event) -> None:
@@ -103,7 +108,7 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
             ),
             turns=resources.turns,
             together=resources.together,
-            reporter=Reporter(resources.interval, said),
+            reporter=Reporter(row.lane, resources.intervals, said),
         )
         await loop.run(lane.stop)
 

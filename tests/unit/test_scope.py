@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.scope import Interval, Scope, interval_of
+from consumer.scope import Interval, Repos, Scope, interval_of
 from procedures.syntax import MAX_NSID
 
 SEGMENT = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=3)
@@ -158,3 +158,15 @@ def test_scopes_are_equal_by_what_they_want() -> None:
     one.wants("pub.chive.note/k")
     assert one == other
     assert "_verdicts" not in repr(one)
+
+
+def test_the_extent_names_collections_and_repositories() -> None:
+    scopes = [
+        Scope(("a.b.*",)),
+        Scope(("a.b.*",), Repos.ALL),
+        Scope(("a.b.*",), Repos.LISTED, dids=frozenset({"did:plc:a"})),
+        Scope(("a.b.*",), Repos.LISTED, dids=frozenset({"did:plc:a", "did:plc:b"})),
+        Scope(("a.c.*",)),
+    ]
+    assert len({scope.extent for scope in scopes}) == len(scopes)
+    assert Scope(("a.b.*", "a.b.c")).extent == scopes[0].extent

@@ -12,10 +12,8 @@ from consumer.errors import Refused
 from consumer.fetch.account import DELETED, Accounts
 from consumer.fetch.hosts import HostUnavailable
 from consumer.fetch.identity import Inconclusive
-from consumer.kafka.topics import Topics
 from consumer.runtime.tasks import wait_for_stop
-from consumer.scope import Repos, Scope
-from consumer.state.discovery import Fate, fate_of, is_confirmed
+from consumer.state.found import Fate, fate_of, is_confirmed
 from consumer.store import found
 from consumer.store.database import Database
 from consumer.store.found import EndedSync, Retry
@@ -33,26 +31,17 @@ class Feeder:
     def __init__(
         self,
         settings: DiscoverySettings,
-        scope: Scope,
-        topics: Topics,
         database: Database,
         accounts: Accounts,
         retries: RetryPolicy,
     ) -> None:
         self._settings = settings
-        self._scope = scope
-        self._topics = topics
         self._database = database
         self._accounts = accounts
         self._retries = retries
 
     async def run(self, stop: asyncio.Event) -> None:
         """Feed until ``stop`` is set.  Raises ``Transient`` when Postgres is away."""
-        if self._scope.repos is Repos.LISTED:
-            lane_of = self._topics.partition_of
-            listed = [(did, lane_of(did)) for did in sorted(self._scope.dids)]
-            async with self._database.transaction() as connection:
-                await found.note(connection, listed, found.SETTINGS, found.SETTINGS, None)
         count_at = 0.0
         while not stop.is_set():
             ended = await self._settle()

@@ -15,11 +15,11 @@ from consumer.fetch.discovery.registry import Registry
 from consumer.fetch.failed import printable
 from consumer.kafka.topics import Topics
 from consumer.runtime.tasks import wait_for_stop
-from consumer.scope import EVERYTHING, Scope
+from consumer.scope import EVERYTHING, Repos, Scope
 from consumer.state import discovery as rules_of_discovery
 from consumer.state.discovery import HOSTS, SWEEP, SearchRules, SearchState, listings
 from consumer.state.sweep import Way
-from consumer.store import searches, sweep
+from consumer.store import found, searches, snapshots, sweep
 from consumer.store.database import Connection, Database
 from procedures import transitions
 from procedures.failures import Failure
@@ -51,6 +51,7 @@ class Planner:
         self._topics = topics
         self._database = database
         self._rules = rules
+        self._scope = scope
         self._wanted = listings(scope, settings.known_collections)
         self._registry = Registry(
             topics,
@@ -58,6 +59,7 @@ class Planner:
             searching=bool(self._wanted),
             allow_loopback=allow_loopback,
         )
+        self._searched = False
 
     async def begin(self, stop: asyncio.Event) -> None:
         """Forget what is not wanted any more, and wait for the relay's first epoch for a while.
@@ -77,6 +79,8 @@ class Planner:
                 hosts=HOSTS in self._wanted,
                 registered=bool(self._wanted),
             )
+            await self._note_named(connection)
+            await snapshots.begin(connection, self._scope.extent)
         until = time.monotonic() + _FIRST_EPOCH_SECONDS
         while time.monotonic() < until:
             async with self._database.transaction() as connection:
@@ -99,9 +103,32 @@ class Planner:
             for operation in await searches.operations(connection):
                 await self._conclude(connection, operation, now)
             await searches.forget_unread(connection)
+            if not self._searched:
+                self._searched = await self._note_searched(connection, now)
             states = await searches.by_state(connection)
         for state in SearchState:
             metrics.SEARCHES.labels(state).set(states.get(state, 0))
+
+    async def _note_named(self, connection: Connection) -> None:
+        """Remember the repositories that the settings name, like those of a listing."""
+        if self._scope.repos is Repos.LISTED:
+            lane_of = self._topics.partition_of
+            named = [(did, lane_of(did)) for did in sorted(self._scope.dids)]
+            await found.note(connection, named, found.SETTINGS, found.SETTINGS, None)
+
+    async def _note_searched(self, connection: Connection, now: float) -> bool:
+        """Note it once every wanted listing has been read; tell whether it is noted.
+
+        A search from before the first epoch is repeated.
+        """
+        if not await searches.epoch(connection):
+            return False
+        known = await searches.read_all(connection)
+        unread = rules_of_discovery.unread_hosts(self._wanted, known, now, self._rules)
+        if unread is None:
+            return False
+        await snapshots.searched(connection, self._scope.extent, unread)
+        return True
 
     async def _ask_for(
         self, connection: Connection, operations: Sequence[Operation], now: float

@@ -47,7 +47,7 @@ async def discover(
         directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
         accounts = Accounts(directory, http, hosts, seconds=settings.identity.timeout)
         retries = settings.retries.policy()
-        feeder = Feeder(settings.discovery, scope, topics, database, accounts, retries)
+        feeder = Feeder(settings.discovery, database, accounts, retries)
         rules = rules or search_rules(settings)
         relay = origin_of(settings.relay.url)
         planner = Planner(

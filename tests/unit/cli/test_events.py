@@ -79,6 +79,8 @@ def test_a_lane_speaks_of_itself() -> None:
         "lag=0.25",
         "parked=0",
     ]
+    whole = {"type": "snapshot_complete", "lane": 3, "failed": 1}
+    assert line(whole).split() == ["snapshot_complete", "lane=3", "failed=1"]
 
 
 def test_lines_say_what_happened() -> None:

@@ -6,27 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.scope import Repos, Scope
+from consumer.scope import EVERYTHING, Repos, Scope
 from consumer.state.discovery import (
     HOSTS,
     SWEEP,
     Answer,
     AnswerKind,
-    Fate,
     Search,
     SearchRules,
     SearchState,
     after,
     asked_for,
     cancelled,
-    fate_of,
-    is_confirmed,
     listings,
     opened,
     plan,
     postponed,
+    unread_hosts,
 )
-from procedures.failures import Failure
 from procedures.messages import Discover
 
 A, B, C = (f"https://{name}.example" for name in "abc")
@@ -225,31 +222,32 @@ def test_what_waits_for_us_does_not_fail() -> None:
     assert cancelled(search, NOW, RULES).state is SearchState.INCOMPLETE
 
 
-@pytest.mark.parametrize(
-    ("failure", "fate"),
-    [
-        (None, Fate.AGAIN),
-        (Failure.HOST_UNREACHABLE, Fate.AGAIN),
-        (Failure.REPO_INVALID, Fate.AGAIN),
-        (Failure.REPO_DEACTIVATED, Fate.AGAIN),
-        (Failure.DID_DOCUMENT, Fate.AGAIN),
-        (Failure.REPO_NOT_FOUND, Fate.ASK),
-        (Failure.DID_NOT_FOUND, Fate.FORGET),
-        (Failure.OUT_OF_SCOPE, Fate.FORGET),
-    ],
-)
-def test_what_was_found_is_remembered_until_it_is_known_or_gone(
-    failure: Failure | None, fate: Fate
-) -> None:
-    assert fate_of(failure, known=False, named=False) is fate
-    assert fate_of(failure, known=True, named=False) is Fate.FORGET
-    assert fate_of(failure, known=False, named=True) is Fate.AGAIN
+def unread(wanted: list[str], searches: list[Search]) -> int | None:
+    return unread_hosts(wanted, searches, NOW, RULES)
 
 
-def test_a_document_with_a_host_confirms() -> None:
-    assert is_confirmed(Failure.HOST_UNREACHABLE)
-    assert not is_confirmed(Failure.DID_UNRESOLVED)
-    assert not is_confirmed(None)
+def test_the_search_is_over_when_every_listing_was_read_at_some_source() -> None:
+    votes, others = VOTES, "pub.chive.graph.edge"
+    assert unread([votes], []) is None
+    assert unread([], []) == 0
+    assert unread([votes], [unsupported(A)]) is None
+    assert unread([votes], [unsupported(A), completed(B)]) == 0
+    assert unread([votes, others], [completed(A)]) is None
+    assert unread([votes], [completed(A), opened(A, others, 1, NOW)]) is None
+    assert unread([votes], [completed(A), opened(A, SWEEP, 1, NOW)]) == 0
+
+
+def test_hosts_that_could_not_be_read_are_counted() -> None:
+    hosts = completed(A, HOSTS)
+    one, two = (opened(each, EVERYTHING, 1, NOW, named_by=A) for each in (B, C))
+    assert unread([HOSTS], [hosts, one, two]) is None
+    ended = [after(one, Answer(PAGE), NOW, 0, RULES), after(two, Answer(ABSENT), NOW, 0, RULES)]
+    assert unread([HOSTS], [hosts, *ended]) == 1
+    assert unread([HOSTS], [unsupported(A, HOSTS), *ended]) is None
+    away = after(two, Answer(AWAY), NOW - RULES.down_after - 1, 0, RULES)
+    assert unread([HOSTS], [hosts, ended[0], away]) == 1
+    assert unread([HOSTS], [hosts, ended[0], after(two, Answer(AWAY), NOW, 0, RULES)]) is None
+    assert unread([HOSTS], [unsupported(A, HOSTS), completed(A, EVERYTHING)]) == 0
 
 
 @pytest.mark.parametrize(("collection", "source"), [(None, None), (VOTES, None), (VOTES, A)])
