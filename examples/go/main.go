@@ -154,13 +154,10 @@ func stored(ctx context.Context, db *sql.DB, partitions []int32) (Offsets, error
 // take takes records in, and moves offsets, in the database and here.
 func take(ctx context.Context, db *sql.DB, records []*kgo.Record, offsets Offsets) error {
 	after := Offsets{}
+	for _, record := range records {
+		after[record.Partition] = record.Offset + 1
+	}
 	err := transaction(ctx, db, func(tx *sql.Tx) error {
-		for _, record := range records {
-			if err := apply(ctx, tx, record.Key, record.Value); err != nil {
-				return err
-			}
-			after[record.Partition] = record.Offset + 1
-		}
 		for number, offset := range after {
 			move := "UPDATE offsets SET next = ?, at = ? WHERE partition = ? AND next = ?"
 			moved, err := tx.ExecContext(ctx, move, offset, time.Now().Unix(), number, offsets[number])
@@ -169,6 +166,11 @@ func take(ctx context.Context, db *sql.DB, records []*kgo.Record, offsets Offset
 			}
 			if rows, err := moved.RowsAffected(); err != nil || rows != 1 {
 				return errors.Join(errors.New("another process writes to this database"), err)
+			}
+		}
+		for _, record := range records {
+			if err := apply(ctx, tx, record.Key, record.Value); err != nil {
+				return err
 			}
 		}
 		return nil

@@ -82,17 +82,18 @@ def stored(database: sqlite3.Connection, partitions: Iterable[int]) -> dict[int,
 def take(database: sqlite3.Connection, messages: list[Any], offsets: dict[int, int]) -> None:
     """Take ``messages`` in, and move ``offsets``, in the database and here."""
     after = {}
+    for message in messages:
+        if message.error():
+            raise KafkaException(message.error())
+        after[message.partition()] = message.offset() + 1
     with transaction(database):
-        for message in messages:
-            if message.error():
-                raise KafkaException(message.error())
-            apply(database, message.key(), message.value())
-            after[message.partition()] = message.offset() + 1
         for number, offset in after.items():
             move = "UPDATE offsets SET next = ?, at = ? WHERE partition = ? AND next = ?"
             moved = database.execute(move, (offset, time.time(), number, offsets[number]))
             if moved.rowcount != 1:
                 sys.exit("another process writes to this database")
+        for message in messages:
+            apply(database, message.key(), message.value())
     offsets.update(after)
 
 

@@ -36,6 +36,7 @@ KILLS = 5
 EXAMPLES: dict[str, examples.Build] = {
     "go": examples.go,
     "python": examples.python,
+    "typescript": examples.typescript,
 }
 
 
@@ -91,15 +92,16 @@ class Topics:
             await producer.commit(records)
 
     async def abort(self) -> None:
-        """Write tombstones of much of it that no reader of committed records sees."""
+        """Write tombstones of much of it that no reader of committed records sees, twice."""
         producer = self.harness.client.producer(self.harness.client.scoped("test-aborted"))
         await producer.start()
         try:
-            await producer.begin_transaction()
-            for record in (await self.records())[::20]:
-                await producer.send(self.events, None, record.key, record.partition)
-            await producer.flush()
-            await producer.abort_transaction()
+            for _ in range(2):
+                await producer.begin_transaction()
+                for record in (await self.records())[::20]:
+                    await producer.send(self.events, None, record.key, record.partition)
+                await producer.flush()
+                await producer.abort_transaction()
         finally:
             await producer.stop()
 
@@ -157,7 +159,12 @@ def create(rkey: str, **fields: Any) -> Write:
     return Write("create", f"{COLLECTION}/{rkey}", {"$type": COLLECTION, **fields})
 
 
-ODD = {"text": "a\0b", "n": 2**53 + 1, "empty": "", "ü": ["\u2028", None]}
+ODD: dict[str, Any] = {
+    "text": "a\0b\\u0000\\\0",
+    "n": 2**53 + 1,
+    "empty": "",
+    "ü": ["\u2028", None],
+}
 
 
 def unusual(topics: Topics) -> list[OutRecord]:
@@ -265,7 +272,8 @@ async def is_what_the_consumer_holds(topics: Topics, example: Example) -> None:
     assert {returned, stale} <= owners
     assert not {hidden, deleted} & owners
     assert hidden in {uri.split("/")[2] for uri in index.records}
-    assert index.shown[f"at://{stale}/{COLLECTION}/odd"] == ({"$type": COLLECTION, **ODD}, True)
+    odd = {"$type": COLLECTION, **ODD, "text": ODD["text"].replace("\0", example.nul)}
+    assert index.shown[f"at://{stale}/{COLLECTION}/odd"] == (odd, True)
     assert index.shown[f"at://{stale}/{COLLECTION}/cbor"] == (None, True)
 
 
@@ -273,7 +281,8 @@ async def reached(example: Example, process: asyncio.subprocess.Process, offset:
     """Wait until the example has stored that it has come to ``offset``, of all partitions."""
 
     def look() -> bool:
-        assert process.returncode is None
+        if process.returncode is not None:
+            pytest.fail(f"the example has ended with {process.returncode}")
         return example.done() >= offset
 
     await eventually(look, what=f"the example at {offset}", deadline=90.0, every=0.002)
@@ -282,7 +291,7 @@ async def reached(example: Example, process: asyncio.subprocess.Process, offset:
 def agree(example: Example, records: list[Record]) -> int:
     """Hold what is stored against the records that it says to have taken in; return how far."""
     found = example.stored()
-    assert found == fold(records, found.offsets)
+    assert found == fold(records, found.offsets, example.nul)
     return found.done
 
 

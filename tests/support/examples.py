@@ -19,12 +19,15 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from consumer.kafka.reader import Record
+from tests.support import npm
 
 _HERE = Path(__file__).parents[2] / "examples"
 
@@ -33,12 +36,12 @@ _HERE = Path(__file__).parents[2] / "examples"
 class Index:
     """What an example has stored, and what it should have after ``offsets``.
 
-    ``records``: rev, CID and the event as it came, by AT-URI; ``accounts``: active, status and
+    ``records``: rev, CID and the event's JSON, by AT-URI; ``accounts``: active, status and
     stale, by DID; ``shown``: the JSON of the record, and stale, by AT-URI.
     """
 
     offsets: dict[int, int] = field(default_factory=dict)
-    records: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
+    records: dict[str, tuple[str, str, Any]] = field(default_factory=dict)
     accounts: dict[str, tuple[bool, str, bool]] = field(default_factory=dict)
     shown: dict[str, tuple[Any, bool]] = field(default_factory=dict)
 
@@ -48,14 +51,17 @@ class Index:
         return sum(self.offsets.values())
 
 
-def fold(records: Iterable[Record], offsets: dict[int, int]) -> Index:
-    """Return the index that the records of a topic below ``offsets`` add up to."""
+def fold(records: Iterable[Record], offsets: dict[int, int], nul: str = "\0") -> Index:
+    """Return the index that the records of a topic below ``offsets`` add up to.
+
+    ``nul`` stands for the character 0, which PostgreSQL does not take.
+    """
     index = Index(offsets)
     for record in records:
         if record.offset < offsets.get(record.partition, 0):
-            _take(index, (record.key or b"").decode(), record.value)
-    for uri, (_, _, value) in index.records.items():
-        event = json.loads(value)
+            event = None if record.value is None else _with(nul, json.loads(record.value))
+            _take(index, (record.key or b"").decode(), event or {"type": "tombstone"})
+    for uri, (_, _, event) in index.records.items():
         active, _, stale = index.accounts.get(event["did"], _NEW)
         if active:
             index.shown[uri] = event["record"], stale
@@ -65,8 +71,19 @@ def fold(records: Iterable[Record], offsets: dict[int, int]) -> Index:
 _NEW = True, "active", False
 
 
-def _take(index: Index, key: str, value: bytes | None) -> None:
-    event: dict[str, Any] = {"type": "tombstone"} if value is None else json.loads(value)
+def _with(nul: str, value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\0", nul)
+        case dict():
+            return {name: _with(nul, member) for name, member in value.items()}
+        case list():
+            return [_with(nul, each) for each in value]
+        case _:
+            return value
+
+
+def _take(index: Index, key: str, event: dict[str, Any]) -> None:
     active, status, stale = index.accounts.get(event.get("did", ""), _NEW)
     match event["type"]:
         case "tombstone":
@@ -74,8 +91,7 @@ def _take(index: Index, key: str, value: bytes | None) -> None:
         case "record" if event["action"] == "delete":
             index.records.pop(event["uri"], None)
         case "record":
-            assert value is not None
-            index.records[event["uri"]] = event["rev"], event["cid"], value
+            index.records[event["uri"]] = event["rev"], event["cid"], event
         case "account":
             index.accounts[event["did"]] = event["active"], event["status"], stale
         case "sync":
@@ -97,12 +113,13 @@ _NO_TABLE = sqlite3.OperationalError, psycopg.errors.UndefinedTable
 class Example:
     """One of the programs, built, with the address of the database that it writes.
 
-    ``opened`` gives a transaction in that database.
+    ``opened`` gives a transaction in that database; ``nul`` is what it has for the character 0.
     """
 
     command: tuple[str, ...]
     database: str
     opened: Callable[[str], AbstractContextManager[Query]]
+    nul: str = "\0"
 
     @asynccontextmanager
     async def running(self, servers: str, topic: str) -> AsyncIterator[Process]:
@@ -148,7 +165,7 @@ def _of_rows(rows: Query) -> Index:
     return Index(
         dict(rows("SELECT partition, next FROM offsets")),
         {
-            uri: (rev, cid, event.encode())
+            uri: (rev, cid, json.loads(event))
             for uri, rev, cid, event in rows(
                 "SELECT uri, rev, cid, CAST(event AS text) FROM records"
             )
@@ -186,7 +203,7 @@ def _postgres(dsn: str) -> Iterator[Query]:
 
 
 Build = Callable[[Path, str], Awaitable[Example]]
-"""Builds an example: takes a folder of the test's own, and an empty PostgreSQL database."""
+"""Builds an example: takes a folder of the test's own, and the address of a PostgreSQL database."""
 
 
 async def python(folder: Path, _: str) -> Example:
@@ -199,6 +216,17 @@ async def go(folder: Path, _: str) -> Example:
     program = str(folder / "follow")
     await _run(_HERE / "go", "go", "build", "-mod=readonly", "-o", program, ".")
     return Example((program,), str(folder / "index.sqlite"), _sqlite)
+
+
+async def typescript(_: Path, dsn: str) -> Example:
+    _need("npm")
+    place = await npm.installed(_HERE / "typescript")
+    await _run(place, "npm", "run", "build")
+    schema = f"follow_{token_hex(4)}"
+    with psycopg.connect(dsn) as database:
+        database.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
+    address = f"{dsn}?options=-csearch_path%3D{schema}"
+    return Example(("node", str(place / "follow.js")), address, _postgres, nul="\ufffd")
 
 
 def _need(*programs: str) -> None:
