@@ -67,7 +67,7 @@ async function follow(server: string, topic: string, address: string): Promise<v
 
   // The client wants a group. One that nobody else is in has all partitions, and a new one at each
   // start does not wait until the last one has timed out. Its offsets are never written.
-  const consumer = kafka.consumer({ groupId: `follow-${randomUUID()}` })
+  const consumer = kafka.consumer({ groupId: `follow-${randomUUID()}`, allowAutoTopicCreation: false })
   await consumer.connect()
   await consumer.subscribe({ topic, fromBeginning: true })
   consumer.on(consumer.events.GROUP_JOIN, () => {

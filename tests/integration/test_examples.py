@@ -32,9 +32,10 @@ from tests.support.worker import WorkerHarness
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 COLLECTION = "pub.chive.eprint.submission"
-KILLS = 5
+KILLS = 4
 EXAMPLES: dict[str, examples.Build] = {
     "go": examples.go,
+    "java": examples.java,
     "python": examples.python,
     "typescript": examples.typescript,
 }
@@ -135,7 +136,7 @@ async def topics(services: Services) -> AsyncIterator[Topics]:
 async def happen(topics: Topics) -> None:
     harness, network = topics.harness, topics.network
     returned, hidden, deleted, stale, whole, *_ = network.repos.values()
-    await harness.publish(network.introduce(450))
+    await harness.publish(network.introduce(300))
     await harness.settled()
     await topics.sync(*network.repos.values(), name="first")
     await topics.status(returned, "deactivated")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sqlite3
 import sys
@@ -28,6 +27,7 @@ from psycopg.sql import SQL, Identifier
 
 from consumer.kafka.reader import Record
 from tests.support import npm
+from tests.support.prepared import prepared
 
 _HERE = Path(__file__).parents[2] / "examples"
 
@@ -98,14 +98,12 @@ def _take(index: Index, key: str, event: dict[str, Any]) -> None:
             index.accounts[event["did"]] = active, status, event["state"] != "active"
 
 
-_BUILD = 240.0  # seconds
 _NO_TABLE = sqlite3.OperationalError, psycopg.errors.UndefinedTable
 
 
 Query = Callable[[str], list[Any]]
 """Carries out a statement and returns its rows."""
 
-_BUILD = 240.0  # seconds
 _NO_TABLE = sqlite3.OperationalError, psycopg.errors.UndefinedTable
 
 
@@ -213,15 +211,21 @@ async def python(folder: Path, _: str) -> Example:
 
 async def go(folder: Path, _: str) -> Example:
     _need("go")
-    program = str(folder / "follow")
-    await _run(_HERE / "go", "go", "build", "-mod=readonly", "-o", program, ".")
-    return Example((program,), str(folder / "index.sqlite"), _sqlite)
+    place = await prepared(_HERE / "go", ["go", "build", "-mod=readonly", "-o", "follow", "."])
+    return Example((str(place / "follow"),), str(folder / "index.sqlite"), _sqlite)
+
+
+async def java(folder: Path, _: str) -> Example:
+    _need("javac", "mvn")
+    build = ["mvn", "--batch-mode", "compile", "dependency:copy-dependencies"]
+    target = await prepared(_HERE / "java", build) / "target"
+    command = ("java", "-cp", f"{target}/classes:{target}/dependency/*", "Follow")
+    return Example(command, str(folder / "index.sqlite"), _sqlite)
 
 
 async def typescript(_: Path, dsn: str) -> Example:
     _need("npm")
-    place = await npm.installed(_HERE / "typescript")
-    await _run(place, "npm", "run", "build")
+    place = await npm.installed(_HERE / "typescript", ["npm", "run", "build"])
     schema = f"follow_{token_hex(4)}"
     with psycopg.connect(dsn) as database:
         database.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
@@ -233,15 +237,3 @@ def _need(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-
-
-async def _run(folder: Path, *command: str) -> None:
-    """Carry out a step of a build."""
-    out, err = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
-    environment = {**os.environ, "GOFLAGS": ""}
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, stdout=out, stderr=err, env=environment
-    )
-    async with asyncio.timeout(_BUILD):
-        said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()[-2000:]
