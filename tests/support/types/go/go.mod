@@ -1,0 +1,3 @@
+module chive.pub/types
+
+go 1.24.0
