@@ -157,7 +157,8 @@ class KafkaSettings(Section):
     """The Kafka cluster; without ``bootstrap_servers`` the embedded one is started.
 
     ``topics``: by their names without the prefix; ``all`` is for those that do not say otherwise.
-    ``compression``: of the topics that others read.
+    ``compression``: of the topics that others read.  ``cloudevents``: events have the headers of
+    CloudEvents, too.
     """
 
     secrets = ("sasl_password", "sasl_token", "ssl_key_password")
@@ -169,6 +170,7 @@ class KafkaSettings(Section):
     create_topics: bool = True
     topics: dict[TopicName, TopicSettings] = Field(default_factory=dict)
     compression: Codec = "gzip"
+    cloudevents: bool = False
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal[
         "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"

@@ -138,15 +138,32 @@ _TYPE = {kind: ("type", kind.encode()) for kind in ("record", "account", "identi
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """How events are written.
+
+    A record of more than ``max_record`` bytes of DAG-CBOR is published without JSON.
+    ``cloudevents``: every event has the headers of CloudEvents as well.
+    """
+
+    max_record: int
+    cloudevents: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """The Kafka record of an event.
 
-    With ``tombstone``, a null of the same key and with the same headers follows it.
+    ``id`` and ``time`` are those of the value; ``kind`` is its type, of records with the action
+    (``record.create``).  With ``tombstone``, a null of the same key and with the same headers
+    follows it.
     """
 
     key: bytes
     value: bytes
     headers: Headers
+    id: str
+    time: str
+    kind: str
     tombstone: bool = False
 
 
@@ -197,7 +214,15 @@ def _encode_record(event: RecordEvent, max_record: int) -> Encoded:
         ("did", event.did.encode()),
         ("rev", event.rev.encode()),
     )
-    return Encoded(uri.encode(), value, headers, event.action is Action.DELETE)
+    return Encoded(
+        uri.encode(),
+        value,
+        headers,
+        id=envelope["id"],
+        time=event.origin.time,
+        kind=f"record.{event.action}",
+        tombstone=event.action is Action.DELETE,
+    )
 
 
 def _content(record: bytes, max_record: int) -> dict[str, object]:
@@ -217,7 +242,9 @@ def _encode_state(
     envelope = _opening(event, kind, tuple(map(str, stamp))) | fields | _closing(event)
     rev = () if event.rev is None else (("rev", event.rev.encode()),)
     headers = (_TYPE[kind], *_ORIGIN[event.origin.source], ("did", event.did.encode()), *rev)
-    return Encoded(f"{event.did}#{kind}".encode(), orjson.dumps(envelope), headers)
+    key = f"{event.did}#{kind}".encode()
+    value = orjson.dumps(envelope)
+    return Encoded(key, value, headers, envelope["id"], event.origin.time, kind)
 
 
 def _opening(event: Event, kind: str, stamp: tuple[str, ...]) -> dict[str, Any]:

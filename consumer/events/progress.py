@@ -70,14 +70,16 @@ def encode_progress(progress: Progress) -> Encoded:
         "parked": progress.parked,
     }
     stamp = (progress.epoch, progress.seq, progress.as_of, progress.now)
-    return _encoded("progress", progress.lane, f"lane/{progress.lane}", stamp, fields)
+    key = f"lane/{progress.lane}"
+    return _encoded("progress", progress.lane, key, progress.time, stamp, fields)
 
 
 def encode_snapshot(snapshot: SnapshotComplete) -> Encoded:
     """Return the Kafka record of ``snapshot``."""
+    time = times.to_text(snapshot.now)
     fields = {
         "snapshot": snapshot.snapshot,
-        "time": times.to_text(snapshot.now),
+        "time": time,
         "lane": snapshot.lane,
         "beganAt": times.to_text(snapshot.began_at),
         "searchedAt": times.to_text(snapshot.searched_at),
@@ -87,13 +89,19 @@ def encode_snapshot(snapshot: SnapshotComplete) -> Encoded:
         "unreadHosts": snapshot.unread_hosts,
     }
     key = f"lane/{snapshot.lane}/snapshot"
-    return _encoded("snapshot_complete", snapshot.lane, key, (snapshot.snapshot,), fields)
+    return _encoded("snapshot_complete", snapshot.lane, key, time, (snapshot.snapshot,), fields)
 
 
 def _encoded(
-    kind: str, lane: int, key: str, stamp: tuple[object, ...], fields: dict[str, object]
+    kind: str,
+    lane: int,
+    key: str,
+    time: str,
+    stamp: tuple[object, ...],
+    fields: dict[str, object],
 ) -> Encoded:
     text = "\0".join(map(str, (kind, lane, *stamp)))
     identifier = blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
     value = {"v": VERSION, "type": kind, "id": identifier} | fields
-    return Encoded(key.encode(), orjson.dumps(value), (("type", kind.encode()),))
+    headers = (("type", kind.encode()),)
+    return Encoded(key.encode(), orjson.dumps(value), headers, identifier, time, kind)

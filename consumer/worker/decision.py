@@ -58,7 +58,7 @@ async def decide(shares: Sequence[Share]) -> list[BatchResult]:
         for share, state, transaction, rejected in zip(
             shares, states, transactions, refused, strict=True
         ):
-            add_events(transaction, state, share.max_record)
+            add_events(transaction, state, share.form)
             for letter in dead_letters(share.plan, rejected):
                 transaction.add_dead_letter(letter)
             await _remember_strangers(connection, share, rejected)
@@ -82,7 +82,7 @@ async def _say(
         return
     for share, transaction in zip(shares, transactions, strict=True):
         if share.plan.report is not None:
-            add_report(transaction, share.plan.report)
+            add_report(transaction, share.plan.report, share.form)
     await progress.write(connection, reports)
 
 

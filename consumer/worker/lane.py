@@ -8,6 +8,7 @@ from functools import cached_property, partial
 
 from consumer import metrics
 from consumer.config.settings import LimitSettings, Settings
+from consumer.events.envelope import Form
 from consumer.kafka.client import Client
 from consumer.kafka.reader import TopicPartition
 from consumer.kafka.shared import SharedReader
@@ -91,11 +92,12 @@ async def _work(resources: Resources, lane: OwnedLane) -> None:
     backfill = TopicPartition(topics.name(Topic.BACKFILL), row.lane)
     positions = {firehose: row.firehose_offset, backfill: row.backfill_offset}
     policy = Policy(row.lane, resources.scope, settings.retries.policy(), settings.accounts.rules())
+    form = Form(settings.limits.record, settings.kafka.cloudevents)
     async with resources.reader.feeding(positions) as feed:
         lane.mark_healthy()
         loop = BatchLoop(
             transactions=BatchTransactions(
-                lane.transactions, policy, settings.limits.record, resources.together.decide
+                lane.transactions, policy, form, resources.together.decide
             ),
             reader=BatchReader(feed, firehose, backfill, database, cache, settings.worker),
             cache=cache,

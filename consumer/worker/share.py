@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from consumer.events.envelope import Form
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import Rejection
@@ -15,14 +16,11 @@ from consumer.worker.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The plan of a batch of ``size`` bytes, and the lane that it moves.
-
-    A record of more than ``max_record`` bytes of DAG-CBOR is published without JSON.
-    """
+    """The plan of a batch of ``size`` bytes, the lane that it moves, and its events' form."""
 
     lane: LaneTransactions
     policy: Policy
-    max_record: int
+    form: Form
     plan: Plan
     size: int
 

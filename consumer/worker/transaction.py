@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from consumer.events.envelope import Origin
+from consumer.events.envelope import Form, Origin
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
 from consumer.state.batch_state import BatchState
 from consumer.state.inputs import (
@@ -35,16 +35,14 @@ _DELETED = 5_000  # records of a deleted account in one transaction
 class BatchTransactions:
     """Every transaction of the worker on one lane.
 
-    A record of more than ``max_record`` bytes of DAG-CBOR is published without JSON.  ``decide``
-    decides batches; all others are transactions of the lane alone.
+    ``form`` is that of its events.  ``decide`` decides batches; all others are transactions of the
+    lane alone.
     """
 
-    def __init__(
-        self, lane: LaneTransactions, policy: Policy, max_record: int, decide: Decide
-    ) -> None:
+    def __init__(self, lane: LaneTransactions, policy: Policy, form: Form, decide: Decide) -> None:
         self._lane = lane
         self._policy = policy
-        self._max_record = max_record
+        self._form = form
         self._decide = decide
 
     @property
@@ -57,7 +55,7 @@ class BatchTransactions:
 
         Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
-        share = Share(self._lane, self._policy, self._max_record, plan, size)
+        share = Share(self._lane, self._policy, self._form, plan, size)
         result = await self._decide(share)
         await self._lane.hand_over(result.transaction)
         return result
@@ -169,4 +167,4 @@ class BatchTransactions:
 
     async def _write(self, transaction: LaneTransaction, batch_state: BatchState) -> None:
         await write_states(transaction.connection, [batch_state])
-        add_events(transaction, batch_state, self._max_record)
+        add_events(transaction, batch_state, self._form)

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from consumer.dead_letters import DeadLetter
 from consumer.errors import Reason
-from consumer.events.envelope import encode
+from consumer.events import cloudevents
+from consumer.events.envelope import Encoded, Form, encode
 from consumer.kafka.topics import Topic
 from consumer.lanes.transaction import LaneTransaction
 from consumer.state import operation_outcome
@@ -114,21 +115,27 @@ async def _conclude(
     return [one for one in after if one.status in failed]
 
 
-def add_events(transaction: LaneTransaction, state: BatchState, max_record: int) -> None:
-    """Add the events of a lane to its outbox; ``max_record`` is in bytes."""
-    lane = state.policy.lane
+def add_events(transaction: LaneTransaction, state: BatchState, form: Form) -> None:
+    """Add the events of a lane to its outbox."""
     for event in state.events:
-        encoded = encode(event, max_record)
-        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value, encoded.headers)
+        encoded = encode(event, form.max_record)
+        _add(transaction, encoded, form)
         if encoded.tombstone:
-            transaction.add(Topic.EVENTS, lane, encoded.key, None, encoded.headers)
+            more = cloudevents.tombstone_headers(encoded) if form.cloudevents else ()
+            headers = (*encoded.headers, *more)
+            transaction.add(Topic.EVENTS, transaction.number, encoded.key, None, headers)
 
 
-def add_report(transaction: LaneTransaction, report: LaneReport) -> None:
+def add_report(transaction: LaneTransaction, report: LaneReport, form: Form) -> None:
     """Add what a lane says of itself to its outbox."""
     for encoded in report.records:
-        lane = transaction.number
-        transaction.add(Topic.EVENTS, lane, encoded.key, encoded.value, encoded.headers)
+        _add(transaction, encoded, form)
+
+
+def _add(transaction: LaneTransaction, encoded: Encoded, form: Form) -> None:
+    more = cloudevents.headers(encoded) if form.cloudevents else ()
+    headers = (*encoded.headers, *more)
+    transaction.add(Topic.EVENTS, transaction.number, encoded.key, encoded.value, headers)
 
 
 def dead_letters(plan: Plan, refused: Iterable[tuple[Planned, Rejection]]) -> list[DeadLetter]:

@@ -11,7 +11,7 @@ import pytest
 
 from consumer.config.settings import LimitSettings
 from consumer.errors import Fatal
-from consumer.events.envelope import Origin, Source
+from consumer.events.envelope import Form, Origin, Source
 from consumer.lanes import owner as lanes
 from consumer.lanes.errors import LaneLost
 from consumer.lanes.transaction import LaneTransactions
@@ -76,7 +76,7 @@ def policy_of(lane: int) -> Policy:
 
 
 def transactions_of(lane: LaneTransactions, policy: Policy) -> BatchTransactions:
-    return BatchTransactions(lane, policy, 1024**2, Together(400, 2**20).decide)
+    return BatchTransactions(lane, policy, Form(1024**2), Together(400, 2**20).decide)
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ async def test_lanes_that_are_decided_together_move_all_or_none(
     second = LaneTransactions(bench.database, other, "test.", bench.lane._take_rows)
     together = Together(400, 2**20)
     both = [
-        BatchTransactions(lane, policy_of(lane.row.lane), 1024**2, together.decide)
+        BatchTransactions(lane, policy_of(lane.row.lane), Form(1024**2), together.decide)
         for lane in (bench.lane, second)
     ]
     notice = EpochNotice(epoch=0, offset=4, log_time=0, relay="wss://relay.test")
