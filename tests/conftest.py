@@ -16,6 +16,7 @@ pytest_plugins = [  # what others import comes first: a plugin is rewritten only
     "tests.support.backup",
     "tests.support.cluster",
     "tests.support.network",
+    "tests.support.nginx",
     "tests.support.order",
     "tests.support.pgbouncer",
     "tests.support.secured_kafka",

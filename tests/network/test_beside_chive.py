@@ -33,7 +33,11 @@ def document(did: str, origin: str) -> bytes:
 
 @pytest.mark.timeout(600)
 async def test_its_methods_come_to_us_and_all_others_to_chive(
-    pds_network: LocalNetwork, deployment: Deployment, consumer: Start, server_directory: Path
+    nginx_program: str,
+    pds_network: LocalNetwork,
+    deployment: Deployment,
+    consumer: Start,
+    server_directory: Path,
 ) -> None:
     gateway, name = free_port(), secrets.token_hex(4)
     with own_directory(server_directory, "nginx", ports=1) as directory:
@@ -63,7 +67,7 @@ async def test_its_methods_come_to_us_and_all_others_to_chive(
             await process.saying("server_listening", server="gateway", deadline=90)
             await process.saying("relay_connected", deadline=90)
             site = (EXAMPLES / "nginx.conf").read_text()
-            async with nginx(directory, port, site, put) as origin:
+            async with nginx(nginx_program, directory, port, site, put) as origin:
                 chive.replies["/.well-known/did.json"] = response(200, document(did, origin))
                 chive.replies[OTHERS] = response(200, b"from Chive")
 

