@@ -20,6 +20,8 @@ from procedures import (
     backfills,
     comparison,
     contract,
+    dead_letters,
+    firehose_status,
     index_record,
     refresh_record,
     register_pds,
@@ -37,6 +39,8 @@ from procedures.client import (
 )
 from procedures.comparison import Index, Indexed
 from procedures.contract import ErrorName, XrpcError
+from procedures.dead_letters import Letters
+from procedures.firehose_status import Firehose
 from procedures.messages import (
     Cancel,
     Command,
@@ -85,6 +89,18 @@ class CallResult:
 Handler = Callable[[Call], Awaitable[CallResult]]
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the handlers ask of the deployment."""
+
+    commands: CommandSink
+    operations: Operations
+    hosts: KnownHosts
+    index: Index
+    firehose: Firehose
+    letters: Letters
+
+
 class Calls:
     """The handlers of the methods, by NSID.
 
@@ -93,18 +109,13 @@ class Calls:
 
     def __init__(
         self,
-        sink: CommandSink,
-        known: Operations,
-        known_hosts: KnownHosts,
-        index: Index,
+        ports: Ports,
         admins: AbstractSet[str] = frozenset(),
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._sink = sink
-        self._known = known
-        self._known_hosts = known_hosts
-        self._index = index
+        self._ports = ports
+        self._known = ports.operations
         self._admins = frozenset(admins)
         self._clock = clock
         self.handlers: Mapping[str, Handler] = {
@@ -118,11 +129,14 @@ class Calls:
             contract.GET_BACKFILL_HISTORY: self._get_backfill_history,
             contract.CANCEL_BACKFILL: self._cancel_backfill,
             contract.TRIGGER_BACKFILL: self._trigger_backfill,
+            contract.GET_FIREHOSE_STATUS: self._get_firehose_status,
+            contract.LIST_DLQ_ENTRIES: self._list_dlq_entries,
+            contract.RETRY_DLQ_ENTRY: self._retry_dlq_entry,
         }
 
     async def _send(self, command: Command, deadline: float) -> None:
         async with asyncio.timeout_at(deadline):
-            await self._sink.send(command)
+            await self._ports.commands.send(command)
         log.info(
             "command_sent",
             audit=True,
@@ -152,7 +166,7 @@ class Calls:
     async def _register_pds(self, call: Call) -> CallResult:
         register = register_pds.command(call.fields, call.identifier, call.caller, self._clock())
         async with asyncio.timeout_at(call.deadline):
-            state = await self._known_hosts.state_of(register.host)
+            state = await self._ports.hosts.state_of(register.host)
         output = register_pds.known(call.fields, state)
         if output is not None:
             return CallResult(output)
@@ -217,7 +231,7 @@ class Calls:
         """
         refresh = refresh_record.command(call.fields, new_id(), call.caller, self._clock())
         async with asyncio.timeout_at(call.deadline):
-            before = await self._index.indexed(refresh.uri)
+            before = await self._ports.index.indexed(refresh.uri)
         try:
             await self._send(refresh, call.deadline)
         except (Unavailable, TimeoutError) as error:
@@ -259,6 +273,28 @@ class Calls:
                 raise _in_doubt(identifier) from error
             operation = await outcome(self._known, identifier, call.deadline) or operation
         return CallResult({"success": operation.status == Status.CANCELLED}, identifier)
+
+    async def _get_firehose_status(self, call: Call) -> CallResult:
+        now = self._clock()
+        async with asyncio.timeout_at(call.deadline):
+            state = await self._ports.firehose.state(now)
+            letters = await self._ports.letters.newest()
+        return CallResult(firehose_status.answer(state, len(letters), now))
+
+    async def _list_dlq_entries(self, call: Call) -> CallResult:
+        async with asyncio.timeout_at(call.deadline):
+            letters = await self._ports.letters.newest()
+        return CallResult(dead_letters.page(letters, call.fields))
+
+    async def _retry_dlq_entry(self, call: Call) -> CallResult:
+        async with asyncio.timeout_at(call.deadline):
+            letters = await self._ports.letters.newest()
+        letter = dead_letters.named(letters, call.fields)
+        sync = dead_letters.command(letter, call.identifier, call.caller, self._clock())
+        if sync is None:
+            return CallResult(dead_letters.answer(letter, None))
+        await self._begin(sync, call.deadline)
+        return CallResult(dead_letters.answer(letter, sync), sync.id)
 
     async def _operation(self, identifier: str, *, wait: bool = False) -> Operation:
         """Return an operation; ``wait``: its command may be on its way still."""

@@ -24,6 +24,9 @@ VERIFY = "pub.chive.sync.verify"
 CHECK_STALENESS = "pub.chive.sync.checkStaleness"
 CANCEL_BACKFILL = "pub.chive.admin.cancelBackfill"
 TRIGGER_BACKFILL = "pub.chive.admin.triggerBackfill"
+GET_FIREHOSE_STATUS = "pub.chive.admin.getFirehoseStatus"
+LIST_DLQ_ENTRIES = "pub.chive.admin.listDLQEntries"
+RETRY_DLQ_ENTRY = "pub.chive.admin.retryDLQEntry"
 
 _ADMIN_ONLY = "pub.chive.admin."
 
@@ -142,6 +145,9 @@ def _methods(lexicons: lexicon.Lexicons) -> dict[str, Method]:
         GET_BACKFILL_HISTORY,
         CANCEL_BACKFILL,
         TRIGGER_BACKFILL,
+        GET_FIREHOSE_STATUS,
+        LIST_DLQ_ENTRIES,
+        RETRY_DLQ_ENTRY,
     )
     return {nsid: _method(lexicons, nsid) for nsid in nsids}
 

@@ -40,7 +40,6 @@ class Waiting:
 
 
 NOTHING = Waiting()
-_REPORT_SECONDS = 60.0  # the tailer reports at least twice in that time
 
 
 def report(
@@ -164,20 +163,15 @@ def _sweep(found: Progress | None, now: float) -> Report | None:
 
 def _relay(relays: Sequence[store.RelayConnection], now: float) -> Report | None:
     """Return the state of the connection that was reported last; None: none ever was."""
-    if not relays:
+    last = store.last_reported(relays, now)
+    if last is None:
         return None
-    newest = max(relays, key=lambda each: each.updated_at)
-    silent = now - newest.updated_at.timestamp()
-    connected, since, reason = newest.connected, newest.since, newest.reason
-    if silent > _REPORT_SECONDS:
-        connected, since = False, newest.updated_at
-        reason = f"no tailer has reported for {silent:,.0f} s; is the role tailer running?"
     return {
-        "url": newest.relay,
-        "connected": connected,
-        "since": _iso(since),
-        "seconds": _age(since, now),
-        "reason": None if connected else reason,
+        "url": last.relay,
+        "connected": last.connected,
+        "since": _iso(last.since),
+        "seconds": _age(last.since, now),
+        "reason": None if last.connected else last.reason,
     }
 
 

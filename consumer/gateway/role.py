@@ -15,9 +15,11 @@ from consumer.errors import Fatal
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HttpClient
 from consumer.fetch.identity import Directory
+from consumer.gateway.firehose import StoredFirehose
 from consumer.gateway.index import StoredIndex
 from consumer.gateway.keys import Keys
 from consumer.gateway.known_hosts import StoredHosts
+from consumer.gateway.letters import StoredLetters
 from consumer.runtime import health
 from consumer.runtime.lifecycle import persistently
 from consumer.runtime.tasks import first_of, wait_for_stop
@@ -25,7 +27,7 @@ from consumer.services import Services, scope_of
 from consumer.store.operations.history import Changes, History
 from consumer.store.replays import StoredReplays
 from procedures.auth import ServiceAuth
-from procedures.calls import Calls
+from procedures.calls import Calls, Ports
 from procedures.contract import METHODS
 from procedures.gateway import (
     BY_ADDRESS,
@@ -64,10 +66,15 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
             frozenset() if service is None else service.audiences,
             admins,
         )
-        known_hosts = StoredHosts(settings, scope_of(settings), services.database)
-        index = StoredIndex(services.database)
-        operations = History(services.database, changes)
-        calls = Calls(control, operations, known_hosts, index, admins)
+        ports = Ports(
+            commands=control,
+            operations=History(services.database, changes),
+            hosts=StoredHosts(settings, scope_of(settings), services.database),
+            index=StoredIndex(services.database),
+            firehose=StoredFirehose(services.database),
+            letters=StoredLetters(services.client, services.topics),
+        )
+        calls = Calls(ports, admins)
         replays = StoredReplays(services.database)
         gateway = Gateway(
             auth,

@@ -72,6 +72,8 @@ def rights(topics: Topics, *, create: bool, readers: str) -> Iterator[Right]:
     yield Right(Party.CONSUMER, Resource.TOPIC, every, consumer)
     yield Right(Party.GATEWAY, Resource.TOPIC, every, ("Describe", "DescribeConfigs"))
     yield Right(Party.GATEWAY, Resource.TOPIC, control, ("Read", "Write"))
+    letters = (topics.name(Topic.DEAD_LETTER),)
+    yield Right(Party.GATEWAY, Resource.TOPIC, letters, ("Read",))
     yield Right(Party.SENDER, Resource.TOPIC, control, ("Write",))
     yield Right(Party.READER, Resource.TOPIC, told, ("Read",))
     yield Right(Party.READER, Resource.GROUP, (readers,), ("Read",), prefixed=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from consumer.state.discovery import Search
@@ -13,6 +14,8 @@ from consumer.store.database import Connection
 from consumer.store.operations import read as read_operations
 from consumer.store.rows import Lane
 from consumer.store.sweep import Progress
+
+_REPORT_SECONDS = 60.0  # the tailer reports at least twice in that time
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,10 @@ ON CONFLICT (relay) DO UPDATE SET
 
 async def read(connection: Connection) -> Status:
     """Return the state of the deployment."""
-    cursors = await (await connection.execute(_CURSORS)).fetchall()
-    relays = await (await connection.execute(_RELAYS)).fetchall()
+    cursors, relays = await firehose(connection)
     repos = await (await connection.execute(_REPOS)).fetchall()
     return Status(
-        cursors=[Cursor(*row) for row in cursors],
+        cursors=cursors,
         lanes=await lanes.read_all(connection),
         repos={(status, state, reason): n for status, state, reason, n in repos},
         records=await _count(connection, _RECORDS),
@@ -100,12 +102,34 @@ async def read(connection: Connection) -> Status:
         lookups=await _count(connection, _LOOKUPS),
         operations=await read_operations.by_status(connection),
         outbox=await outbox.depth(connection),
-        relays=[RelayConnection(*row) for row in relays],
+        relays=relays,
         held=await answers.held_hosts(connection),
         searches=await searches.read_all(connection),
         found=await found_repos.counts(connection),
         sweep=await sweep.progress(connection),
     )
+
+
+async def firehose(connection: Connection) -> tuple[list[Cursor], list[RelayConnection]]:
+    """Return the cursors and the connections of all relays, each the newest first."""
+    cursors = await (await connection.execute(_CURSORS)).fetchall()
+    relays = await (await connection.execute(_RELAYS)).fetchall()
+    return [Cursor(*row) for row in cursors], [RelayConnection(*row) for row in relays]
+
+
+def last_reported(relays: Sequence[RelayConnection], now: float) -> RelayConnection | None:
+    """Return the connection that was reported last; None: none ever was.
+
+    It is not connected where no tailer has reported for long; ``now`` is in Unix seconds.
+    """
+    if not relays:
+        return None
+    newest = max(relays, key=lambda each: each.updated_at)
+    silent = now - newest.updated_at.timestamp()
+    if silent <= _REPORT_SECONDS:
+        return newest
+    reason = f"no tailer has reported for {silent:,.0f} s; is the role tailer running?"
+    return replace(newest, connected=False, since=newest.updated_at, reason=reason)
 
 
 async def mirror_cursor(

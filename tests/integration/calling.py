@@ -9,15 +9,19 @@ from typing import Any
 import httpx
 
 from consumer.control.topic import ControlTopic
+from consumer.gateway.firehose import StoredFirehose
 from consumer.gateway.index import StoredIndex
 from consumer.gateway.known_hosts import StoredHosts
+from consumer.gateway.letters import StoredLetters
 from consumer.store.operations.history import Changes, History
 from consumer.store.replays import StoredReplays
-from procedures.calls import Calls
+from procedures.calls import Calls, Ports
 from procedures.gateway import Gateway, GatewayLimits, create_app
 from tests.support.harness import running
 from tests.support.worker import WorkerHarness
 from tests.unit.procedures.gateway import ADMIN, CALLER, Trusting
+
+__all__ = ["CALLER", "Caller", "calling"]
 
 
 class Caller:
@@ -56,13 +60,15 @@ async def calling(
         running(changes.run),
         ControlTopic.opened(harness.client, harness.topics) as control,
     ):
-        calls = Calls(
-            control,
-            History(harness.database, changes),
-            StoredHosts(harness.deployment.settings(**settings), scope, harness.database),
-            StoredIndex(harness.database),
-            {ADMIN},
+        ports = Ports(
+            commands=control,
+            operations=History(harness.database, changes),
+            hosts=StoredHosts(harness.deployment.settings(**settings), scope, harness.database),
+            index=StoredIndex(harness.database),
+            firehose=StoredFirehose(harness.database),
+            letters=StoredLetters(harness.client, harness.topics, kept=0.0),
         )
+        calls = Calls(ports, {ADMIN})
         gateway = Gateway(
             Trusting(), calls, StoredReplays(harness.database), None, GatewayLimits(deadline)
         )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from procedures.client import CursorInvalid, Page, Query, Unavailable
 from procedures.comparison import Indexed
+from procedures.dead_letters import Letter
+from procedures.firehose_status import FirehoseState
 from procedures.messages import Command
 from procedures.operations import Operation
 from procedures.register_pds import HostState
@@ -98,6 +100,33 @@ class Records:
         if self.error is not None:
             raise self.error
         return Indexed(self.cids.get(uri), self.pds)
+
+
+class Tailer:
+    """How far the firehose was read."""
+
+    def __init__(self) -> None:
+        self.now = FirehoseState()
+        self.error: Exception | None = None
+
+    async def state(self, now: float) -> FirehoseState:
+        assert now > 0
+        if self.error is not None:
+            raise self.error
+        return self.now
+
+
+class DeadLetters:
+    """The dead letters, newest first."""
+
+    def __init__(self) -> None:
+        self.listed: list[Letter] = []
+        self.error: Exception | None = None
+
+    async def newest(self) -> list[Letter]:
+        if self.error is not None:
+            raise self.error
+        return self.listed
 
 
 class Memory(Replays):

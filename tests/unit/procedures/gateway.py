@@ -10,14 +10,17 @@ from typing import Any
 import httpx
 
 from procedures import transitions
-from procedures.calls import Calls
+from procedures.calls import Calls, Ports
 from procedures.contract import (
     CHECK_STALENESS,
     GET_BACKFILL_HISTORY,
     GET_BACKFILL_STATUS,
+    GET_FIREHOSE_STATUS,
     INDEX_RECORD,
+    LIST_DLQ_ENTRIES,
     REFRESH_RECORD,
     REGISTER_PDS,
+    RETRY_DLQ_ENTRY,
     TRIGGER_BACKFILL,
     TRIGGER_DID_SYNC,
     VERIFY,
@@ -30,7 +33,7 @@ from procedures.operations import Operation, Type, queued
 from procedures.replays import Replays, TokenRequest, digest_of
 from procedures.service import Service
 from procedures.tokens import Token
-from tests.unit.procedures.fakes import Broker, Hosts, Memory, Records, Table
+from tests.unit.procedures.fakes import Broker, DeadLetters, Hosts, Memory, Records, Table, Tailer
 from tests.unit.procedures.strategies import DID
 
 CALLER, ADMIN = "did:plc:caller", "did:plc:admin"
@@ -38,6 +41,8 @@ REFRESH, TRIGGER = f"/xrpc/{REFRESH_RECORD}", f"/xrpc/{TRIGGER_DID_SYNC}"
 INDEX = f"/xrpc/{INDEX_RECORD}"
 BACKFILL = f"/xrpc/{TRIGGER_BACKFILL}"
 REGISTER = f"/xrpc/{REGISTER_PDS}"
+FIREHOSE = f"/xrpc/{GET_FIREHOSE_STATUS}"
+LETTERS, RETRY = f"/xrpc/{LIST_DLQ_ENTRIES}", f"/xrpc/{RETRY_DLQ_ENTRY}"
 CHECK, STALE = f"/xrpc/{VERIFY}", f"/xrpc/{CHECK_STALENESS}"
 STATUS, HISTORY = f"/xrpc/{GET_BACKFILL_STATUS}", f"/xrpc/{GET_BACKFILL_HISTORY}"
 
@@ -80,10 +85,20 @@ class Rig:
         self.memory = Memory()
         self.hosts = Hosts()
         self.index = Records()
+        self.firehose = Tailer()
+        self.letters = DeadLetters()
         self.observed: list[tuple[str, int]] = []
+        ports = Ports(
+            commands=self.broker,
+            operations=self.table,
+            hosts=self.hosts,
+            index=self.index,
+            firehose=self.firehose,
+            letters=self.letters,
+        )
         gateway = Gateway(
             authenticator or Trusting(),
-            Calls(self.broker, self.table, self.hosts, self.index, {ADMIN}, clock=lambda: 5.0),
+            Calls(ports, {ADMIN}, clock=lambda: 5.0),
             memory or self.memory,
             Service("did:web:localhost%3A8099"),
             GatewayLimits(**limits),

@@ -32,6 +32,9 @@ def test_the_methods() -> None:
         ("getBackfillHistory", Verb.GET, True),
         ("cancelBackfill", Verb.POST, True),
         ("triggerBackfill", Verb.POST, True),
+        ("getFirehoseStatus", Verb.GET, True),
+        ("listDLQEntries", Verb.GET, True),
+        ("retryDLQEntry", Verb.POST, True),
     }
 
 
