@@ -39,6 +39,8 @@ CREATE INDEX IF NOT EXISTS records_did ON records (did);
 CREATE TABLE IF NOT EXISTS accounts (  -- stale: records may be missing or out of date for now
     did TEXT PRIMARY KEY, active INTEGER NOT NULL DEFAULT TRUE,
     status TEXT NOT NULL DEFAULT 'active', stale INTEGER NOT NULL DEFAULT FALSE);
+CREATE TABLE IF NOT EXISTS lanes (  -- of each partition: complete up to a time; whole since a snapshot
+    lane INTEGER PRIMARY KEY, as_of TEXT, snapshot TEXT);
 CREATE VIEW IF NOT EXISTS shown AS  -- what people may see
     SELECT uri, did, collection, cid, event -> '$.record' AS record, coalesce(stale, FALSE) AS stale
     FROM records LEFT JOIN accounts USING (did) WHERE coalesce(active, TRUE);
@@ -193,6 +195,9 @@ type Event struct {
 	Active     bool   `json:"active"`
 	Status     string `json:"status"`
 	State      string `json:"state"`
+	Lane       int32  `json:"lane"`
+	AsOf       string `json:"asOf"`
+	Snapshot   string `json:"snapshot"`
 }
 
 // apply does to the tables what one record of the topic says.
@@ -234,6 +239,16 @@ func apply(ctx context.Context, tx *sql.Tx, key, value []byte) error {
 			INSERT INTO accounts (did, stale) VALUES (?, ?) ON CONFLICT (did)
 			DO UPDATE SET stale = excluded.stale`,
 			event.DID, event.State != "active")
+	case event.Type == "progress":
+		_, err = tx.ExecContext(ctx, `
+			INSERT INTO lanes (lane, as_of) VALUES (?, ?) ON CONFLICT (lane)
+			DO UPDATE SET as_of = excluded.as_of`,
+			event.Lane, event.AsOf)
+	case event.Type == "snapshot_complete":
+		_, err = tx.ExecContext(ctx, `
+			INSERT INTO lanes (lane, snapshot) VALUES (?, ?) ON CONFLICT (lane)
+			DO UPDATE SET snapshot = excluded.snapshot`,
+			event.Lane, event.Snapshot)
 	default:
 		// identity: nothing here depends on handles; others are for newer programs
 	}

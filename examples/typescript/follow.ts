@@ -26,6 +26,8 @@ CREATE INDEX IF NOT EXISTS records_did ON records (did);
 CREATE TABLE IF NOT EXISTS accounts (  -- stale: records may be missing or out of date for now
     did text PRIMARY KEY, active boolean NOT NULL DEFAULT true,
     status text NOT NULL DEFAULT 'active', stale boolean NOT NULL DEFAULT false);
+CREATE TABLE IF NOT EXISTS lanes (  -- of each partition: complete up to a time; whole since a snapshot
+    lane int PRIMARY KEY, as_of timestamptz, snapshot text);
 CREATE OR REPLACE VIEW shown AS  -- what people may see
     SELECT uri, did, collection, cid, event -> 'record' AS record, coalesce(stale, false) AS stale
     FROM records LEFT JOIN accounts USING (did) WHERE coalesce(active, true);
@@ -43,6 +45,9 @@ interface Event {
   active: boolean
   status: string
   state: string
+  lane: number
+  asOf: string
+  snapshot: string
 }
 
 type Offsets = Map<number, bigint> // the next to read, by partition
@@ -157,6 +162,16 @@ async function apply(database: pg.Client, key: Buffer | null, value: Buffer | nu
       `INSERT INTO accounts (did, stale) VALUES ($1, $2) ON CONFLICT (did)
        DO UPDATE SET stale = excluded.stale`,
       [event.did, event.state !== 'active'])
+  } else if (event.type === 'progress') {
+    await database.query(
+      `INSERT INTO lanes (lane, as_of) VALUES ($1, $2) ON CONFLICT (lane)
+       DO UPDATE SET as_of = excluded.as_of`,
+      [event.lane, event.asOf])
+  } else if (event.type === 'snapshot_complete') {
+    await database.query(
+      `INSERT INTO lanes (lane, snapshot) VALUES ($1, $2) ON CONFLICT (lane)
+       DO UPDATE SET snapshot = excluded.snapshot`,
+      [event.lane, event.snapshot])
   }
   // identity: nothing here depends on handles; others are for newer programs
 }

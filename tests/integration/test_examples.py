@@ -186,7 +186,9 @@ def unusual(topics: Topics) -> list[OutRecord]:
     values: list[tuple[str, Any]] = [
         (gone, event | {"uri": gone}),
         (kept, event | {"uri": kept}),
-        ("1", {"v": 1, "type": "progress", "lane": 1}),
+        ("lane/1", progress("2026-07-04T14:39:14.500Z")),
+        ("lane/1/snapshot", {"v": 1, "type": "snapshot_complete", "lane": 1, "snapshot": "a"}),
+        ("lane/1", progress("2026-07-04T14:39:24.503Z")),
         (f"{did}#later", {"v": 1, "type": "later", "did": did}),
         (f"{did}#later", None),
         (gone, None),
@@ -198,6 +200,10 @@ def unusual(topics: Topics) -> list[OutRecord]:
         )
         for key, value in values
     ]
+
+
+def progress(as_of: str) -> dict[str, Any]:
+    return {"v": 1, "type": "progress", "lane": 1, "seq": 7, "asOf": as_of, "lag": 0.5}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -269,6 +275,7 @@ async def is_what_the_consumer_holds(topics: Topics, example: Example) -> None:
     assert index.accounts[hidden] == (False, "takendown", False)
     assert index.accounts[deleted][:2] == (False, "deleted")
     assert index.accounts[stale] == (True, "active", True)
+    assert index.lanes == {1: ("2026-07-04T14:39:24.503Z", "a")}
     owners = {uri.split("/")[2] for uri in index.shown}
     assert {returned, stale} <= owners
     assert not {hidden, deleted} & owners

@@ -17,6 +17,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -37,13 +38,15 @@ class Index:
     """What an example has stored, and what it should have after ``offsets``.
 
     ``records``: rev, CID and the event's JSON, by AT-URI; ``accounts``: active, status and
-    stale, by DID; ``shown``: the JSON of the record, and stale, by AT-URI.
+    stale, by DID; ``shown``: the JSON of the record, and stale, by AT-URI; ``lanes``: up to when
+    each is complete, and its snapshot.
     """
 
     offsets: dict[int, int] = field(default_factory=dict)
     records: dict[str, tuple[str, str, Any]] = field(default_factory=dict)
     accounts: dict[str, tuple[bool, str, bool]] = field(default_factory=dict)
     shown: dict[str, tuple[Any, bool]] = field(default_factory=dict)
+    lanes: dict[int, tuple[str | None, str | None]] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -69,6 +72,7 @@ def fold(records: Iterable[Record], offsets: dict[int, int], nul: str = "\0") ->
 
 
 _NEW = True, "active", False
+_SILENT = None, None
 
 
 def _with(nul: str, value: Any) -> Any:
@@ -96,6 +100,13 @@ def _take(index: Index, key: str, event: dict[str, Any]) -> None:
             index.accounts[event["did"]] = event["active"], event["status"], stale
         case "sync":
             index.accounts[event["did"]] = active, status, event["state"] != "active"
+        case "progress":
+            index.lanes[event["lane"]] = event["asOf"], index.lanes.get(event["lane"], _SILENT)[1]
+        case "snapshot_complete":
+            index.lanes[event["lane"]] = (
+                index.lanes.get(event["lane"], _SILENT)[0],
+                event["snapshot"],
+            )
 
 
 _NO_TABLE = sqlite3.OperationalError, psycopg.errors.UndefinedTable
@@ -178,7 +189,15 @@ def _of_rows(rows: Query) -> Index:
             uri: (json.loads(record), bool(stale))
             for uri, record, stale in rows("SELECT uri, CAST(record AS text), stale FROM shown")
         },
+        {lane: (_moment(as_of), snapshot) for lane, as_of, snapshot in rows("SELECT * FROM lanes")},
     )
+
+
+def _moment(value: str | datetime | None) -> str | None:
+    if isinstance(value, datetime):
+        value = value.astimezone(UTC).isoformat(timespec="milliseconds")
+        return value.replace("+00:00", "Z")
+    return value
 
 
 @contextmanager
@@ -219,7 +238,8 @@ async def java(folder: Path, _: str) -> Example:
     _need("javac", "mvn")
     build = ["mvn", "--batch-mode", "compile", "dependency:copy-dependencies"]
     target = await prepared(_HERE / "java", build) / "target"
-    command = ("java", "-cp", f"{target}/classes:{target}/dependency/*", "Follow")
+    quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")  # to start
+    command = ("java", *quick, "-cp", f"{target}/classes:{target}/dependency/*", "Follow")
     return Example(command, str(folder / "index.sqlite"), _sqlite)
 
 

@@ -46,6 +46,8 @@ public final class Follow {
         CREATE TABLE IF NOT EXISTS accounts (  -- stale: records may be missing or out of date for now
             did TEXT PRIMARY KEY, active INTEGER NOT NULL DEFAULT TRUE,
             status TEXT NOT NULL DEFAULT 'active', stale INTEGER NOT NULL DEFAULT FALSE);
+        CREATE TABLE IF NOT EXISTS lanes (  -- of each partition: complete up to a time; whole since a snapshot
+            lane INTEGER PRIMARY KEY, as_of TEXT, snapshot TEXT);
         CREATE VIEW IF NOT EXISTS shown AS  -- what people may see
             SELECT uri, did, collection, cid, event -> '$.record' AS record, coalesce(stale, FALSE) AS stale
             FROM records LEFT JOIN accounts USING (did) WHERE coalesce(active, TRUE);
@@ -181,6 +183,16 @@ public final class Follow {
                     INSERT INTO accounts (did, stale) VALUES (?, ?) ON CONFLICT (did)
                     DO UPDATE SET stale = excluded.stale""",
                     did, !event.get("state").asText().equals("active"));
+            case "progress" ->
+                execute("""
+                    INSERT INTO lanes (lane, as_of) VALUES (?, ?) ON CONFLICT (lane)
+                    DO UPDATE SET as_of = excluded.as_of""",
+                    event.get("lane").asInt(), event.get("asOf").asText());
+            case "snapshot_complete" ->
+                execute("""
+                    INSERT INTO lanes (lane, snapshot) VALUES (?, ?) ON CONFLICT (lane)
+                    DO UPDATE SET snapshot = excluded.snapshot""",
+                    event.get("lane").asInt(), event.get("snapshot").asText());
             default -> { } // identity: nothing here depends on handles; others are for newer programs
         }
     }
