@@ -34,7 +34,7 @@ CREATE INDEX IF NOT EXISTS records_did ON records (did);
 CREATE TABLE IF NOT EXISTS accounts (  -- stale: records may be missing or out of date for now
     did TEXT PRIMARY KEY, active INTEGER NOT NULL DEFAULT TRUE,
     status TEXT NOT NULL DEFAULT 'active', stale INTEGER NOT NULL DEFAULT FALSE);
-CREATE TABLE IF NOT EXISTS lanes (  -- of each partition: complete up to a time; whole since a snapshot
+CREATE TABLE IF NOT EXISTS lanes (  -- of a partition: complete up to when, and which snapshot
     lane INTEGER PRIMARY KEY, as_of TEXT, snapshot TEXT);
 CREATE VIEW IF NOT EXISTS shown AS  -- what people may see
     SELECT uri, did, collection, cid, event -> '$.record' AS record, coalesce(stale, FALSE) AS stale

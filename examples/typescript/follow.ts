@@ -26,7 +26,7 @@ CREATE INDEX IF NOT EXISTS records_did ON records (did);
 CREATE TABLE IF NOT EXISTS accounts (  -- stale: records may be missing or out of date for now
     did text PRIMARY KEY, active boolean NOT NULL DEFAULT true,
     status text NOT NULL DEFAULT 'active', stale boolean NOT NULL DEFAULT false);
-CREATE TABLE IF NOT EXISTS lanes (  -- of each partition: complete up to a time; whole since a snapshot
+CREATE TABLE IF NOT EXISTS lanes (  -- of a partition: complete up to when, and which snapshot
     lane int PRIMARY KEY, as_of timestamptz, snapshot text);
 CREATE OR REPLACE VIEW shown AS  -- what people may see
     SELECT uri, did, collection, cid, event -> 'record' AS record, coalesce(stale, false) AS stale
