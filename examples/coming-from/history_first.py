@@ -24,7 +24,7 @@ class HistoryFirst:
 
     def take(self, event: Event) -> list[Event]:
         """Return what is to be applied now."""
-        did = event["did"]
+        did = event.get("did", "")  # progress and snapshot_complete are of no account
         match event:
             case {"type": "sync", "state": "active"}:
                 self.active.add(did)

@@ -134,7 +134,7 @@ def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("LHXA")), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("LHXAP")), max_size=30))
 def test_history_first(steps: list[tuple[str, str]]) -> None:
     """Live records wait for the end of history, and nothing else changes what comes of it."""
     order, given_back, read = history_first.HistoryFirst(), [], []
@@ -146,6 +146,8 @@ def test_history_first(steps: list[tuple[str, str]]) -> None:
             state = "active" if kind == "A" else "desynchronized"
             event = {"did": "did:plc:alice", "type": "sync", "state": state}
             active = kind == "A"
+        if kind == "P":
+            event = {"type": "progress", "lane": 3, "seq": number}
         read.append(event)
         taken = order.take(event)
         given_back += taken
