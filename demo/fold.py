@@ -1,8 +1,9 @@
 """The fold of ``chive.events``: what a consumer that reads from offset 0 knows in the end.  Pure.
 
 Folding also judges the stream, as its readers rely on it: every value fits the published
-schema, ids never repeat, lane and out_seq rise, progress and the revs of a record never fall, an
-event starts where the last one of its record left off, and a delete is followed by its tombstone.
+schema, ids never repeat, lane and out_seq rise, progress and the revs of a record never fall, no
+live event comes after progress has said that all are there up to its seq, an event starts where
+the last one of its record left off, and a delete is followed by its tombstone.
 ``problems`` lists every breach.
 """
 
@@ -56,7 +57,7 @@ class Fold:
         self._partition_of = partition_of
         self._ids: set[str] = set()
         self._out_seqs: dict[int, int] = {}
-        self._progress: dict[int, tuple[int, int]] = {}  # by partition
+        self._progress: dict[int, Json] = {}  # the newest by partition
         self._buried: dict[str, Place] = {}  # deletes whose tombstone has not come
 
     @property
@@ -80,6 +81,7 @@ class Fold:
         match event["type"]:
             case "record":
                 self.counts[f"record {event['action']}"] += 1
+                self._check_complete(place, event)
                 self._take_record(place, name, event)
             case "account":
                 self.counts["account"] += 1
@@ -137,10 +139,16 @@ class Fold:
             self._breach(place, f"prev of {uri} is not the cid of the event before it")
 
     def _check_progress(self, place: Place, event: Json) -> None:
-        said = event["epoch"], event["seq"]
-        if said < self._progress.get(place.partition, (0, 0)):
-            self._breach(place, f"progress falls to {said}")
-        self._progress[place.partition] = said
+        before = self._progress.get(place.partition)
+        if before and (event["epoch"], event["seq"]) < (before["epoch"], before["seq"]):
+            self._breach(place, f"progress falls to {event['epoch']}/{event['seq']}")
+        self._progress[place.partition] = event
+
+    def _check_complete(self, place: Place, event: Json) -> None:
+        said = self._progress.get(place.partition)
+        same = said is not None and event["live"] and said["relay"] == event["relay"]
+        if said and same and event["seq"] <= said["seq"]:
+            self._breach(place, f"{event['seq']} comes after complete up to {said['seq']}")
 
     def _breach(self, place: Place, what: str) -> None:
         self.problems.append(f"{place} {what}")

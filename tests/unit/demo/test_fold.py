@@ -23,6 +23,7 @@ def event(**changes: object) -> Json:
         "cid": "c1",
         "prev": None,
         "record": {"n": 1},
+        "live": False,
     }
     return {**fields, **changes}
 
@@ -96,3 +97,26 @@ def test_a_wrong_partition_and_a_copy_in_kafka_are_found() -> None:
         "at://did:plc",
     ]
     assert "0:1 out_seq 5 does not rise" in fold.problems
+
+
+PROGRESS: Json = {"id": "p", "type": "progress", "lane": 0, "relay": "r", "epoch": 1, "seq": 7}
+
+
+def told(*events: Json) -> list[str]:
+    """Return what is wrong with events that have the right keys."""
+    fold = Fold(lambda _event: None, lambda _did: 0)
+    for number, each in enumerate(events):
+        key = each.get("uri", "lane/0")
+        fold.add(Place(0, number), key.encode(), orjson.dumps(each), headers(number))
+    return [problem.split(" ", 1)[1] for problem in fold.problems]
+
+
+def test_progress_never_falls_and_nothing_live_comes_after_it() -> None:
+    live = event(live=True, relay="r", seq=7)
+    assert told(live, PROGRESS) == []
+    assert told(PROGRESS, live) == ["7 comes after complete up to 7"]
+    for later in ({"seq": 8}, {"live": False}, {"relay": "another"}):
+        assert told(PROGRESS, live | later) == []
+    next_epoch = PROGRESS | {"id": "q", "epoch": 2, "seq": 3}
+    assert told(PROGRESS, next_epoch) == []
+    assert told(next_epoch, PROGRESS) == ["progress falls to 1/7"]
