@@ -117,8 +117,6 @@ async def test_its_methods_come_to_us_and_all_others_to_chive(
                     headers={"Authorization": f"Bearer {token}", "X-Forwarded-For": "203.0.113.9"},
                 )
                 assert answer.status_code == 200, answer.text
-                served = process.said("request_served", method=TRIGGER_DID_SYNC, status=200)
-                assert [(log["caller"], log["address"]) for log in served] == [
-                    (admin.author.did, "127.0.0.1")
-                ]
+                served = await process.saying("request_served", method=TRIGGER_DID_SYNC, status=200)
+                assert (served["caller"], served["address"]) == (admin.author.did, "127.0.0.1")
             assert await process.stopped() == 0
