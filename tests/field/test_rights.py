@@ -18,6 +18,7 @@ from consumer.config.settings import IdentitySettings, KafkaSettings, RelaySetti
 from consumer.embedded.jars import cache_home
 from consumer.embedded.kafka import EmbeddedKafka
 from consumer.errors import Fatal, Transient
+from consumer.gateway.letters import StoredLetters
 from consumer.kafka import permissions
 from consumer.kafka.client import Client
 from consumer.kafka.rights import rights
@@ -25,6 +26,7 @@ from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.kafka.writer import Writer
 from consumer.scope import History
+from procedures.client import Unavailable
 from tests.field.network import Network
 from tests.field.product import Product
 from tests.support.consumer import Start
@@ -152,6 +154,12 @@ async def the_gateway_is_ready_and_may_send_commands(
 
     await eventually(ready, deadline=90)
     assert await gateway.stopped() == 0
+    letters = StoredLetters(Client(strict.kafka(sasl_username="chive-gateway")), product.topics)
+    assert list(await letters.newest()) == []
+    with pytest.raises(Unavailable):  # others that send commands may not
+        await StoredLetters(
+            Client(strict.kafka(sasl_username="chive-sender")), product.topics
+        ).newest()
     control, events = (product.topics.name(topic) for topic in (Topic.CONTROL, Topic.EVENTS))
     for user, did in SENDERS.items():
         command = json.dumps({"type": "didSync", "did": did}).encode()

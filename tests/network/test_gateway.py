@@ -19,7 +19,9 @@ from demo.local_network import LocalNetwork
 from demo.observe import observing
 from procedures.contract import (
     GET_BACKFILL_STATUS,
+    GET_FIREHOSE_STATUS,
     INDEX_RECORD,
+    LIST_DLQ_ENTRIES,
     REFRESH_RECORD,
     REGISTER_PDS,
     TRIGGER_DID_SYNC,
@@ -183,6 +185,19 @@ async def test_both_procedures_with_tokens_of_a_real_pds(site: Site) -> None:
         assert answer.json()["status"] in status
     answer = await site.call(REGISTER_PDS, pds)
     assert (answer.status_code, answer.json()["error"]) == (401, "AuthenticationRequired")
+
+    # Administrators are told how far the firehose is, and what was refused.
+    for method, names in (
+        (GET_FIREHOSE_STATUS, {"cursor", "connected", "dlqCount", "timestamp"}),
+        (LIST_DLQ_ENTRIES, {"entries", "total"}),
+    ):
+        for person, expected in ((admin, 200), (user, 403)):
+            found = await site.client.get(
+                f"http://127.0.0.1:{site.port}/xrpc/{method}",
+                headers={"Authorization": f"Bearer {await person.token(did, method)}"},
+            )
+            assert found.status_code == expected, found.text
+            assert expected == 403 or found.json().keys() >= names
 
     # Only an administrator may sync a DID.
     body = {"did": user.author.did}

@@ -17,6 +17,7 @@ from procedures.contract import (
     CANCEL_BACKFILL,
     GET_BACKFILL_HISTORY,
     GET_BACKFILL_STATUS,
+    REGISTER_PDS,
     TRIGGER_DID_SYNC,
 )
 
@@ -68,6 +69,12 @@ class WebClient:
         """Tell what the page is told."""
         answer = await self._call("POST", CANCEL_BACKFILL, json={"operationId": identifier})
         return bool(answer["success"])
+
+    async def log_in(self, pds: str) -> bool:
+        """Register the user's PDS, as at every login; tell whether it is registered."""
+        answer = await self._call("POST", REGISTER_PDS, json={"pdsUrl": pds})
+        assert answer.keys() >= {"pdsUrl", "registered", "status"}
+        return bool(answer["registered"])
 
     async def _call(self, verb: str, method: str, **options: Any) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {await self._token(method)}"}

@@ -12,8 +12,13 @@ import httpx
 
 from procedures import transitions
 from procedures.auth import ServiceAuth
-from procedures.contract import GET_BACKFILL_HISTORY, GET_BACKFILL_STATUS, TRIGGER_DID_SYNC
-from procedures.messages import Cancel, Command, DidSync
+from procedures.contract import (
+    GET_BACKFILL_HISTORY,
+    GET_BACKFILL_STATUS,
+    REGISTER_PDS,
+    TRIGGER_DID_SYNC,
+)
+from procedures.messages import Cancel, Command, DidSync, RegisterHost
 from procedures.operations import Operation, Status, Type, queued
 from procedures.replays import Replays
 from procedures.service import Service
@@ -25,6 +30,7 @@ from tests.unit.procedures.gateway import Rig
 HOUR = 3_600
 _QUEUED_SECONDS, _SYNC_SECONDS = 4, 90
 _LIFE = 60.0  # seconds, of a token
+_LOGINS = 12
 
 
 @dataclass
@@ -65,6 +71,10 @@ class Backfills:
         now = self.clock()
         if isinstance(command, Cancel):
             self.table.put(transitions.cancel(self.table.rows[command.operation_id], now))
+            return
+        if isinstance(command, RegisterHost):
+            found = queued(command.id, Type.DISCOVERY, None, now, reason=command.subject)
+            self.table.put(transitions.complete(transitions.start(found, now), now))
             return
         assert isinstance(command, DidSync)
         if command.id not in self.table.rows:
@@ -118,6 +128,7 @@ async def live_an_hour(memories: Sequence[Replays], fragment: str, seed: int, st
     assert {status for _, status in client.answers} == {200}
     assert client.answers[GET_BACKFILL_STATUS, 200] == HOUR // 5
     assert client.answers[GET_BACKFILL_HISTORY, 200] == HOUR // 30
+    assert client.answers[REGISTER_PDS, 200] == _LOGINS
     assert client.tokens[GET_BACKFILL_STATUS] <= HOUR // (_LIFE - 10) + 1
     # Each operation was asked for by one command, however often its button was pressed.
     syncs = [command.id for command in broker.sent if isinstance(command, DidSync)]
@@ -144,8 +155,11 @@ async def _live(
             assert {o["id"] for o in page} <= asked
             assert all(o["status"] == "running" for o in page)
             waiting.update(o["id"] for o in page if o["progress"] == 0)
+        if second % (HOUR // _LOGINS) == 0:
+            assert await client.log_in("https://pds.example")
         if second % 30 == 0:
-            assert {o["id"] for o in await client.history()} <= asked
+            over = [o["id"] for o in await client.history() if o["type"] == Type.DID_SYNC]
+            assert set(over) <= asked
         if chance.random() < 0.01:  # somebody syncs a few accounts, and is impatient
             dids = [f"did:plc:{next(serial)}" for _ in range(chance.randint(1, 4))]
             found = [await client.trigger(did) for did in dids]
