@@ -32,15 +32,16 @@ from consumer.kafka.stable import OpenTransactions
 from consumer.kafka.topics import Topic
 from consumer.known_collections import empty_wildcards
 from consumer.lanes.publisher import Publisher
+from consumer.metrics import Service
 from consumer.network.proxy import Proxy
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.runtime.tasks import first_of
-from consumer.services import Services, opened, scope_of, stack_of
+from consumer.services import Services, opened, scope_of, stack_of, waited_for
 from consumer.state.progress import Place
-from consumer.store import lanes, progress, repos, status
+from consumer.store import lanes, progress, repos, routes, status
 from consumer.tail.cursor import Cursor, seconds
 from consumer.tail.mirror import RelayState
 from consumer.tail.tailer import Store, Tailer
@@ -85,6 +86,9 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         stack_of(plan.settings, stop) as settings,
         opened(settings, stop, state.waiting) as services,
     ):
+        if Role.WORKER in plan.roles and not plan.workers:
+            note = partial(_note_routes, services)
+            await waited_for(Service.POSTGRES, note, stop, state.waiting)
         # A gateway by itself has no right to read more.
         only = (Topic.CONTROL,) if plan.roles == {Role.GATEWAY} else ()
         transactions = OpenTransactions(services.client, services.topics, *only)
@@ -99,6 +103,19 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
         await supervise({**roots, "http": _watching(server, state)}, stop, drain)
     _log.info("process_stopped")
+
+
+async def _note_routes(services: Services) -> None:
+    """Keep the routes of events, and say it while the topics do not hold what they say."""
+    async with services.database.transaction() as connection:
+        changed = await routes.note(connection, services.settings.kafka.routes)
+    if changed is not None:
+        _log.warning(
+            "routes_changed",
+            since=changed.isoformat(timespec="seconds"),
+            meaning="records that were published before are in the topics of then; run "
+            "'consumer sync --all --emit-all' (docs/consumers.md, 'Routing')",
+        )
 
 
 def _introduce(plan: Plan) -> None:

@@ -490,7 +490,7 @@ OUTBOX_AGE = Ages(
 )
 PUBLISHED = _counter(
     "chive_published_total",
-    "Records published to Kafka, by topic",
+    "Records published to Kafka, by topic; those of routes count as events, each once",
     topic=("events", "operations", "dead-letter"),
 )
 PUBLISH_RECORDS = _histogram(

@@ -70,6 +70,7 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
             "topics": ask(partial(questions.topics, settings)),
             "rights": ask(partial(questions.kafka_rights, settings)),
             "postgres": ask(partial(questions.postgres, settings, clocks)),
+            "routes": ask(partial(questions.routes, settings)),
             "tables": ask(partial(questions.postgres_rights, settings)),
         }
     answers = await asyncio.gather(*asked.values())

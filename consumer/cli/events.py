@@ -1,7 +1,8 @@
 """``consumer events``: reading ``chive.events`` for people.
 
 Lines are free of control characters, whatever the authors of records wrote.  Tombstones are
-skipped (the delete event before one says the same).  Only committed events are shown.
+skipped (the delete event before one says the same).  Only committed events are shown.  Of several
+topics of events the records are read; what goes to all of them is shown once.
 """
 
 from __future__ import annotations
@@ -145,17 +146,22 @@ def _what(event: dict[str, Any]) -> str:
 
 async def _places(client: Client, topics: Topics, dids: Collection[str]) -> list[TopicPartition]:
     """Return the partitions to read.  Raises ``Fatal`` if the topic is not there."""
-    name = topics.name(Topic.EVENTS)
     async with client.admin() as admin, deadline(client.timeout, "asking for topics"):
-        found = [t for t in await admin.describe_topics() if t["topic"] == name]
-    if not found:
-        raise Fatal(f"there is no topic {name} yet: nothing has run with this prefix")
-    if (actual := len(found[0]["partitions"])) != topics.partitions:
-        raise Fatal(
-            f"topic {name} has {actual} partitions, kafka.partitions says {topics.partitions}"
-        )
+        found = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics()}
+    for name in topics.event_topics:
+        if name not in found:
+            raise Fatal(f"there is no topic {name} yet: nothing has run with this prefix")
+        if found[name] != topics.partitions:
+            raise Fatal(
+                f"topic {name} has {found[name]} partitions, "
+                f"kafka.partitions says {topics.partitions}"
+            )
     wanted = {topics.partition_of(did) for did in dids} or set(range(topics.partitions))
-    return [TopicPartition(name, partition) for partition in sorted(wanted)]
+    return [
+        TopicPartition(name, partition)
+        for name in topics.event_topics
+        for partition in sorted(wanted)
+    ]
 
 
 async def events(
@@ -167,6 +173,7 @@ async def events(
     the end as it was found.  Raises ``Transient`` or ``Fatal``.
     """
     places = await _places(client, topics, wanted.dids)
+    main = topics.name(Topic.EVENTS)
     async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
         bounds = await reader.bounds()
         if not from_start:
@@ -177,7 +184,8 @@ async def events(
             for record in await reader.fetch(wait=_WAIT_SECONDS):
                 if record.value is not None:
                     event = _parsed(record.value)
-                    if wanted.wants(event):
+                    told_once = record.topic == main or event.get("type") == "record"
+                    if told_once and wanted.wants(event):
                         yield event, record.value
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 
+from consumer.cli.report import ROUTES_CHANGED
 from consumer.config.settings import Settings
 from consumer.errors import ChiveError, Transient
 from consumer.fetch import documents
@@ -28,6 +29,7 @@ from consumer.kafka import permissions, rights
 from consumer.kafka.client import Client
 from consumer.kafka.provision import rehearse
 from consumer.kafka.replicas import shortages
+from consumer.kafka.topics import Topics
 from consumer.known_collections import empty_wildcards
 from consumer.network.proxy import Proxy, ProxyFailed
 from consumer.printable import escape
@@ -161,6 +163,17 @@ async def postgres_rights(settings: Settings) -> CheckResult:
     if lacking := await database.lacking():
         return CheckResult(False, "; ".join(lacking))
     return CheckResult(True, f"schema {database.schema} can be read and written")
+
+
+async def routes(settings: Settings) -> CheckResult:
+    """Ask whether the topics of events hold what the routes say."""
+    database = Database(settings.postgres, settings.kafka.topic_prefix)
+    found = await database.routes()
+    topics = Topics.of(settings.kafka).event_topics
+    if found is None or (found.changed_at is None and found.routes == settings.kafka.routes):
+        return CheckResult(True, f"events go to {', '.join(topics)}")
+    when = "will change at the next start" if found.changed_at is None else "have changed"
+    return CheckResult(None, f"they {when}: {ROUTES_CHANGED}")
 
 
 async def proxy(proxy: Proxy) -> CheckResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +40,10 @@ class Waiting:
 
 
 NOTHING = Waiting()
+ROUTES_CHANGED = (
+    "records that were published before are in the topics of then; run 'consumer sync --all "
+    "--emit-all' (docs/consumers.md, 'Routing')"
+)
 
 
 def report(
@@ -84,6 +88,7 @@ def report(
         "lookups": found.lookups,
         "operations": dict(found.operations),
         "outbox": sum(found.outbox.values()),
+        "routesChangedAt": _iso(found.routes_changed),
         "heldDeletions": [
             {"host": one.host, "gone": one.gone, "tracked": one.tracked} for one in found.held
         ],
@@ -266,12 +271,8 @@ def _summary(seen: Report) -> Table:
     repos = seen["repos"]
     lag = seen["lagSeconds"]
     table.add_row("lag", "unknown: not connected" if lag is None else f"{lag:,.1f} s")
-    for each in seen["openTransactions"]:
-        text = (
-            f"a transaction on {each['topic']}-{each['partition']} has been open for "
-            f"{each['seconds']:,.0f} s: {each['waiting']:,} offsets cannot be read until it ends"
-        )
-        table.add_row("HELD BACK", _plain(text))
+    for word, text in _of_topics(seen):
+        table.add_row(word, _plain(text))
     table.add_row("repos", f"{repos['total']:,}: {_counts(repos['byState'])}")
     if repos["desynchronizedBy"]:
         table.add_row("", f"desynchronized: {_counts(repos['desynchronizedBy'])}")
@@ -295,6 +296,18 @@ def _summary(seen: Report) -> Table:
     if hosts := discovery["hosts"]["byState"]:
         table.add_row("hosts", f"{discovery['hosts']['found']:,} listed; {_counts(hosts)}")
     return table
+
+
+def _of_topics(seen: Report) -> Iterator[tuple[str, str]]:
+    """Yield what keeps readers from all that they should find."""
+    for each in seen["openTransactions"]:
+        text = (
+            f"a transaction on {each['topic']}-{each['partition']} has been open for "
+            f"{each['seconds']:,.0f} s: {each['waiting']:,} offsets cannot be read until it ends"
+        )
+        yield "HELD BACK", text
+    if seen["routesChangedAt"] is not None:
+        yield "ROUTES CHANGED", f"at {seen['routesChangedAt']}: {ROUTES_CHANGED}"
 
 
 def _progress(discovery: Report) -> str:

@@ -14,6 +14,8 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 
 from consumer.config.section import Section
 from consumer.config.types import (
+    ALL_TOPICS,
+    BUILT_IN_TOPICS,
     Bytes,
     Codec,
     Command,
@@ -31,6 +33,7 @@ from consumer.config.types import (
     PerSecond,
     ProxyUrl,
     RelayUrl,
+    Routes,
     Seconds,
     SecretFile,
     Servers,
@@ -158,7 +161,7 @@ class KafkaSettings(Section):
 
     ``topics``: by their names without the prefix; ``all`` is for those that do not say otherwise.
     ``compression``: of the topics that others read.  ``cloudevents``: events have the headers of
-    CloudEvents, too.
+    CloudEvents, too.  ``routes``: topics of events, without the prefix, by patterns of collections.
     """
 
     secrets = ("sasl_password", "sasl_token", "ssl_key_password")
@@ -168,6 +171,7 @@ class KafkaSettings(Section):
     partitions: Annotated[int, Field(ge=1, le=1024)] = 8
     replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
     create_topics: bool = True
+    routes: Routes = Field(default_factory=dict)
     topics: dict[TopicName, TopicSettings] = Field(default_factory=dict)
     compression: Codec = "gzip"
     cloudevents: bool = False
@@ -191,6 +195,16 @@ class KafkaSettings(Section):
     transaction_timeout: Annotated[Seconds, Field(le=900)] = 60.0  # the broker's own maximum
     request_timeout: Seconds = 30.0
     session_timeout: Annotated[float, Field(ge=3, le=1_800)] = 6.0  # what brokers allow at least
+
+    @model_validator(mode="after")
+    def _topics_are_known(self) -> KafkaSettings:
+        known = {ALL_TOPICS, *BUILT_IN_TOPICS, *self.routes.values()}
+        if unknown := sorted(self.topics.keys() - known):
+            raise ValueError(
+                f"topics.{unknown[0][:64]}: there is no such topic; there are "
+                f"{', '.join(sorted(known))}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _credentials_match_the_protocol(self) -> KafkaSettings:

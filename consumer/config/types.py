@@ -30,6 +30,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 _SUBSCRIBE = "/xrpc/com.atproto.sync.subscribeRepos"
 RELAY = "relay"
 """A source of listings: the relay's own origin."""
+_ROUTE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _FRAGMENT = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MAX_SEQ = 2**53 - 1  # a seq is a number in JSON
 _MAX_CREDENTIAL = 255  # bytes: the limit of SOCKS5 (RFC 1929)
@@ -181,6 +182,18 @@ def topic_config(given: object) -> object:
     return {name.strip(): value.strip() for name, _, value in entries}
 
 
+def route(text: str) -> str:
+    """Return the name of a topic of events, without the deployment's prefix."""
+    if text != EVENTS and text in {ALL_TOPICS, *BUILT_IN_TOPICS}:
+        raise ValueError(f"'{text}' is a topic of the consumer's own; events may not go there")
+    if not _ROUTE.fullmatch(text):
+        raise ValueError(
+            f"'{text[:64]}' is no topic's name: lower-case letters, digits and hyphens, a letter "
+            "first; kafka.topic_prefix comes before it"
+        )
+    return text
+
+
 def topic_name(given: object) -> object:
     """Return the name of a topic as topics have it: a variable has no hyphen."""
     return given.replace("_", "-") if isinstance(given, str) else given
@@ -267,19 +280,15 @@ TopicConfig = Annotated[dict[ConfigName, ConfigValue], BeforeValidator(topic_con
 Codec = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 """How a batch of records is compressed, in Kafka's names."""
 
-TopicName = Annotated[
-    Literal[
-        "all",
-        "firehose",
-        "backfill",
-        "cursor",
-        "control",
-        "events",
-        "operations",
-        "published",
-        "dead-letter",
-    ],
-    BeforeValidator(topic_name),
+ALL_TOPICS = "all"
+EVENTS = "events"
+BUILT_IN_TOPICS = frozenset(
+    {"firehose", "backfill", "cursor", "control", EVENTS, "operations", "published", "dead-letter"}
+)
+TopicName = Annotated[str, BeforeValidator(topic_name)]
+Routes = Annotated[
+    dict[Annotated[str, AfterValidator(pattern)], Annotated[str, AfterValidator(route)]],
+    BeforeValidator(topic_config),
 ]
 ExistingFile = Annotated[Path, AfterValidator(existing_file)]
 Extension = Annotated[str, AfterValidator(extension)]

@@ -16,14 +16,15 @@ from dataclasses import replace
 from uuid import uuid4
 
 from consumer.kafka.topics import Topics
-from consumer.store import selections
+from consumer.store import routes, selections
 from consumer.store.database import Connection
 from consumer.store.operations import bulks, queue, read, write
 from consumer.store.operations.bulks import Bulk
 from procedures import admission, transitions
-from procedures.messages import Cancel
+from procedures.messages import Cancel, Emit
 from procedures.operations import Operation, Phase, Status, Type
 from procedures.retries import RetryPolicy
+from procedures.selections import By
 
 OPEN_CHILDREN = 1_000
 PARENTS = 10
@@ -89,6 +90,8 @@ async def _step(
         )
     if after.selected and uncounted + chosen == 0:
         await write.save(connection, [transitions.complete(operation, now)])
+        if bulk.selection.by is By.ALL and operation.emit is Emit.ALL:
+            await routes.filled(connection, operation.id)
         await bulks.end(connection, operation.id)
     elif operation != before:
         await write.save(connection, [operation])

@@ -58,9 +58,9 @@ def rights(topics: Topics, *, create: bool, readers: str) -> Iterator[Right]:
 
     ``create``: the consumer makes its topics.  ``readers``: what the groups of readers begin with.
     """
-    every = tuple(map(topics.name, Topic))
+    every = tuple(spec.name for spec in topics.specs())
     control = (topics.name(Topic.CONTROL),)
-    told = (topics.name(Topic.EVENTS), topics.name(Topic.OPERATIONS))
+    told = (*topics.event_topics, topics.name(Topic.OPERATIONS))
     groups = tuple(f"{topics.prefix}{group}" for group in GROUPS)
     # Every process compares the topics with what they must be (provision), and looks for
     # transactions that were left open (stable).

@@ -61,11 +61,11 @@ class OpenTransaction:
 
 def places_of(topics: Topics, *only: Topic) -> list[TopicPartition]:
     """Return all partitions of the deployment, or those of ``only`` some of its topics."""
-    names = {topics.name(topic) for topic in only or Topic}
+    names = {topics.name(topic) for topic in only}
     return [
         TopicPartition(spec.name, partition)
         for spec in topics.specs()
-        if spec.name in names
+        if spec.name in names or not only
         for partition in range(spec.partitions)
     ]
 
@@ -133,7 +133,7 @@ class OpenTransactions:
     def __init__(self, client: Client, topics: Topics, *only: Topic) -> None:
         self._client = client
         self._places = places_of(topics, *only)
-        self._topics = {topics.name(topic): topic for topic in Topic}
+        self._topics = {spec.name: spec.topic for spec in topics.specs()}
         self._found: dict[TopicPartition, OpenTransaction] = {}
         self._said: dict[TopicPartition, float] = {}
 
@@ -159,7 +159,7 @@ class OpenTransactions:
             del self._said[over]
             _log.info("transaction_over", topic=over.topic, partition=over.partition)
         self._found = {each.place: each for each in found}
-        oldest = dict.fromkeys(Topic, 0.0)
+        oldest = dict.fromkeys(self._topics.values(), 0.0)
         for each in found:
             topic, partition = each.place
             age = time.time() - each.since

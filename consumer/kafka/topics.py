@@ -2,10 +2,11 @@
 
 Every record keyed by a DID lies on partition ``murmur2(DID) mod n``, which is Kafka's own default
 for that key, so that any client finds it.  n comes from the settings, never from metadata.
-All topics use LogAppendTime.  Those that only we read are in zstd; those that others read have the
-codec of the setting ``kafka.compression``, and take what is written (``producer``), so that a
-change of the setting counts from then on.  The small compacted ones have small segments, so that
-reading them from the start stays quick.
+Events go to one topic, or by ``routes`` to several that are alike.  All topics use LogAppendTime.
+Those that only we read are in zstd; those that others read have the codec of the setting
+``kafka.compression``, and take what is written (``producer``), so that a change of the setting
+counts from then on.  The small compacted ones have small segments, so that reading them from the
+start stays quick.
 
 Correctness rests on the policy, the kind of timestamp, the largest size and the partitions; they
 are demanded.  The rest is how topics are created, and advice for those that others have made.
@@ -24,6 +25,7 @@ from aiokafka.partitioner import murmur2
 from consumer.config.settings import KafkaSettings, TopicSettings
 from consumer.config.types import Codec, TopicName
 from consumer.errors import Fatal
+from consumer.events.routes import Routes
 from consumer.kafka.client import MAX_RECORD_BYTES
 
 _HOUR = 3_600_000  # milliseconds
@@ -57,7 +59,7 @@ class TopicSpec:
     ``demanded``: what it must have if others have made it.
     """
 
-    topic: Topic
+    topic: str
     name: str
     partitions: int
     replicas: int
@@ -130,7 +132,7 @@ class Topics:
     """The topics of the deployment with ``prefix``, with ``partitions`` lanes.
 
     ``changes`` are the settings of single topics, and of ``all``; ``compression`` is the codec of
-    those that others read.
+    those that others read.  ``routes``: the topics of events by patterns of collections.
     """
 
     prefix: str
@@ -138,6 +140,7 @@ class Topics:
     replication_factor: int = 1
     changes: Mapping[TopicName, TopicSettings] = field(default_factory=dict)
     compression: Codec = "gzip"
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: KafkaSettings) -> Self:
@@ -148,18 +151,37 @@ class Topics:
             settings.replication_factor,
             settings.topics,
             settings.compression,
+            settings.routes,
         )
 
-    def name(self, topic: Topic) -> str:
+    @property
+    def routed(self) -> tuple[str, ...]:
+        """The topics of events beside ``events``, without the prefix."""
+        return tuple(sorted({*self.routes.values()} - {Topic.EVENTS}))
+
+    @property
+    def event_topics(self) -> tuple[str, ...]:
+        """The topics of events by their full names, first that of events without a route."""
+        return tuple(map(self.name, (Topic.EVENTS, *self.routed)))
+
+    def event_routes(self) -> Routes:
+        """Return the routes of events to topics by their full names."""
+        named = {pattern: self.name(topic) for pattern, topic in self.routes.items()}
+        return Routes(named, self.name(Topic.EVENTS))
+
+    def name(self, topic: str) -> str:
         """Return the topic's full name."""
         return f"{self.prefix}{topic}"
 
     def codecs(self) -> dict[str, Codec]:
         """Return the codec of what is written to each topic, by its full name."""
         return {
-            self.name(topic): self.compression if topic in READ_BY_OTHERS else "zstd"
-            for topic in Topic
+            self.name(topic): self.compression if self._is_read_by_others(topic) else "zstd"
+            for topic in (*Topic, *self.routed)
         }
+
+    def _is_read_by_others(self, topic: str) -> bool:
+        return topic in READ_BY_OTHERS or topic in self.routed
 
     def partition_of(self, did: str) -> int:
         """Return the partition of everything that is keyed by ``did``."""
@@ -171,7 +193,7 @@ class Topics:
         Raises ``Fatal`` if the settings change what is demanded.
         """
         n = self.partitions
-        table: tuple[tuple[Topic, int, dict[str, str]], ...] = (
+        table: tuple[tuple[str, int, dict[str, str]], ...] = (
             (Topic.FIREHOSE, n, _LOG),
             (Topic.BACKFILL, n, _LOG),
             (Topic.CURSOR, 1, _MARKERS),
@@ -180,17 +202,19 @@ class Topics:
             (Topic.OPERATIONS, 1, _TABLE),
             (Topic.PUBLISHED, n + 1, _MARKERS),
             (Topic.DEAD_LETTER, n, _DEAD_LETTERS),
+            *((topic, n, _EVENTS) for topic in self.routed),
         )
         return tuple(self._spec(*each) for each in table)
 
-    def _spec(self, topic: Topic, partitions: int, built_in: Mapping[str, str]) -> TopicSpec:
+    def _spec(self, topic: str, partitions: int, built_in: Mapping[str, str]) -> TopicSpec:
         default = TopicSettings()
-        changes = [self.changes.get(each, default) for each in ("all", topic.value)]
+        like = [Topic.EVENTS] if topic in self.routed else []
+        changes = [self.changes.get(each, default) for each in ("all", *like, topic)]
         factors = [each.replication_factor for each in changes if each.replication_factor]
         replicas = [self.replication_factor, *factors][-1]
         demanded = {_POLICY: built_in[_POLICY], **_DEMANDED_OF_ALL}
         # With two replicas one may be away only if one is enough.
-        kept_as = "producer" if topic in READ_BY_OTHERS else "zstd"
+        kept_as = "producer" if self._is_read_by_others(topic) else "zstd"
         config = {**built_in, **demanded, "compression.type": kept_as}
         config[MIN_INSYNC] = str(max(replicas - 1, 1))
         for change in changes:

@@ -2,7 +2,8 @@
 
 Invariants
 - Rows and the markers of their lanes are one Kafka transaction, so the markers on
-  ``chive.published`` say exactly which rows are in Kafka, whatever happened.
+  ``chive.published`` say exactly which rows are in Kafka, whatever happened.  A row that goes to
+  several topics of events has one ``out_seq``, and is in all of them or in none.
 - One transactional id per process.  Before it publishes for a lane, a publisher commits a barrier
   with its id to the lane's partition of ``chive.published``, and then sees that the lane's token is
   still its owner's.
@@ -143,6 +144,8 @@ class Publisher:
         self.name = f"publisher-{uuid4().hex}"
         self._client = client
         self._topics = topics
+        self._routes = topics.event_routes()
+        self._names = {topic.value: (topics.name(topic),) for topic in Topic}
         self._database = database
         self._pace = pace
         self._outgoing: set[Outgoing] = set()
@@ -368,7 +371,7 @@ class Publisher:
         records: list[OutRecord] = []
         for outgoing, rows in work.items():
             number = outgoing.lane.lane
-            records += [self._record(number, row) for row in rows]
+            records += self._records(number, rows)
             value = marker.encode(Marker(rows[-1].out_seq, rows[-1].stamp))
             records.append(OutRecord(*self._place(number), marker.key_of(number), value))
         with _counted([row for rows in work.values() for row in rows]):
@@ -377,10 +380,12 @@ class Publisher:
             session.lanes[outgoing].position = rows[-1].out_seq
             outgoing.published_through(rows[-1].out_seq)
 
-    def _record(self, lane: int, row: OutRow) -> OutRecord:
-        headers = (*row.headers, ("lane", b"%d" % lane), ("out_seq", b"%d" % row.out_seq))
-        topic = self._topics.name(Topic(row.topic))
-        return OutRecord(topic, row.partition, row.key, row.value, headers)
+    def _records(self, lane: int, rows: Sequence[OutRow]) -> Iterator[OutRecord]:
+        for row in rows:
+            headers = (*row.headers, ("lane", b"%d" % lane), ("out_seq", b"%d" % row.out_seq))
+            is_routed = self._topics.routes and row.topic == Topic.EVENTS
+            for name in self._routes.of(row.key) if is_routed else self._names[row.topic]:
+                yield OutRecord(name, row.partition, row.key, row.value, headers)
 
     async def _trim(self, session: _Session) -> None:
         """Every ``trim_every`` seconds, delete the rows up to the newest markers read back."""

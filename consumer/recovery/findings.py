@@ -67,9 +67,8 @@ async def look(services: Services) -> Findings:
     def bounds_of(topic: Topic, partition: int) -> Bounds:
         return bounds.get(TopicPartition(services.topics.name(topic), partition), (0, 0))
 
-    def records_in(topic: Topic) -> int:
-        name = services.topics.name(topic)
-        return sum(end - start for place, (start, end) in bounds.items() if place.topic == name)
+    def records_in(*names: str) -> int:
+        return sum(end - start for place, (start, end) in bounds.items() if place.topic in names)
 
     found = []
     async with services.database.transaction() as connection:
@@ -93,8 +92,8 @@ async def look(services: Services) -> Findings:
         tuple(found),
         halted,
         await _members(services),
-        records_in(Topic.EVENTS),
-        records_in(Topic.OPERATIONS),
+        records_in(*services.topics.event_topics),
+        records_in(services.topics.name(Topic.OPERATIONS)),
     )
 
 
@@ -125,8 +124,8 @@ async def _markers(services: Services) -> dict[int, Marker]:
 
 
 async def _bounds(services: Services) -> dict[TopicPartition, Bounds]:
-    read = {Topic.FIREHOSE, Topic.BACKFILL, Topic.CONTROL, Topic.EVENTS, Topic.OPERATIONS}
-    names = {services.topics.name(topic) for topic in read}
+    read = {Topic.FIREHOSE, Topic.BACKFILL, Topic.CONTROL, Topic.OPERATIONS}
+    names = {*map(services.topics.name, read), *services.topics.event_topics}
     places = [
         TopicPartition(spec.name, partition)
         for spec in services.topics.specs()

@@ -2,7 +2,7 @@
 
 0. Every lane's publisher is fenced, and its last transaction decided.
 1. The newest event of each record and account is collected from ``chive.events``: what consumers
-   know.
+   know.  A record whose topic has changed is in several: that with the highest ``out_seq`` counts.
 2. Records and repositories become exactly that, page by page, and every repository is to be synced:
    what has happened since is repaired from the hosts as in a loss window, and only differences are
    published.
@@ -32,9 +32,8 @@ from consumer.lanes.publisher import take_over
 from consumer.recovery.findings import Findings
 from consumer.services import Services, scope_of
 from consumer.store import deployment, recovery
-from consumer.store import rows as store
 from consumer.store.operations import read, write
-from consumer.store.recovery import Resumed
+from consumer.store.recovery import Resumed, Told
 from procedures import operations, transitions
 from procedures.failures import Failure
 from procedures.operations import Operation
@@ -80,18 +79,20 @@ async def _fence(services: Services, found: Findings) -> dict[int, Marker]:
 
 
 async def _collect_events(services: Services, report: Report) -> None:
+    """Read every topic of events, one after the other: ``out_seq`` tells what is newer."""
     done = 0
-    async for page in _pages(services, Topic.EVENTS, services.topics.partitions):
-        records, accounts = newest(page)
-        async with services.database.transaction() as connection:
-            await recovery.collect(connection, records, accounts)
-        done += len(page)
-        report("events read", done)
+    for name in services.topics.event_topics:
+        async for page in _pages(services, name, services.topics.partitions):
+            records, accounts = newest(page)
+            async with services.database.transaction() as connection:
+                await recovery.collect(connection, records, accounts)
+            done += len(page)
+            report("events read", done)
 
 
-def newest(page: Iterable[Record]) -> tuple[list[store.Record], dict[str, str]]:
-    """Return the newest state of each record, and each account's status, of a page of events."""
-    records: dict[tuple[str, str], store.Record] = {}
+def newest(page: Iterable[Record]) -> tuple[list[Told], dict[str, str]]:
+    """Return the newest state of each record, and each account's status, of a page of one topic."""
+    records: dict[tuple[str, str], Told] = {}
     accounts: dict[str, str] = {}
     for record in page:
         if record.value is None:
@@ -101,7 +102,8 @@ def newest(page: Iterable[Record]) -> tuple[list[store.Record], dict[str, str]]:
         if event["type"] == "record":
             path = f"{event['collection']}/{event['rkey']}"
             cid = parse_cid(event["cid"]) if event["cid"] else None
-            records[did, path] = (did, path, cid, event["rev"])
+            out_seq = int(dict(record.headers)["out_seq"])
+            records[did, path] = Told(did, path, cid, event["rev"], out_seq)
         elif event["type"] == "account":
             accounts[did] = event["status"]
     return list(records.values()), accounts
@@ -123,7 +125,7 @@ async def _take_over(services: Services, report: Report) -> None:
 async def _operations(services: Services, report: Report) -> None:
     """End what had not ended, and take back what the tables do not know."""
     done = 0
-    async for page in _pages(services, Topic.OPERATIONS, 1):
+    async for page in _pages(services, services.topics.name(Topic.OPERATIONS), 1):
         shown = _shown(page)
         async with services.database.transaction() as connection:
             known = await read.read_all(connection, list(shown))
@@ -175,10 +177,10 @@ def _ended(operation: Operation) -> Operation:
 
 
 async def _pages(
-    services: Services, topic: Topic, partitions: int
+    services: Services, topic: str, partitions: int
 ) -> AsyncIterator[Sequence[Record]]:
     """Yield the records of a topic that are there now, each partition in order."""
-    places = [TopicPartition(services.topics.name(topic), n) for n in range(partitions)]
+    places = [TopicPartition(topic, n) for n in range(partitions)]
     async with await PartitionReader.open(services.client, dict.fromkeys(places)) as reader:
         async for page in reader.until_end(limit=_PAGE):
             yield page

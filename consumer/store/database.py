@@ -31,8 +31,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
 from consumer.metrics import Service
-from consumer.store import rights
+from consumer.store import rights, routes
 from consumer.store.errors import CommitUnknown, translate_commit, translated
+from consumer.store.routes import Known
 from consumer.store.schema import migrate, migrations, schema_of
 from consumer.store.session import Session, SessionRules
 from consumer.store.target import CONNECT_SECONDS, Target
@@ -191,6 +192,16 @@ class Database:
             async with await self._connect() as connection, connection.transaction():
                 await connection.begin()
                 return await rights.lacking(connection, self.schema, migrations())
+
+    async def routes(self) -> Known | None:
+        """Return the routes of events that are known, None if nothing has run, without the pool.
+
+        Raises ``Transient`` if the server does not answer, ``Fatal`` if it refuses.
+        """
+        with translated():
+            async with await self._connect() as connection, connection.transaction():
+                await connection.begin()
+                return await routes.read(connection)
 
     async def close(self) -> None:
         """Close all sessions."""

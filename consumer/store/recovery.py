@@ -12,26 +12,31 @@ from uuid import UUID
 
 from consumer.store.arrays import Bigints, Byteas, Texts
 from consumer.store.database import Connection
-from consumer.store.rows import RELEASED, Record
+from consumer.store.rows import RELEASED
 
 _STAGE = """
-CREATE UNLOGGED TABLE IF NOT EXISTS recovered_records (
+DROP TABLE IF EXISTS recovered_records;
+CREATE UNLOGGED TABLE recovered_records (
     did  text COLLATE "C" NOT NULL,
     path text COLLATE "C" NOT NULL,
     cid  bytea,
     rev  text COLLATE "C" NOT NULL,
+    out_seq bigint NOT NULL,
     PRIMARY KEY (did, path)
 );
 CREATE UNLOGGED TABLE IF NOT EXISTS recovered_accounts (
     did    text COLLATE "C" PRIMARY KEY,
     status text NOT NULL
 );
-TRUNCATE recovered_records, recovered_accounts;
+TRUNCATE recovered_accounts;
 """
 _UNSTAGE = "DROP TABLE recovered_records, recovered_accounts"
 _RECORDS = """
-INSERT INTO recovered_records (did, path, cid, rev) SELECT * FROM unnest(%s, %s, %s, %s)
-ON CONFLICT (did, path) DO UPDATE SET cid = EXCLUDED.cid, rev = EXCLUDED.rev
+INSERT INTO recovered_records AS known (did, path, cid, rev, out_seq)
+SELECT * FROM unnest(%s, %s, %s, %s, %s)
+ON CONFLICT (did, path) DO UPDATE
+SET cid = EXCLUDED.cid, rev = EXCLUDED.rev, out_seq = EXCLUDED.out_seq
+WHERE EXCLUDED.out_seq > known.out_seq
 """
 _ACCOUNTS = """
 INSERT INTO recovered_accounts (did, status) SELECT * FROM unnest(%s, %s)
@@ -105,6 +110,17 @@ _OPEN = "SELECT id FROM operations WHERE status IN ('queued', 'running') ORDER B
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What an event said of a record: ``cid`` None, it is deleted; ``out_seq`` is the event's."""
+
+    did: str
+    path: str
+    cid: bytes | None
+    rev: str
+    out_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """Where a lane goes on: offsets of the next records, and what is published of it.
 
@@ -130,17 +146,18 @@ async def unstage(connection: Connection) -> None:
 
 
 async def collect(
-    connection: Connection, records: Sequence[Record], accounts: Mapping[str, str]
+    connection: Connection, records: Sequence[Told], accounts: Mapping[str, str]
 ) -> None:
     """Keep the newest events of a page: at most one for a record; statuses by DID."""
     if records:
         await connection.execute(
             _RECORDS,
             [
-                Texts([did for did, _, _, _ in records]),
-                Texts([path for _, path, _, _ in records]),
-                Byteas([cid for _, _, cid, _ in records]),
-                Texts([rev for _, _, _, rev in records]),
+                Texts([one.did for one in records]),
+                Texts([one.path for one in records]),
+                Byteas([one.cid for one in records]),
+                Texts([one.rev for one in records]),
+                Bigints([one.out_seq for one in records]),
             ],
         )
     if accounts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from consumer.state.discovery import Search
-from consumer.store import answers, lanes, outbox, searches, sweep
+from consumer.store import answers, lanes, outbox, routes, searches, sweep
 from consumer.store import found as found_repos
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
@@ -48,6 +48,7 @@ class Status:
     """Counts and positions; ``repos`` by (status, sync state, reason), ``outbox`` by lane.
 
     ``found``: repositories that are remembered, being synced, and failed before.
+    ``routes_changed``: since then the topics of events do not hold what the routes say.
     """
 
     cursors: list[Cursor]
@@ -63,6 +64,7 @@ class Status:
     searches: list[Search] = field(default_factory=list)
     found: tuple[int, int, int] = (0, 0, 0)
     sweep: Progress | None = None
+    routes_changed: datetime | None = None
 
 
 _RELAYS = """
@@ -107,6 +109,7 @@ async def read(connection: Connection) -> Status:
         searches=await searches.read_all(connection),
         found=await found_repos.counts(connection),
         sweep=await sweep.progress(connection),
+        routes_changed=await routes.changed_at(connection),
     )
 
 

@@ -185,7 +185,7 @@ class Product(Harness):
 
     async def events(self, did: str | None = None) -> list[dict[str, Any]]:
         """Return the events of ``did``, None: all; tombstones apart."""
-        records = await self.committed(Topic.EVENTS)
+        records = await self.told()
         events = [orjson.loads(each.value) for each in records if each.value is not None]
         of_accounts = [event for event in events if "did" in event]
         return [event for event in of_accounts if did in (None, event["did"])]
@@ -228,16 +228,16 @@ class Product(Harness):
             return True
 
         async def in_topic() -> bool:
-            status, folded = _fold(await self.events(did))
+            status, left = folded(await self.events(did))
             assert status in (None, state[0])
-            assert folded == held
+            assert left == held
             return True
 
         await self.eventually(in_table, what=f"the table is what the host of {did} holds")
         await self.eventually(in_topic, what=f"the topic's fold is the table of {did}")
 
 
-def _fold(events: list[dict[str, Any]]) -> tuple[str | None, Records]:
+def folded(events: list[dict[str, Any]]) -> tuple[str | None, Records]:
     """Return the newest status (None: no event states one) and the records that are left."""
     status: str | None = None
     records: Records = {}

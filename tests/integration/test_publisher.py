@@ -34,11 +34,14 @@ from consumer.store.rows import RELEASED, Lane, OutRow
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.harness import Harness
+from tests.support.kafka import committed
 from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.services
 
 LANE = 2
+EPRINT, NODE = "pub.chive.eprint.submission", "pub.chive.graph.node"
+ROUTES = {"pub.chive.eprint.*": "eprints", "pub.chive.graph.*": "graph"}
 # Small transactions, prompt looks: many boundaries in little time.
 PACE = Pace(transaction_rows=7, trim_every=0.0, look_every=0.1)
 
@@ -99,19 +102,32 @@ class PublisherHarness(Harness):
             return (await outbox.depth(connection)).get(LANE, 0)
 
     async def published(self) -> list[Any]:
-        """Return everything a read_committed reader sees, by partition."""
+        """Return everything a read_committed reader sees, by topic and partition."""
         return [
             record
-            for topic in (Topic.EVENTS, Topic.DEAD_LETTER)
-            for record in await self.committed(topic)
+            for name in (*self.topics.event_topics, self.topics.name(Topic.DEAD_LETTER))
+            for record in await committed(self.client, name)
         ]
+
+    def topics_of(self, row: OutRow) -> tuple[str, ...]:
+        """Return the topics that the row goes to."""
+        if row.topic != Topic.EVENTS:
+            return (self.topics.name(row.topic),)
+        return self.topics.event_routes().of(row.key)
 
 
 def row(out_seq: int) -> OutRow:
     topic = "dead-letter" if out_seq % 10 == 0 else "events"
     value = None if out_seq % 5 == 3 else b"value %d" % out_seq
     headers = (("reason", b"test"),) if topic == "dead-letter" else ()
-    return OutRow(out_seq, topic, out_seq % 3, b"key %d" % (out_seq // 2), headers, value)
+    return OutRow(out_seq, topic, out_seq % 3, key_of(out_seq // 2), headers, value)
+
+
+def key_of(number: int) -> bytes:
+    """Return the key of a record of one of two collections, or of an account's event."""
+    if number % 3 == 0:
+        return b"did:plc:%d#account" % number
+    return b"at://did:plc:a/%s/%d" % ((EPRINT, NODE)[number % 2].encode(), number)
 
 
 def recorded(harness: PublisherHarness) -> Recorded:
@@ -125,13 +141,15 @@ def sequence(records: Sequence[Any]) -> list[int]:
 async def exactly_once(harness: PublisherHarness) -> None:
     """Assert that every decided row is in Kafka once, in order per partition, as decided."""
     found = await harness.published()
-    assert sorted(sequence(found)) == list(range(1, harness.decided + 1))
+    rows = [row(out_seq) for out_seq in range(1, harness.decided + 1)]
+    assert sorted((record.topic, *sequence([record])) for record in found) == sorted(
+        (topic, row.out_seq) for row in rows for topic in harness.topics_of(row)
+    )
     places: dict[TopicPartition, list[int]] = {}
     for record in found:
         (out_seq,) = sequence([record])
         expected = row(out_seq)
         assert (record.key, record.value) == (expected.key, expected.value)
-        assert record.topic == harness.topics.name(Topic(expected.topic))
         assert record.partition == expected.partition
         headers = (*expected.headers, ("lane", b"%d" % LANE), ("out_seq", b"%d" % out_seq))
         assert tuple(record.headers) == headers
@@ -148,8 +166,11 @@ async def empty(harness: PublisherHarness) -> bool:
 
 
 @pytest.fixture
-async def harness(deployment: Deployment) -> AsyncIterator[PublisherHarness]:
+async def harness(
+    deployment: Deployment, request: pytest.FixtureRequest
+) -> AsyncIterator[PublisherHarness]:
     lane = Lane(LANE, RELEASED)
+    deployment = replace(deployment, routes=getattr(request, "param", {}))
     async with PublisherHarness.opened(deployment, lane=lane) as harness:
         async with harness.database.transaction() as connection:
             await check(connection, recorded(harness))
@@ -238,12 +259,16 @@ def sighted_once(blind: Callable[..., Awaitable[list[Any]]]) -> Callable[..., Aw
 
 
 async def published_all(harness: PublisherHarness) -> bool:
-    return len(await harness.published()) == harness.decided
+    return len(set(sequence(await harness.published()))) == harness.decided
 
 
 # -- crashes ----------------------------------------------------------------------------------
 
 
+with_and_without_routes = pytest.mark.parametrize("harness", [{}, ROUTES], indirect=True)
+
+
+@with_and_without_routes
 async def test_a_crash_between_commit_and_trim_repeats_nothing(harness: PublisherHarness) -> None:
     await harness.decide(20)
     never = replace(PACE, trim_every=1e9)
@@ -256,6 +281,7 @@ async def test_a_crash_between_commit_and_trim_repeats_nothing(harness: Publishe
     await exactly_once(harness)
 
 
+@with_and_without_routes
 async def test_crashes_anywhere_repeat_and_lose_nothing(harness: PublisherHarness) -> None:
     chance = random.Random(7)
     for _ in range(12):
@@ -299,6 +325,7 @@ async def lost_and_unknown(*_: object) -> None:
     raise OutcomeUnknown("the request was lost")
 
 
+@with_and_without_routes
 @pytest.mark.parametrize("interfere", [committed_and_unknown, lost_and_unknown])
 async def test_an_unknown_outcome_is_looked_up(
     harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch, interfere: Any

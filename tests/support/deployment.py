@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Deployment:
     prefix: str
     dsn: str
     data_dir: Path
+    routes: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def settings(self, **sections: Any) -> Settings:
         """Return settings of this deployment; ``sections`` replace whole sections.
@@ -50,6 +51,7 @@ class Deployment:
             "bootstrap_servers": self.bootstrap_servers,
             "topic_prefix": self.prefix,
             "partitions": PARTITIONS,
+            "routes": self.routes,
         }
         return KafkaSettings(**{**defaults, **values})
 
@@ -63,6 +65,7 @@ class Deployment:
             "CHIVE_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "CHIVE_KAFKA__TOPIC_PREFIX": self.prefix,
             "CHIVE_KAFKA__PARTITIONS": str(PARTITIONS),
+            "CHIVE_KAFKA__ROUTES": ",".join(f"{k}={v}" for k, v in self.routes.items()),
             "CHIVE_POSTGRES__DSN": self.dsn,
             "CHIVE_DATA_DIR": str(self.data_dir),
             "CHIVE_GATEWAY__BIND": "127.0.0.1:0",

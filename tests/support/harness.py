@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from consumer.config.settings import Settings
@@ -72,6 +72,20 @@ class Harness:
             for value in values:
                 await writer.write(OutRecord(self.topics.name(topic), 0, None, value))
 
+    def route(self, routes: Mapping[str, str]) -> None:
+        """Give the events other routes, from the next start on; make their topics first."""
+        self.deployment = replace(self.deployment, routes=routes)
+        self.client, self.topics = client_of(self.deployment), topics_of(self.deployment)
+
+    async def told(self) -> list[Record]:
+        """Return the records of all topics of events, once each, those of a lane in order."""
+        found = {
+            out_seq(record): record
+            for name in self.topics.event_topics
+            for record in await committed(self.client, name, range(self.topics.partitions))
+        }
+        return [found[place] for place in sorted(found)]
+
     async def committed(self, topic: Topic, *partitions: int) -> list[Record]:
         """Return what a ``read_committed`` reader sees, each partition in order; default: all.
 
@@ -82,6 +96,12 @@ class Harness:
         found = await committed(self.client, name, partitions or range(count))
         schemas.validate(topic, found)
         return found
+
+
+def out_seq(record: Record) -> tuple[int, int]:
+    """Return the lane of a record, and its number in it."""
+    headers = dict(record.headers)
+    return int(headers["lane"]), int(headers["out_seq"])
 
 
 @asynccontextmanager

@@ -224,7 +224,7 @@ class WorkerHarness(Harness):
         return [event for event in await self._told() if "did" not in event]
 
     async def _told(self) -> list[dict[str, Any]]:
-        records = await self.committed(Topic.EVENTS)
+        records = await self.told()
         event_headers.validate(records)
         return [json.loads(record.value) for record in records if record.value is not None]
 

@@ -72,6 +72,15 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().scope.collections == ("app.bsky.feed.*", "pub.chive.*")
 
 
+def test_routes_are_pairs_in_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "chive.toml"
+    file.write_text('[kafka.routes]\n"pub.chive.*" = "chive"\n')
+    assert load(file=file).kafka.routes == {"pub.chive.*": "chive"}
+    monkeypatch.setenv("CHIVE_KAFKA__ROUTES", "pub.chive.eprint.*=eprints, at.margin.note=notes")
+    routes = {"pub.chive.eprint.*": "eprints", "at.margin.note": "notes"}
+    assert load(file=file).kafka.routes == routes
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KAFKA__BOOTSTRAP_SERVERS", "SCOPE__COLLECTIONS", "HTTP__PORT", "CONFIG"):
         monkeypatch.setenv(f"CHIVE_{name}", "")

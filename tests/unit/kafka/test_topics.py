@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
+from pydantic import ValidationError
 
 from consumer.config.settings import KafkaSettings, TopicSettings
-from consumer.config.types import TopicName
+from consumer.config.types import BUILT_IN_TOPICS
 from consumer.errors import Fatal
 from consumer.kafka.client import MAX_RECORD_BYTES
+from consumer.kafka.rights import Party, Resource, rights
 from consumer.kafka.topics import Topic, Topics, TopicSpec
 
 TOPICS = Topics("chive.", 8)
@@ -123,5 +123,72 @@ def test_what_is_demanded_may_be_left_to_the_broker_but_not_changed() -> None:
 
 
 def test_settings_name_every_topic() -> None:
-    (names, *_) = get_args(TopicName)
-    assert set(get_args(names)) == {"all", *Topic}
+    assert {*Topic} == BUILT_IN_TOPICS
+
+
+ROUTED = KafkaSettings(
+    routes={"pub.chive.eprint.*": "eprints", "pub.chive.*": "chive", "at.margin.*": "events"},
+    compression="lz4",
+    topics={
+        "all": TopicSettings(config={"x.y": "1"}),
+        "events": TopicSettings(config={"x.y": "2"}, replication_factor=3),
+        "eprints": TopicSettings(config={"x.y": "3"}),
+    },
+)
+
+
+def test_topics_of_routes_are_like_that_of_events() -> None:
+    topics = Topics.of(ROUTED)
+    assert topics.event_topics == ("chive.events", "chive.chive", "chive.eprints")
+    specs = {spec.name: spec for spec in topics.specs()}
+    events = specs["chive.events"]
+    for name in topics.event_topics:
+        assert specs[name].partitions == events.partitions
+        assert specs[name].demanded == events.demanded
+        assert specs[name].replicas == 3
+        assert topics.codecs()[name] == "lz4"
+        assert {**specs[name].config, "x.y": ""} == {**events.config, "x.y": ""}
+    assert [specs[name].config["x.y"] for name in topics.event_topics] == ["2", "2", "3"]
+    assert len(specs) == len(Topic) + 2
+
+
+def test_readers_may_read_every_topic_of_events() -> None:
+    topics = Topics.of(ROUTED)
+    allowed = {
+        party: {
+            name
+            for right in rights(topics, create=True, readers="r")
+            if right.party is party and right.resource is Resource.TOPIC
+            for name in right.names
+        }
+        for party in Party
+    }
+    assert allowed[Party.READER] == {*topics.event_topics, "chive.operations"}
+    assert allowed[Party.CONSUMER] >= {*topics.event_topics}
+
+
+def test_routes_lead_to_full_names() -> None:
+    routes = Topics.of(ROUTED).event_routes()
+    assert routes.of(b"at://did:plc:a/pub.chive.eprint.version/1") == ("chive.eprints",)
+    assert routes.of(b"at://did:plc:a/at.margin.note/1") == ("chive.events",)
+
+
+@pytest.mark.parametrize(
+    ("routes", "said"),
+    [
+        ({"pub.chive.*": "operations"}, "a topic of the consumer's own"),
+        ({"pub.chive.*": "Eprints"}, "no topic's name"),
+        ({"pub.chive.*": "a_b"}, "no topic's name"),
+        ({"pub.chive.*": "chive.eprints"}, "no topic's name"),
+        ({"pub.*.chive": "eprints"}, "is not a pattern"),
+        ({"pub": "eprints"}, "is neither a collection NSID nor a pattern"),
+    ],
+)
+def test_routes_that_are_none(routes: dict[str, str], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        KafkaSettings(routes=routes)
+
+
+def test_settings_of_a_topic_that_nothing_leads_to() -> None:
+    with pytest.raises(ValidationError, match=r"topics\.eprints: there is no such topic"):
+        KafkaSettings(topics={"eprints": TopicSettings()})
