@@ -56,7 +56,11 @@ type Offsets = Map<number, bigint> // the next to read, by partition
 async function follow(server: string, topic: string, address: string): Promise<void> {
   const database = new pg.Client(address)
   await database.connect()
-  const kafka = new Kafka({ brokers: [server], logLevel: logLevel.WARN })
+  const kafka = new Kafka({
+    brokers: [server],
+    logLevel: logLevel.WARN,
+    retry: { retries: Infinity, maxRetryTime: 5_000 }, // a Kafka that is away is waited for
+  })
   const admin = kafka.admin()
   await admin.connect()
   const partitions = await admin.fetchTopicOffsets(topic)

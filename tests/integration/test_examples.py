@@ -7,6 +7,7 @@ import json
 import random
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.support import examples
 from tests.support.deployment import PARTITIONS, deployed
 from tests.support.eventually import eventually
 from tests.support.examples import Example, fold
+from tests.support.proxy import LOOPBACK, TcpProxy
 from tests.support.services import Services
 from tests.support.snapshots import chunks_of
 from tests.support.worker import WorkerHarness
@@ -33,6 +35,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 COLLECTION = "pub.chive.eprint.submission"
 KILLS = 4
+AWAY = 12.0  # seconds: longer than KafkaJS tries by default
 EXAMPLES: dict[str, examples.Build] = {
     "go": examples.go,
     "java": examples.java,
@@ -259,6 +262,30 @@ async def test_an_example_does_not_go_on_where_it_would_be_wrong(
     example.execute("UPDATE offsets SET at = at + 8 * 86400, next = 1000000000")
     assert "range" in (await example.refusal(*place)).lower()
     assert example.done() == PARTITIONS * 1_000_000_000
+
+
+async def test_the_examples_wait_for_a_kafka_that_is_away(
+    topics: Topics, kafka_proxy: TcpProxy, tmp_path: Path
+) -> None:
+    place = f"{LOOPBACK}:{kafka_proxy.port}", topics.events
+    total = sum(ends(await topics.records()).values())
+    async with AsyncExitStack() as stack:
+        running = []
+        for name, build in EXAMPLES.items():
+            (folder := tmp_path / name).mkdir()
+            with suppress(pytest.skip.Exception):  # the other tests say what is not installed
+                example = await build(folder, topics.harness.deployment.dsn)
+                process = await stack.enter_async_context(example.running(*place))
+                running.append((example, process))
+        await asyncio.gather(*(reached(*each, total) for each in running))
+        await kafka_proxy.stop()
+        await asyncio.sleep(AWAY)
+        await kafka_proxy.start()
+        await topics.produce(OutRecord(topics.events, 0, b"nobody", None))
+        await asyncio.gather(*(reached(*each, total + 1) for each in running))
+    records = await topics.records()
+    for example, _ in running:
+        agree(example, records)
 
 
 async def is_what_the_consumer_holds(topics: Topics, example: Example) -> None:
