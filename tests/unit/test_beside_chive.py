@@ -24,7 +24,7 @@ def routed_by_nginx() -> dict[str, str]:
         r"^map \$uri \$chive_service \{\n(.*?)^\}", NGINX, re.MULTILINE | re.DOTALL
     )
     pairs = re.findall(r"^    (\S+) +(\w+);$", body, re.MULTILINE)
-    assert len(pairs) == len(body.splitlines())
+    assert len(dict(pairs)) == len(body.splitlines())
     return dict(pairs)
 
 
@@ -34,7 +34,9 @@ def routed_by_traefik() -> tuple[set[str], set[str]]:
     rule = router["chive-firehose"]["rule"]
     of = r"\({0}\(`([^`]+)`\)(?: \|\| {0}\(`[^`]+`\))*\)"
     assert re.fullmatch(of.format("Host") + " && " + of.format("Path"), rule), rule
-    return set(re.findall(r"Host\(`(.+?)`\)", rule)), set(re.findall(r"Path\(`(.+?)`\)", rule))
+    hosts, paths = (re.findall(rf"{what}\(`(.+?)`\)", rule) for what in ("Host", "Path"))
+    assert len(paths) == len(set(paths))
+    return set(hosts), set(paths)
 
 
 def test_the_routes_are_the_methods() -> None:
