@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.config.settings import RetrySettings, WorkerSettings
+from consumer.config.settings import RetrySettings, ScopeSettings, WorkerSettings
 from consumer.kafka.topics import Topic
+from consumer.scope import Repos
 from simulator.repo import Repo
 from tests.field.product import Product
 from tests.support.deployment import PARTITIONS
@@ -130,6 +131,22 @@ async def test_a_host_that_is_away_keeps_nobody_waiting_for_long(fresh: Product)
         await fresh.agrees(*(repo for _, repo in accounts))
         failed = {event["lane"]: event["failed"] for event in found if event["failed"]}
         assert failed == {fresh.topics.partition_of(dead.account.did): 1}
+
+
+async def test_repositories_that_the_settings_name_are_a_snapshot_too(fresh: Product) -> None:
+    network = fresh.network
+    repos = [(await network.account(f"named {number}"))[1] for number in range(5)]
+    dids = tuple(repo.account.did for repo in repos)
+    fresh.changed["worker"] = WorkerSettings(progress_every=EVERY)
+    fresh.changed["scope"] = ScopeSettings(repos=Repos.LISTED, dids=dids)
+    async with fresh.running():
+        await network.commit(repos[0])
+        found = await all_whole(fresh)
+        assert sum(event["repositories"] for event in found) == len(repos)
+        partitions = await told(fresh)
+    for repo in repos:
+        did = repo.account.did
+        assert paths_before(partitions[fresh.topics.partition_of(did)], did) >= 3
 
 
 async def test_without_a_source_that_serves_the_listing_nothing_is_complete(
