@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consumer.control import bulks as parents
 from consumer.kafka.topics import Topics
-from consumer.scope import Scope
+from consumer.scope import History, Scope
 from consumer.store.database import Connection
 from consumer.store.operations import bulks, queue, read, write
 from procedures import admission, transitions
@@ -46,7 +46,8 @@ async def carry_out(
     if isinstance(command, SearchCommand):
         found = admission.search(command, known, now)
         if isinstance(found, Accepted):
-            await write.insert(connection, found.operation, topics.partitions)
+            operation = _searched(found.operation, scope, now)
+            await write.insert(connection, operation, topics.partitions)
         return found if isinstance(found, Refusal) else None
     outcome = admission.accept(command, known, await read.open_of(connection, command.did), now)
     match outcome:
@@ -74,6 +75,14 @@ async def _begin_bulk(
         await write.insert(connection, decided.operation, topics.partitions)
         await bulks.begin(connection, command.id, command.selection)
     return decided if isinstance(decided, Refusal) else None
+
+
+def _searched(operation: Operation, scope: Scope, now: float) -> Operation:
+    """Return ``operation``, as failed if nothing is searched here: it would wait for ever."""
+    if scope.history is History.FULL:
+        return operation
+    error = "repositories are not searched for: scope.history is live"
+    return transitions.fail(operation, now, Failure.OUT_OF_SCOPE, error)
 
 
 def _within(operation: Operation, command: WorkCommand, scope: Scope, now: float) -> Operation:

@@ -8,11 +8,11 @@ import pytest
 
 from consumer.control import commands
 from consumer.kafka.topics import Topics
-from consumer.scope import Scope
+from consumer.scope import History, Scope
 from consumer.store.database import Connection
 from consumer.store.operations import read, write
 from procedures.failures import Failure
-from procedures.messages import RecordRefresh, is_record_uri
+from procedures.messages import Discover, RecordRefresh, RegisterHost, is_record_uri
 from procedures.operations import Operation, Status
 from procedures.retries import RetryPolicy
 
@@ -60,3 +60,21 @@ async def test_a_refresh_that_the_tables_cannot_index_fails_at_once(
     )
     assert [(one.status, one.failure) for one in inserted] == [(status, failure)]
     assert inserted[0].status is Status.FAILED or len(uri) < 2_704
+
+
+@pytest.mark.parametrize(
+    "command",
+    [Discover(id="one", requested_at=0.0), RegisterHost(id="one", host="a.b", requested_at=0.0)],
+)
+@pytest.mark.parametrize(
+    ("history", "status"), [(History.FULL, Status.QUEUED), (History.LIVE, Status.FAILED)]
+)
+async def test_a_search_fails_at_once_where_nothing_is_searched(
+    inserted: list[Operation], command: Discover | RegisterHost, history: History, status: Status
+) -> None:
+    nowhere, scope = cast("Connection", None), Scope(("pub.chive.*",), history=history)
+    topics = Topics("t.", 4)
+    assert await commands.carry_out(nowhere, command, topics, scope, RetryPolicy(), 1.0) is None
+    (operation,) = inserted
+    assert (operation.status, operation.reason) == (status, command.subject)
+    assert operation.failure == (Failure.OUT_OF_SCOPE if status is Status.FAILED else None)
