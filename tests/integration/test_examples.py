@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from consumer.kafka.client import Client
+from consumer.kafka.client import MAX_RECORD_BYTES, Client
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
@@ -26,6 +26,7 @@ from tests.support import examples
 from tests.support.deployment import PARTITIONS, deployed
 from tests.support.eventually import eventually
 from tests.support.examples import Example, fold
+from tests.support.kafka import configure
 from tests.support.proxy import LOOPBACK, TcpProxy
 from tests.support.services import Services
 from tests.support.snapshots import chunks_of
@@ -95,6 +96,20 @@ class Topics:
         async with await TransactionalProducer.open(self.harness.client, "test-other") as producer:
             await producer.commit(records)
 
+    async def compact(self) -> None:
+        """Have Kafka compact what is there, and go on without: tombstones stay."""
+        keys = {record.key for record in await self.records()}
+        await configure(self.harness.client, self.events, _COMPACTED)
+        # The segment that is written is never compacted: each partition begins another one.
+        ends = [OutRecord(self.events, n, b"lane/%d" % n, None) for n in range(PARTITIONS)]
+        await self.produce(*ends)
+
+        async def compacted() -> bool:
+            return len(await self.records()) == len(keys) + PARTITIONS
+
+        await eventually(compacted, what="the topic is compacted", deadline=90.0, every=1.0)
+        await configure(self.harness.client, self.events, _KEPT)
+
     async def abort(self) -> None:
         """Write tombstones of much of it that no reader of committed records sees, twice."""
         producer = self.harness.client.producer(self.harness.client.scoped("test-aborted"))
@@ -109,6 +124,15 @@ class Topics:
         finally:
             await producer.stop()
 
+
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "max.message.bytes": str(MAX_RECORD_BYTES),
+    "segment.ms": "1",
+    "min.cleanable.dirty.ratio": "0.001",
+    "delete.retention.ms": str(7 * 86_400_000),
+}
+_KEPT = {**_COMPACTED, "segment.ms": "86400000", "min.compaction.lag.ms": "86400000"}
 
 _RUNNING = """
 INSERT INTO operations (id, type, did, lane, automatic, status, phase, attempts, started_at)
@@ -148,6 +172,9 @@ async def happen(topics: Topics) -> None:
     await topics.status(returned, "active")
     await topics.sync(returned, name="returned")
     await topics.sync(whole, name="again", emit_all=True)
+    await harness.publish(network.frames(100))
+    await harness.settled()
+    await topics.compact()
     await harness.publish(network.frames(100))
     await topics.write(stale, create("odd", **ODD))
     await topics.write(stale, create("cbor", n=0.5))
