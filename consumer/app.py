@@ -28,6 +28,7 @@ from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher
 from consumer.gateway import role as gateway
 from consumer.kafka.replicas import Replicas
+from consumer.kafka.schema_registry import Header, SchemaRegistry
 from consumer.kafka.stable import OpenTransactions
 from consumer.kafka.topics import Topic
 from consumer.known_collections import empty_wildcards
@@ -39,7 +40,7 @@ from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
 from consumer.runtime.tasks import first_of
-from consumer.services import Services, opened, scope_of, stack_of, waited_for
+from consumer.services import Say, Services, opened, scope_of, stack_of, waited_for
 from consumer.state.progress import Place
 from consumer.store import lanes, progress, repos, routes, status
 from consumer.tail.cursor import Cursor, seconds
@@ -92,7 +93,8 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         # A gateway by itself has no right to read more.
         only = (Topic.CONTROL,) if plan.roles == {Role.GATEWAY} else ()
         transactions = OpenTransactions(services.client, services.topics, *only)
-        roots = _roots(replace(plan, settings=settings), services, state)
+        schemas = await _schemas(plan, services, stop, state.waiting)
+        roots = _roots(replace(plan, settings=settings), services, state, schemas)
         roots["transactions"] = transactions.run
         replicas = Replicas(services.client, services.topics)
         roots["replicas"] = replicas.run
@@ -161,9 +163,23 @@ def _introduce_proxy(settings: NetworkSettings) -> None:
         )
 
 
-def _roots(plan: Plan, services: Services, state: Health) -> dict[str, Root]:
+async def _schemas(
+    plan: Plan, services: Services, stop: asyncio.Event, say: Say
+) -> Mapping[Topic, Header]:
+    """Register the schemas of what this process publishes, if there is a registry."""
+    if not plan.roles & {Role.WORKER, Role.FETCHER}:
+        return {}
+    registry = SchemaRegistry(services.settings.schema_registry)
+    return await waited_for(
+        Service.SCHEMA_REGISTRY, lambda: registry.register(services.topics), stop, say
+    )
+
+
+def _roots(
+    plan: Plan, services: Services, state: Health, schemas: Mapping[Topic, Header]
+) -> dict[str, Root]:
     roots: dict[str, Root] = {}
-    publisher = Publisher(services.client, services.topics, services.database)
+    publisher = Publisher(services.client, services.topics, services.database, schemas=schemas)
     if Role.TAILER in plan.roles:
         roots[Role.TAILER] = lambda stop: _tailer(services).run(stop)
     if Role.FETCHER in plan.roles:

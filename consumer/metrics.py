@@ -131,6 +131,7 @@ class Service(StrEnum):
     PDS = "pds"
     EMBEDDED = "embedded_stack"
     PROXY = "proxy"
+    SCHEMA_REGISTRY = "schema_registry"
 
 
 class TransactionOutcome(StrEnum):

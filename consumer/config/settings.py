@@ -27,6 +27,7 @@ from consumer.config.types import (
     Fragment,
     HostPort,
     HttpOrigin,
+    HttpUrl,
     NonNegative,
     Nsid,
     Patterns,
@@ -239,6 +240,18 @@ _NEEDED = {
     "OAUTHBEARER": "sasl_token_file or sasl_token_command",
     MSK_IAM: "aws_region, and SASL_SSL",
 }
+
+
+class SchemaRegistrySettings(Section):
+    """The schema registry that readers use; without ``url`` there is none."""
+
+    secrets = ("password",)
+
+    url: HttpUrl | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: SecretFile | None = None
+    password_command: Command | None = None
 
 
 class PostgresSettings(Section):
@@ -467,6 +480,7 @@ class Settings(Section):
     identity: IdentitySettings = IdentitySettings()
     network: NetworkSettings = NetworkSettings()
     kafka: KafkaSettings = KafkaSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     postgres: PostgresSettings = PostgresSettings()
     scope: ScopeSettings = ScopeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

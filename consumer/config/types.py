@@ -118,6 +118,14 @@ def http_origin(text: str) -> str:
     return f"{url.scheme}://{url.netloc.lower()}"
 
 
+def http_url(text: str) -> str:
+    """Return an http or https URL, which may have a path, without the slash at its end."""
+    url = _split_url(text)
+    if url.scheme not in ("https", "http"):
+        raise ValueError("the URL starts with https:// or http://")
+    return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
+
+
 def source(text: str) -> str:
     """Return ``relay``, or an origin as ``http_origin`` does."""
     return text if text == RELAY else http_origin(text)
@@ -269,6 +277,7 @@ Fragment = Annotated[str, AfterValidator(fragment)]
 Start = Annotated[Literal["live", "oldest"] | int, BeforeValidator(start)]
 RelayUrl = Annotated[str, AfterValidator(relay_url)]
 HttpOrigin = Annotated[str, AfterValidator(http_origin)]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
 Source = Annotated[str, AfterValidator(source)]
 HostPort = Annotated[str, AfterValidator(host_port)]
 Servers = Annotated[str, AfterValidator(servers)]

@@ -42,6 +42,7 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.compacted import CompactedPartition
 from consumer.kafka.reader import PartitionReader, TopicPartition
+from consumer.kafka.schema_registry import Header
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import (
     Fenced,
@@ -139,8 +140,14 @@ class Publisher:
     """Publishes the outboxes of the lanes that this process owns, in one transaction for all."""
 
     def __init__(
-        self, client: Client, topics: Topics, database: Database, pace: Pace = Pace()
+        self,
+        client: Client,
+        topics: Topics,
+        database: Database,
+        pace: Pace = Pace(),
+        schemas: Mapping[Topic, Header] | None = None,
     ) -> None:
+        """``schemas``: the header that names the schema of a topic's values."""
         self.name = f"publisher-{uuid4().hex}"
         self._client = client
         self._topics = topics
@@ -148,6 +155,7 @@ class Publisher:
         self._names = {topic.value: (topics.name(topic),) for topic in Topic}
         self._database = database
         self._pace = pace
+        self._schemas = {str(topic): (header,) for topic, header in (schemas or {}).items()}
         self._outgoing: set[Outgoing] = set()
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -383,6 +391,8 @@ class Publisher:
     def _records(self, lane: int, rows: Sequence[OutRow]) -> Iterator[OutRecord]:
         for row in rows:
             headers = (*row.headers, ("lane", b"%d" % lane), ("out_seq", b"%d" % row.out_seq))
+            if row.value is not None:
+                headers += self._schemas.get(row.topic, ())
             is_routed = self._topics.routes and row.topic == Topic.EVENTS
             for name in self._routes.of(row.key) if is_routed else self._names[row.topic]:
                 yield OutRecord(name, row.partition, row.key, row.value, headers)

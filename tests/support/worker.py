@@ -18,6 +18,7 @@ from consumer.backfill import AccountAnswer, IdentityAnswer, Message, encode
 from consumer.config.settings import Settings
 from consumer.kafka.client import Client
 from consumer.kafka.reader import Record, TopicPartition
+from consumer.kafka.schema_registry import Header
 from consumer.kafka.topics import Topic
 from consumer.kafka.transaction import OutRecord, TransactionalProducer
 from consumer.lanes.publisher import Publisher
@@ -45,11 +46,13 @@ class WorkerHarness(Harness):
     """One deployment with the test in the place of tailer and fetcher.
 
     ``keys`` are the signing keys that the fetcher finds, by DID; an unknown DID has none.
+    ``schemas``: the header that names the schema of a topic's values.
     """
 
     relay: TransactionalProducer
     fetcher: TransactionalProducer
     keys: dict[str, str] = field(default_factory=dict)
+    schemas: Mapping[Topic, Header] = field(default_factory=dict)
     epoch: int = 1
     last: dict[int, int] = field(default_factory=dict)
     ends: Counter[TopicPartition] = field(default_factory=Counter)
@@ -171,7 +174,7 @@ class WorkerHarness(Harness):
         return Resources(
             settings,
             *servers,
-            Publisher(*servers),
+            Publisher(*servers, schemas=self.schemas),
             Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids)),
         )
 
