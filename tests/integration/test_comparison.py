@@ -7,9 +7,7 @@ import pytest
 from procedures.syntax import cid_text
 from simulator.repo import Write
 from tests.integration.calling import calling
-from tests.integration.test_operations import ONE, TEXT, Stage, stage, truth
-
-__all__ = ["stage"]
+from tests.support.operating import ONE, TEXT, Stage, truth
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from simulator.frames import commit_frame
 from simulator.repo import Write
-from tests.integration.test_operations import ONE, TEXT, Stage, pytestmark, stage
 from tests.support.eventually import eventually
+from tests.support.operating import ONE, TEXT, Stage
 from tests.support.pds import COLLECTION
 from tests.unit.test_coming_from import Event, history_first
 
-__all__ = ["pytestmark", "stage"]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 
 async def test_what_is_live_follows_the_history_of_its_repository(stage: Stage) -> None:

@@ -6,11 +6,9 @@ import pytest
 
 from simulator.frames import commit_frame
 from simulator.repo import Write
-from tests.integration.test_operations import TEXT, Stage, stage, truth
 from tests.support.eventually import eventually
+from tests.support.operating import TEXT, Stage, truth
 from tests.support.pds import COLLECTION
-
-__all__ = ["stage"]
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

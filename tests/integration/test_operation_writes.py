@@ -6,19 +6,16 @@ outcome: same inputs, same outcome.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg.types.json import Jsonb
 
-from consumer.state.effects import SyncReason, SyncRequest
-from consumer.store.database import Connection, Database
-from consumer.store.operations import claims, queue, read, sweeps, write
+from consumer.store.database import Database
+from consumer.store.operations import claims, sweeps, write
 from procedures import transitions
 from procedures.failures import Failure
 from procedures.messages import Emit
@@ -32,18 +29,18 @@ from procedures.operations import (
     answered_through,
     queued,
 )
-from procedures.retries import RetryPolicy
 from procedures.transitions import IllegalTransition
 from tests.support.claiming import claim_next
+from tests.support.operation_rows import FUTURE, PAST, POLICY, now_of, put, rows, sync
 from tests.unit.procedures.strategies import DID, URI
 from tests.unit.procedures.strategies import operations as any_operation
 from tests.unit.procedures.test_transitions import STEPS
 
 pytestmark = pytest.mark.services
 
-POLICY = RetryPolicy()
-PAST, FUTURE = 1_000_000_000.0, 4_100_000_000.0
+
 OTHER = "did:plc:other"
+
 
 # The database is the same for all examples: each begins by deleting its rows.
 on_postgres = settings(
@@ -51,23 +48,6 @@ on_postgres = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-_INSERT = """
-INSERT INTO operations (
-    id, type, status, did, uri, phase, reason, progress, records_processed, total_records,
-    created, updated, deleted, attempts, requested_by, error, failure, new_cid, version,
-    automatic, emit_all, same_as, requested_at, started_at, completed_at, run_after, lane,
-    lease_owner, lease_until, warnings, via, parent, behind, children
-) VALUES (
-    %(id)s, %(type)s, %(status)s, %(did)s, %(uri)s, %(phase)s, %(reason)s, %(progress)s,
-    %(records_processed)s, %(total_records)s, %(created)s, %(updated)s, %(deleted)s,
-    %(attempts)s, %(requested_by)s, %(error)s, %(failure)s, %(new_cid)s, %(version)s,
-    %(automatic)s, %(emit_all)s, %(same_as)s, to_timestamp(%(requested_at)s),
-    to_timestamp(%(started_at)s), to_timestamp(%(completed_at)s), to_timestamp(%(run_after)s),
-    0, %(lease)s, to_timestamp(%(lease_until)s), %(warnings)s, %(via)s, %(parent)s,
-    %(behind)s, %(children)s
-)
-"""
 
 
 def storable(operation: Operation) -> Operation:
@@ -87,44 +67,9 @@ def storable(operation: Operation) -> Operation:
 stored_operations = any_operation().map(storable)
 
 
-async def put(
-    connection: Connection, operations: Sequence[Operation], lease_until: float = FUTURE
-) -> None:
-    """Make ``operations`` the only rows; what runs is leased under its id."""
-    await connection.execute("DELETE FROM operations")
-    for one in operations:
-        values: dict[str, Any] = {field.name: getattr(one, field.name) for field in fields(one)}
-        leased = one.status is Status.RUNNING and one.phase is not Phase.INJECTED
-        values |= {"emit_all": one.emit is Emit.ALL, "lease": one.id if leased else None}
-        values |= {"lease_until": lease_until if leased else None}
-        values |= {"children": None if one.children is None else Jsonb(one.children.to_json())}
-        values |= {"warnings": None if one.warnings is None else Jsonb(one.warnings)}
-        await connection.execute(_INSERT, values)
-
-
-async def rows(connection: Connection) -> dict[str, Operation]:
-    """Return all operations by their ids."""
-    found = await (await connection.execute("SELECT id FROM operations")).fetchall()
-    return await read.read_all(connection, [identifier for (identifier,) in found])
-
-
-async def now_of(connection: Connection) -> float:
-    """Return the time of the transaction."""
-    row = await (await connection.execute("SELECT extract(epoch FROM now())::float8")).fetchone()
-    assert row is not None
-    return float(row[0])
-
-
 def running(identifier: str = "op", **changes: Any) -> Operation:
     """Return an operation in its first attempt."""
-    return replace(transitions.start(_sync(identifier), PAST), **changes)
-
-
-def _sync(identifier: str = "op", **changes: Any) -> Operation:
-    return replace(queued(identifier, Type.DID_SYNC, DID, PAST), **changes)
-
-
-# -- saving ---------------------------------------------------------------------------------
+    return replace(transitions.start(sync(identifier), PAST), **changes)
 
 
 @on_postgres
@@ -163,9 +108,6 @@ async def test_a_lease_ends_with_the_attempt_and_when_all_is_injected(database: 
                 await connection.execute("SELECT lease_until, injected_offset FROM operations")
             ).fetchone()
             assert row == (None, None if what == "queued" else 7)
-
-
-# -- claiming -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Type.DID_SYNC, Type.RECORD_REFRESH])
@@ -207,7 +149,7 @@ async def test_what_may_start_is_claimed_and_starts_as_decided(
 
 async def test_what_runs_keeps_others_of_its_subject_waiting(database: Database) -> None:
     async with database.transaction() as connection:
-        await put(connection, [running("a"), _sync("b"), _sync("c", did=OTHER)])
+        await put(connection, [running("a"), sync("b"), sync("c", did=OTHER)])
         claimed = await claim_next(connection, Type.DID_SYNC, 60.0)
         assert claimed is not None
         assert claimed.operation.id == "c"
@@ -218,7 +160,7 @@ async def test_automatic_syncs_and_those_of_many_take_turns_behind_what_is_asked
     database: Database,
 ) -> None:
     def due(identifier: str, at: float, **changes: Any) -> Operation:
-        return _sync(identifier, did=f"did:plc:{identifier}", run_after=PAST + at, **changes)
+        return sync(identifier, did=f"did:plc:{identifier}", run_after=PAST + at, **changes)
 
     async with database.transaction() as connection:
         before = [
@@ -237,9 +179,6 @@ async def test_automatic_syncs_and_those_of_many_take_turns_behind_what_is_asked
         one = await claim_next(connection, Type.DID_SYNC, 60.0, behind=False)
         assert one is not None
         assert one.operation.id == "automatic 2"
-
-
-# -- while it runs, and when it fails ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -273,8 +212,8 @@ async def test_a_sweep_requeues_what_lost_its_fetcher(database: Database) -> Non
         running("lost"),
         running("lost too", did=OTHER, automatic=True, attempts=3),
         running("injected", did="did:plc:c", phase=Phase.INJECTED),
-        _sync("queued", did="did:plc:d"),
-        transitions.cancel(_sync("ended", did="did:plc:e"), PAST),
+        sync("queued", did="did:plc:d"),
+        transitions.cancel(sync("ended", did="did:plc:e"), PAST),
     ]
     async with database.transaction() as connection:
         await put(connection, before, lease_until=PAST)
@@ -285,9 +224,6 @@ async def test_a_sweep_requeues_what_lost_its_fetcher(database: Database) -> Non
             run_after = after[one.id].run_after
             one = transitions.requeue(one, run_after, error="the fetcher was lost")  # noqa: PLW2901
         assert after[one.id] == one
-
-
-# -- many at once, in SQL -----------------------------------------------------------------------
 
 
 async def test_settling_cancels_automatic_syncs_without_coalesced_ones(
@@ -306,7 +242,7 @@ async def test_settling_cancels_automatic_syncs_without_coalesced_ones(
         )
         before = [operation, replace(operation, id="elsewhere", did=OTHER, uri=URI + "x")]
         if asked_for:
-            before.append(_sync("follows", same_as="op"))
+            before.append(sync("follows", same_as="op"))
         async with database.transaction() as connection:
             now = await now_of(connection)
             await put(connection, before)
@@ -324,13 +260,13 @@ async def test_an_automatic_sync_that_is_queued_again_replaces_the_queued_one(
     database: Database, step: str, automatic: bool
 ) -> None:
     began = running("began", automatic=automatic, attempts=2)
-    waiting = _sync("waiting", automatic=True, failure=Failure.INTERNAL)
+    waiting = sync("waiting", automatic=True, failure=Failure.INTERNAL)
     others = [
-        _sync("asked for"),
+        sync("asked for"),
         replace(queued("refresh", Type.RECORD_REFRESH, DID, PAST, uri=URI), automatic=True),
-        _sync("elsewhere", did=OTHER, automatic=True),
+        sync("elsewhere", did=OTHER, automatic=True),
     ]
-    follows, ended = _sync("follows", same_as="waiting"), _sync("ended", same_as="waiting")
+    follows, ended = sync("follows", same_as="waiting"), sync("ended", same_as="waiting")
     ended = transitions.cancel(ended, PAST)
     match step:
         case "requeue":
@@ -384,127 +320,3 @@ async def test_coalesced_operations_end_as_they_are_answered(
     # The row keeps what only its own start would change.
     expected = replace(answered_through(changed, after), run_after=coalesced.run_after)
     assert found["waits"] == expected
-
-
-# -- waits ------------------------------------------------------------------------------------
-
-
-async def test_automatic_syncs_are_throttled_as_the_rule_says(database: Database) -> None:
-    async with database.transaction() as connection:
-        now = await now_of(connection)
-        for recent in range(14):
-            await put(
-                connection,
-                [
-                    replace(
-                        transitions.cancel(_sync(f"old-{n}", automatic=True), now),
-                        requested_at=now - 1,
-                    )
-                    for n in range(recent)
-                ],
-            )
-            wanted = [SyncRequest(DID, SyncReason.LOSS_WINDOW, 1)]
-            await queue.add(connection, 0, wanted, POLICY.throttle)
-            [new] = [one for one in (await rows(connection)).values() if not one.ended]
-            wait = POLICY.throttle.steps[min(recent, len(POLICY.throttle.steps) - 1)]
-            assert new.run_after == pytest.approx(now + wait, abs=0.001)
-
-
-@pytest.mark.parametrize("end", [Status.FAILED, Status.CANCELLED])
-@pytest.mark.parametrize("repairs", [False, True])
-async def test_renewed_syncs_wait_as_the_rule_says(
-    database: Database, end: Status, repairs: bool
-) -> None:
-    async with database.transaction() as connection:
-        now = await now_of(connection)
-        await connection.execute(
-            "INSERT INTO repos (did, lane, sync_state, status) VALUES (%s, 0, %s, 'active')",
-            [DID, "desynchronized"],
-        )
-        for failures in [*range(14), 30, 40]:
-            ended = replace(_sync(automatic=True), status=end, completed_at=PAST)
-            await put(connection, [ended])
-            await connection.execute("UPDATE operations SET setbacks = %s", [failures])
-            if repairs:
-                await queue.repair(connection, POLICY.renewal, 10)
-            else:
-                await queue.renew(connection, [DID], POLICY.renewal)
-            [new] = [one for one in (await rows(connection)).values() if not one.ended]
-            shortest = POLICY.renewal.wait(failures + 1, 0.0)
-            assert now + shortest - 0.001 <= new.run_after <= now + 2 * shortest + 0.001
-            row = await (
-                await connection.execute("SELECT setbacks FROM operations WHERE id = %s", [new.id])
-            ).fetchone()
-            assert row == (min(failures, 30) + 1,)
-
-
-async def test_refreshes_in_vain_are_renewed_with_growing_waits_and_an_end(
-    database: Database,
-) -> None:
-    refresh = queued("refresh", Type.RECORD_REFRESH, DID, PAST, uri=URI)
-    async with database.transaction() as connection:
-        now = await now_of(connection)
-        await connection.execute(
-            "INSERT INTO repos (did, lane, sync_state, status) VALUES (%s, 0, 'active', 'active')",
-            [DID],
-        )
-        failed = transitions.fail(replace(refresh, automatic=True), PAST, Failure.HOST_ERROR, "no")
-        await put(connection, [failed])
-        identifier = failed.id
-        for setbacks in range(queue.REFRESHES_IN_VAIN):
-            for _ in range(2):  # asking again changes nothing
-                await queue.renew_refreshes(connection, [identifier], POLICY.renewal)
-            [new] = [one for one in (await rows(connection)).values() if not one.ended]
-            assert (new.type, new.uri, new.automatic) == (Type.RECORD_REFRESH, URI, True)
-            shortest = POLICY.renewal.wait(setbacks + 1, 0.0)
-            assert now + shortest - 0.001 <= new.run_after <= now + 2 * shortest + 0.001
-            await write.save(connection, [transitions.fail(new, PAST, Failure.HOST_ERROR, "no")])
-            identifier = new.id
-        await queue.renew_refreshes(connection, [identifier], POLICY.renewal)
-        assert all(one.ended for one in (await rows(connection)).values()), "that was the last"
-
-
-@pytest.mark.parametrize(
-    ("automatic", "failure", "status"),
-    [
-        (False, Failure.HOST_ERROR, "active"),
-        (True, Failure.OUT_OF_SCOPE, "active"),
-        (True, Failure.HOST_ERROR, "deleted"),
-        (True, None, "active"),
-    ],
-)
-async def test_which_refreshes_are_not_renewed(
-    database: Database, automatic: bool, failure: Failure | None, status: str
-) -> None:
-    refresh = replace(
-        queued("refresh", Type.RECORD_REFRESH, DID, PAST, uri=URI), automatic=automatic
-    )
-    ended = transitions.cancel(refresh, PAST)
-    if failure is not None:
-        ended = transitions.fail(refresh, PAST, failure, "no")
-    async with database.transaction() as connection:
-        await connection.execute(
-            "INSERT INTO repos (did, lane, sync_state, status) VALUES (%s, 0, 'active', %s)",
-            [DID, status],
-        )
-        await put(connection, [ended])
-        await queue.renew_refreshes(connection, ["refresh"], POLICY.renewal)
-        assert list(await rows(connection)) == ["refresh"]
-
-
-async def test_a_repo_whose_sync_never_ended_in_vain_is_repaired_at_once(
-    database: Database,
-) -> None:
-    async with database.transaction() as connection:
-        now = await now_of(connection)
-        await connection.execute(
-            "INSERT INTO repos (did, lane, sync_state, status) VALUES (%s, 0, %s, 'active')",
-            [DID, "desynchronized"],
-        )
-        await queue.renew(connection, [DID], POLICY.renewal)
-        assert await rows(connection) == {}, "nothing ended"
-        assert await queue.repair(connection, POLICY.renewal, 10) == 1
-        [new] = (await rows(connection)).values()
-        assert new.run_after == pytest.approx(now, abs=0.001)
-        row = await (await connection.execute("SELECT setbacks FROM operations")).fetchone()
-        assert row == (0,)

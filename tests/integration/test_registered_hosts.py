@@ -15,7 +15,8 @@ from consumer.store import searches
 from procedures.messages import RegisterHost
 from procedures.register_pds import HostState
 from procedures.retries import DEFAULT
-from tests.integration.test_discovery import (
+from tests.support.deployment import Deployment
+from tests.support.discovery import (
     RULES,
     VOTES,
     DiscoveryHarness,
@@ -24,7 +25,6 @@ from tests.integration.test_discovery import (
     lists,
     page,
 )
-from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.web import response
 
