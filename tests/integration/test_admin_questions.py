@@ -16,10 +16,8 @@ from consumer.store import status
 from procedures.client import Unavailable
 from procedures.firehose_status import FirehoseState
 from tests.integration.calling import CALLER, Caller, calling
-from tests.integration.test_operations import Stage, stage, truth
 from tests.support.eventually import eventually
-
-__all__ = ["stage"]
+from tests.support.operating import Stage, truth
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

@@ -109,12 +109,15 @@ class Stage:
     async def index(self, repo: Repo) -> dict[str, str]:
         """Return the CIDs of what is stored of ``repo``, when the topic says the same."""
         did = repo.account.did
-        stored = (await self.harness.stored()).get(did, {})
 
-        async def told() -> bool:
+        stored: dict[str, str] = {}
+
+        async def same() -> bool:
+            nonlocal stored
+            stored = (await self.harness.stored()).get(did, {})
             return (await self.harness.folded()).get(did, {}) == stored
 
-        await eventually(told, what="events are out", deadline=60)
+        await eventually(same, what="events are out", deadline=60)
         return stored
 
     async def changes(self) -> list[dict[str, Any]]:
