@@ -36,6 +36,7 @@ _OK = 200
 _NOT_IMPLEMENTED = 501
 _NO_PROOF = {400, 404}  # an error of the record, or getRecord is not there
 _PROOF_SECONDS = 20.0
+_BRIEF_BYTES = 32 * 1024  # some hundred blocks, which take a few milliseconds
 
 T = TypeVar("T")
 
@@ -45,9 +46,13 @@ class _Cancelled(Exception):
 
 
 class _Thread:
-    """Runs functions in a thread; ``alive`` ends them when their caller was cancelled."""
+    """Runs functions in a thread; ``alive`` ends them when their caller was cancelled.
+
+    What is ``brief`` is run at once: the way to a thread and back would take longer.
+    """
 
     def __init__(self) -> None:
+        self.brief = False
         self._cancelled = threading.Event()
 
     def alive(self) -> None:
@@ -55,6 +60,8 @@ class _Thread:
             raise _Cancelled
 
     async def run(self, work: Callable[[], T]) -> T:
+        if self.brief:
+            return work()
         task = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(task)
@@ -110,7 +117,9 @@ class RepoSource:
         thread = _Thread()
         with tempfile.TemporaryFile(prefix="chive-spool-") as spool:
             await self._download(did, document, spool, progress)
-            metrics.DOWNLOADED_BYTES.inc(spool.tell())
+            size = spool.tell()
+            thread.brief = size <= _BRIEF_BYTES
+            metrics.DOWNLOADED_BYTES.inc(size)
             verifying()
             key = SigningKey.from_did_key(document.signing_key)
             limits = SnapshotLimits(
