@@ -12,7 +12,7 @@ STACKS ?= 4
 SPREAD := -n $(STACKS) --dist loadgroup --no-loadscope-reorder
 BINARIES := consumer/binaries/manifest.json
 # What rests on Kafka's protocol runs on the oldest release that is supported as well.
-ON_OLDEST := $(addprefix tests/integration/test_,transaction.py membership.py topics.py publisher.py) \
+ON_OLDEST := $(addprefix tests/integration/test_,transaction.py membership.py topics.py publisher.py publisher_owners.py) \
 	$(addprefix tests/field/test_,accounts.py rights.py)
 FOR    ?=
 ARGS   ?=
