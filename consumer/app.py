@@ -33,7 +33,7 @@ from consumer.kafka.stable import OpenTransactions
 from consumer.kafka.topics import Topic
 from consumer.known_collections import empty_wildcards
 from consumer.lanes.publisher import Publisher
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.network.proxy import Proxy
 from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses

@@ -22,7 +22,7 @@ from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.provision import ensure
 from consumer.kafka.topics import Topics
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import Stopped, unless_stopped, wait_for_stop

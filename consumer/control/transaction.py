@@ -16,6 +16,7 @@ from consumer.dead_letters import DeadLetter, InputRecord, InputTopic
 from consumer.kafka.reader import Record
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.transaction import LaneTransaction, LaneTransactions
+from consumer.metrics.labels import Sweep
 from consumer.scope import History, Scope
 from consumer.store.database import Connection
 from consumer.store.operations import read, sweeps, write
@@ -80,15 +81,13 @@ class CommandTransactions:
         async with self._lane.begin() as transaction:
             connection = transaction.connection
             counts = {
-                metrics.Sweep.LOST: await sweeps.requeue_lost(connection),
-                metrics.Sweep.PASSED: await sweeps.requeue_passed(connection),
+                Sweep.LOST: await sweeps.requeue_lost(connection),
+                Sweep.PASSED: await sweeps.requeue_passed(connection),
             }
             if self._scope.history is History.FULL:
-                counts[metrics.Sweep.REPAIRED] = await sweeps.repair(
-                    connection, self._retries.renewal
-                )
+                counts[Sweep.REPAIRED] = await sweeps.repair(connection, self._retries.renewal)
             forgotten = await sweeps.forget(connection, forget_after)
-            counts[metrics.Sweep.FORGOTTEN] = len(forgotten)
+            counts[Sweep.FORGOTTEN] = len(forgotten)
             for identifier in forgotten:
                 transaction.add(Topic.OPERATIONS, 0, identifier.encode(), None)
         for kind, count in counts.items():

@@ -12,7 +12,7 @@ from consumer.fetch.account import Accounts, Stated
 from consumer.fetch.documents import Document
 from consumer.fetch.hosts import HostBusy
 from consumer.fetch.identity import Directory, Inconclusive
-from consumer.metrics import Stage
+from consumer.metrics.labels import Stage
 from consumer.store.rows import LeasedLookup
 from procedures.retries import RetryPolicy
 

@@ -28,7 +28,7 @@ from consumer.fetch.http import host_of
 from consumer.fetch.identity import Directory, Inconclusive
 from consumer.fetch.inject import Injector
 from consumer.fetch.repos import Downloaded, RepoSource
-from consumer.metrics import Stage
+from consumer.metrics.labels import Stage
 from consumer.scope import Interval, Scope
 from consumer.state import sweep as sweeping
 from consumer.state.accounts import AccountRules

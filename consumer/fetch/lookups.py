@@ -29,7 +29,7 @@ from consumer.fetch.leasing import LeaseRules, NextLook
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.kafka.writer import Writer
-from consumer.metrics import LookupOutcome, Service
+from consumer.metrics.labels import LookupOutcome, Service
 from consumer.runtime.logs import Outage
 from consumer.store import answers, lookups
 from consumer.store.database import Database

@@ -24,7 +24,7 @@ from consumer.config.settings import KafkaSettings
 from consumer.errors import Fatal, Transient
 from consumer.kafka.credentials import Credentials
 from consumer.kafka.diagnosis import Refusals, cause_of, require_coordinators
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.tasks import is_cancelled
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024

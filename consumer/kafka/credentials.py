@@ -14,7 +14,7 @@ from aiokafka.abc import AbstractTokenProvider
 
 from consumer.config.settings import MSK_IAM, KafkaSettings
 from consumer.errors import Fatal, Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.secrets import Secret
 
 _MSK_KEPT_SECONDS = 60.0  # such a token is good for 15 minutes

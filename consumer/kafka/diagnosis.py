@@ -22,7 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from consumer.errors import ChiveError, Fatal, Transient
 from consumer.kafka.connections import connected
 from consumer.kafka.credentials import Credentials
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 
 _CONNECT_SECONDS = 4.0
 _REFUSED_SECONDS = 60.0

@@ -21,7 +21,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from consumer.errors import Fatal, Transient
 from consumer.kafka.client import Client, deadline
 from consumer.kafka.topics import MIN_INSYNC, Topics, TopicSpec
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 
 MISSING = "topics"
 """What is waited for while others have not made the topics yet."""

@@ -19,7 +19,7 @@ from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline
 from consumer.kafka.provision import topic_configs
 from consumer.kafka.topics import MIN_INSYNC, Topics
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.tasks import wait_for_stop
 
 # What sets the number for Kafka's own topics when they are created.

@@ -24,7 +24,7 @@ from httpx import codes
 from consumer.config.settings import SchemaRegistrySettings
 from consumer.errors import Fatal, Transient
 from consumer.kafka.topics import Topic, Topics
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.secrets import Secret
 
 Header = tuple[str, bytes]

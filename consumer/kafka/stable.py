@@ -25,7 +25,7 @@ from consumer.errors import Transient
 from consumer.kafka.client import Client, deadline, release
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.tasks import wait_for_stop
 
 OPEN_SECONDS = 10.0

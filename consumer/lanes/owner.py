@@ -28,6 +28,7 @@ from consumer.lanes.errors import LaneLost
 from consumer.lanes.outgoing import Outgoing
 from consumer.lanes.publisher import Publisher
 from consumer.lanes.transaction import LaneTransactions
+from consumer.metrics.labels import Claim
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import cancel, first_of, wait_for_stop
@@ -159,7 +160,7 @@ class Owner:
                 await self._own(claimed, stop)
             except LaneLost as lost:
                 _log.info("lane_lost", lane=self._number, because=str(lost))
-                metrics.CLAIMS.labels(metrics.Claim.LOST).inc()
+                metrics.CLAIMS.labels(Claim.LOST).inc()
                 token = uuid4()
             except Transient as error:
                 self._outage.again(error, lane=self._number)
@@ -172,7 +173,7 @@ class Owner:
     async def _own(self, claimed: ClaimedLane, stop: asyncio.Event) -> None:
         """Publish and work until told to stop, then release the lane; raise what breaks."""
         _log.info("lane_claimed", lane=self._number, unclean_takeover=claimed.unclean_takeover)
-        metrics.CLAIMS.labels(metrics.Claim.CLAIMED).inc()
+        metrics.CLAIMS.labels(Claim.CLAIMED).inc()
         metrics.LANES_OWNED.inc()
         try:
             async with self._publisher.publishing(
@@ -244,4 +245,4 @@ async def _release(database: Database, row: Lane, *, published: bool) -> None:
     except Transient as error:
         _log.warning("lane_not_released", lane=row.lane, error=str(error))
     else:
-        metrics.CLAIMS.labels(metrics.Claim.RELEASED).inc()
+        metrics.CLAIMS.labels(Claim.RELEASED).inc()

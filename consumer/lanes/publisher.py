@@ -56,7 +56,7 @@ from consumer.lanes.errors import LaneLost
 from consumer.lanes.marker import NOTHING, Marker
 from consumer.lanes.outgoing import Outgoing
 from consumer.lanes.queue import size_of
-from consumer.metrics import TransactionOutcome
+from consumer.metrics.labels import TransactionOutcome
 from consumer.runtime.lifecycle import Backoff, persistently
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import cancel

@@ -22,7 +22,7 @@ from consumer.config.secrets import read_secret
 from consumer.config.settings import NetworkSettings
 from consumer.config.types import proxy_url
 from consumer.errors import Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.network import tunnel
 from consumer.network.tunnel import Credentials, Target, TunnelFailed
 from consumer.runtime.logs import Outage

@@ -26,7 +26,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from consumer.config.settings import LogSettings
 from consumer.errors import Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.printable import MAX_TEXT, escape
 
 _MAX_REMEMBERED = 1_000

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from consumer.config.secrets import read_secret
 from consumer.config.section import Section
 from consumer.errors import Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.printable import escape
 
 _KEPT_SECONDS = 30.0

@@ -30,7 +30,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.store import rights, routes
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.routes import Known

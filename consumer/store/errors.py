@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import psycopg
 
 from consumer.errors import Fatal, Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.tasks import is_cancelled
 
 # Connections, rollbacks, resources, locks, operator intervention, system errors.

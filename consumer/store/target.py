@@ -9,7 +9,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime.secrets import Secret
 
 CONNECT_SECONDS = 10

@@ -21,7 +21,7 @@ from consumer.dead_letters import DeadLetter
 from consumer.errors import Refused
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import OutRecord
-from consumer.metrics import EpochCause, FrameKind, FrameOutcome
+from consumer.metrics.labels import EpochCause, FrameKind, FrameOutcome, Stage
 from consumer.notices import EPOCH_NOTICE, NOTICE
 from consumer.tail.cursor import NEXT, Admission, Cursor, Position
 from consumer.tail.outcomes import OUTDATED_CURSOR, Denied, Garbage, RelayError, classify
@@ -231,7 +231,7 @@ class Collector:
             self._bury(refused, data, None)
         elif self._goes_on_at(look, look.seq):
             if self._relevance.wants(look):
-                metrics.REFUSED.labels(refused.reason, metrics.Stage.TAILER).inc()
+                metrics.REFUSED.labels(refused.reason, Stage.TAILER).inc()
                 self._forward(look, look.seq, data)
             else:
                 self._bury(refused, data, look)
@@ -259,7 +259,7 @@ class Collector:
         topic = self._topics.name(Topic.DEAD_LETTER)
         self._add(OutRecord(topic, *dead_letters.encode(letter, self._topics.prefix)))
         self._counts[FrameKind.UNKNOWN, FrameOutcome.REFUSED] += 1
-        metrics.REFUSED.labels(refused.reason, metrics.Stage.TAILER).inc()
+        metrics.REFUSED.labels(refused.reason, Stage.TAILER).inc()
 
     def _add(self, record: OutRecord) -> None:
         self._records.append(record)

@@ -35,7 +35,7 @@ from typing import Any
 import orjson
 
 from consumer.errors import Fatal
-from consumer.metrics import EpochCause
+from consumer.metrics.labels import EpochCause
 from procedures import times
 
 HOUR = 3600.0

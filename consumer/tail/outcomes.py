@@ -23,7 +23,7 @@ from websockets.exceptions import (
 from websockets.frames import CloseCode
 
 from consumer.errors import Reason
-from consumer.metrics import ReconnectCause
+from consumer.metrics.labels import ReconnectCause
 from consumer.network.proxy import ProxyFailed
 from consumer.tail.splitter import Unskippable, Unusable, Violation
 from procedures.retries import parse_retry_after

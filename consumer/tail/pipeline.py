@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from consumer import metrics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
-from consumer.metrics import TransactionOutcome
+from consumer.metrics.labels import TransactionOutcome
 from consumer.tail.collector import Transaction
 from consumer.tail.cursor import Cursor, seconds
 

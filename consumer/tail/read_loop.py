@@ -18,7 +18,7 @@ import structlog
 from consumer import metrics
 from consumer.config.settings import RelaySettings
 from consumer.errors import Transient
-from consumer.metrics import EpochCause, ReconnectCause
+from consumer.metrics.labels import EpochCause, ReconnectCause
 from consumer.network.proxy import Proxy
 from consumer.runtime.logs import Outage
 from consumer.tail.collector import Collector, report_epoch

@@ -31,7 +31,7 @@ from consumer.kafka.client import Client
 from consumer.kafka.membership import Membership
 from consumer.kafka.topics import Topic, Topics
 from consumer.kafka.transaction import Fenced, TransactionalProducer
-from consumer.metrics import EpochCause, Service
+from consumer.metrics.labels import EpochCause, Service
 from consumer.network.proxy import Proxy
 from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage

@@ -9,7 +9,7 @@ from consumer.errors import Refused, Transient
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.tail.relevance import Relevance
 from consumer.verify.frames import peek
 

@@ -24,7 +24,7 @@ from consumer.backfill import LookupKind
 from consumer.errors import Reason, Refused
 from consumer.events.envelope import Origin, Source
 from consumer.kafka.reader import OffsetExpired
-from consumer.metrics import BatchStep
+from consumer.metrics.labels import BatchStep
 from consumer.state.effects import Lookup
 from consumer.store import identities, repos
 from consumer.store.database import Database

@@ -17,7 +17,7 @@ import anyio
 
 from consumer.lanes.errors import LanesLost
 from consumer.lanes.transaction import LaneTransaction, jointly
-from consumer.metrics import BatchStep
+from consumer.metrics.labels import BatchStep
 from consumer.state.effects import Rejection
 from consumer.state.inputs import Quarantined
 from consumer.store import found, progress

@@ -12,7 +12,7 @@ from consumer.backfill import LookupKind
 from consumer.bounded import BoundedMap
 from consumer.errors import Reason
 from consumer.events.envelope import AccountEvent, Event, IdentityEvent, RecordEvent, SyncEvent
-from consumer.metrics import BatchStep, Stage
+from consumer.metrics.labels import BatchStep, Stage
 from consumer.state.accounts import Judgement, Verdict
 from consumer.state.batch_state import BatchState
 from consumer.state.effects import OperationEffect, Rejection, SyncReason

@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection
 from consumer import metrics
 from consumer.errors import Reason
 from consumer.kafka.topics import Topic
-from consumer.metrics import EpochCause, ReconnectCause, Stage
+from consumer.metrics.labels import EpochCause, ReconnectCause, Stage
 from consumer.tail.cursor import HOUR, KEPT, Cursor
 from simulator.frames import error_frame, info_frame
 from tests.integration.tailing import LIMIT, TailerHarness

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer import metrics
-from consumer.metrics import EpochCause
+from consumer.metrics.labels import EpochCause
 from tests.integration.tailing import TailerHarness
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually

@@ -12,7 +12,7 @@ import pytest
 from consumer import metrics
 from consumer.errors import Reason
 from consumer.kafka.topics import Topic
-from consumer.metrics import Stage
+from consumer.metrics.labels import Stage
 from simulator import frames
 from simulator.account import Account
 from simulator.repo import Repo, Write, sign_commit, tid

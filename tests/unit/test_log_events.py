@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from consumer.kafka import provision
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "log-events.md"

@@ -15,6 +15,19 @@ from consumer.errors import Reason
 from consumer.fetch.refusals import Meaning
 from consumer.gateway import role
 from consumer.kafka.topics import Topic
+from consumer.metrics.labels import (
+    BatchStep,
+    Claim,
+    EpochCause,
+    FrameKind,
+    FrameOutcome,
+    LookupOutcome,
+    ReconnectCause,
+    Service,
+    Stage,
+    Sweep,
+    TransactionOutcome,
+)
 from consumer.state.accounts import Verdict
 from consumer.state.discovery import AnswerKind, SearchState
 from consumer.state.effects import SyncReason
@@ -28,32 +41,32 @@ from procedures.operations import Phase, Type
 def test_closed_series_exist_before_anything_happened() -> None:
     text = generate_latest(metrics.REGISTRY).decode()
     for reason in Reason:
-        for stage in metrics.Stage:
+        for stage in Stage:
             assert f'chive_refused_total{{reason="{reason}",stage="{stage}"}}' in text
 
 
 # Every label and its closed set.  A label that is not here needs a set, or has no place.
 CLOSED: dict[str, set[str]] = {
     "reason": {*Reason, *RefusalReason, *SyncReason},
-    "stage": {*metrics.Stage},
-    "kind": {*metrics.FrameKind, *LookupKind, *metrics.Sweep},
+    "stage": {*Stage},
+    "kind": {*FrameKind, *LookupKind, *Sweep},
     "answer": set(AnswerKind),
     "state": set(SearchState),
     "outcome": {
-        *metrics.FrameOutcome,
-        *metrics.TransactionOutcome,
-        *metrics.LookupOutcome,
-        *metrics.Claim,
+        *FrameOutcome,
+        *TransactionOutcome,
+        *LookupOutcome,
+        *Claim,
         *Failure,
         metrics.INJECTED,
         metrics.IN_STEP,
     },
     "finding": {*Finding},
-    "cause": {*metrics.ReconnectCause, *metrics.EpochCause, *Cause},
+    "cause": {*ReconnectCause, *EpochCause, *Cause},
     "verdict": {*Verdict},
     "meaning": {*Meaning},
-    "service": {*metrics.Service},
-    "step": {*metrics.BatchStep},
+    "service": {*Service},
+    "step": {*BatchStep},
     "method": {*METHODS, metrics.OTHER_METHOD},
     "status": {"2xx", "3xx", "4xx", "5xx"},
     "type": {*metrics.EVENT_TYPES, *Type},

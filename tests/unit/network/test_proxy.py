@@ -26,7 +26,7 @@ from consumer.fetch.addresses import Address
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HostError, HostErrorKind, HttpClient
 from consumer.fetch.identity import Directory
-from consumer.metrics import ReconnectCause
+from consumer.metrics.labels import ReconnectCause
 from consumer.network.proxy import Proxy, ProxyFailed
 from consumer.tail import probe
 from consumer.tail.outcomes import classify

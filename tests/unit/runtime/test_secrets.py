@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Transient
-from consumer.metrics import Service
+from consumer.metrics.labels import Service
 from consumer.runtime import secrets
 from consumer.runtime.secrets import Secret
 from tests.support.eventually import eventually

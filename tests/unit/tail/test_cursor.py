@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import Fatal
-from consumer.metrics import EpochCause
+from consumer.metrics.labels import EpochCause
 from consumer.tail.cursor import (
     HOUR,
     KEPT,

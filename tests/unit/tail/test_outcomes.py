@@ -19,7 +19,7 @@ from websockets.frames import Close
 from websockets.http11 import Response
 
 from consumer.errors import Reason
-from consumer.metrics import ReconnectCause
+from consumer.metrics.labels import ReconnectCause
 from consumer.tail.outcomes import Denied, Garbage, Outcome, Pace, RelayError, Silent, classify
 from consumer.tail.splitter import Unskippable, Unusable, Violation
 
