@@ -21,7 +21,7 @@ from consumer.kafka.reader import OffsetExpired, PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic, Topics
 from consumer.lanes.owner import OwnedLane, Owner
 from consumer.lanes.publisher import Publisher
-from consumer.runtime.tasks import Stopped, cancel, first_of, unless_stopped
+from consumer.runtime.tasks import Stopped, any_ended, cancel, unless_stopped
 from consumer.scope import Scope
 from consumer.store.database import Database
 from procedures.retries import RetryPolicy
@@ -77,8 +77,7 @@ class Controller:
         lost_leadership = asyncio.create_task(membership.until(lambda mine: not _is_leader(mine)))
         tasks = (working, lost_leadership)
         try:
-            ended = asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            await first_of(ended, stop.wait())
+            await any_ended(tasks, stop)
             over.set()
             await asyncio.wait([working], timeout=_STOP_SECONDS)
         finally:

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -24,7 +23,7 @@ from consumer.backfill import Cause, LookupKind
 from consumer.config.settings import DiscoverySettings
 from consumer.errors import Transient
 from consumer.fetch.checks import Checker
-from consumer.runtime.tasks import cancel
+from consumer.runtime.tasks import any_ended, cancel
 from consumer.state import sweep as rules
 from consumer.state.accounts import AccountRules
 from consumer.state.sweep import Finding, Round, Told, Tracked, Way
@@ -81,18 +80,14 @@ class Sweeper:
             await stop.wait()
             return
         running: dict[asyncio.Task[None], Page | None] = {}
-        stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 wait = await self._start(running)
-                ended, _ = await asyncio.wait(
-                    {*running, stopping}, timeout=wait, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in ended & running.keys():
+                for task in await any_ended(running, stop, wait):
                     running.pop(task)
                     task.result()
         finally:
-            await cancel([*running, stopping])
+            await cancel(running)
             if pages := [page for page in running.values() if page is not None]:
                 with suppress(Transient):  # else the leases expire
                     async with self._database.transaction() as connection:

@@ -26,7 +26,7 @@ import uvloop
 from consumer import metrics
 from consumer.errors import Fatal, Transient
 from consumer.runtime.logs import Outage
-from consumer.runtime.tasks import Stopped, cancel, first_of, wait_for_stop
+from consumer.runtime.tasks import Stopped, any_ended, cancel, wait_for_stop
 
 DRAIN_SECONDS = 12.0
 STOP_SECONDS = 28.0
@@ -169,7 +169,7 @@ async def supervise(
     """
     tasks = {asyncio.create_task(_root(name, r, stop), name=name) for name, r in roots.items()}
     try:
-        await first_of(asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED), stop.wait())
+        await any_ended(tasks, stop)
         died = _first_failure(tasks)
         if died is not None:
             _log.error("root_died", root=died.root, reason=died.reason)

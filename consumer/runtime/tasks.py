@@ -16,6 +16,7 @@ import anyio
 CANCEL_SECONDS = 3.0
 
 T = TypeVar("T")
+F = TypeVar("F", bound=asyncio.Future[Any])
 
 
 class Stopped(Exception):
@@ -41,6 +42,23 @@ async def joined(task: asyncio.Future[T]) -> T:
     """Wait for ``task``; return or raise what it gave.  It goes on if the wait is cancelled."""
     await asyncio.wait([task])
     return task.result()
+
+
+async def any_ended(
+    tasks: Iterable[F], stop: asyncio.Event, seconds: float | None = None
+) -> set[F]:
+    """Wait until one of ``tasks`` has ended or told to stop, for at most ``seconds``.
+
+    Returns those that have ended; the others go on.  What a task raised is raised by its
+    ``result()``, not here.
+    """
+    tasks, stopping = set(tasks), asyncio.ensure_future(stop.wait())
+    work: set[asyncio.Future[Any]] = {stopping, *tasks}
+    try:
+        await asyncio.wait(work, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel([stopping])
+    return {task for task in tasks if task.done()}
 
 
 async def until(

@@ -16,7 +16,7 @@ from consumer.fetch.discovery.planner import Planner
 from consumer.fetch.discovery.search_log import SearchLog
 from consumer.fetch.listings import Listings, Page
 from consumer.fetch.pace import Pace
-from consumer.runtime.tasks import wait_for_stop
+from consumer.runtime.tasks import any_ended, cancel, wait_for_stop
 from consumer.state.discovery import (
     REGISTERED,
     Answer,
@@ -67,26 +67,18 @@ class Reader:
         """Search until ``stop`` is set.  Raises ``Transient`` when Postgres is away."""
         await self._planner.begin(stop)
         running: set[asyncio.Task[None]] = set()
-        stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 await self._planner.plan()
                 while len(running) < _AT_ONCE and (search := await self._lease()) is not None:
                     running.add(asyncio.create_task(self._read(search, stop)))
-                ended, _ = await asyncio.wait(
-                    {*running, stopping},
-                    timeout=_POLL_SECONDS,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for task in ended & running:
+                for task in await any_ended(running, stop, _POLL_SECONDS):
                     running.discard(task)
                     task.result()
             if running:
                 await asyncio.wait(running)
         finally:
-            for task in (*running, stopping):
-                task.cancel()
-            await asyncio.gather(*running, stopping, return_exceptions=True)
+            await cancel(running)
 
     async def _lease(self) -> Search | None:
         async with self._database.transaction() as connection:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import time
+from pathlib import Path
 
 import anyio
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from consumer.errors import Fatal, Transient
 from consumer.runtime.tasks import (
     Stopped,
+    any_ended,
     cancel,
     first_of,
     joined,
@@ -170,3 +173,35 @@ async def test_unless_stopped_gives_the_result_or_stops_the_work() -> None:
 async def test_unless_stopped_passes_errors_on() -> None:
     with pytest.raises(Transient, match="away"):
         await unless_stopped(asyncio.Event(), failing(Transient("away")))
+
+
+async def test_what_has_ended_is_returned_and_the_rest_goes_on() -> None:
+    stop, slow = asyncio.Event(), asyncio.create_task(Slow().run())
+    broken = asyncio.create_task(failing(Transient("gone")))
+    assert await any_ended([slow, broken], stop) == {broken}
+    assert not slow.done()
+    with pytest.raises(Transient, match="gone"):
+        broken.result()
+    assert await any_ended([slow], stop, 0.01) == set()
+    stop.set()
+    assert await any_ended([slow], stop) == set()
+    assert not slow.done()
+    await cancel([slow])
+    assert await any_ended([slow], asyncio.Event()) == {slow}
+
+
+async def test_nothing_to_wait_for_waits_for_the_stop() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, stop.set)
+    assert await any_ended([], stop) == set()
+
+
+def test_nobody_else_waits_for_the_first_of_several_tasks_by_hand() -> None:
+    root = Path(__file__).parents[3]
+    by_hand = {
+        str(file.relative_to(root))
+        for package in ("consumer", "procedures")
+        for file in (root / package).rglob("*.py")
+        if re.search(r"\b(FIRST_COMPLETED|FIRST_EXCEPTION|as_completed)\b", file.read_text("utf-8"))
+    }
+    assert by_hand == {"consumer/runtime/tasks.py"}
