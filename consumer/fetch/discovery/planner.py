@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import structlog
-
 from consumer import metrics
 from consumer.config.settings import DiscoverySettings
 from consumer.fetch.discovery.registry import Registry
+from consumer.fetch.discovery.search_log import UnservedLog
 from consumer.fetch.failed import printable
 from consumer.kafka.topics import Topics
 from consumer.runtime.tasks import wait_for_stop
@@ -26,8 +25,6 @@ from procedures.failures import Failure
 from procedures.operations import Operation, Status
 
 _FIRST_EPOCH_SECONDS = 10.0  # for the tailer to connect at the first start
-
-_log = structlog.get_logger()
 
 
 class Planner:
@@ -60,6 +57,7 @@ class Planner:
             allow_loopback=allow_loopback,
         )
         self._searched = False
+        self._unserved = UnservedLog(sources)
 
     async def begin(self, stop: asyncio.Event) -> None:
         """Forget what is not wanted any more, and wait for the relay's first epoch for a while.
@@ -108,6 +106,7 @@ class Planner:
             states = await searches.by_state(connection)
         for state in SearchState:
             metrics.SEARCHES.labels(state).set(states.get(state, 0))
+        self._unserved.tell(at_once=not states.get(SearchState.OPEN))
 
     async def _note_named(self, connection: Connection) -> None:
         """Remember the repositories that the settings name, like those of a listing."""
@@ -225,11 +224,5 @@ class Planner:
             names = ", ".join(sorted(missing))
             detail = printable(f"no source serves {names}: {next(iter(missing.values()))}")
             ended = transitions.fail(operation, now, Failure.HOST_ERROR, detail)
-            _log.warning(
-                "listing_unserved",
-                listings=sorted(missing),
-                sources=list(self._sources),
-                error=detail,
-                meaning="repositories that write nothing new are not found",
-            )
+            self._unserved.add(missing)
         await searches.save_operations(connection, [ended])

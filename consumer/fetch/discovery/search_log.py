@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -65,3 +66,34 @@ class SearchLog:
             return False
         self._warned[source] = now
         return True
+
+
+class UnservedLog:
+    """Logs which listings no source serves: one line for those that end together.
+
+    A relay that serves none is asked for one after the other.
+    """
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources = sources
+        self._unserved: dict[str, str] = {}  # why, by listing
+        self._since = 0.0  # monotonic seconds
+
+    def add(self, unserved: Mapping[str, str]) -> None:
+        """Note the listings that no source serves, each with its error."""
+        if unserved and not self._unserved:
+            self._since = time.monotonic()
+        self._unserved |= unserved
+
+    def tell(self, *, at_once: bool) -> None:
+        """Log what was noted, ``at_once`` or once the first of it is ``_WARN_EVERY`` old."""
+        waited = time.monotonic() - self._since >= _WARN_EVERY
+        if self._unserved and (at_once or waited):
+            _log.warning(
+                "listing_unserved",
+                listings=sorted(self._unserved),
+                sources=list(self._sources),
+                error=next(iter(self._unserved.values())),
+                meaning="repositories that write nothing new are not found",
+            )
+            self._unserved = {}

@@ -7,7 +7,7 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.fetch.discovery.search_log import SearchLog
+from consumer.fetch.discovery.search_log import SearchLog, UnservedLog
 from consumer.state.discovery import Answer, AnswerKind, Search, SearchState
 
 ONE, OTHER = "https://one.test", "https://other.test"
@@ -68,3 +68,46 @@ def test_a_source_that_does_not_serve_is_named_once() -> None:
     refused = Search(ONE, COLLECTION, state=SearchState.UNSUPPORTED, detail="404")
     assert told(log, refused, absent) == ["listing_unsupported"]
     assert told(log, refused, absent) == []
+
+
+def unserved(log: UnservedLog, *, at_once: bool) -> list[list[str]]:
+    with capture_logs() as logs:
+        log.tell(at_once=at_once)
+    return [each["listings"] for each in logs]
+
+
+def test_listings_that_no_source_serves_are_named_in_one_line(clock: list[float]) -> None:
+    log = UnservedLog([ONE, OTHER])
+    assert unserved(log, at_once=True) == []
+    log.add({"b.c.d": "404"})
+    log.add({})
+    assert unserved(log, at_once=False) == []
+    log.add({"a.b.c": "404"})
+    assert unserved(log, at_once=True) == [["a.b.c", "b.c.d"]]
+    assert unserved(log, at_once=True) == []
+
+    log.add({"b.c.d": "404"})
+    clock[0] += 59.0
+    log.add({"a.b.c": "404"})
+    assert unserved(log, at_once=False) == []
+    clock[0] += 1.0
+    assert unserved(log, at_once=False) == [["a.b.c", "b.c.d"]]
+    assert unserved(log, at_once=False) == []
+
+
+def test_the_line_of_unserved_listings_names_sources_and_the_first_error() -> None:
+    log = UnservedLog([ONE, OTHER])
+    log.add({"b.c.d": "404 first"})
+    log.add({"a.b.c": "404 second"})
+    with capture_logs() as logs:
+        log.tell(at_once=True)
+    assert logs == [
+        {
+            "event": "listing_unserved",
+            "log_level": "warning",
+            "listings": ["a.b.c", "b.c.d"],
+            "sources": [ONE, OTHER],
+            "error": "404 first",
+            "meaning": "repositories that write nothing new are not found",
+        }
+    ]
