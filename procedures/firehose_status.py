@@ -10,7 +10,7 @@ from procedures import times
 
 @dataclass(frozen=True, slots=True)
 class FirehoseState:
-    """How far the relay was read; ``seq`` None: no frame has come, ``relay`` None: nobody reads.
+    """How far the relay was read; ``seq`` None: no frame has come, ``relay`` None: no tailer reads.
 
     ``time`` is that of the frame, ``since`` that of the last change of ``connected``; both are in
     Unix seconds.  ``reason``: why the relay is not connected.

@@ -4,7 +4,7 @@
   gateway it arrives.
 - What became of it is remembered until the token expires.  A failure without a command (a limit, a
   service that is away) is not: the request may be made again.
-- Where its owner is lost between claim and answer, nobody knows whether the command was sent.  The
+- If its owner is lost between claim and answer, the command may or may not have been sent.  The
   next one to claim the request sends it (again) under the same id: the controller makes one
   operation of it, and the outcome of that is the answer.
 - Without the memory nothing is carried out.

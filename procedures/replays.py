@@ -4,8 +4,8 @@ Clients keep a token until it expires and use it for many calls, and proxies sen
 a *request* of a procedure is what one token asks of one method with one body.  The same request
 is carried out once; another body with the same token is another request.
 
-The id of the operation that a request becomes is derived from the request.  So whoever carries it
-out again, after a crash or without the memory, asks for the operation that there is already.
+The id of the operation that a request becomes is derived from the request.  Carried
+out again, after a crash or without the memory, it asks for the operation that exists already.
 """
 
 from __future__ import annotations

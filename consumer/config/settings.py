@@ -131,7 +131,7 @@ class IdentitySettings(Section):
 class NetworkSettings(Section):
     """The guard on outgoing requests, and the proxy that they go through.
 
-    ``proxy_resolves``: the proxy is asked for names, so nobody here judges their addresses.
+    ``proxy_resolves``: the proxy resolves names, so their addresses are not checked here.
     """
 
     secrets = ("proxy",)

@@ -1,9 +1,8 @@
 """The guard below every outgoing connection: it resolves, checks and dials in one step.
 
 The checked address is the dialled address: nothing is resolved twice, so DNS rebinding has no
-effect.  TLS above it still checks the certificate against the name.  A proxy is asked for the
-checked address as well; only one that resolves names is asked for a name, whose address nobody
-checks then.
+effect.  TLS above it still checks the certificate against the name.  A proxy gets the checked
+address too; one that resolves names gets the name, whose address is then unchecked.
 """
 
 from __future__ import annotations
@@ -151,7 +150,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 def is_local(host: str) -> bool:
     """Tell whether ``host`` is an address in any spelling, or this machine, without a name server.
 
-    Such a host is judged here, whoever resolves names.
+    Such a host is checked here, even if a proxy resolves names.
     """
     if f".{host.rstrip('.').lower()}".endswith(".localhost"):
         return True

@@ -136,7 +136,7 @@ class HttpClient(Closing):
         permit = _public_or_loopback if allow_loopback else addresses.is_public
         mounts = {"https://": _Transport(tls, resolve, permit, proxy)}
         if allow_loopback:
-            # Whoever resolves other names: that these are this machine's is judged here.
+            # Names of this machine are checked here, even if a proxy resolves the others.
             by_address = None if proxy is None else replace(proxy, resolves=False)
             mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback, by_address)
         self._client = httpx.AsyncClient(

@@ -2,8 +2,7 @@
 
 Brokers state the operations that are allowed on a topic (Metadata, version 8, KIP-430) and on a
 group (DescribeGroups, version 3); the driver stops at earlier versions of the first.  For a
-transactional id there is only the attempt: it is made with one that nobody uses, so that no owner
-of a lane is fenced.
+transactional id the only way is to try: with an unused one, so that no owner of a lane is fenced.
 """
 # ruff: noqa: SLF001 - the driver sends no request of others in public
 

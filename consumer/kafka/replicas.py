@@ -1,7 +1,7 @@
-"""Partitions that nothing can be written to: replicas are missing, and nobody says so.
+"""Partitions that refuse writes because replicas are missing, without an error.
 
 A broker refuses a write with ``acks=all`` while fewer replicas are in sync than
-``min.insync.replicas``; the driver tries again without a word.  Brokers before 3.7 do so also where
+``min.insync.replicas``; the driver tries again silently.  Brokers before 3.7 do so also where
 the topic has fewer replicas than that at all (KAFKA-15583).  Groups and transactions rest on topics
 of Kafka's own, which are looked at as well.
 """

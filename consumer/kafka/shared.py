@@ -110,7 +110,7 @@ class SharedReader:
     async def feeding(self, positions: Mapping[TopicPartition, int]) -> AsyncIterator[Feed]:
         """Feed the records from ``positions`` on during the block.
 
-        Nobody else may be fed from these partitions.  Raises ``Transient`` and ``Fatal``.
+        Each partition feeds one reader at a time.  Raises ``Transient`` and ``Fatal``.
         """
         async with self._changing:
             if self._pump is None or self._pump.broken:

@@ -1,8 +1,8 @@
-"""Transactions that somebody left open: what they hold back, and since when.
+"""Transactions that were left open: what they hold back, and since when.
 
 A reader of committed records sees a partition up to its last stable offset, where the oldest open
-transaction begins.  A transaction that nobody ends keeps everything after it from being read until
-its producer's timeout, which may be 15 minutes; nothing looks late meanwhile, because lag counts
+transaction begins.  An abandoned transaction hides everything after it from readers until its
+producer's timeout, which may be 15 minutes; nothing looks late meanwhile, because lag counts
 what can be read.  So the last stable offset is compared with the high watermark, and the record in
 between says by its timestamp how long it has been waiting.
 

@@ -75,7 +75,7 @@ async def take_over(
 ) -> Marker:
     """Return the marker in ``place`` of ``chive.published``; none but ``producer`` moves it then.
 
-    ``undecided``: whoever opened the lane last may have a transaction under way, and is fenced.
+    ``undecided``: the last owner may have a transaction under way, and is fenced.
     Earlier versions had an id per lane, and are fenced in any case.
     Raises ``Transient``, and ``Fatal`` if Kafka refuses.
     """

@@ -94,7 +94,7 @@ def socks5(target: Target, port: int, credentials: Credentials | None) -> Exchan
         said = _TARGET_REPLIES.get(reply, "SOCKS5 reply")
         detail = f"opens no connection to {target}, port {port}: {said} ({reply})"
         raise TunnelFailed(detail, about_target=reply in _TARGET_REPLIES)
-    # What is left is the address that the proxy speaks from, which nobody needs.
+    # What is left is the address that the proxy speaks from; it is not needed.
     _, kind = yield from inbox.take(2)
     size = _ADDRESS_BYTES[kind] if kind in _ADDRESS_BYTES else (yield from inbox.take(1))[0]
     yield from inbox.take(size + 2)

@@ -1,8 +1,8 @@
 """The sweep: is what is known of a repository in step with its host?  Pure.
 
 Each tracked repository is asked about once in a period, spread evenly: a round walks through all
-of them in the order of their DIDs, page by page, and each page has its time.  The listing of the
-relay is read in their place where so many are tracked that it is cheaper.
+of them in the order of their DIDs, page by page, and each page has its time.  With many
+tracked repositories the listing of the relay is cheaper, and is read instead.
 
 A revision that is newer than ours may be on its way: it counts as missed when it has not come
 ``confirm_after`` later, and the firehose is past that moment.  Times are Unix seconds.
@@ -20,7 +20,7 @@ from procedures.syntax import tid_time
 PRESUMED_LISTING = 50_000_000
 """Entries of a listing whose size is not known: that of the public network."""
 CHEAPER = 50
-"""So many entries of a listing cost as much as one question to a host."""
+"""The number of entries of a listing that cost as much as one question to a host."""
 MAX_PAGE = 100
 # What is due within so long, and within this share of the period, is taken as one page.
 _PAGE_SECONDS, _PAGE_SHARE = 60.0, 0.01

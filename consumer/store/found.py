@@ -18,7 +18,7 @@ from procedures.failures import Failure
 DISCOVERED = "discovered"
 """The reason of the syncs that ``feed`` queues."""
 QUARANTINE = "quarantine"
-"""The source of repositories of which only a frame has come that nobody could read."""
+"""The source of repositories of which only a quarantined frame has come."""
 SETTINGS = "scope.dids"
 """The source of repositories that the settings name."""
 

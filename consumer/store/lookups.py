@@ -90,7 +90,7 @@ WHERE (did, kind) IN (
 )
 RETURNING did, kind, lane, session, seq, version, attempts, {_AT_DIRECTORY}, cause
 """  # noqa: S608 - a constant of this module
-# Whoever has locked one is opening or closing it; the lease is long enough for the next time.
+# A locked one is being opened or closed: its lease is extended the next time.
 _EXTEND = """
 WITH held AS (
     SELECT l.did, l.kind FROM lookups AS l

@@ -1,8 +1,7 @@
 """Snapshots of a scope: its initial search, and whether a lane has all that it led to.
 
-There is one for the scope of now; another scope begins another.  What is found belongs to it until
-the search ends.  A sync that was tried in vain for long keeps nobody waiting: its host may be away
-for days.
+The scope has one; a new scope begins a new one.  What is found belongs to it until the search
+ends.  A sync that has failed for long is not waited for: its host may be away for days.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Collector:
     """Collects the next transaction; its ``position`` runs ahead of the durable one.
 
     ``size`` is in bytes before compression, as is ``limit``, the bound on one message.  ``cause``
-    is why the position begins an epoch, if it does: nobody learns of it before the relay is read.
+    is why the position begins an epoch, if it does; it is told once the relay is read.
     """
 
     def __init__(

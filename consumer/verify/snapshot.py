@@ -75,7 +75,7 @@ class BlockSource(Protocol):
 class SnapshotLimits:
     """``records`` and ``kept`` are numbers, ``block`` bytes, ``rev_ahead`` seconds.
 
-    ``kept``: so many wanted records are remembered, for more the tree is walked a second time.
+    ``kept``: wanted records kept in memory; for more, the tree is walked a second time.
     """
 
     records: int = 5_000_000

@@ -87,7 +87,7 @@ func follow(ctx context.Context, servers, topic, path string) error {
 	if err != nil {
 		return err
 	}
-	// All partitions by name, without a group: nobody takes one away.  To share the work, give each
+	// All partitions by name, without a group: none is taken away.  To share the work, give each
 	// process some of them, and a database of its own: an account lies in one partition.
 	starts := map[int32]kgo.Offset{}
 	for _, number := range partitions {

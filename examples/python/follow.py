@@ -60,7 +60,7 @@ def main(servers: str, topic: str, path: str) -> None:
     if not partitions:
         sys.exit(f"there is no topic {topic}")
     offsets = stored(database, partitions)
-    # All partitions by name, without a group: nobody takes one away.  To share the work, give each
+    # All partitions by name, without a group: none is taken away.  To share the work, give each
     # process some of them, and a database of its own: an account lies in one partition.
     consumer.assign([TopicPartition(topic, number, offsets[number]) for number in partitions])
     while True:

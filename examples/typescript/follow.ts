@@ -74,7 +74,7 @@ async function follow(server: string, topic: string, address: string): Promise<v
     }
   }
 
-  // The client wants a group. One that nobody else is in has all partitions, and a new one at each
+  // The client wants a group. One without other members has all partitions, and a new one at each
   // start does not wait until the last one has timed out. Its offsets are never written.
   const consumer = kafka.consumer({ groupId: `follow-${randomUUID()}`, allowAutoTopicCreation: false })
   await consumer.connect()

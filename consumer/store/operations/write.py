@@ -229,7 +229,7 @@ async def settle(connection: Connection, dids: Sequence[str]) -> None:
 
 
 async def cancel_open(connection: Connection, did: str, now: float, why: str) -> None:
-    """Cancel the syncs and refreshes of ``did`` that have not ended, whoever requested them.
+    """Cancel the syncs and refreshes of ``did`` that have not ended.
 
     ``now`` is Unix seconds, ``why`` their error.
     """

@@ -91,7 +91,7 @@ public final class Follow {
                 throw new IllegalStateException("there is no topic " + topic);
             }
             readOffsets(places);
-            // All partitions by name, without a group: nobody takes one away. To share the work, give each
+            // All partitions by name, without a group: none is taken away. To share the work, give each
             // process some of them, and a database of its own: an account lies in one partition.
             consumer.assign(places);
             offsets.forEach(consumer::seek);
