@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -39,7 +40,7 @@ from consumer.runtime import health
 from consumer.runtime.children import WorkerProcesses
 from consumer.runtime.health import Check, Health
 from consumer.runtime.lifecycle import DRAIN_SECONDS, Root, supervise
-from consumer.runtime.tasks import first_of
+from consumer.runtime.tasks import Stopped, first_of
 from consumer.services import Say, Services, opened, scope_of, stack_of, waited_for
 from consumer.state.progress import Place
 from consumer.store import lanes, progress, repos, routes, status
@@ -81,6 +82,12 @@ class Plan:
 async def run(plan: Plan, stop: asyncio.Event) -> None:
     """Run until told to stop.  Raises ``Fatal`` (``RootDied``) when a root dies."""
     _introduce(plan)
+    with suppress(Stopped):  # while it waits for a service
+        await _serve(plan, stop)
+    _log.info("process_stopped")
+
+
+async def _serve(plan: Plan, stop: asyncio.Event) -> None:
     state = Health(plan.settings.http.ready_lag)
     async with (
         health.serving(health.application(state), plan.settings.http) as server,
@@ -104,7 +111,6 @@ async def run(plan: Plan, stop: asyncio.Event) -> None:
         _log.info("process_running", roots=sorted(str(root) for root in roots))
         drain = DRAIN_SECONDS + (_CHILDREN_SECONDS if plan.workers else 0.0)
         await supervise({**roots, "http": _watching(server, state)}, stop, drain)
-    _log.info("process_stopped")
 
 
 async def _note_routes(services: Services) -> None:

@@ -111,6 +111,7 @@ async def test_it_stops_while_it_waits_for_services(
     process = await consumer("run", "--relay", NOWHERE, env=environment)
     await process.saying("postgres_unreachable")
     assert await process.stopped() == 0
+    assert process.said("process_stopped")
 
 
 async def test_a_port_that_is_taken_is_one_line_and_exit_1(
