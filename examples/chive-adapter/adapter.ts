@@ -17,6 +17,7 @@ const GROUP = process.env.GROUP ?? 'chive-indexer' // another one begins with th
 const DEPTH = Number(process.env.DEPTH ?? 900) // jobs in the queue; Chive's indexer refuses more from 1,000 on
 const BATCH = 50 // messages between two writings of the offset
 const SESSION = 10_000 // ms until Kafka gives the partitions of a process that died to another
+const GRACE = 10_000 // ms for what is being delivered when it is told to stop
 const PATIENCE = 1_000 // ms between two tries, or two looks at the queue
 
 // As Chive's indexer sets up its own queue.
@@ -34,7 +35,6 @@ export type Handler = (event: ProcessedEvent) => Promise<void>
 interface Target {
   ready: () => Promise<boolean>
   deliver: (deliveries: Delivery[]) => Promise<void>
-  close: () => Promise<void>
 }
 
 function intoQueue(address: string): Target {
@@ -53,7 +53,6 @@ function intoQueue(address: string): Target {
         { name: 'process', data: { event, attempt: 0 }, opts: { jobId: `${GROUP}-${id}` } }
       )))
     },
-    close: () => queue.close(),
   }
 }
 
@@ -64,7 +63,6 @@ async function intoHandler(path: string): Promise<Target> {
     deliver: async (some) => {
       for (const { event } of some) await handle(event)
     },
-    close: async () => {},
   }
 }
 
@@ -96,10 +94,10 @@ async function follow(server: string, topic: string, target: Target): Promise<vo
       await written(batch.batch.lastOffset(), batch)
     },
   })
-  // What is being delivered is brought to its end, and its offset written.
+  // What is being delivered is brought to its end, and its offset written; what takes too long comes again.
   for (const signal of ['SIGTERM', 'SIGINT']) {
     process.once(signal, () => {
-      consumer.disconnect().then(target.close).then(() => process.exit(0)).catch(stop)
+      consumer.disconnect().then(() => process.exit(0)).catch(stop)
     })
   }
 
@@ -133,13 +131,14 @@ async function delivered(target: Target, some: Delivery[], batch: EachBatchPaylo
 
 class Failure extends Error {}
 
-async function alive<T>(work: Promise<T>, { heartbeat }: EachBatchPayload): Promise<T> {
+async function alive<T>(work: Promise<T>, { heartbeat, isRunning }: EachBatchPayload): Promise<T> {
   const outcome = work.then((value) => () => value, (error) => () => { throw new Failure(error.message) })
-  for (;;) {
+  for (let left = GRACE; left > 0; left -= isRunning() ? 0 : PATIENCE) {
     const done = await Promise.race([outcome, sleep(PATIENCE)])
     if (done) return done()
     await heartbeat()
   }
+  throw new Failure('stopped before that')
 }
 
 function stop(error: Error): never {

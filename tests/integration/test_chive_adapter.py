@@ -68,6 +68,12 @@ async def test_every_event_is_in_the_queue_whatever_is_killed(
         await asyncio.sleep(AWAY)
         offsets = await adapter.offsets()
         assert not reaches(offsets, records)
+        process.terminate()  # Redis being away does not keep it
+        assert await asyncio.wait_for(process.wait(), 60.0) == 0
+    assert await adapter.offsets() == offsets
+
+    async with adapter.running() as process:
+        await asyncio.sleep(AWAY / 5)
         await redis.start()
         agree(await jobs(redis), wanted, offsets)  # nothing was acknowledged and lost
         await finished(adapter, process)
