@@ -102,9 +102,13 @@ async function follow(server: string, topic: string, address: string): Promise<v
 
 // Returns the next offset of each partition: 0 in a new database.
 async function stored(database: pg.Client, partitions: number[]): Promise<Offsets> {
-  return await transaction(database, async () => {
+  await transaction(database, async () => {
     await database.query(`SELECT pg_advisory_xact_lock(hashtext('follow'))`)
     await database.query(SCHEMA)
+  })
+  // Not in the same transaction: CREATE INDEX locks the table, also where the index is there, and another
+  // process that writes to it may hold rows of offsets.
+  return await transaction(database, async () => {
     const away = await database.query(
       `SELECT max(at) < extract(epoch FROM now()) - $1::int AS long FROM offsets`, [LONGEST_AWAY])
     if (away.rows[0].long) {
