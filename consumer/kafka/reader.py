@@ -156,6 +156,22 @@ class PartitionReader(Closing):
             latest = await self._consumer.end_offsets(wanted)
         return {partition: (earliest[partition], latest[partition]) for partition in wanted}
 
+    async def offsets_at(self, moment: float) -> dict[TopicPartition, int]:
+        """Return for each partition the offset of its first record appended at ``moment`` or later.
+
+        ``moment`` is in Unix seconds; where there is no such record, the offset is that of the next
+        one to be written, as in ``bounds``.  Raises ``Transient`` or ``Fatal``.
+        """
+        # The end first: what is appended meanwhile lies behind it, and may be found instead.
+        bounds = await self.bounds()
+        wanted = dict.fromkeys(self._partitions, round(moment * 1000))
+        async with deadline(self._client.timeout, "asking for offsets"):
+            found = await self._consumer.offsets_for_times(wanted)
+        return {
+            place: end if found[place] is None else found[place].offset
+            for place, (_, end) in bounds.items()
+        }
+
     async def until_end(self, *, limit: int | None = None) -> AsyncIterator[list[Record]]:
         """Yield what is there now, at most ``limit`` records at once.
 

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.cli import questions, status
+from consumer.cli.event_stream import Span
 from consumer.cli.events import Filter, events
 from consumer.services import read_only
 from simulator.repo import Repo, Write
@@ -78,9 +79,7 @@ async def test_a_change_is_said_until_all_is_published_again(fresh: Product) -> 
     assert said["log_level"] == "warning"
     assert "docs/consumers.md" in said["meaning"]
 
-    printed = events(
-        product.client, product.topics, Filter.of((), (), ()), from_start=True, follow=False
-    )
+    printed = events(product.client, product.topics, Filter.of((), (), ()), Span())
     ids = [event["id"] async for event, _ in printed if "did" in event]
     assert sorted(ids) == sorted(event["id"] for event in await product.events())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import ConsumerRecord
 
 from consumer.kafka.client import Client
 from consumer.kafka.reader import PartitionReader, Record, TopicPartition
@@ -43,6 +44,14 @@ async def committed(
             for record in page:
                 found[TopicPartition(record.topic, record.partition)].append(record)
     return [record for place in places for record in found[place]]
+
+
+def recorded(key: bytes | None, value: bytes | None, **headers: bytes) -> Record:
+    """Return a record as the reader gives it, appended to events/3 at offset 7 in 1970."""
+    record: Record = ConsumerRecord(
+        *("events", 3, 7, 1_001, 1, key, value, None, 0, 0), tuple(headers.items())
+    )
+    return record
 
 
 def values(records: Sequence[Record]) -> list[bytes | None]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import orjson
 import pytest
 
-from consumer.cli.events import Filter, line
+from consumer.cli.event_stream import Span
+from consumer.cli.events import Filter, as_record, line, span_of
+from tests.support.kafka import recorded
 
 DID = "did:plc:z72i7hdynmk6r22z27h6tvur"
 OTHER = "did:web:example.org"
@@ -108,3 +112,45 @@ def test_lines_are_lines_whatever_a_stranger_wrote() -> None:
 
 def test_an_event_without_anything_is_still_a_line() -> None:
     assert line({})
+
+
+NOW = 1_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("follows", "from_beginning", "since", "until", "span"),
+    [
+        (False, False, None, None, Span(0, None)),
+        (True, False, None, None, Span(math.inf, math.inf)),
+        (False, True, None, None, Span(0, math.inf)),
+        (True, True, None, None, Span(0, math.inf)),
+        (False, True, None, "now", Span(0, None)),
+        (False, True, None, "1m", Span(0, NOW - 60)),
+        (False, False, "2h", None, Span(NOW - 7_200, None)),
+        (True, False, "2h", None, Span(NOW - 7_200, math.inf)),
+        (True, False, "2h", "now", Span(NOW - 7_200, None)),
+        (False, False, "2h", "1h", Span(NOW - 7_200, NOW - 3_600)),
+        (False, False, None, "1970-02-01", Span(0, 31 * 86_400)),
+        (True, False, None, "1970-02-01", Span(math.inf, 31 * 86_400)),
+    ],
+)
+def test_what_the_options_ask_for(
+    follows: bool, from_beginning: bool, since: str | None, until: str | None, span: Span
+) -> None:
+    assert span_of(NOW, follows, from_beginning, since, until) == span
+
+
+def test_records_stand_as_they_are() -> None:
+    value = b'{"n":12345678901234567890}'
+    line = as_record({}, recorded(b"at://did:web:x/a.b.c/k", value, type=b"record", odd=b"a\xff"))
+    assert value.decode() in line
+    assert orjson.loads(line) | {"value": None} == {
+        "topic": "events",
+        "partition": 3,
+        "offset": 7,
+        "timestamp": "1970-01-01T00:00:01.001Z",
+        "key": "at://did:web:x/a.b.c/k",
+        "headers": {"type": "record", "odd": "a\\xff"},
+        "value": None,
+    }
+    assert orjson.loads(as_record({}, recorded(b"k", None)))["value"] is None

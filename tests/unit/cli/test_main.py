@@ -19,6 +19,7 @@ from consumer.errors import Transient
 from procedures import operations
 from procedures.failures import Failure
 from procedures.operations import Status, Type
+from tests.support.kafka import recorded
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,14 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["events", "--did", "alice.test"], "did:plc"),
         (["events", "--collection", "pub.chive*"], "pattern"),
         (["events", "--type", "nothing"], "'nothing' is not one of"),
+        (["events", "--limit", "0"], "not in the range"),
+        (["events", "--since", "yesterday"], "'yesterday' is neither a time"),
+        (["events", "--until", "2026-13-01"], "'2026-13-01' is neither a time"),
+        (["events", "--since", "2h", "--from-beginning"], "exclude each other"),
+        (["events", "--since", "9999-01-01"], "lies in the future"),
+        (["events", "--since", "1h", "--until", "2h"], "--until is not after --since"),
+        (["events", "--since", "now", "--until", "now"], "--until is not after --since"),
+        (["events", "--follow", "--until", "now"], "--until must lie in the future"),
         (["status", "--nonsense"], "No such option"),
         (["nonsense"], "No such command"),
     ],
@@ -75,23 +84,25 @@ def test_values_in_json_are_harmless(capsys: pytest.CaptureFixture[str]) -> None
     assert orjson.loads(text) == {"byStatus": {HOSTILE: 1}}
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+@pytest.mark.parametrize("form", [None, "--json", "--records"])
+def test_events_are_harmless_lines(monkeypatch: pytest.MonkeyPatch, form: str | None) -> None:
     event = {"type": "identity", "did": "did:plc:x", "handle": HOSTILE, "live": True}
 
-    async def events(*_: object, **__: object) -> AsyncGenerator[tuple[dict[str, Any], bytes]]:
-        yield event, orjson.dumps(event)
+    async def events(*_: object, **__: object) -> AsyncGenerator[tuple[dict[str, Any], Any]]:
+        key, value = HOSTILE.encode(), orjson.dumps(event)
+        yield event, recorded(key, value, did=key)
 
     monkeypatch.setattr("consumer.cli.events.events", events)
     monkeypatch.setattr("consumer.cli.events.briefly", lambda settings: settings)
     monkeypatch.setenv("CHIVE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("CHIVE_POSTGRES__DSN", "postgresql://127.0.0.1:1/db")
-    result = CliRunner().invoke(main.cli, ["events", *(["--json"] if as_json else [])])
+    result = CliRunner().invoke(main.cli, ["events", *([form] if form else [])])
     assert result.exit_code == 0, result.output
     assert is_harmless(result.output)
     assert result.output.count("\n") == 1
-    if as_json:
-        assert orjson.loads(result.output) == event
+    if form:
+        told = orjson.loads(result.output)
+        assert (told if form == "--json" else told["value"]) == event
 
 
 def test_errors_are_harmless_lines(capsys: pytest.CaptureFixture[str]) -> None:
