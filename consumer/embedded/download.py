@@ -13,8 +13,8 @@ from pathlib import Path
 import structlog
 from jgo.maven import Artifact, MavenContext, PythonResolver
 
-from consumer.embedded.jars import Jar
 from consumer.embedded.progress import show_progress
+from consumer.embedded.releases import Jar
 from consumer.errors import Fatal, Transient
 
 TIMEOUT = 60  # seconds without an answer from the repository

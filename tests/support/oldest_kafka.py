@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from consumer.embedded.jars import CURRENT, Release
 from consumer.embedded.lock_jars import write
+from consumer.embedded.releases import CURRENT, Release
 
 OLDEST = Release(
     "3.6.2", "ch.qos.reload4j:reload4j:1.2.25", Path(__file__).with_name("oldest-kafka-jars.txt")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from jgo.maven import Artifact, PythonResolver
 
-from consumer.embedded.jars import CURRENT, Jar, Release, cache_home, kafka_jars
+from consumer.embedded.jars import cache_home, kafka_jars
+from consumer.embedded.releases import CURRENT, Jar, Release
 from consumer.errors import Fatal, Transient
 from tests.support.oldest_kafka import OLDEST
 
