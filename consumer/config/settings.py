@@ -78,7 +78,7 @@ class RelaySettings(Section):
     silence: Seconds = 30.0  # no frame and no pong in that time: the connection counts as dead
     # Where to begin without a cursor; a seq is that of another consumer of this relay.
     start: Start = "live"
-    # The relay must deny our position again after so long before it is given up.
+    # The relay must deny our position again after this time before it is given up.
     future_cursor_confirm: Seconds = 60.0
 
     @property
@@ -304,7 +304,7 @@ class DiscoverySettings(Section):
     sweep_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 86_400.0  # 0: never
     sweep: Choice = Choice.AUTO
     sweep_pace: PerSecond = 5.0  # requests of a process to one host
-    sweep_confirm_after: Seconds = 600.0  # a newer revision may be on its way for so long
+    sweep_confirm_after: Seconds = 600.0  # how long a newer revision may be on its way
     queued: Count = 2_000  # automatic syncs that may be due before more are queued
     registered_hosts: Annotated[int, Field(ge=0)] = 1_000  # sources that commands name; 0: none
     registered_repos: Count = 1_000  # of one of them
@@ -313,8 +313,8 @@ class DiscoverySettings(Section):
 class AccountSettings(Section):
     """How accounts are asked about when a sign says that their status may be wrong."""
 
-    ask_every: Seconds = _ACCOUNTS.ask_every  # at most one answer about an account in so long
-    # A deletion that only the host states counts when it states it again after so long.
+    ask_every: Seconds = _ACCOUNTS.ask_every  # at most one answer about an account in this time
+    # A deletion that only the host states counts when it states it again after this time.
     deletion_confirm_after: Seconds = _ACCOUNTS.deletion_confirm_after
     # While more of a host's accounts are gone in a day, their deletions wait; 0: all of them.
     deletion_share: Annotated[float, Field(ge=0, le=1)] = _ACCOUNTS.deletion_share
@@ -459,7 +459,7 @@ class GatewaySettings(Section):
 class CommandSettings(Section):
     """The commands beside ``run`` and ``check``.
 
-    ``deadline``: after so long without an answer of Kafka or PostgreSQL a command says what it
+    ``deadline``: without an answer of Kafka or PostgreSQL for this time, a command says what it
     waits for, and ends.
     """
 

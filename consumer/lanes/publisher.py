@@ -7,7 +7,7 @@ Invariants
 - One transactional id per process.  Before it publishes for a lane, a publisher commits a barrier
   with its id to the lane's partition of ``chive.published``, and then sees that the lane's token is
   still its owner's.
-- Who takes a lane over whose last owner has not settled all its transactions replaces the token
+- The new owner of a lane whose last owner has not settled all its transactions replaces the token
   first, then opens a producer with the id of the newest barrier: that fences the last owner, and
   decides its last transaction.  Only then is the marker read.  A fenced publisher that lives opens
   its producer again, and asks for the token of each of its lanes after that.
@@ -105,7 +105,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Progress:
-    """The ``out_seq`` up to which a lane is published and trimmed with the producer of now."""
+    """The ``out_seq`` up to which a lane is published and trimmed with the current producer."""
 
     position: int
     trimmed: int
@@ -274,7 +274,7 @@ class Publisher:
         """Take a lane over, and trim it through its marker, once the tables prove to know it."""
         number = outgoing.lane.lane
         async with self._database.transaction() as connection:
-            await _owned(connection, outgoing)  # else its owner of now would be fenced in vain
+            await _owned(connection, outgoing)  # else its current owner would be fenced for nothing
         published = await take_over(
             producer, self._client, self._place(number), undecided=outgoing.undecided
         )

@@ -50,8 +50,8 @@ _HELD_PAUSE = 86_400.0  # seconds until a deletion that waits is asked about aga
 class AccountRules:
     """The settings of ``[accounts]``; times in seconds.
 
-    ``ask_every``: at most one answer about an account in so long.  ``deletion_confirm_after``: so
-    long after the first answer a second one may confirm a deletion that only the host states.
+    ``ask_every``: at most one answer about an account in this time.  ``deletion_confirm_after``:
+    from then on a second answer may confirm a deletion that only the host states.
     ``deletion_share``: of a host's accounts, from 0 to 1, that may be gone in a day.
     """
 

@@ -84,13 +84,13 @@ class SearchRules:
     """The numbers of the decisions; times in seconds.
 
     ``tries``
-        A page that fails so often is asked for in a smaller piece.
+        After this many failures a page is asked for in a smaller piece.
     ``refusals``, ``refused_for``
-        A refusal that repeats so often over so long means "not served here".
+        A refusal that repeats this often over this time means "not served here".
     ``down_after``
-        The next source is asked as well when one has given no page for so long.
+        The next source is asked as well when one has given no page for this time.
     ``give_up_after``
-        A search without a page for so long ends.
+        A search without a page for this time ends.
     ``repeat_every``, ``sweep_every``
         When a completed search is opened again.
     ``try_again_after``

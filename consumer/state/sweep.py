@@ -22,7 +22,7 @@ PRESUMED_LISTING = 50_000_000
 CHEAPER = 50
 """The number of entries of a listing that cost as much as one question to a host."""
 MAX_PAGE = 100
-# What is due within so long, and within this share of the period, is taken as one page.
+# What is due within this time, and within this share of the period, is taken as one page.
 _PAGE_SECONDS, _PAGE_SHARE = 60.0, 0.01
 _FIREHOSE_PATIENCE = 30  # times confirm_after: then the firehose is not waited for any more
 

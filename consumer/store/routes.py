@@ -42,7 +42,7 @@ class Known:
 
 
 async def note(connection: Session, routes: Mapping[str, str]) -> datetime | None:
-    """Keep ``routes`` as those of now; return since when the topics do not hold what they say.
+    """Keep ``routes`` as the current ones; return since when the topics do not hold what they say.
 
     None: they do.
     """

@@ -34,7 +34,7 @@ _clock = time.monotonic
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What all lanes go by: the tailer's cursor, and the snapshot of the scope of now."""
+    """What all lanes go by: the tailer's cursor, and the snapshot of the current scope."""
 
     received: Received | None = None
     snapshot: Snapshot | None = None

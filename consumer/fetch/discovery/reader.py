@@ -33,7 +33,7 @@ from consumer.store.database import Database
 _POLL_SECONDS = 5.0
 _LEASE_SECONDS = 120.0  # longer than a page may take
 _AT_ONCE = 8  # searches, each at a source of its own
-_SHORT_WAIT = 2.0  # a search keeps its lease for so long until its next page is due
+_SHORT_WAIT = 2.0  # the longest wait for the next page during which a search keeps its lease
 _FULL_SECONDS = 60.0  # until a source with too many unconfirmed DIDs is asked again
 
 _log = structlog.get_logger()
