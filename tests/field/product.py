@@ -13,13 +13,13 @@ from uuid import uuid4
 import orjson
 
 from consumer.app import Plan, Role, run
+from consumer.config.retries import RetrySettings
 from consumer.config.settings import (
     AccountSettings,
     DiscoverySettings,
     IdentitySettings,
     NetworkSettings,
     RelaySettings,
-    RetrySettings,
     Settings,
     WorkerSettings,
 )

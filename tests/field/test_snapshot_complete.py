@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.config.settings import RetrySettings, ScopeSettings, WorkerSettings
+from consumer.config.retries import RetrySettings
+from consumer.config.settings import ScopeSettings, WorkerSettings
 from consumer.kafka.topics import Topic
 from consumer.scope import Repos
 from simulator.repo import Repo

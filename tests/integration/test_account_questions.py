@@ -16,13 +16,8 @@ from uuid import uuid4
 import pytest
 
 from consumer.backfill import Cause
-from consumer.config.settings import (
-    AccountSettings,
-    IdentitySettings,
-    NetworkSettings,
-    RetrySettings,
-    Settings,
-)
+from consumer.config.retries import RetrySettings
+from consumer.config.settings import AccountSettings, IdentitySettings, NetworkSettings, Settings
 from consumer.fetch.role import Fetcher
 from consumer.kafka.client import Client
 from consumer.kafka.transaction import TransactionalProducer

@@ -17,12 +17,12 @@ from urllib.parse import urlencode
 
 import pytest
 
+from consumer.config.retries import RetrySettings
 from consumer.config.settings import (
     DiscoverySettings,
     IdentitySettings,
     NetworkSettings,
     RelaySettings,
-    RetrySettings,
 )
 from consumer.fetch.discovery.role import discover
 from consumer.fetch.role import Fetcher

@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
+from consumer.config.retries import RetrySettings
 from consumer.config.settings import (
     DiscoverySettings,
     IdentitySettings,
     NetworkSettings,
     RelaySettings,
-    RetrySettings,
 )
 from consumer.fetch.discovery import feeder, planner, reader
 from consumer.fetch.discovery.role import discover
