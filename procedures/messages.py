@@ -36,6 +36,7 @@ import orjson
 
 from procedures import hosts, selections, strict_json, syntax, times
 from procedures.selections import By, DidInvalid, Selection, SelectionInvalid
+from procedures.strict_json import shown
 
 VERSION = 1
 MAX_BYTES = 16 * 1024
@@ -44,7 +45,7 @@ DERIVED_PREFIX = "control-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}")
 _REQUESTER = re.compile(r"[\x20-\x7e]{1,2048}")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]{1,253}(:[0-9]{1,5})?")
-_SHOWN = 128  # of a wrong value, in a message for people
+_SHOWN = 128  # of a field's name or a parser's words, in a message for people
 
 _COMMON = frozenset({"v", "id", "type", "requestedBy", "requestedAt"})
 
@@ -125,11 +126,11 @@ class DidSync(_Common):
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> DidSync | BulkSync:
         _known(fields, "did", "dids", "select", "emit")
-        emit = Emit(_text(fields, "emit", lambda text: text in _EMITS) or Emit.CHANGES)
+        emit = Emit(_text(fields, "emit", _EMIT) or Emit.CHANGES)
         selection = _selection(fields, "did")
         if selection is not None:
             return BulkSync(**_values(common), selection=selection, emit=emit)
-        did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+        did = _required(_text(fields, "did", _DID), "did")
         return cls(**_values(common), did=did, emit=emit)
 
     def _encode(self) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class Reconcile(_Common):
         _known(fields, "did", "dids", "select")
         selection = _selection(fields, "did")
         if selection is None:
-            did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+            did = _required(_text(fields, "did", _DID), "did")
             selection = Selection(By.DIDS, dids=(did,))
         return cls(**_values(common), selection=selection)
 
@@ -196,7 +197,7 @@ class RecordRefresh(_Common):
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> RecordRefresh:
         _known(fields, "uri")
-        uri = _required(_text(fields, "uri", is_record_uri, RefusalReason.INVALID_URI), "uri")
+        uri = _required(_text(fields, "uri", _URI), "uri")
         return cls(**_values(common), uri=uri)
 
     def _encode(self) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class Forget(_Common):
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Forget:
         _known(fields, "did")
-        did = _required(_text(fields, "did", _is_did, RefusalReason.INVALID_DID), "did")
+        did = _required(_text(fields, "did", _DID), "did")
         return cls(**_values(common), did=did)
 
     def _encode(self) -> dict[str, Any]:
@@ -240,7 +241,7 @@ class Cancel(_Common):
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Cancel:
         _known(fields, "operationId")
-        target = _text(fields, "operationId", is_operation_id, RefusalReason.INVALID_ID)
+        target = _text(fields, "operationId", _OPERATION)
         return cls(**_values(common), operation_id=_required(target, "operationId"))
 
     def _encode(self) -> dict[str, Any]:
@@ -262,9 +263,9 @@ class Discover(_Common):
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> Discover:
         _known(fields, "collection", "source")
-        collection = _text(fields, "collection", syntax.is_nsid)
+        collection = _text(fields, "collection", _COLLECTION)
         return cls(
-            **_values(common), collection=collection, source=_text(fields, "source", is_origin)
+            **_values(common), collection=collection, source=_text(fields, "source", _SOURCE)
         )
 
     def _encode(self) -> dict[str, Any]:
@@ -286,7 +287,7 @@ class RegisterHost(_Common):
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> RegisterHost:
         _known(fields, "host")
-        return cls(**_values(common), host=_required(_text(fields, "host", hosts.is_host), "host"))
+        return cls(**_values(common), host=_required(_text(fields, "host", _HOST), "host"))
 
     def _encode(self) -> dict[str, Any]:
         return {"host": self.host}
@@ -354,17 +355,51 @@ def _is_free_id(text: str) -> bool:
     return is_operation_id(text) and not text.startswith(DERIVED_PREFIX)
 
 
-def _text(
-    fields: Mapping[str, Any],
-    name: str,
-    valid: Callable[[str], bool],
-    reason: RefusalReason = RefusalReason.INVALID_FIELD,
-) -> str | None:
+def _is_datetime(text: str) -> bool:
+    try:
+        times.from_text(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Syntax:
+    """What the text of a field must be: ``words`` say it to who wrote another."""
+
+    valid: Callable[[str], bool]
+    words: str
+    reason: RefusalReason = RefusalReason.INVALID_FIELD
+
+
+_EMIT = _Syntax(_EMITS.__contains__, "one of changes, all")
+_DID = _Syntax(_is_did, "a DID", RefusalReason.INVALID_DID)
+_URI = _Syntax(is_record_uri, "at://DID/collection/rkey", RefusalReason.INVALID_URI)
+_OPERATION = _Syntax(
+    is_operation_id, "1 to 128 letters, digits and ._:~-", RefusalReason.INVALID_ID
+)
+_FREE_ID = _Syntax(
+    _is_free_id,
+    f"{_OPERATION.words}, not beginning with {DERIVED_PREFIX}",
+    RefusalReason.INVALID_ID,
+)
+_COLLECTION = _Syntax(syntax.is_nsid, "a collection such as pub.chive.eprint.submission")
+_SOURCE = _Syntax(is_origin, "https://host[:port] in lower case")
+_HOST = _Syntax(
+    hosts.is_host, "a domain in lower case, with its port if it has one, such as pds.example:8443"
+)
+_DATETIME = _Syntax(_is_datetime, "a time such as 2026-07-04T14:39:14.123Z")
+_REQUESTED_BY = _Syntax(
+    lambda text: _REQUESTER.fullmatch(text) is not None, "1 to 2048 printable characters of ASCII"
+)
+
+
+def _text(fields: Mapping[str, Any], name: str, must_be: _Syntax) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not valid(value):
-        raise _Refused(reason, f"{name}: {str(value)[:_SHOWN]!r} is not valid")
+    if not isinstance(value, str) or not must_be.valid(value):
+        raise _Refused(must_be.reason, f"{name} must be {must_be.words}, not {shown(value)}")
     return value
 
 
@@ -411,38 +446,28 @@ def _fields(value: bytes | None) -> dict[str, Any]:
     except strict_json.NotJson as error:
         raise _Refused(RefusalReason.NOT_JSON, str(error)[:_SHOWN]) from error
     if not isinstance(fields, dict):
-        raise _Refused(RefusalReason.NOT_OBJECT, f"a {type(fields).__name__}, not an object")
+        raise _Refused(RefusalReason.NOT_OBJECT, f"{shown(fields)} is not an object")
     return fields
 
 
 def _type(fields: Mapping[str, Any]) -> CommandType:
     version = fields.get("v")
     if version is not None and (isinstance(version, bool) or version != VERSION):
-        raise _Refused(
-            RefusalReason.UNKNOWN_VERSION, f"v is {str(version)[:_SHOWN]!r}, not {VERSION}"
-        )
+        raise _Refused(RefusalReason.UNKNOWN_VERSION, f"v is {shown(version)}, not {VERSION}")
     name = fields.get("type")
     if not isinstance(name, str) or name not in _TYPES:
         known = ", ".join(CommandType)
-        shown = str(name)[:_SHOWN]
-        raise _Refused(RefusalReason.UNKNOWN_TYPE, f"type is {shown!r}, not one of {known}")
+        given = "missing" if name is None else shown(name)
+        raise _Refused(RefusalReason.UNKNOWN_TYPE, f"type is {given}; there are {known}")
     return CommandType(name)
-
-
-def _is_datetime(text: str) -> bool:
-    try:
-        times.from_text(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _command(fields: Mapping[str, Any], offset: int, timestamp: int) -> Command:
     kind = _type(fields)
-    identifier = _text(fields, "id", _is_free_id, RefusalReason.INVALID_ID)
-    when = _text(fields, "requestedAt", _is_datetime)
+    identifier = _text(fields, "id", _FREE_ID)
+    when = _text(fields, "requestedAt", _DATETIME)
     identifier = identifier or f"{DERIVED_PREFIX}{offset}-{timestamp}"
-    by = _text(fields, "requestedBy", lambda text: _REQUESTER.fullmatch(text) is not None)
+    by = _text(fields, "requestedBy", _REQUESTED_BY)
     at = timestamp / 1000 if when is None else times.from_text(when)
     common = _Common(id=identifier, requested_by=by, requested_at=at)
     return _CLASSES[kind]._decode(fields, common)  # noqa: SLF001 - of this module

@@ -22,9 +22,9 @@ from enum import StrEnum
 from typing import Any
 
 from procedures import syntax
+from procedures.strict_json import shown
 
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?")
-_SHOWN = 128  # of a wrong value, in a message for people
 
 
 class By(StrEnum):
@@ -35,6 +35,14 @@ class By(StrEnum):
     HOST = "host"
     FAILED = "failed"
     ALL = "all"
+
+
+_GIVEN = {
+    By.COLLECTION: "a collection, or a pattern such as pub.chive.*",
+    By.HOST: "a host in lower case, with its port if it has one",
+    By.FAILED: "true",
+    By.ALL: "true",
+}
 
 
 class SelectionInvalid(ValueError):
@@ -81,7 +89,7 @@ def of_dids(value: object) -> Selection:
         raise SelectionInvalid("dids: not a list with a DID in it")
     for did in value:
         if not isinstance(did, str) or not syntax.is_did(did):
-            raise DidInvalid(f"dids: {str(did)[:_SHOWN]!r} is not valid")
+            raise DidInvalid(f"dids: {shown(did)} is not a DID")
     unique = tuple(sorted(set(value)))
     if len(unique) != len(value):
         raise SelectionInvalid("dids: a DID occurs twice")
@@ -102,8 +110,8 @@ def of_selector(value: object) -> Selection:
         case By.FAILED | By.ALL if given is True:
             return Selection(By(name))
         case By.COLLECTION | By.HOST | By.FAILED | By.ALL:
-            raise SelectionInvalid(f"select: {name} cannot be {str(given)[:_SHOWN]!r}")
-    raise SelectionInvalid(f"select: {str(name)[:_SHOWN]!r} is not one of {known}")
+            raise SelectionInvalid(f"select: {name} must be {_GIVEN[name]}, not {shown(given)}")
+    raise SelectionInvalid(f"select: {shown(name)} is not one of {known}")
 
 
 def of_fields(fields: Mapping[str, Any]) -> Selection:

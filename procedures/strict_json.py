@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+_SHOWN = 128  # of a wrong value, in a message for people
+
 
 class NotJson(ValueError):
     """The bytes are not one JSON text in UTF-8."""
@@ -48,3 +50,16 @@ def loads(data: bytes) -> object:
         raise
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error) or type(error).__name__) from error
+
+
+def shown(value: object) -> str:
+    """Return a wrong value of ``loads`` for a message to its sender: in JSON's words, and short."""
+    match value:
+        case str():
+            return repr(value[:_SHOWN])
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case _:
+            return json.dumps(value)[:_SHOWN]

@@ -263,6 +263,39 @@ def test_refuses_uris_that_name_no_record_of_a_did(uri: str) -> None:
     assert not VALIDATOR.is_valid(fields)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("null", "null is not an object"),
+        ("[[]]", "a list is not an object"),
+        ("{}", "type is missing; there are didSync, "),
+        ('{"type": true}', "type is true; there are didSync, "),
+        ('{"type": "cancel", "v": 2.5}', "v is 2.5, not 1"),
+        ('{"type": "registerHost", "host": "A.b"}', "host must be a domain in lower case, "),
+        ('{"type": "registerHost", "host": {"a": 1}}', ", such as pds.example:8443, not an object"),
+        ('{"type": "didSync", "did": "alice.test"}', "did must be a DID, not 'alice.test'"),
+        ('{"type": "didSync", "dids": [false]}', "dids: false is not a DID"),
+        ('{"type": "didSync", "select": {"all": 0}}', "select: all must be true, not 0"),
+    ],
+)
+def test_a_refusal_says_in_words_of_json_what_would_be_right(line: str, said: str) -> None:
+    refusal = decode(line.encode(), 0, 0)
+    assert isinstance(refusal, Refusal)
+    assert said in refusal.detail
+
+
+def test_what_is_deep_or_huge_is_refused_as_well() -> None:
+    deep = "[" * 1_000 + "]" * 1_000
+    huge = "9" * 4_000
+    for line in (
+        deep,
+        f'{{"type": {deep}}}',
+        f'{{"type": {huge}}}',
+        f'{{"type": "forget", "did": {deep}}}',
+    ):
+        assert isinstance(decode(line.encode(), 0, 0), Refusal)
+
+
 def test_a_refusal_quotes_little_of_a_long_value() -> None:
     refusal = _decode({"type": "didSync", "did": "x" * 15_000})
     assert isinstance(refusal, Refusal)
