@@ -54,15 +54,19 @@ def _check_text(schema: Schema, value: object, where: str) -> None:
         raise Invalid(f"{where} must be one of: {', '.join(schema['enum'])}")
     expected = schema.get("format")
     if expected is not None and not _FORMATS[expected](value):
-        raise Invalid(f"{where} must be a {expected}: {value[:_SHOWN]!r} is none")
+        raise Invalid(f"{where} must be in the format {expected}, not {value[:_SHOWN]!r}")
 
 
 def _check_integer(schema: Schema, value: object, where: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise Invalid(f"{where} must be an integer")
-    low, high = schema.get("minimum", value), schema.get("maximum", value)
-    if not low <= value <= high:
-        raise Invalid(f"{where} must be from {low} to {high}")
+    match schema.get("minimum"), schema.get("maximum"):
+        case int(low), int(high) if not low <= value <= high:
+            raise Invalid(f"{where} must be from {low} to {high}")
+        case int(low), None if value < low:
+            raise Invalid(f"{where} must be {low} or more")
+        case None, int(high) if value > high:
+            raise Invalid(f"{where} must be {high} or less")
 
 
 class Lexicons:
