@@ -180,14 +180,27 @@ def dsn(secret: SecretStr) -> SecretStr:
 
 def topic_config(given: object) -> object:
     """Return a mapping of Kafka's names to values; in a variable ``name=value``, with commas."""
+    return _pairs(given, "name=value (name= leaves it to the broker)")
+
+
+def routes(given: object) -> object:
+    """Return a mapping of patterns to topics; in a variable ``pattern=topic``, with commas."""
+    return _pairs(given, "pattern=topic, such as pub.chive.eprint.*=eprints")
+
+
+def _pairs(given: object, form: str) -> object:
     if not isinstance(given, str | list):
         return given
     texts = given.split(",") if isinstance(given, str) else map(str, given)
-    entries = [text.strip().partition("=") for text in texts if text.strip()]
-    for name, equals, _ in entries:
+    found: dict[str, str] = {}
+    for text in filter(None, map(str.strip, texts)):
+        name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals):
-            raise ValueError(f"'{name}' is not name=value (name= leaves it to the broker)")
-    return {name.strip(): value.strip() for name, _, value in entries}
+            raise ValueError(f"'{text}' is not {form}")
+        if name in found:
+            raise ValueError(f"'{name}' is given twice")
+        found[name] = value
+    return found
 
 
 def route(text: str) -> str:
@@ -196,8 +209,8 @@ def route(text: str) -> str:
         raise ValueError(f"'{text}' is a topic of the consumer's own; events may not go there")
     if not _ROUTE.fullmatch(text):
         raise ValueError(
-            f"'{text[:64]}' is no topic's name: lower-case letters, digits and hyphens, a letter "
-            "first; kafka.topic_prefix comes before it"
+            f"'{text[:64]}' is no topic's name: at most 64 lower-case letters, digits and hyphens, "
+            "a letter first; kafka.topic_prefix comes before it"
         )
     return text
 
@@ -297,7 +310,7 @@ BUILT_IN_TOPICS = frozenset(
 TopicName = Annotated[str, BeforeValidator(topic_name)]
 Routes = Annotated[
     dict[Annotated[str, AfterValidator(pattern)], Annotated[str, AfterValidator(route)]],
-    BeforeValidator(topic_config),
+    BeforeValidator(routes),
 ]
 ExistingFile = Annotated[Path, AfterValidator(existing_file)]
 Extension = Annotated[str, AfterValidator(extension)]

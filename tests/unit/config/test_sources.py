@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,25 @@ def test_routes_are_pairs_in_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("CHIVE_KAFKA__ROUTES", "pub.chive.eprint.*=eprints, at.margin.note=notes")
     routes = {"pub.chive.eprint.*": "eprints", "at.margin.note": "notes"}
     assert load(file=file).kafka.routes == routes
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ROUTES", "a.b.*=x,a.b.*=y", "'a.b.*' is given twice"),
+        ("ROUTES", "=x", "'=x' is not pattern=topic"),
+        ("ROUTES", "a.b.*", "'a.b.*' is not pattern=topic"),
+        ("ROUTES", f"a.b.*={'x' * 65}", "at most 64 lower-case letters"),
+        ("TOPICS__EVENTS__CONFIG", "a=1,b=2, a=3", "'a' is given twice"),
+        ("TOPICS__EVENTS__CONFIG", "a", "'a' is not name=value (name= leaves it to the broker)"),
+    ],
+)
+def test_what_is_no_list_of_pairs_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"CHIVE_KAFKA__{name}", value)
+    with pytest.raises(BadSettings, match=re.escape(said)):
+        load()
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
