@@ -21,7 +21,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit pgbouncer nginx redis schema-registry compile check format bench bench-guard fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer nginx redis schema-registry compile samples check format bench bench-guard fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ schema-registry: $(STAMP) ## install Apicurio Registry (110 MB); without it its 
 compile: $(BINARIES) ## compile the core: verification in a third less time; used from then on
 $(BINARIES): $(STAMP) compiling/__main__.py $(wildcard consumer/verify/*.py)
 	$(BIN)/python -m compiling
+
+samples: $(STAMP) ## write examples/events.jsonl again: an event of every kind, from a scripted network
+	WRITE_SAMPLES=1 $(BIN)/pytest --quiet tests/field/test_samples.py
 
 check: $(STAMP) ## lint, format, types, import rules, dependencies and unused code
 	$(BIN)/ruff check .
