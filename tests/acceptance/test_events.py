@@ -27,6 +27,16 @@ def shown(events: Consumer) -> list[tuple[str, str]]:
     return [(e["did"], f"{e['collection']}/{e['rkey']}") for e in parsed if e["type"] == "record"]
 
 
+def shown_records(events: Consumer) -> list[tuple[str, str]]:
+    """Return the same of what ``--records`` printed."""
+    values = [orjson.loads(each)["value"] for each in events.out.splitlines()]
+    return [
+        (each["did"], f"{each['collection']}/{each['rkey']}")
+        for each in values
+        if each["type"] == "record"
+    ]
+
+
 async def follow(consumer: Start, environment: dict[str, str], *arguments: str) -> Consumer:
     events: Consumer = await consumer(
         *("events", "--follow", "--from-start", "--json", *arguments), env=environment
@@ -80,6 +90,20 @@ async def test_filters_and_readable_lines(
     lines = readable.out.splitlines()
     assert len(lines) == 2
     assert all(someone in line and COLLECTION in line and "create" in line for line in lines)
+
+    bounded = ("events", "--from-beginning", "--records")
+    two = await consumer(*bounded, "--type", "record", "--limit", "2", env=environment)
+    assert await two.ended() == 0
+    assert two.out.count("\n") == 2
+    assert all(orjson.loads(each)["value"] for each in two.out.splitlines())
+    whole = await consumer(*bounded, "--until", "now", "--topic", "events", env=environment)
+    assert await whole.ended() == 0
+    assert wanted < set(shown_records(whole)) == accounts.paths
+    nothing = await consumer("events", "--since", "0s", env=environment)
+    assert (await nothing.ended(), nothing.out) == (0, "")
+    odd = await consumer("events", "--topic", "control", env=environment)
+    assert await odd.ended() == 1
+    assert "is no topic of events; there are" in odd.lines[0]
 
     status = await consumer("status", "--json", env=environment)
     assert await status.ended() == 0
