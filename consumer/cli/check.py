@@ -56,6 +56,8 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
     asked["spool"] = ask(partial(questions.spool, settings))
     if (proxy := Proxy.of(settings.network)) is not None:
         asked["proxy"] = ask(partial(questions.proxy, proxy))
+    if settings.schema_registry.url is not None:
+        asked["registry"] = ask(partial(questions.schema_registry, settings))
     if settings.scope.history is History.FULL and settings.scope.repos is not Repos.LISTED:
         asked["discovery"] = ask(partial(questions.sources, settings))
     known: dict[str, CheckResult] = {}

@@ -29,6 +29,7 @@ from consumer.kafka import permissions, rights
 from consumer.kafka.client import Client
 from consumer.kafka.provision import rehearse
 from consumer.kafka.replicas import shortages
+from consumer.kafka.schema_registry import SchemaRegistry
 from consumer.kafka.topics import Topics
 from consumer.known_collections import empty_wildcards
 from consumer.network.proxy import Proxy, ProxyFailed
@@ -174,6 +175,14 @@ async def routes(settings: Settings) -> CheckResult:
         return CheckResult(True, f"events go to {', '.join(topics)}")
     when = "will change at the next start" if found.changed_at is None else "have changed"
     return CheckResult(None, f"they {when}: {ROUTES_CHANGED}")
+
+
+async def schema_registry(settings: Settings) -> CheckResult:
+    """Ask the schema registry for its subjects, without registering any."""
+    registry = SchemaRegistry(settings.schema_registry)
+    missing = await registry.unregistered(Topics.of(settings.kafka))
+    will = f", will be registered: {', '.join(missing)}" if missing else ""
+    return CheckResult(True, f"{settings.schema_registry.url}{will}")
 
 
 async def proxy(proxy: Proxy) -> CheckResult:

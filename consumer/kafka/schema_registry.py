@@ -12,8 +12,8 @@ GUID, which registries of Confluent Platform 8 give, or a magic byte 0 with its 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
-from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -58,10 +58,23 @@ class SchemaRegistry:
         """
         if self._url is None:
             return {}
-        async with httpx.AsyncClient(
-            timeout=_SECONDS, auth=await self._auth(), headers={"content-type": _MEDIA}
-        ) as client:
+        async with await self._client() as client:
             return {topic: await self._one(client, topic, topics) for topic in _REGISTERED}
+
+    async def unregistered(self, topics: Topics) -> list[str]:
+        """Return the subjects that the registry does not have yet, without registering any.
+
+        Raises as ``register`` does.
+        """
+        async with await self._client() as client:
+            found = await self._ask(client, "GET", "subjects")
+        if not isinstance(found, list):
+            raise Fatal(f"the schema registry lists no subjects: {str(found)[:_SHOWN]}")
+        return [name for topic in _REGISTERED if (name := _subject(topic, topics)) not in found]
+
+    async def _client(self) -> httpx.AsyncClient:
+        headers = {"content-type": _MEDIA}
+        return httpx.AsyncClient(timeout=_SECONDS, auth=await self._auth(), headers=headers)
 
     async def _auth(self) -> httpx.BasicAuth | None:
         password = await self._password.read()
@@ -70,7 +83,7 @@ class SchemaRegistry:
         return httpx.BasicAuth(self._username, password or "")
 
     async def _one(self, client: httpx.AsyncClient, topic: Topic, topics: Topics) -> Header:
-        subject = quote(f"{topics.name(topic)}-value", safe="")
+        subject = quote(_subject(topic, topics), safe="")
         path = f"subjects/{subject}/versions"
         schema = {"schemaType": "JSON", "schema": _text(topic)}
         try:
@@ -83,13 +96,16 @@ class SchemaRegistry:
         return HEADER, _id(found)
 
     async def _ask(
-        self, client: httpx.AsyncClient, method: str, path: str, body: object
-    ) -> dict[str, Any]:
+        self, client: httpx.AsyncClient, method: str, path: str, body: object = None
+    ) -> object:
         url, service = f"{self._url}/{path}", Service.SCHEMA_REGISTRY
         try:
-            response = await client.request(method, url, content=orjson.dumps(body))
+            content = None if body is None else orjson.dumps(body)
+            response = await client.request(method, url, content=content)
         except httpx.HTTPError as error:
             raise Transient(f"{url}: {error or type(error).__name__}", service) from None
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise Fatal(f"{url}: {error}; correct schema_registry.url") from None
         said = f"{url} answers {response.status_code}: {response.text[:_SHOWN]!r}"
         if response.status_code in {codes.UNAUTHORIZED, codes.FORBIDDEN}:
             self._password.refused()
@@ -102,10 +118,13 @@ class SchemaRegistry:
         if not response.is_success:
             raise Fatal(f"the schema registry refuses: {said}; correct schema_registry.url")
         try:
-            found = orjson.loads(response.content)
+            return orjson.loads(response.content)
         except orjson.JSONDecodeError:
             raise Fatal(f"no schema registry: {said}; correct schema_registry.url") from None
-        return found if isinstance(found, dict) else {}
+
+
+def _subject(topic: Topic, topics: Topics) -> str:
+    return f"{topics.name(topic)}-value"
 
 
 def _text(topic: Topic) -> str:
@@ -113,11 +132,11 @@ def _text(topic: Topic) -> str:
     return orjson.dumps(orjson.loads(text)).decode()
 
 
-def _id(found: Mapping[str, Any]) -> bytes:
-    match found:
-        case {"guid": str(guid)}:
-            return b"\x01" + UUID(guid).bytes
-        case {"id": int(number)}:
-            return b"\x00" + number.to_bytes(4, "big")
-        case _:
-            raise Fatal(f"the schema registry gives no id: {str(found)[:_SHOWN]}")
+def _id(found: object) -> bytes:
+    with suppress(ValueError, OverflowError):
+        match found:
+            case {"guid": str(guid)}:
+                return b"\x01" + UUID(guid).bytes
+            case {"id": int(number)}:
+                return b"\x00" + number.to_bytes(4, "big")
+    raise Fatal(f"the schema registry gives no id: {str(found)[:_SHOWN]}")

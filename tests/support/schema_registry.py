@@ -53,6 +53,11 @@ class Registry:
         """Return status and body of an answer."""
         if self.failures:
             return self.failures.pop(0)
+        if (method, path) == ("GET", "/subjects"):
+            return 200, orjson.dumps([*self.subjects])
+        return self._of_a_subject(method, path, body)
+
+    def _of_a_subject(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
         match method, path.partition("?")[0].strip("/").split("/"):
             case "PUT", ["config", subject]:
                 self.compatibility[subject] = body["compatibility"]

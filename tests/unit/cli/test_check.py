@@ -27,6 +27,7 @@ from consumer.kafka.client import Client
 from consumer.runtime import logs
 from consumer.store.database import Database
 from tests.support.relay import ScriptedRelay, idle
+from tests.support.schema_registry import scripted
 from tests.support.web import response, web
 from tests.support.web_proxy import web_proxy
 
@@ -242,6 +243,21 @@ async def test_clocks_are_compared(
         relay.replies[path] = response(429, date="yesterday")
         answers = await check.check(settings_for(monkeypatch, tmp_path, url, NOWHERE))
         assert "clock" not in answers
+
+
+async def test_the_schema_registry_is_asked_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = settings_for(monkeypatch, tmp_path, NOWHERE.replace("http", "ws"), NOWHERE)
+    assert "registry" not in await check.check(settings)
+    with scripted() as registry:
+        monkeypatch.setenv("CHIVE_SCHEMA_REGISTRY__URL", registry.url)
+        found = (await check.check(load()))["registry"]
+        assert found.ok is True
+        assert "will be registered: chive.events-value, chive.operations-value" in found.detail
+        assert not registry.subjects
+    found = (await check.check(load()))["registry"]
+    assert (found.ok, registry.url in found.detail) == (False, True)
 
 
 async def test_room_for_repositories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,7 +110,28 @@ async def test_what_is_no_registry_is_fatal(
         await at(registry).register(TOPICS)
 
 
-async def test_an_answer_without_an_id_is_fatal(registry: Registry) -> None:
-    registry.failures.append((200, b"[]"))
+@pytest.mark.parametrize("body", [b"[]", b'{"guid": "none"}', b'{"id": -1}', b'{"id": 4294967296}'])
+async def test_an_answer_without_an_id_is_fatal(registry: Registry, body: bytes) -> None:
+    registry.failures.append((200, body))
     with pytest.raises(Fatal, match="gives no id"):
         await at(registry).register(TOPICS)
+
+
+async def test_what_is_not_registered_yet_is_asked_without_registering(registry: Registry) -> None:
+    subjects = ["test.events-value", "test.operations-value"]
+    assert await at(registry).unregistered(TOPICS) == subjects
+    assert not registry.subjects
+    await at(registry).register(TOPICS)
+    assert await at(registry).unregistered(TOPICS) == []
+
+
+async def test_what_lists_no_subjects_is_no_registry(registry: Registry) -> None:
+    registry.failures.append((200, b"{}"))
+    with pytest.raises(Fatal, match="lists no subjects"):
+        await at(registry).unregistered(TOPICS)
+
+
+async def test_a_url_that_cannot_be_asked_is_fatal() -> None:
+    settings = SchemaRegistrySettings(url="http://xn--a")
+    with pytest.raises(Fatal, match=r"correct schema_registry\.url"):
+        await SchemaRegistry(settings).register(TOPICS)
