@@ -21,7 +21,9 @@ INSERT INTO routes AS known (routes, changed_at) VALUES (
     CASE WHEN %(routes)s <> '{}' AND EXISTS (SELECT FROM lanes WHERE last_out_seq > 0)
     THEN clock_timestamp() END
 )
-ON CONFLICT (one_row) DO UPDATE SET routes = EXCLUDED.routes, changed_at = clock_timestamp()
+ON CONFLICT (one_row) DO UPDATE SET routes = EXCLUDED.routes, changed_at = (
+    SELECT clock_timestamp() WHERE EXISTS (SELECT FROM lanes WHERE last_out_seq > 0)
+)
 WHERE known.routes <> EXCLUDED.routes
 """
 _FOUND = "SELECT to_regclass('routes') IS NOT NULL"

@@ -23,6 +23,7 @@ from consumer.store import (
     parked,
     records,
     repos,
+    routes,
     schema,
     status,
 )
@@ -81,6 +82,18 @@ async def test_another_cluster_prefix_or_partition_count_is_refused(database: Da
         ):
             with pytest.raises(Fatal, match="another deployment"):
                 await noted.check(connection, other)
+
+
+async def test_routes_that_change_before_anything_was_published_lack_nothing(
+    database: Database,
+) -> None:
+    async with database.transaction() as connection:
+        assert await routes.note(connection, {}) is None
+        assert await routes.note(connection, {"a.b.*": "x"}) is None
+        lane = "INSERT INTO lanes (lane, token, last_out_seq) VALUES (0, %s, 1)"
+        await connection.execute(lane, [uuid4()])
+        assert await routes.note(connection, {"a.b.*": "x"}) is None
+        assert await routes.note(connection, {"a.b.*": "y"}) is not None
 
 
 async def test_a_session_is_bounded(database: Database) -> None:
