@@ -147,5 +147,6 @@ function stop(error: Error): never {
 }
 
 const [server, topic, place] = process.argv.slice(2)
-const target = /^rediss?:/.test(place!) ? intoQueue(place!) : await intoHandler(place!)
-follow(server!, topic!, target).catch(stop)
+if (!server || !topic || !place) stop(new Error('usage: adapter SERVER TOPIC REDIS_OR_HANDLER'))
+const target = /^rediss?:/.test(place) ? intoQueue(place) : await intoHandler(place)
+follow(server, topic, target).catch(stop)

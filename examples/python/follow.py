@@ -164,4 +164,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [servers, topic, path]:
+            main(servers, topic, path)
+        case _:
+            sys.exit("usage: follow.py SERVERS TOPIC FILE")

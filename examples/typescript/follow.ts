@@ -209,4 +209,5 @@ function stop(error: Error): never {
 }
 
 const [server, topic, address] = process.argv.slice(2)
-follow(server!, topic!, address!).catch(stop)
+if (!server || !topic || !address) stop(new Error('usage: follow SERVER TOPIC DATABASE'))
+follow(server, topic, address).catch(stop)

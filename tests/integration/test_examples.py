@@ -74,6 +74,7 @@ async def test_an_example_does_not_go_on_where_it_would_be_wrong(
 ) -> None:
     example = await EXAMPLES[name](tmp_path, topics.harness.deployment.dsn)
     place = topics.servers, topics.events
+    assert (await example.refusal()).partition("usage: ")[2].lower().startswith("follow")
 
     # Of two processes on one database, one ends at the next event.
     async with example.running(*place) as one, example.running(*place) as other:

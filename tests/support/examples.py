@@ -131,10 +131,10 @@ class Example:
     nul: str = "\0"
 
     @asynccontextmanager
-    async def running(self, servers: str, topic: str) -> AsyncIterator[Process]:
-        """Run the program during the block, and kill it."""
+    async def running(self, *place: str) -> AsyncIterator[Process]:
+        """Run the program during the block on a ``place`` (servers, topic), and kill it."""
         out, err = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
-        command = (*self.command, servers, topic, self.database)
+        command = (*self.command, *place, self.database)
         process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=err)
         try:
             yield process
@@ -143,9 +143,9 @@ class Example:
                 process.kill()
             await process.wait()
 
-    async def refusal(self, servers: str, topic: str) -> str:
+    async def refusal(self, *place: str) -> str:
         """Return what the program says, which ends by itself because it cannot go on."""
-        async with self.running(servers, topic) as process, asyncio.timeout(90.0):
+        async with self.running(*place) as process, asyncio.timeout(90.0):
             said, _ = await process.communicate()
         assert process.returncode
         assert process.returncode > 0

@@ -66,6 +66,10 @@ public final class Follow {
     }
 
     public static void main(String[] args) throws Exception {
+        if (args.length != 3) {
+            System.err.println("usage: Follow SERVERS TOPIC FILE");
+            System.exit(1);
+        }
         try {
             new Follow(args[2]).follow(args[0], args[1]);
         } catch (IllegalStateException reason) {
