@@ -180,6 +180,7 @@ async def _everything(directory: Path, console: Console) -> AsyncIterator[_Stage
             environment |= network.endpoints.environment()
             async with observing(network, settings) as observer:
                 say(f"starting the consumer on {network.endpoints.firehose}")
+                say(f"to look inside: python -m consumer status --data-dir {data}")
                 yield _Stage(directory, observer, environment, say)
 
 

@@ -86,16 +86,26 @@ async def judged(client: Client, topics: Topics) -> Judgement:
         async with await PartitionReader.open(client, dict.fromkeys(places)) as reader:
             async for page in reader.until_end():
                 for record in page:
-                    if (value := _value(topic, record)) is None:
+                    if record.value is None and topic is not Topic.DEAD_LETTER:
                         continue
                     judgement.counts[name] += 1
-                    if error := errors_of(value):
+                    if error := error_of(topic, record, errors_of):
                         place = f"{name}/{record.partition}/{record.offset}"
                         judgement.problems.append(f"{place} not in the schema: {error}")
     return judgement
 
 
-def _value(topic: Topic, record: KafkaRecord) -> Json | None:
+def error_of(
+    topic: Topic, record: KafkaRecord, errors_of: Callable[[Json], str | None]
+) -> str | None:
+    """Return what is wrong with a record, None if nothing is.
+
+    Anybody may have written it: whoever tries out ``chive.control`` while the demo runs, too.
+    """
     if topic is Topic.DEAD_LETTER:
-        return letter_as_json(record)
-    return None if record.value is None else orjson.loads(record.value)
+        return errors_of(letter_as_json(record))
+    try:
+        value = orjson.loads(record.value or b"")
+    except orjson.JSONDecodeError as error:
+        return f"no JSON: {error}"
+    return errors_of(value)

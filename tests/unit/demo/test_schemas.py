@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import orjson
+import pytest
 
 from consumer.kafka.topics import Topic
-from demo.schemas import errors_by, letter_as_json
+from consumer.kafka.transaction import OutRecord
+from demo.schemas import error_of, errors_by, letter_as_json
 from tests.unit.test_dead_letters import LETTER, encoded
 
 
@@ -33,3 +35,9 @@ def test_dates_are_judged() -> None:
     errors_of = errors_by(Topic.CONTROL)
     assert errors_of(command) is None
     assert errors_of(command | {"requestedAt": "2026-02-31T00:00:00Z"}) is not None
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff", b"{", b"3"])
+def test_what_is_no_json_is_a_problem_and_no_end_of_the_demo(value: bytes) -> None:
+    record = OutRecord("control", 0, None, value)
+    assert error_of(Topic.CONTROL, record, errors_by(Topic.CONTROL))
