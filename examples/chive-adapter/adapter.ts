@@ -79,7 +79,9 @@ async function follow(server: string, topic: string, target: Target): Promise<vo
     sessionTimeout: SESSION,
     allowAutoTopicCreation: false,
   })
-  consumer.on(consumer.events.CRASH, ({ payload }) => stop(payload.error))
+  consumer.on(consumer.events.CRASH, ({ payload }) => {
+    if (!payload.restart) stop(payload.error) // else it begins again by itself: Kafka was away
+  })
   await consumer.connect()
   await consumer.subscribe({ topic, fromBeginning: true })
   await consumer.run({

@@ -82,7 +82,9 @@ async function follow(server: string, topic: string, address: string): Promise<v
   consumer.on(consumer.events.GROUP_JOIN, () => {
     for (const [partition, next] of offsets) consumer.seek({ topic, partition, offset: `${next}` })
   })
-  consumer.on(consumer.events.CRASH, ({ payload }) => stop(payload.error))
+  consumer.on(consumer.events.CRASH, ({ payload }) => {
+    if (!payload.restart) stop(payload.error) // else it begins again by itself: Kafka was away
+  })
   await consumer.run({
     autoCommit: false,
     eachBatchAutoResolve: false,

@@ -145,9 +145,10 @@ async def is_what_the_consumer_holds(topics: Topics, example: Example) -> None:
 async def reached(example: Example, process: asyncio.subprocess.Process, offset: int) -> None:
     """Wait until the example has stored that it has come to ``offset``, of all partitions."""
 
-    def look() -> bool:
+    async def look() -> bool:
         if process.returncode is not None:
-            pytest.fail(f"the example has ended with {process.returncode}")
+            said, _ = await process.communicate()
+            pytest.fail(f"{example.command} has ended with {process.returncode}: {said.decode()}")
         return example.done() >= offset
 
     await eventually(look, what=f"the example at {offset}", deadline=90.0, every=0.002)
