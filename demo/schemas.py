@@ -100,7 +100,7 @@ def error_of(
 ) -> str | None:
     """Return what is wrong with a record, None if nothing is.
 
-    Anybody may have written it: whoever tries out ``chive.control`` while the demo runs, too.
+    Other clients write to ``chive.control`` as well while the demo runs.
     """
     if topic is Topic.DEAD_LETTER:
         return errors_of(letter_as_json(record))

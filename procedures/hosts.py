@@ -17,6 +17,7 @@ _HOST = re.compile(
     r"(?::[1-9][0-9]{0,4})?"
 )
 _MAX_PORT = 65_535
+_SUBJECT = "host="
 
 
 def is_host(text: str) -> bool:
@@ -49,3 +50,13 @@ def of_origin(text: str) -> str | None:
     if not all(rest) or not is_host(host) or urlsplit(origin(host)).scheme != parts.scheme:
         return None
     return host
+
+
+def subject(host: str) -> str:
+    """Return the reason of the operation that makes ``host`` a source of discovery."""
+    return f"{_SUBJECT}{host}"
+
+
+def of_subject(reason: str) -> str | None:
+    """Return the host of ``subject``; None: it is another reason."""
+    return reason.removeprefix(_SUBJECT) if reason.startswith(_SUBJECT) else None

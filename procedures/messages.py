@@ -282,7 +282,7 @@ class RegisterHost(_Common):
 
     @property
     def subject(self) -> str:
-        return f"host={self.host}"
+        return hosts.subject(self.host)
 
     @classmethod
     def _decode(cls, fields: Mapping[str, Any], common: _Common) -> RegisterHost:

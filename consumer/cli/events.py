@@ -90,7 +90,7 @@ _FORMS: dict[str | None, Callable[[Event, Record], str]] = {
 )
 @click.option("--since", metavar="TIME", help="Only what was appended then or later.")
 @click.option("--until", metavar="TIME", help="Only what was appended before, and then end.")
-@click.option("--limit", type=click.IntRange(min=1), help="End after so many events.")
+@click.option("--limit", type=click.IntRange(min=1), help="End after this number of events.")
 @click.option("--did", "dids", multiple=True, callback=validated(did), help="Only this repo.")
 @click.option(
     "--collection",

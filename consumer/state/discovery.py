@@ -30,8 +30,6 @@ SWEEP = "#sweep"
 REGISTERED = "registered"
 """In place of the source that names a host: a command named it."""
 
-_HOST = "host="
-
 _HASH_BYTES = 8
 _WINDOW = 32  # cursors; longer circles are found by the mark
 _LIMITS = {EVERYTHING: 1_000, SWEEP: 1_000, HOSTS: 1_000}
@@ -415,14 +413,6 @@ def registered_again(search: Search, now: float) -> Search | None:
     if not search.ended or search.due > now:
         return None
     return opened(search.source, search.listing, search.epoch, now, REGISTERED)
-
-
-def registered_host(reason: str) -> str | None:
-    """Return the host that the operation of a command registers; None: it does not.
-
-    ``reason`` is the subject of ``procedures.messages.RegisterHost``.
-    """
-    return reason.removeprefix(_HOST) if reason.startswith(_HOST) else None
 
 
 def _ended(

@@ -81,7 +81,7 @@ async def test_an_example_does_not_go_on_where_it_would_be_wrong(
         ended = [asyncio.create_task(each.communicate()) for each in (one, other)]
         async with asyncio.timeout(90.0):
             while not (done := (await asyncio.wait(ended, timeout=0.5))[0]):
-                await topics.produce(OutRecord(topics.events, 0, b"nobody", None))
+                await topics.produce(OutRecord(topics.events, 0, b"no record", None))
         said = b"".join(out for each in done for out, _ in [each.result()])
         assert b"another process" in said
     agree(example, await topics.records())
@@ -111,7 +111,7 @@ async def test_the_examples_wait_for_a_kafka_that_is_away(
         await kafka_proxy.stop()
         await asyncio.sleep(AWAY)
         await kafka_proxy.start()
-        await topics.produce(OutRecord(topics.events, 0, b"nobody", None))
+        await topics.produce(OutRecord(topics.events, 0, b"no record", None))
         await asyncio.gather(*(reached(*each, total + 1) for each in running))
     records = await topics.records()
     for example, _ in running:

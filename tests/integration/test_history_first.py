@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 async def test_what_is_live_follows_the_history_of_its_repository(stage: Stage) -> None:
     repo, harness = stage.pds.account("alice", records=5), stage.harness
     did, order = repo.account.did, history_first.HistoryFirst()
-    # Two commits of an account with a past that nobody has seen.
+    # Two commits of an account whose earlier records are not known here.
     writes = [Write("create", f"{COLLECTION}/new", TEXT), Write("update", ONE, TEXT)]
     frames = [commit_frame(7 + n, repo.commit([one])) for n, one in enumerate(writes)]
     stage.pds.host(repo)

@@ -20,7 +20,7 @@ _ROUNDS = 4
 
 
 async def _receive(harness: WorkerHarness, seq: int) -> None:
-    """Be the tailer that has received what matters to nobody."""
+    """Be the tailer that has received frames that are not forwarded."""
     async with harness.database.transaction() as connection:
         at, last = Place(1, seq), [0] * PARTITIONS
         await progress.note_received(connection, RELAY, at, None, time.time(), last)

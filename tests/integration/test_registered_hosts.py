@@ -35,7 +35,7 @@ pytestmark = pytest.mark.services
 async def site(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[DiscoveryHarness]:
-    """Give a relay that lists nobody, beside a host that it does not know."""
+    """Give a relay that lists no accounts, beside a host that it does not know."""
     async with harnessed(deployment, monkeypatch) as opened:
         lists(opened.relay, VOTES, None, page([]))
         yield opened

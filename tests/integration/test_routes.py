@@ -1,4 +1,4 @@
-"""Events in several topics: together what one topic would hold, exactly once, whoever is killed."""
+"""Events in several topics: together what one topic would hold, exactly once, also after a kill."""
 
 from __future__ import annotations
 

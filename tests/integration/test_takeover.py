@@ -28,7 +28,7 @@ WANTED = ("pub.chive.eprint.submission",)
 async def _all_say_that_they_are_complete(harness: WorkerHarness) -> None:
     """Show the lanes where the tailer is, and wait until each says that it is there."""
     last = [harness.last.get(lane, 0) for lane in range(PARTITIONS)]
-    newest = max(last) + 1_000  # frames that matter to nobody
+    newest = max(last) + 1_000  # of frames that are not forwarded
     async with harness.database.transaction() as connection:
         at = Place(harness.epoch, newest)
         await progress.note_received(connection, RELAY, at, None, time.time(), last)

@@ -20,7 +20,8 @@ from consumer.state.discovery import HOSTS, SWEEP, SearchRules, SearchState, lis
 from consumer.state.sweep import Way
 from consumer.store import found, searches, snapshots, sweep
 from consumer.store.database import Connection, Database
-from procedures import transitions
+from consumer.store.registrations import Registrations
+from procedures import hosts, transitions
 from procedures.failures import Failure
 from procedures.operations import Operation, Status
 
@@ -52,9 +53,11 @@ class Planner:
         self._wanted = listings(scope, settings.known_collections)
         self._registry = Registry(
             topics,
-            most=settings.registered_hosts,
-            searching=bool(self._wanted),
-            allow_loopback=allow_loopback,
+            Registrations(
+                most=settings.registered_hosts,
+                searching=bool(self._wanted),
+                allow_loopback=allow_loopback,
+            ),
         )
         self._searched = False
         self._unserved = UnservedLog(sources)
@@ -139,7 +142,7 @@ class Planner:
         known = await searches.read(connection)
         epoch = await searches.epoch(connection)
         for operation in asked:
-            if (host := rules_of_discovery.registered_host(operation.reason or "")) is not None:
+            if (host := hosts.of_subject(operation.reason or "")) is not None:
                 await self._registry.register(connection, operation, host, now)
                 continue
             collection, source = rules_of_discovery.asked_for(operation.reason or "")
@@ -207,7 +210,7 @@ class Planner:
             ended = transitions.cancel(operation, now, "another operation searches the same")
             await searches.save_operations(connection, [ended])
             return
-        if rules_of_discovery.registered_host(operation.reason or "") is not None:
+        if hosts.of_subject(operation.reason or "") is not None:
             await self._registry.conclude(connection, operation, own, now)
             return
         read = {listing for listing, _, state, _ in own if state is SearchState.COMPLETED}

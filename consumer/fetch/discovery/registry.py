@@ -18,59 +18,62 @@ from consumer.state import discovery as rules_of_discovery
 from consumer.state.discovery import REGISTERED, SearchState
 from consumer.store import searches
 from consumer.store.database import Connection
+from consumer.store.registrations import Registrations
 from procedures import hosts, transitions
 from procedures.failures import Failure
 from procedures.operations import Operation
+from procedures.register_pds import HostState
 
 
 class Registry:
     """What becomes of the commands, in the planner's transactions.
 
-    ``searching``: repositories are searched for at all.  At most ``most`` hosts are registered.
+    ``rules`` say which hosts are taken.
     """
 
-    def __init__(self, topics: Topics, *, most: int, searching: bool, allow_loopback: bool) -> None:
+    def __init__(self, topics: Topics, rules: Registrations) -> None:
         self._lane = topics.partitions
-        self._most = most
-        self._searching = searching
-        self._loopback = allow_loopback
+        self._rules = rules
 
     async def register(
         self, connection: Connection, operation: Operation, host: str, now: float
     ) -> None:
         """Open the search at ``host`` as ``operation``; end it where there is nothing to search."""
-        source = hosts.origin(host)
-        refusal = await self._refusal(connection, host)
+        state = await self._rules.state_of(connection, host)
+        refusal = self._refusal(state, host)
         if refusal is not None:
             ended = transitions.fail(operation, now, *refusal)
             await searches.save_operations(connection, [ended])
             return
         begun = transitions.start(operation, max(now, operation.run_after))
-        if await searches.is_known(connection, source):
+        if state is HostState.KNOWN:
             await searches.save_operations(connection, [transitions.complete(begun, now)])
             return
         await searches.save_operations(connection, [begun])
         epoch = await searches.epoch(connection)
-        search = rules_of_discovery.opened(source, EVERYTHING, epoch, now, REGISTERED)
+        search = rules_of_discovery.opened(hosts.origin(host), EVERYTHING, epoch, now, REGISTERED)
         await searches.put(connection, replace(search, operation=operation.id))
 
-    async def _refusal(self, connection: Connection, host: str) -> tuple[Failure, str] | None:
-        if not self._searching:
-            return Failure.OUT_OF_SCOPE, "repositories are not searched for: see scope.repos"
-        if hosts.is_local(host) and not self._loopback:
-            return Failure.HOST_FORBIDDEN, f"{host} is this machine"
-        known = await searches.is_known(connection, hosts.origin(host))
-        if not known and await searches.places_taken(connection) >= self._most:
-            detail = f"{self._most:,} hosts are registered: see discovery.registered_hosts"
-            return Failure.OUT_OF_SCOPE, detail
-        return None
+    def _refusal(self, state: HostState, host: str) -> tuple[Failure, str] | None:
+        match state:
+            case HostState.FORBIDDEN:
+                return Failure.HOST_FORBIDDEN, f"{host} is this machine"
+            case HostState.OFF:
+                return Failure.OUT_OF_SCOPE, "repositories are not searched for: see scope.repos"
+            case HostState.FULL:
+                detail = (
+                    f"{self._rules.most:,} hosts are registered: see discovery.registered_hosts"
+                )
+                return Failure.OUT_OF_SCOPE, detail
+            case HostState.NEW | HostState.KNOWN:
+                return None
 
     async def open_again(self, connection: Connection, now: float) -> None:
         """Open the searches that are due again, each as an operation of its own."""
-        for known in await searches.registered(connection) if self._searching else ():
+        for known in await searches.registered(connection) if self._rules.searching else ():
             again = rules_of_discovery.registered_again(known, now)
             if again is not None:
-                reason = f"host={known.source.partition('://')[2]}"
+                reason = hosts.subject(known.source.partition("://")[2])
                 operation = await searches.begin(connection, self._lane, reason)
                 await searches.put(connection, replace(again, operation=operation))
 

@@ -59,7 +59,7 @@ class Relay:
         self.frames.append((self.seq, author.did, frame))
 
     def skip(self) -> None:
-        """Send what matters to nobody."""
+        """Send a frame that is not forwarded."""
         self.seq += 1
         author = "did:plc:stranger"
         self.frames.append((self.seq, author, b""))
