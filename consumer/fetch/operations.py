@@ -1,7 +1,7 @@
 """The operation pool: operations are claimed, attempted, and left to the worker or given back.
 
 Each type of operation has slots of its own, so that a refresh of one record does not wait behind
-downloads; which operations get them is decided in ``consumer.fetch.choice``.  Operations at a busy
+downloads; which operations get them is decided in ``consumer.fetch.slots``.  Operations at a busy
 host are passed over and take no slot.  Leases are extended while attempts run.  An operation that
 is cancelled, or whose lease has expired, has its attempt cancelled.
 """
@@ -21,11 +21,11 @@ import structlog
 from consumer import metrics
 from consumer.backfill import Cause
 from consumer.fetch.attempts import Attempts
-from consumer.fetch.choice import MOST, Choice
 from consumer.fetch.failed import FetchFailed, NotAttempted
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.leasing import LeaseRules, NextLook
 from consumer.fetch.refusals import ACCOUNT_FAILURES
+from consumer.fetch.slots import MOST, FreeSlots
 from consumer.state.accounts import AccountRules
 from consumer.store import lookups
 from consumer.store.database import Connection, Database
@@ -141,12 +141,12 @@ class OperationPool:
     ) -> NextLook:
         """Write what has ended, and claim what fits into the free slots of each type."""
         running_now = [(attempt.claim.operation, attempt.host) for attempt in running]
-        choice = Choice(self._slots, running_now, self._hosts.room)
+        free = FreeSlots(self._slots, running_now, self._hosts.room)
         async with self._database.transaction() as connection:
             waits = await self._ended.write(connection)
             claimed: list[Attempt] = []
             for spare in (False, True):
-                claimed += await self._claim(connection, choice, spare=spare)
+                claimed += await self._claim(connection, free, spare=spare)
             due = await claims.next_due(connection)
         self._ended.written()
         for attempt in claimed:
@@ -154,12 +154,14 @@ class OperationPool:
         times = [seconds for seconds in (due, waits) if seconds is not None]
         return NextLook(min(times, default=None), after_each=True)  # a host may be less busy, too
 
-    async def _claim(self, connection: Connection, choice: Choice, *, spare: bool) -> list[Attempt]:
+    async def _claim(
+        self, connection: Connection, free: FreeSlots, *, spare: bool
+    ) -> list[Attempt]:
         attempts: list[Attempt] = []
-        while wanted := choice.wanted(spare=spare):
-            busy = [*self._hosts.busy(), *choice.full()]
+        while wanted := free.wanted(spare=spare):
+            busy = [*self._hosts.busy(), *free.full()]
             found = await claims.due(connection, wanted, most=MOST, busy=busy)
-            taken = choice.take(found, spare=spare)
+            taken = free.take(found, spare=spare)
             if not taken:
                 break
             hosts = {each.id: each.host for each in taken}

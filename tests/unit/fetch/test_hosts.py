@@ -69,6 +69,18 @@ async def test_a_host_has_as_many_slots_as_its_policy_says(hosts: Hosts) -> None
     await succeed(hosts)
 
 
+async def test_a_slot_that_gets_free_soon_is_waited_for(hosts: Hosts) -> None:
+    async with hosts.slot(HOST):
+        async with hosts.slot(HOST):
+            waiting = [asyncio.create_task(succeed(hosts)) for _ in range(2)]
+            await asyncio.sleep(0)
+            assert hosts.room(HOST) == 4
+            with pytest.raises(HostBusy):  # at once: as many wait as may run
+                await asyncio.wait_for(succeed(hosts), 0.1)
+            assert not any(task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+
+
 async def test_a_failure_opens_the_circuit_of_its_host_only(hosts: Hosts, clock: Clock) -> None:
     pause = await fail(hosts)
     assert 0.5 <= pause <= 1.0

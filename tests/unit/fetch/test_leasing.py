@@ -125,6 +125,22 @@ async def test_a_slot_that_gets_free_is_taken_at_once() -> None:
     assert source.given_back == []
 
 
+async def test_reasons_to_look_that_come_together_share_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leasing, "_GATHER", 0.3)
+    source = Source(["a", "b"])
+    async with running(source) as run:
+        await run.looked(1)
+        source.finish("a")
+        await asyncio.sleep(0.01)
+        source.finish("b")
+        run.notifier.notified.set()
+        await run.looked(2)
+        await run.end()
+    assert source.looks == 2
+
+
 async def test_a_notification_wakes_the_loop() -> None:
     source = Source()
     async with running(source) as run:

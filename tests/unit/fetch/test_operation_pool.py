@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
+from consumer.errors import Transient
+from consumer.fetch import operations
 from consumer.fetch.attempts import Attempts
 from consumer.fetch.hosts import HostPolicy, Hosts
 from consumer.fetch.operations import Attempt, OperationPool
@@ -55,10 +57,21 @@ class Queue:
     held: set[str] = field(default_factory=set)
     busy: list[Sequence[str]] = field(default_factory=list)
     noted: list[tuple[object, ...]] = field(default_factory=list)
+    injections: list[list[tuple[str, int]]] = field(default_factory=list)
+    steps: list[list[str]] = field(default_factory=list)
+    away: bool = False
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         yield
+        if self.away:
+            raise Transient("Postgres is away")
+
+    async def injected(self, _connection: object, ended: Sequence[tuple[Claim, int]]) -> None:
+        self.injections.append([(claim.operation.id, offset) for claim, offset in ended])
+
+    async def in_step(self, _connection: object, leases: Sequence[str]) -> None:
+        self.steps.append(list(leases))
 
     async def next(
         self,
@@ -100,17 +113,28 @@ class Queue:
 def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     queue = Queue()
     monkeypatch.setattr(claims, "due", queue.next)
-    for name in ("claim", "next_due", "extend", "note"):
+    for name in ("claim", "next_due", "extend", "note", "injected", "in_step"):
         monkeypatch.setattr(claims, name, getattr(queue, name))
     return queue
 
 
-def pool_of(queue: Queue, **slots: int) -> tuple[OperationPool, Hosts]:
+class Carried:
+    """Stands for attempts that end well: behind which offset by operation, None: in step."""
+
+    def __init__(self, offsets: dict[str, int | None]) -> None:
+        self._offsets = offsets
+
+    async def carry_out(self, claim: Claim, _report: object) -> int | None:
+        return self._offsets[claim.operation.id]
+
+
+def pool_of(
+    queue: Queue, offsets: dict[str, int | None] | None = None, **slots: int
+) -> tuple[OperationPool, Hosts]:
     hosts = Hosts(HostPolicy(1, DEFAULT.host), {}, DEFAULT)
     by_type = {REFRESH: slots["refreshes"], SYNC: slots["syncs"]}
-    nothing: Any = None
     database = cast("Database", queue)
-    attempts = cast("Attempts", nothing)
+    attempts = cast("Attempts", Carried(offsets or {}))
     return OperationPool(attempts, database, hosts, by_type, DEFAULT, AccountRules(), 15.0), hosts
 
 
@@ -188,3 +212,49 @@ async def test_a_heartbeat_writes_new_progress_of_what_is_held(queue: Queue) -> 
     assert queue.noted == [(held.claim.lease, Phase.INJECTING, 40, 12)]
     assert list(await pool.extend([held])) == [held]
     assert len(queue.noted) == 1, "written once"
+
+
+async def ended(queue: Queue, offsets: dict[str, int | None]) -> OperationPool:
+    """Return a pool whose attempts have ended so."""
+    pool, _ = pool_of(queue, offsets, syncs=4, refreshes=1)
+    for number in range(len(offsets)):
+        assert not await pool.handle(Attempt(claim_of(SYNC, number)))
+    assert not queue.injections
+    assert not queue.steps
+    return pool
+
+
+async def test_ends_are_written_together(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_WORKER_SECONDS", 0.0)
+    pool = await ended(queue, {f"{SYNC}-0": 7, f"{SYNC}-1": None, f"{SYNC}-2": 9})
+    await leased(pool, [])
+    await leased(pool, [])
+    assert queue.injections == [[(f"{SYNC}-0", 7), (f"{SYNC}-2", 9)]], "once"
+    assert queue.steps == [[f"lease-{SYNC}-1"]]
+
+
+async def test_the_worker_may_end_an_injected_operation_first(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_WORKER_SECONDS", 5.0)
+    pool = await ended(queue, {f"{SYNC}-0": 7, f"{SYNC}-1": None})
+    look = await pool.lease([], lambda _: None)
+    assert not queue.injections
+    assert queue.steps == [[f"lease-{SYNC}-1"]]
+    assert look.due is not None
+    assert 4.0 < look.due <= 5.0, "there is something to write then"
+    await pool.write_ended()
+    assert queue.injections == [[(f"{SYNC}-0", 7)]]
+
+
+async def test_ends_that_were_not_written_are_written_again(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_WORKER_SECONDS", 0.0)
+    pool = await ended(queue, {f"{SYNC}-0": 7})
+    queue.away = True
+    with pytest.raises(Transient):
+        await leased(pool, [])
+    queue.away = False
+    await pool.write_ended()
+    assert queue.injections == [[(f"{SYNC}-0", 7)]] * 2

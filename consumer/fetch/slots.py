@@ -17,8 +17,8 @@ MOST = 64
 """Due operations of a type that are looked at together."""
 
 
-class Choice:
-    """What is taken in one look, beside what is running.
+class FreeSlots:
+    """The slots that are free in one look, and what takes them.
 
     ``slots`` by type; ``running``: operations and the hosts they were known to go to; ``room``:
     how many operations there may be at a host, by its name.
