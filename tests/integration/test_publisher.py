@@ -17,19 +17,16 @@ from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.transaction import Fenced, OutcomeUnknown, OutRecord, TransactionalProducer
 from consumer.lanes.publisher import READ_BACK, Publisher
 from consumer.store.database import Database
-from consumer.store.deployment import check
-from consumer.store.rows import RELEASED, Lane
 from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.publishing import (
-    LANE,
     PACE,
     PublisherHarness,
     all_trimmed,
+    claimed,
     count_of,
     exactly_once,
-    recorded,
     sequence,
 )
 
@@ -40,12 +37,7 @@ pytestmark = pytest.mark.services
 async def harness(
     deployment: Deployment, request: pytest.FixtureRequest
 ) -> AsyncIterator[PublisherHarness]:
-    lane = Lane(LANE, RELEASED)
-    deployment = replace(deployment, routes=getattr(request, "param", {}))
-    async with PublisherHarness.opened(deployment, lane=lane) as harness:
-        async with harness.database.transaction() as connection:
-            await check(connection, recorded(harness))
-        await harness.claim()
+    async with claimed(deployment, getattr(request, "param", {})) as harness:
         yield harness
 
 

@@ -21,13 +21,14 @@ from consumer.lanes.outgoing import Outgoing
 from consumer.lanes.owner import claim
 from consumer.store import lanes, outbox
 from consumer.store.deployment import check
-from consumer.store.rows import RELEASED, Lane, OutRow
+from consumer.store.rows import Lane, OutRow
 from tests.support.deployment import Deployment
 from tests.support.publishing import (
     LANE,
     PACE,
     PublisherHarness,
     all_trimmed,
+    claimed,
     count_of,
     exactly_once,
     recorded,
@@ -41,12 +42,7 @@ pytestmark = pytest.mark.services
 async def harness(
     deployment: Deployment, request: pytest.FixtureRequest
 ) -> AsyncIterator[PublisherHarness]:
-    lane = Lane(LANE, RELEASED)
-    deployment = replace(deployment, routes=getattr(request, "param", {}))
-    async with PublisherHarness.opened(deployment, lane=lane) as harness:
-        async with harness.database.transaction() as connection:
-            await check(connection, recorded(harness))
-        await harness.claim()
+    async with claimed(deployment, getattr(request, "param", {})) as harness:
         yield harness
 
 

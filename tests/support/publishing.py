@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,9 @@ from consumer.lanes.outgoing import Outgoing
 from consumer.lanes.publisher import Pace, Publisher
 from consumer.store import lanes, outbox
 from consumer.store.deployment import Deployment as Recorded
-from consumer.store.rows import Lane, OutRow
+from consumer.store.deployment import check
+from consumer.store.rows import RELEASED, Lane, OutRow
+from tests.support.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.harness import Harness
 from tests.support.kafka import committed
@@ -97,6 +99,19 @@ class PublisherHarness(Harness):
         if row.topic != Topic.EVENTS:
             return (self.topics.name(row.topic),)
         return self.topics.event_routes().of(row.key)
+
+
+@asynccontextmanager
+async def claimed(
+    deployment: Deployment, routes: Mapping[str, str]
+) -> AsyncIterator[PublisherHarness]:
+    """Open a deployment with ``routes``, of which the test owns a lane."""
+    deployment = replace(deployment, routes=routes)
+    async with PublisherHarness.opened(deployment, lane=Lane(LANE, RELEASED)) as harness:
+        async with harness.database.transaction() as connection:
+            await check(connection, recorded(harness))
+        await harness.claim()
+        yield harness
 
 
 def row(out_seq: int) -> OutRow:
