@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -52,6 +52,7 @@ from consumer.worker.lane import Resources
 from consumer.worker.role import Worker
 
 _CHILDREN_SECONDS = 5.0  # what the parent of worker processes drains longer than they do
+_TRACKED_PAGE = 100_000  # DIDs that the tailer reads at once
 
 _log = structlog.get_logger()
 
@@ -206,9 +207,12 @@ def _roots(
 def _tailer(services: Services) -> Tailer:
     database, settings = services.database, services.settings
 
-    async def tracked() -> set[str]:
-        async with database.transaction() as connection:
-            return await repos.dids(connection)
+    async def tracked() -> AsyncIterator[Sequence[str]]:
+        page: Sequence[str] = [""]
+        while page:
+            async with database.transaction() as connection:
+                page = await repos.dids(connection, page[-1], _TRACKED_PAGE)
+            yield page
 
     async def joined(seconds: float) -> set[str]:
         async with database.transaction() as connection:

@@ -35,7 +35,7 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Column]] = {
 }
 
 _KNOWN = "SELECT did FROM repos WHERE did = ANY(%s)"
-_LISTED = "SELECT did FROM repos"
+_LISTED = "SELECT did FROM repos WHERE did > %s ORDER BY did LIMIT %s"
 _CONTRADICTED = """
 SELECT r.did, r.lane, r.status_session, r.status_seq
 FROM unnest(%s, %s) AS listed (did, active) JOIN repos AS r ON r.did = listed.did
@@ -104,9 +104,10 @@ async def known(connection: Connection, dids: Sequence[str]) -> set[str]:
     return {did for (did,) in rows}
 
 
-async def dids(connection: Connection) -> set[str]:
-    """Return every DID that has a row: the tracked repositories."""
-    return {did for (did,) in await (await connection.execute(_LISTED)).fetchall()}
+async def dids(connection: Connection, after: str, limit: int) -> list[str]:
+    """Return DIDs that have a row, the tracked repositories, in order, behind ``after``."""
+    cursor = await connection.execute(_LISTED, [after, limit], binary=True)
+    return [did for (did,) in await cursor.fetchall()]
 
 
 async def present(connection: Connection, after: str, limit: int) -> list[str]:

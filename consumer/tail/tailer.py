@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -62,14 +62,15 @@ _clock = time.monotonic
 class Store:
     """What the tailer needs from Postgres, as functions that raise ``Transient``.
 
-    ``tracked``: the DIDs of all repositories that the workers know.  ``joined``: those that
-    they have come to know in the last seconds, at least as many as the argument says.
+    ``tracked``: the DIDs of all repositories that the workers know, in portions; those that they
+    come to know meanwhile may be missing.  ``joined``: those that they have come to know in the
+    last seconds, at least as many as the argument says.
     ``consumed``: by partition of ``chive.firehose``, the offset that its worker reads next.
     ``mirror``: keep the cursor of a relay for people to see.  ``report``: keep the state of the
     connection to it likewise.
     """
 
-    tracked: Callable[[], Awaitable[set[str]]]
+    tracked: Callable[[], AsyncIterator[Collection[str]]]
     joined: Callable[[float], Awaitable[set[str]]]
     consumed: Callable[[], Awaitable[Mapping[int, int]]]
     mirror: Callable[[str, Cursor], Awaitable[None]]
@@ -157,7 +158,7 @@ class Tailer:
             if (stored := cursors.get(url)) is not None:
                 self._mirror.committed(stored)  # an earlier tailer may not have shown it
             position, cause = self._position(cursors, url)
-            relevance = await self._relevance()
+            looked, relevance = _clock(), await self._relevance()
             collector = Collector(url, self._topics, relevance, position, self._limit, cause)
             pipeline = Pipeline(producer, self._committed)
             loop = ReadLoop(
@@ -182,7 +183,7 @@ class Tailer:
             try:
                 await first_of(
                     loop.run(),
-                    self._join(relevance),
+                    self._join(relevance, looked),
                     self._watch(failover, pipeline),
                     cancel_seconds=_CLOSE_SECONDS,
                 )
@@ -240,17 +241,17 @@ class Tailer:
         relevance = Relevance(self._scope, forward_all=self._relay.forward == "all")
         if relevance.selective:
             offsets = await self._store.consumed()
-            relevance.track(await self._store.tracked())
+            async for dids in self._store.tracked():
+                relevance.track(dids)
             await track_unread(self._client, self._topics, offsets, relevance)
         return relevance
 
-    async def _join(self, relevance: Relevance) -> NoReturn:
-        """Track repositories that joined without a frame of ours, by a sync.
+    async def _join(self, relevance: Relevance, looked: float) -> NoReturn:
+        """Track repositories that joined without a frame of ours, by a sync, from ``looked`` on.
 
         What such a repository commits before that was not forwarded: the next commit that is
         shows the gap, and another sync closes it.
         """
-        looked = _clock()
         while True:
             await asyncio.sleep(_JOIN_EVERY)
             if not relevance.selective:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,10 +56,11 @@ class TailerHarness(Harness):
         tailer._chance = NoPause()
         return tailer
 
-    async def _tracked(self) -> set[str]:
+    async def _tracked(self) -> AsyncIterator[list[str]]:
         if self.store_away:
             raise Transient("Postgres is away")
-        return set(self.tracked)
+        for did in self.tracked:
+            yield [did]
 
     async def _joined(self, seconds: float) -> set[str]:
         assert seconds > 0

@@ -195,7 +195,9 @@ async def test_repos_round_trip(database: Database) -> None:
         assert await table.page(connection, 3, ALICE, 5) == [bare]
         assert await table.page(connection, 4, "", 5) == []
         assert await repos.known(connection, [BOB, "did:plc:unknown"]) == {BOB}
-        assert await repos.dids(connection) == {ALICE, BOB}
+        assert await repos.dids(connection, "", 5) == sorted([ALICE, BOB])
+        assert await repos.dids(connection, "", 1) == [min(ALICE, BOB)]
+        assert await repos.dids(connection, min(ALICE, BOB), 5) == [max(ALICE, BOB)]
 
 
 async def test_a_repo_row_must_have_columns() -> None:
