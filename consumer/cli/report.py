@@ -84,6 +84,7 @@ def report(
             "desynchronizedBy": dict(reasons),
         },
         "records": found.records,
+        "estimated": sorted(found.estimated),
         "parked": found.parked,
         "lookups": found.lookups,
         "operations": dict(found.operations),
@@ -273,7 +274,9 @@ def _summary(seen: Report) -> Table:
     table.add_row("lag", "unknown: not connected" if lag is None else f"{lag:,.1f} s")
     for word, text in _of_topics(seen):
         table.add_row(word, _plain(text))
-    table.add_row("repos", f"{repos['total']:,}: {_counts(repos['byState'])}")
+    about = dict.fromkeys(seen["estimated"], "about ")
+    total = f"{about.get('repos', '')}{repos['total']:,}"
+    table.add_row("repos", f"{total}: {_counts(repos['byState'])}")
     if repos["desynchronizedBy"]:
         table.add_row("", f"desynchronized: {_counts(repos['desynchronizedBy'])}")
     if set(repos["byStatus"]) - {"active"}:
@@ -284,8 +287,8 @@ def _summary(seen: Report) -> Table:
             "if it is true, run for each of them: consumer sync DID"
         )
         table.add_row("DELETIONS WAIT", _plain(text))
-    table.add_row("records", f"{seen['records']:,}")
-    table.add_row("operations", _counts(seen["operations"]))
+    table.add_row("records", f"{about.get('records', '')}{seen['records']:,}")
+    table.add_row("operations", f"{about.get('operations', '')}{_counts(seen['operations'])}")
     table.add_row("waiting", f"{seen['parked']:,} parked frames, {seen['lookups']:,} lookups")
     table.add_row("outbox", f"{seen['outbox']:,} rows")
     discovery = seen["discovery"]

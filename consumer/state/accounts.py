@@ -24,6 +24,7 @@ below the newest rev known is ever believed again, and the next record belongs t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -43,6 +44,7 @@ UNEXPLAINED = "inactive"  # not active, and the frame has no status
 _MEASURES = frozenset({"takendown", "suspended"})  # that a relay may take by itself
 _OF_FRAME = frozenset({"", Cause.FRAME})  # no cause: a message of version 1
 _PERSONS_PAUSE = 60.0  # seconds between two answers that people ask for
+_MANY = 100_000  # accounts of a host, if none of them may go
 _HELD_PAUSE = 86_400.0  # seconds until a deletion that waits is asked about again
 
 
@@ -81,6 +83,13 @@ class AccountRules:
         One may always go, unless the share is 0.
         """
         return gone > max(self.deletion_share * tracked, 1.0 if self.deletion_share else 0.0)
+
+    def enough(self, gone: int) -> int:
+        """Return a number of tracked accounts of which ``gone`` are not too many.
+
+        Where none may go there is no such number: then it is one that says enough to people.
+        """
+        return math.ceil(gone / self.deletion_share) + 1 if self.deletion_share else _MANY
 
 
 DEFAULT = AccountRules()

@@ -22,15 +22,20 @@ SELECT status, host, extract(epoch FROM now() - asked_at)::float8
 FROM account_answers WHERE did = %s
 """
 # Accounts that are gone: unconfirmed ones however old, deleted ones of one day.
-_GONE = (
-    "gone_at IS NOT NULL AND (status <> 'deleted' OR gone_at > extract(epoch FROM now()) - 86400)"
-)
-_COUNT = f"""
+_GONE = """
 SELECT
-    (SELECT count(*) FROM repos WHERE gone_host = %(host)s AND {_GONE}),
-    (SELECT count(*) FROM repos WHERE substring(pds FROM '//(.*)') = %(host)s
-        AND (status <> 'deleted' OR {_GONE}))
-"""  # noqa: S608 - a constant of this module
+    (SELECT count(*) FROM repos
+     WHERE gone_host = %(host)s AND gone_at IS NOT NULL AND status <> 'deleted'),
+    (SELECT count(*) FROM repos
+     WHERE gone_host = %(host)s AND gone_at > extract(epoch FROM now())::float8 - 86400
+        AND status = 'deleted')
+"""
+# A host may have a million accounts, and a decision waits for the answer.
+_TRACKED = """
+SELECT count(*) FROM (
+    SELECT FROM repos WHERE substring(pds FROM '//(.*)') = %s AND status <> 'deleted' LIMIT %s
+) AS counted
+"""
 _HOLD = """
 INSERT INTO held_hosts (host, gone, tracked) VALUES (%s, %s, %s)
 ON CONFLICT (host) DO UPDATE SET
@@ -70,9 +75,11 @@ async def weigh(
     """
     held: dict[str, HeldHost] = {}
     for host in sorted(set(hosts)):
-        row = await (await connection.execute(_COUNT, {"host": host})).fetchone()
-        gone, tracked = (0, 0) if row is None else (int(row[0]), int(row[1]))
-        tracked = max(tracked, gone)
+        row = await (await connection.execute(_GONE, {"host": host})).fetchone()
+        waiting, deleted = (0, 0) if row is None else (int(row[0]), int(row[1]))
+        gone = waiting + deleted
+        row = await (await connection.execute(_TRACKED, [host, rules.enough(gone)])).fetchone()
+        tracked = max(gone, deleted + (0 if row is None else int(row[0])))
         if rules.too_many(gone, tracked):
             held[host] = HeldHost(host, gone, tracked)
             await connection.execute(_HOLD, [host, gone, tracked])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from consumer.state.discovery import Search
 from consumer.store import answers, lanes, outbox, routes, searches, sweep
 from consumer.store import found as found_repos
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
-from consumer.store.operations import read as read_operations
 from consumer.store.rows import Lane
+from consumer.store.sampling import Sample, sample_of
 from consumer.store.sweep import Progress
 
 _REPORT_SECONDS = 60.0  # the tailer reports at least twice in that time
@@ -49,6 +50,7 @@ class Status:
 
     ``found``: repositories that are remembered, being synced, and failed before.
     ``routes_changed``: since then the topics of events do not hold what the routes say.
+    ``estimated`` names those of repos, records and operations whose numbers are of a sample.
     """
 
     cursors: list[Cursor]
@@ -65,6 +67,7 @@ class Status:
     found: tuple[int, int, int] = (0, 0, 0)
     sweep: Progress | None = None
     routes_changed: datetime | None = None
+    estimated: frozenset[str] = frozenset()
 
 
 _RELAYS = """
@@ -72,8 +75,10 @@ SELECT relay, connected, since, reason, updated_at FROM relay_connections
 ORDER BY updated_at DESC
 """
 _CURSORS = "SELECT relay, seq, time, session, updated_at FROM cursors ORDER BY updated_at DESC"
-_REPOS = "SELECT status, sync_state, reason, count(*) FROM repos GROUP BY 1, 2, 3"
-_RECORDS = "SELECT count(*) FROM records WHERE cid IS NOT NULL"
+_REPOS = "SELECT status, sync_state, reason, count(*) FROM repos {sample} GROUP BY 1, 2, 3"
+_RECORDS = "SELECT count(*) FROM records {sample} WHERE cid IS NOT NULL"
+_OPERATIONS = "SELECT status, count(*) FROM operations {sample} GROUP BY status"
+_SAMPLED = {"repos": _REPOS, "records": _RECORDS, "operations": _OPERATIONS}
 _PARKED = "SELECT count(*) FROM parked"
 _LOOKUPS = "SELECT count(*) FROM lookups"
 
@@ -94,15 +99,19 @@ ON CONFLICT (relay) DO UPDATE SET
 async def read(connection: Connection) -> Status:
     """Return the state of the deployment."""
     cursors, relays = await firehose(connection)
-    repos = await (await connection.execute(_REPOS)).fetchall()
+    samples = {table: await sample_of(connection, table) for table in _SAMPLED}
+    counted = {
+        table: await _counted(connection, query, samples[table])
+        for table, query in _SAMPLED.items()
+    }
     return Status(
         cursors=cursors,
         lanes=await lanes.read_all(connection),
-        repos={(status, state, reason): n for status, state, reason, n in repos},
-        records=await _count(connection, _RECORDS),
+        repos={(status, state, reason): n for status, state, reason, n in counted["repos"]},
+        records=sum(n for (n,) in counted["records"]),
         parked=await _count(connection, _PARKED),
         lookups=await _count(connection, _LOOKUPS),
-        operations=await read_operations.by_status(connection),
+        operations=dict(counted["operations"]),
         outbox=await outbox.depth(connection),
         relays=relays,
         held=await answers.held_hosts(connection),
@@ -110,7 +119,14 @@ async def read(connection: Connection) -> Status:
         found=await found_repos.counts(connection),
         sweep=await sweep.progress(connection),
         routes_changed=await routes.changed_at(connection),
+        estimated=frozenset(table for table, sample in samples.items() if sample.partial),
     )
+
+
+async def _counted(connection: Connection, query: str, sample: Sample) -> list[tuple[Any, ...]]:
+    """Return the rows of a query that counts, as they are about of the whole table."""
+    rows = await (await connection.execute(query.format(sample=sample.clause))).fetchall()
+    return [(*kind, sample.all_of(count)) for *kind, count in rows]
 
 
 async def firehose(connection: Connection) -> tuple[list[Cursor], list[RelayConnection]]:

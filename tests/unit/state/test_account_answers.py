@@ -301,6 +301,15 @@ def test_a_share_of_a_hosts_accounts_may_go_in_a_day(
     assert AccountRules(deletion_share=share).too_many(gone, tracked) is too_many
 
 
+@given(share=st.floats(0.001, 1.0), gone=st.integers(0, 10_000), more=st.integers(0, 1_000_000))
+def test_whose_accounts_are_counted_as_far_as_that_is_enough(
+    share: float, gone: int, more: int
+) -> None:
+    rules = AccountRules(deletion_share=share)
+    assert not rules.too_many(gone, rules.enough(gone))
+    assert not rules.too_many(gone, rules.enough(gone) + more)
+
+
 def test_nothing_is_deleted_whose_rows_are_not_loaded() -> None:
     repo = seen()
     batch = BatchState({DID: repo}, {}, POLICY, whole=())
