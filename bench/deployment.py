@@ -50,13 +50,18 @@ class Deployment:
     _cursor: int = 0
     published_at: float = 0.0  # when the newest marker was appended
 
+    @property
+    def partitions(self) -> int:
+        """The number of lanes."""
+        return self.services.topics.partitions
+
     def environment(self, relay: str, **more: str) -> dict[str, str]:
         """Return the settings of a consumer process."""
         settings = self.services.settings
         return {
             "CHIVE_KAFKA__BOOTSTRAP_SERVERS": self.stack.bootstrap_servers,
             "CHIVE_KAFKA__TOPIC_PREFIX": settings.kafka.topic_prefix,
-            "CHIVE_KAFKA__PARTITIONS": str(PARTITIONS),
+            "CHIVE_KAFKA__PARTITIONS": str(self.partitions),
             "CHIVE_POSTGRES__DSN": self.stack.dsn,
             "CHIVE_DATA_DIR": str(self.directory),
             "CHIVE_GATEWAY__BIND": "127.0.0.1:0",
@@ -119,7 +124,7 @@ class Deployment:
         return all(
             self._published.get(lane, 0) >= out
             for lane, (_, out) in lanes.items()
-            if lane < PARTITIONS
+            if lane < self.partitions
         )
 
     @contextmanager
@@ -152,13 +157,15 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployed(stack: EmbeddedStack, directory: Path, name: str) -> AsyncIterator[Deployment]:
+async def deployed(
+    stack: EmbeddedStack, directory: Path, name: str, partitions: int = PARTITIONS
+) -> AsyncIterator[Deployment]:
     """Prepare topics and tables of a deployment called ``name``; it logs below ``directory``."""
-    kafka = KafkaSettings(topic_prefix=f"{name}.", partitions=PARTITIONS)
+    kafka = KafkaSettings(topic_prefix=f"{name}.", partitions=partitions)
     settings = at(Settings(kafka=kafka), stack.bootstrap_servers, stack.dsn)
     async with opened(settings, asyncio.Event()) as services:
         published, cursor = map(services.topics.name, (Topic.PUBLISHED, Topic.CURSOR))
-        markers = {TopicPartition(published, lane): None for lane in range(PARTITIONS)}
+        markers = {TopicPartition(published, lane): None for lane in range(partitions)}
         positions = {**markers, TopicPartition(cursor, 0): None}
         async with await PartitionReader.open(services.client, positions) as reader:
             own = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))

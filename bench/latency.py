@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 import orjson
 
-from bench.deployment import PARTITIONS, Deployment
+from bench.deployment import Deployment
 from bench.traffic import FIRST_SEQ
 from consumer.kafka.reader import PartitionReader, TopicPartition
 from consumer.kafka.topics import Topic
@@ -62,7 +62,7 @@ class EventReader:
 async def reading(deployment: Deployment) -> AsyncIterator[EventReader]:
     """Read the events that are published during the block."""
     name = deployment.services.topics.name(Topic.EVENTS)
-    lanes = [TopicPartition(name, lane) for lane in range(PARTITIONS)]
+    lanes = [TopicPartition(name, lane) for lane in range(deployment.partitions)]
     client = deployment.services.client
     async with await PartitionReader.open(client, dict.fromkeys(lanes)) as reader:
         for lane, (_, end) in (await reader.bounds()).items():

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.beside import FloorBeside, floor_beside
 from bench.commands import command
-from bench.deployment import Deployment, Usage, deployed, last_seqs, until
+from bench.deployment import PARTITIONS, Deployment, Usage, deployed, last_seqs, until
 from bench.latency import reading
 from bench.measured import Measured, between
 from bench.population import Population
@@ -38,6 +38,8 @@ SYNC, COMMITS, RATE = "sync", "commits", "rate"
 WARM = 2_000  # commits before the first steady rate
 _SETTLE_SECONDS = 3.0
 _DEADLINE = 1_200.0
+_STATES = "SELECT sync_state, count(*) FROM repos WHERE did = ANY(%s) GROUP BY 1"
+_HELD = "SELECT did, path, cid FROM records WHERE did = ANY(%s)"
 
 
 @dataclass
@@ -105,10 +107,25 @@ async def small(
 @asynccontextmanager
 async def _running(
     stack: EmbeddedStack, directory: Path, network: Population, name: str, names: Iterable[str]
-) -> AsyncIterator[_Run]:
+) -> AsyncIterator[Run]:
+    async with placed(stack, directory, network, name) as run, consuming(run, names):
+        yield run
+
+
+@asynccontextmanager
+async def placed(
+    stack: EmbeddedStack,
+    directory: Path,
+    network: Population,
+    name: str,
+    *,
+    partitions: int = PARTITIONS,
+    **settings: str,
+) -> AsyncIterator[Run]:
+    """Provide ``network`` and a deployment called ``name``, in which no process runs yet."""
     async with AsyncExitStack() as running:
         enter = running.enter_async_context
-        deployment = await enter(deployed(stack, directory, name))
+        deployment = await enter(deployed(stack, directory, name, partitions))
         relay = await enter(relaying(network.traffic, deployment.directory))
         floor = await enter(floor_beside(network.traffic.path, deployment.directory))
         host, origin = await enter(hosting(network.repos, deployment.directory))
@@ -118,25 +135,34 @@ async def _running(
             CHIVE_SCOPE__COLLECTIONS="*",
             CHIVE_IDENTITY__PLC_URL=origin,
             CHIVE_NETWORK__ALLOW_LOOPBACK="true",
+            **settings,
         )
-        servers = {
-            each: await enter(consumer(each, deployment.directory, environment)) for each in names
-        }
-        run = _Run(deployment, relay, floor, host, servers, network)
-        await until("the relay is read", relay.is_read, servers.values())
-        yield run
+        yield Run(deployment, relay, floor, host, environment, network)
+
+
+@asynccontextmanager
+async def consuming(run: Run, names: Iterable[str]) -> AsyncIterator[None]:
+    """Run the processes called ``names`` during the block."""
+    async with AsyncExitStack() as running:
+        for each in names:
+            server = consumer(each, run.deployment.directory, run.environment)
+            run.servers[each] = await running.enter_async_context(server)
+        await until("the relay is read", run.relay.is_read, run.servers.values())
+        yield
+    run.servers.clear()
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """The processes of one deployment, and how many commits have passed."""
 
     deployment: Deployment
     relay: RelayProcess
     floor: FloorBeside
     host: Server
-    servers: dict[str, Server]
+    environment: Mapping[str, str]
     network: Population
+    servers: dict[str, Server] = field(default_factory=dict)
     at: int = 0
 
     async def sync(self, each: int = 1) -> Measured:
@@ -186,10 +212,10 @@ class _Run:
 
     async def check(self) -> None:
         """Raise unless all repositories are active, and the records those that the commits left."""
-        states = await self.deployment.rows("SELECT sync_state, count(*) FROM repos GROUP BY 1")
+        states = await self.deployment.rows(_STATES, self.network.dids)
         if states != [("active", len(self.network.dids))]:
             raise Fatal(f"{len(self.network.dids)} repositories should be active: {states}")
-        rows = await self.deployment.rows("SELECT did, path, cid FROM records")
+        rows = await self.deployment.rows(_HELD, self.network.dids)
         held = {(did, path): cid for did, path, cid in rows}
         wrong = sum(held.get(key) != cid for key, cid in _left(self._frames()).items())
         if wrong:
