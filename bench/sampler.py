@@ -17,6 +17,7 @@ _SITE_PACKAGES = "site-packages"
 
 OTHER = "event loop and the rest"
 _DECODE, _CAR, _SIGNATURE = "frame decode", "CAR and block hashes", "signature"
+_TREE = "tree shape"
 _STATE, _ENVELOPE, _WORKER = "state and reconcile", "event envelope", "worker's batches"
 _POSTGRES, _KAFKA = "PostgreSQL client", "Kafka client"
 
@@ -27,7 +28,8 @@ _RULES = {
     "consumer/verify/car.py": _CAR,
     "consumer/verify/keys.py": _SIGNATURE,
     "consumer/verify/commit.py": "commit block and ops",
-    "consumer/verify/mst.py": "tree shape",
+    "consumer/verify/mst.py": _TREE,
+    "consumer/verify/node.py": _TREE,
     "consumer/verify/invert.py": "inversion",
     "consumer/worker/": _WORKER,
     "consumer/state/": _STATE,

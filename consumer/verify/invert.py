@@ -17,7 +17,8 @@ from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
 from consumer.errors import Reason, Refused
-from consumer.verify.mst import EMPTY_TREE, Child, Node, encode_node, layer
+from consumer.verify.mst import EMPTY_TREE, Child, Node, layer
+from consumer.verify.node import encode_node, head_of
 from procedures.syntax import DAG_CBOR_PREFIX
 
 
@@ -42,7 +43,7 @@ def invert(root: Node, changes: Iterable[TreeOp]) -> bytes:
         elif change.cid is None:
             root = _put_back(root, change.path, change.prev)
         else:
-            _replace(root, change)
+            _replace(root, change, change.prev)
     if len(created) > 1:
         created.sort(key=lambda change: layer(change.path))
     for change in created:
@@ -89,19 +90,19 @@ def _found(root: Node, change: TreeOp) -> tuple[list[tuple[Node, int]], Node, in
         if child is None:
             _mismatch(change.path, "is not in the tree")
         node = child
-    if node.entries[at]["v"] != change.cid:
+    if node.values[at] != change.cid:
         _mismatch(change.path, "has another value in the tree")
     return way, node, at
 
 
-def _replace(root: Node, change: TreeOp) -> None:
+def _replace(root: Node, change: TreeOp, prev: bytes) -> None:
     _, node, at = _found(root, change)
-    node.entries[at]["v"] = change.prev
+    node.values[at] = prev
 
 
 def _take_away(root: Node, change: TreeOp) -> None:
     way, node, at = _found(root, change)
-    del node.keys[at], node.entries[at]
+    del node.keys[at], node.values[at], node.heads[at]
     node.children[at : at + 2] = [_merged(node.children[at], node.children[at + 1], change.path)]
     _compress(node, at)
     while way and not node.keys and node.children[0] is None:
@@ -119,7 +120,8 @@ def _merged(left: Child, right: Child, path: bytes) -> Child:
     at = len(left.keys)
     left.cid = None
     left.keys += right.keys
-    left.entries += right.entries
+    left.values += right.values
+    left.heads += right.heads
     left.children[-1:] = [middle, *right.children[1:]]
     _compress(left, at)
     return left
@@ -143,7 +145,8 @@ def _put_back(root: Node, path: bytes, value: bytes) -> Node:
             return root
         node = child
     node.keys.insert(at, path)
-    node.entries.insert(at, {"v": value})
+    node.values.insert(at, value)
+    node.heads.insert(at, b"")
     node.children[at : at + 1] = _split(child, path)
     _compress(node, at)
     _compress(node, at + 1)
@@ -157,10 +160,22 @@ def _split(node: Node | None, path: bytes) -> tuple[Child, Child]:
     at = bisect_left(node.keys, path)
     left, right = _split(_opened(node.children[at], path), path)
     after = Node(
-        None, node.level, node.keys[at:], node.entries[at:], [right, *node.children[at + 1 :]]
+        None,
+        node.level,
+        node.keys[at:],
+        node.values[at:],
+        node.heads[at:],
+        [right, *node.children[at + 1 :]],
     )
     _compress(after, 0)
-    before = Node(None, node.level, node.keys[:at], node.entries[:at], [*node.children[:at], left])
+    before = Node(
+        None,
+        node.level,
+        node.keys[:at],
+        node.values[:at],
+        node.heads[:at],
+        [*node.children[:at], left],
+    )
     return _unless_empty(before), _unless_empty(after)
 
 
@@ -169,25 +184,23 @@ def _unless_empty(node: Node) -> Node | None:
 
 
 def _leaf(path: bytes, value: bytes, level: int) -> Node:
-    node = Node(None, level, [path], [{"v": value}], [None, None])
-    _compress(node, 0)
-    return node
+    return Node(None, level, [path], [value], [head_of(path, 0)], [None, None])
 
 
 def _lifted(node: Node, level: int) -> Node:
     """Return the subtree at ``level`` or above, under nodes that only lead down to it."""
     while node.level < level:
-        node = Node(None, node.level + 1, [], [], [node])
+        node = Node(None, node.level + 1, [], [], [], [node])
     return node
 
 
 def _compress(node: Node, at: int) -> None:
-    """Give the entry at ``at``, if there is one, its key as the rest after the one before."""
+    """Begin the entry at ``at``, if there is one, with its key as the rest after the one before."""
     if at < len(node.keys):
         key, shared = node.keys[at], 0
         if at:
             shared = _shared_prefix(node.keys[at - 1], key)
-        node.entries[at] = node.entries[at] | {"k": key[shared:], "p": shared}
+        node.heads[at] = head_of(key, shared)
 
 
 def _shared_prefix(left: bytes, right: bytes) -> int:
@@ -209,8 +222,6 @@ def _seal(node: Node) -> bytes:
     """Return the CID of a node, encoding it again, and those below it, where they changed."""
     if node.cid is None:
         links = [_seal(child) if isinstance(child, Node) else child for child in node.children]
-        for entry, link in zip(node.entries, links[1:], strict=True):
-            entry["t"] = link
-        block = encode_node(node.entries, links[0])
+        block = encode_node(node.heads, node.values, links)
         node.cid = DAG_CBOR_PREFIX + sha256(block).digest()
     return node.cid

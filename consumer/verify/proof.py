@@ -66,7 +66,7 @@ def _find(node: Node, key: bytes) -> bytes | None:
     while True:
         at = bisect_left(node.keys, key)
         if at < len(node.keys) and node.keys[at] == key:
-            return bytes(node.entries[at]["v"])
+            return node.values[at]
         child = node.children[at]
         if child is None:
             return None

@@ -29,7 +29,8 @@ from consumer.backfill import Entry
 from consumer.errors import Reason, Refused
 from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
-from consumer.verify.mst import MAX_HEIGHT, layer, parse_node
+from consumer.verify.mst import MAX_HEIGHT, check_layers, layer
+from consumer.verify.node import parse_node
 from consumer.verify.signed import Signed, check_rev, check_signature, read_signed
 from consumer.verify.stream import Location
 from consumer.verify.verified import Counts, Evidence, Incomplete
@@ -410,7 +411,7 @@ def _node(cid: bytes, blocks: BlockSource, level: int | None, low: bytes, high: 
     block = blocks.get(cid)
     if block is None:
         raise Refused(Reason.TREE_PARTIAL, f"no block for the node {cid_text(cid)}")
-    entries, keys, links = parse_node(cid, block)
+    keys, values, _, links = parse_node(cid, block)
     if not keys and (links[0] is not None) == (level is None):
         raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: without keys")
     if level is None:
@@ -419,6 +420,5 @@ def _node(cid: bytes, blocks: BlockSource, level: int | None, low: bytes, high: 
         raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: at a wrong height")
     if keys and not (low < keys[0] and keys[-1] < high):
         raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: keys out of bounds")
-    if any(layer(key) != level for key in keys):
-        raise Refused(Reason.TREE_INVALID, f"node {cid_text(cid)}: a key of another layer")
-    return _Open(keys, [entry["v"] for entry in entries], links, level, low, high)
+    check_layers(cid, keys, level)
+    return _Open(keys, values, links, level, low, high)

@@ -158,9 +158,9 @@ def _record_paths(node: Node | bytes | None) -> list[str]:
     if node is None:
         return []
     found = _record_paths(node.children[0])
-    for key, entry, child in zip(node.keys, node.entries, node.children[1:], strict=True):
+    for key, value, child in zip(node.keys, node.values, node.children[1:], strict=True):
         path = key.decode("ascii", "replace")
-        if is_path(path) and entry["v"][:4] == DAG_CBOR_PREFIX:
+        if is_path(path) and value[:4] == DAG_CBOR_PREFIX:
             found.append(path)
         found += _record_paths(child)
     return found

@@ -51,7 +51,7 @@ def content(node: Node | bytes | None) -> Iterator[tuple[bytes, bytes]]:
     for at, child in enumerate(node.children):
         yield from content(child)
         if at < len(node.keys):
-            yield node.keys[at], node.entries[at]["v"]
+            yield node.keys[at], node.values[at]
 
 
 def proofs(root: tree.Node, changes: list[TreeOp]) -> dict[bytes, bytes]:

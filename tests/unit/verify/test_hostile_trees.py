@@ -19,7 +19,8 @@ from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify.invert import TreeOp, invert
 from consumer.verify.keys import SigningKey
-from consumer.verify.mst import load, parse_node
+from consumer.verify.mst import load
+from consumer.verify.node import parse_node
 from consumer.verify.snapshot import Snapshot, SnapshotLimits
 from procedures.syntax import MAX_PATH
 from simulator import tree
