@@ -129,7 +129,7 @@ async def _note_routes(services: Services) -> None:
 
 def _introduce(plan: Plan) -> None:
     settings = plan.settings
-    metrics.BUILD.labels(version(), commit(), compiled.FORM).set(1)
+    metrics.BUILD.labels(version(), commit(), compiled.FORM, settings.scope.shard).set(1)
     _log.info(
         "process_starting",
         version=version(),
@@ -140,6 +140,7 @@ def _introduce(plan: Plan) -> None:
         relay=settings.relay.url,
         kafka=settings.kafka.bootstrap_servers or f"embedded in {settings.data_dir}",
         collections=settings.scope.collections,
+        shard=settings.scope.shard,
     )
     known = settings.discovery.known_collections
     for wildcard in empty_wildcards(scope_of(settings), known):

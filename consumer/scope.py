@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from consumer.shard import WHOLE, Shard
 from procedures.syntax import MAX_NSID
 
 EVERYTHING = "*"
@@ -68,12 +69,16 @@ def _merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
 
 @dataclass(frozen=True)
 class Scope:
-    """The wanted collections and tracked repositories, as one immutable value."""
+    """The wanted collections and tracked repositories, as one immutable value.
+
+    Repositories of another ``shard`` are not wanted, whatever they hold.
+    """
 
     collections: tuple[str, ...]
     repos: Repos = Repos.COLLECTIONS
     history: History = History.FULL
     dids: frozenset[str] = frozenset()
+    shard: Shard = WHOLE
     _verdicts: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
 
     # Collections come from the network: the cache of verdicts must not grow without bound, and

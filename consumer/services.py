@@ -27,6 +27,7 @@ from consumer.runtime.lifecycle import Backoff
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import Stopped, unless_stopped, wait_for_stop
 from consumer.scope import Scope
+from consumer.shard import Shard
 from consumer.store import deployment
 from consumer.store.database import Database
 from consumer.store.deployment import Deployment
@@ -139,9 +140,10 @@ async def _watched(stack: EmbeddedStack, stop: asyncio.Event) -> Fatal:
 
 
 def scope_of(settings: Settings) -> Scope:
-    """Return what ``settings`` want."""
-    scope = settings.scope
-    return Scope(scope.collections, scope.repos, scope.history, frozenset(scope.dids))
+    """Return what ``settings`` want; of ``scope.dids`` those of the shard."""
+    scope, shard = settings.scope, Shard.parse(settings.scope.shard)
+    named = frozenset(filter(shard.has, scope.dids))
+    return Scope(scope.collections, scope.repos, scope.history, named, shard)
 
 
 def kafka_of(settings: Settings) -> tuple[Client, Topics]:
@@ -201,6 +203,7 @@ async def opened(
 ) -> AsyncIterator[Services]:
     """Wait for both servers, check that they belong together, prepare tables and topics."""
     prefix, partitions = settings.kafka.topic_prefix, settings.kafka.partitions
+    shard = settings.scope.shard
     client, topics = kafka_of(settings)
 
     database = Database(settings.postgres, prefix)  # one, that knows how long it has been refused
@@ -210,7 +213,7 @@ async def opened(
 
         async def check() -> None:
             async with database.transaction() as connection:
-                await deployment.check(connection, Deployment(cluster, prefix, partitions))
+                await deployment.check(connection, Deployment(cluster, prefix, partitions, shard))
 
         await waited_for(Service.POSTGRES, check, stop, say)
         await waited_for(Service.KAFKA, lambda: ensure(client, topics), stop, say)

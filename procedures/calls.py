@@ -47,6 +47,7 @@ from procedures.messages import (
     DidSync,
     RecordRefresh,
     RegisterHost,
+    WorkCommand,
     is_operation_id,
 )
 from procedures.operations import Operation, Status
@@ -89,9 +90,16 @@ class CallResult:
 Handler = Callable[[Call], Awaitable[CallResult]]
 
 
+def _nowhere(_did: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the handlers ask of the deployment."""
+    """What the handlers ask of the deployment.
+
+    ``elsewhere``: for people, which other deployment has the account of a DID; None: this one.
+    """
 
     commands: CommandSink
     operations: Operations
@@ -99,6 +107,7 @@ class Ports:
     index: Index
     firehose: Firehose
     letters: Letters
+    elsewhere: Callable[[str], str | None] = _nowhere
 
 
 class Calls:
@@ -135,6 +144,8 @@ class Calls:
         }
 
     async def _send(self, command: Command, deadline: float) -> None:
+        if isinstance(command, WorkCommand):
+            self._require_here(command.did)
         async with asyncio.timeout_at(deadline):
             await self._ports.commands.send(command)
         log.info(
@@ -145,6 +156,11 @@ class Calls:
             requested_by=command.requested_by,
             operation=command.id,
         )
+
+    def _require_here(self, did: str) -> None:
+        """Raise ``XrpcError`` (OtherShard) if another deployment has the account."""
+        if elsewhere := self._ports.elsewhere(did):
+            raise XrpcError(ErrorName.OTHER_SHARD, elsewhere)
 
     async def _trigger_did_sync(self, call: Call) -> CallResult:
         sync = sync_did.command(call.fields, call.identifier, call.caller, self._clock())
@@ -230,6 +246,7 @@ class Calls:
         Each call is a refresh of its own: a query may come again with its token.
         """
         refresh = refresh_record.command(call.fields, new_id(), call.caller, self._clock())
+        self._require_here(refresh.did)
         async with asyncio.timeout_at(call.deadline):
             before = await self._ports.index.indexed(refresh.uri)
         try:
@@ -247,7 +264,10 @@ class Calls:
         return await self._page(backfills.status_query(call.fields))
 
     async def _get_backfill_history(self, call: Call) -> CallResult:
-        return await self._page(backfills.history_query(call.fields))
+        query = backfills.history_query(call.fields)
+        if query.did is not None:
+            self._require_here(query.did)
+        return await self._page(query)
 
     async def _page(self, query: Query) -> CallResult:
         try:

@@ -43,6 +43,7 @@ class ErrorName(StrEnum):
     METHOD_NOT_IMPLEMENTED = "MethodNotImplemented"
     REQUEST_TIMEOUT = "RequestTimeout"
     PAYLOAD_TOO_LARGE = "PayloadTooLarge"
+    OTHER_SHARD = "OtherShard"
     RATE_LIMIT_EXCEEDED = "RateLimitExceeded"
     INTERNAL_SERVER_ERROR = "InternalServerError"
     SERVICE_UNAVAILABLE = "ServiceUnavailable"
@@ -57,6 +58,7 @@ STATUSES: Mapping[ErrorName, int] = {
     ErrorName.METHOD_NOT_ALLOWED: 405,
     ErrorName.REQUEST_TIMEOUT: 408,
     ErrorName.PAYLOAD_TOO_LARGE: 413,
+    ErrorName.OTHER_SHARD: 421,
     ErrorName.RATE_LIMIT_EXCEEDED: 429,
     ErrorName.INTERNAL_SERVER_ERROR: 500,
     ErrorName.METHOD_NOT_IMPLEMENTED: 501,

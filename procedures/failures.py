@@ -37,6 +37,7 @@ class Failure(StrEnum):
     OLDER_THAN_KNOWN = "OlderThanKnown"  # the host went back in time
     # ourselves
     OUT_OF_SCOPE = "OutOfScope"  # a collection that is not wanted here
+    OTHER_SHARD = "OtherShard"  # an account that another deployment has
     ACCOUNT_INACTIVE = "AccountInactive"
     INTERNAL = "Internal"
 
@@ -68,6 +69,7 @@ PERMANENT = frozenset(
         Failure.REPO_TOO_BIG,
         Failure.SIGNATURE_INVALID,
         Failure.OUT_OF_SCOPE,
+        Failure.OTHER_SHARD,
         Failure.ACCOUNT_INACTIVE,
     }
 )

@@ -73,6 +73,7 @@ async def check(settings: Settings) -> dict[str, CheckResult]:
             "rights": ask(partial(questions.kafka_rights, settings)),
             "postgres": ask(partial(questions.postgres, settings, clocks)),
             "routes": ask(partial(questions.routes, settings)),
+            "shard": ask(partial(questions.shard, settings)),
             "tables": ask(partial(questions.postgres_rights, settings)),
         }
     answers = await asyncio.gather(*asked.values())

@@ -177,6 +177,16 @@ async def routes(settings: Settings) -> CheckResult:
     return CheckResult(None, f"they {when}: {ROUTES_CHANGED}")
 
 
+async def shard(settings: Settings) -> CheckResult:
+    """Ask which accounts the tables have."""
+    mine = settings.scope.shard
+    theirs = await Database(settings.postgres, settings.kafka.topic_prefix).shard()
+    if theirs not in (None, mine):
+        detail = f"scope.shard is {mine}, the tables have {theirs}: no process will start"
+        return CheckResult(False, f"{detail} (docs/scaling.md)")
+    return CheckResult(True, f"{mine} of all accounts")
+
+
 async def schema_registry(settings: Settings) -> CheckResult:
     """Ask the schema registry for its subjects, without registering any."""
     registry = SchemaRegistry(settings.schema_registry)

@@ -6,20 +6,28 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import click
 import uvloop
+from pydantic import SecretStr
 
-from consumer.cli.options import briefly, with_settings
+from consumer.cli.options import briefly, validated, with_settings
 from consumer.cli.output import FAILED
+from consumer.config.secrets import read_secret
 from consumer.config.settings import Settings
 from consumer.errors import Fatal
 from consumer.recovery.adopt import adopt
 from consumer.recovery.findings import Findings, look
 from consumer.recovery.rebuild import rebuild
 from consumer.services import Services, preparing, stack_of
+from consumer.shard import WHOLE
 
 _ON_A_LINE = 79
+
+
+def _connection_string(path: str) -> str:
+    return read_secret(Path(path))
 
 
 @click.command("recover")
@@ -32,21 +40,32 @@ _ON_A_LINE = 79
     metavar="PREFIX",
     help="Begin anew under kafka.topic_prefix with the repositories of this earlier prefix.",
 )
-def recover_command(settings: Settings, *, yes: bool, force: bool, prefix: str | None) -> None:
+@click.option(
+    "--from-dsn-file",
+    "server",
+    metavar="FILE",
+    callback=validated(_connection_string),
+    help="The connection string of the earlier prefix's tables, if on another server.",
+)
+def recover_command(
+    settings: Settings, *, yes: bool, force: bool, prefix: str | None, server: str | None
+) -> None:
     """Find a way back after PostgreSQL or Kafka was restored from a backup, or lost.
 
     PostgreSQL: what consumers were told is read from chive.events and becomes what the tables
     know; then every repository is synced, and differences are published.
 
-    Kafka, or another cluster or number of partitions: set a new kafka.topic_prefix and give the
-    earlier one with --from; every repository is synced, and published anew.
+    Kafka, or another cluster or number of partitions or shards: set a new kafka.topic_prefix and
+    give the earlier one with --from; every repository of the shard is synced, and published anew.
 
     All processes must be stopped.
     """
     settings = briefly(settings)
     if prefix is not None:
-        _begin_anew(settings, prefix, yes=yes)
+        _begin_anew(settings, prefix, server, yes=yes)
         return
+    if server is not None:
+        raise click.UsageError("--from-dsn-file is for --from")
 
     async def recover() -> bool:
         async with _served(settings) as services:
@@ -69,8 +88,14 @@ def recover_command(settings: Settings, *, yes: bool, force: bool, prefix: str |
         sys.exit(FAILED)
 
 
-def _begin_anew(settings: Settings, prefix: str, *, yes: bool) -> None:
-    """Take the repositories of ``prefix`` over into the deployment of the settings."""
+def _begin_anew(settings: Settings, prefix: str, server: str | None, *, yes: bool) -> None:
+    """Take the repositories of ``prefix`` over into the deployment of the settings.
+
+    ``server``: the connection string of its tables, None for that of the settings.
+    """
+    at = None
+    if server is not None:
+        at = settings.postgres.model_copy(update={"dsn": SecretStr(server), "dsn_file": None})
     mine = settings.kafka.topic_prefix
     if prefix == mine:
         raise Fatal(
@@ -79,7 +104,8 @@ def _begin_anew(settings: Settings, prefix: str, *, yes: bool) -> None:
     click.echo(
         f"Will be done:\n"
         f"  topics and tables with the prefix {mine} are made, where they are missing\n"
-        f"  the repositories that {prefix} knew are synced there, and published anew\n"
+        f"  the repositories that {prefix} knew{_of_shard(settings)} are synced there, and "
+        "published anew\n"
         f"  topics and tables of {prefix} stay as they are: remove them yourself\n"
         f"Consumers of {prefix}events:\n"
         f"  read {mine}events from its beginning, into an index that is empty"
@@ -90,10 +116,15 @@ def _begin_anew(settings: Settings, prefix: str, *, yes: bool) -> None:
 
     async def take_over() -> int:
         async with _served(settings) as services:
-            return await adopt(services, prefix)
+            return await adopt(services, prefix, at)
 
     count = uvloop.run(take_over())
     click.echo(f"\n{count:,} repositories are taken over. Start the consumer: it syncs them.")
+
+
+def _of_shard(settings: Settings) -> str:
+    shard = settings.scope.shard
+    return "" if shard == str(WHOLE) else f", of those the shard {shard},"
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from consumer.cli.output import FAILED, fail, print_json
 from consumer.config import types
 from consumer.config.settings import Settings
 from consumer.printable import escape
-from consumer.services import answering, attached, read_only
+from consumer.services import answering, attached, read_only, scope_of
 from consumer.store import known
 from consumer.store.database import Database
 from consumer.store.known import KnownRepo
@@ -46,7 +46,9 @@ def repo_command(settings: Settings, *, did: str, as_json: bool) -> None:
 
     seen = uvloop.run(ask())
     if seen.unknown:
-        fail([f"nothing is known of {did}; 'consumer sync {did}' would fetch it"], FAILED)
+        elsewhere = scope_of(settings).shard.elsewhere(did)
+        why = f"nothing is known of {did}; 'consumer sync {did}' would fetch it"
+        fail([elsewhere or why], FAILED)
     if as_json:
         print_json(shown(seen))
     else:

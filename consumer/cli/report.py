@@ -21,6 +21,7 @@ from rich.text import Text
 from consumer.kafka.stable import OpenTransaction
 from consumer.kafka.topics import Topic
 from consumer.printable import escape
+from consumer.shard import WHOLE
 from consumer.state.discovery import Search, SearchState
 from consumer.state.sweep import Finding, Way
 from consumer.store import status as store
@@ -77,6 +78,7 @@ def report(
             for cursor in found.cursors
         ],
         "lagSeconds": max(lags, default=0.0 if connected else None),
+        "shard": found.shard,
         "repos": {
             "total": sum(found.repos.values()),
             "byState": dict(states),
@@ -264,11 +266,8 @@ def _position(cursor: Report) -> str:
 
 def _summary(seen: Report) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("relay", _plain(_connection(seen["relay"])))
-    for cursor in seen["cursors"]:
-        table.add_row("cursor", _plain(f"{cursor['relay']}: {_position(cursor)}"))
-    if not seen["cursors"]:
-        table.add_row("cursor", "none yet")
+    for word, text in _of_deployment(seen):
+        table.add_row(word, _plain(text))
     repos = seen["repos"]
     lag = seen["lagSeconds"]
     table.add_row("lag", "unknown: not connected" if lag is None else f"{lag:,.1f} s")
@@ -299,6 +298,17 @@ def _summary(seen: Report) -> Table:
     if hosts := discovery["hosts"]["byState"]:
         table.add_row("hosts", f"{discovery['hosts']['found']:,} listed; {_counts(hosts)}")
     return table
+
+
+def _of_deployment(seen: Report) -> Iterator[tuple[str, str]]:
+    """Yield what is read and how far, and of which accounts if not of all."""
+    if seen["shard"] != str(WHOLE):
+        yield "shard", f"{seen['shard']} of all accounts"
+    yield "relay", _connection(seen["relay"])
+    for cursor in seen["cursors"]:
+        yield "cursor", f"{cursor['relay']}: {_position(cursor)}"
+    if not seen["cursors"]:
+        yield "cursor", "none yet"
 
 
 def _of_topics(seen: Report) -> Iterator[tuple[str, str]]:

@@ -38,6 +38,7 @@ from consumer.config.types import (
     Seconds,
     SecretFile,
     Servers,
+    ShardName,
     Source,
     Start,
     TopicConfig,
@@ -283,6 +284,7 @@ class ScopeSettings(Section):
     )
     dids: tuple[Did, ...] = ()
     history: History = History.FULL
+    shard: ShardName = "1/1"  # the accounts of this deployment, of several that share a network
 
 
 class DiscoverySettings(Section):

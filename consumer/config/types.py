@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from consumer.config.secrets import read_secret
 from consumer.scope import EVERYTHING
+from consumer.shard import Shard
 from procedures import syntax
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -96,6 +97,11 @@ def relay_url(text: str) -> str:
     if url.path.rstrip("/") not in ("", _SUBSCRIBE):
         raise ValueError("a relay's URL has no path: only scheme, host and port")
     return f"{scheme}://{url.netloc.lower()}"
+
+
+def shard(text: str) -> str:
+    """Return ``text`` if it is ``NUMBER/OF``."""
+    return str(Shard.parse(text))
 
 
 def start(given: object) -> object:
@@ -287,6 +293,7 @@ Nsid = Annotated[str, AfterValidator(nsid)]
 Patterns = Annotated[tuple[Pattern, ...], AfterValidator(patterns)]
 Did = Annotated[str, AfterValidator(did)]
 Fragment = Annotated[str, AfterValidator(fragment)]
+ShardName = Annotated[str, AfterValidator(shard)]
 Start = Annotated[Literal["live", "oldest"] | int, BeforeValidator(start)]
 RelayUrl = Annotated[str, AfterValidator(relay_url)]
 HttpOrigin = Annotated[str, AfterValidator(http_origin)]

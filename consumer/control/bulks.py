@@ -12,15 +12,17 @@ All kinds of parents go this way: see ``procedures/operations.py`` for what a ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from consumer.kafka.topics import Topics
+from consumer.shard import WHOLE, Shard
 from consumer.store import routes, selections
 from consumer.store.database import Connection
 from consumer.store.operations import bulks, queue, read, write
 from consumer.store.operations.bulks import Bulk
 from procedures import admission, transitions
+from procedures.failures import Failure
 from procedures.messages import Cancel, Emit
 from procedures.operations import Operation, Phase, Status, Type
 from procedures.retries import RetryPolicy
@@ -31,11 +33,20 @@ PARENTS = 10
 _PAGE = 250  # children that one step adds
 
 
-async def step(connection: Connection, topics: Topics, now: float) -> None:
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """Where children belong: their lanes, and which of them to this deployment."""
+
+    topics: Topics
+    shard: Shard
+
+
+async def step(connection: Connection, topics: Topics, now: float, shard: Shard = WHOLE) -> None:
     """Count what has ended of each open parent, and give it more children; end it if it is done.
 
-    ``now`` is Unix seconds.
+    ``now`` is Unix seconds.  Children for accounts of another ``shard`` fail at once.
     """
+    home = _Home(topics, shard)
     parents = await bulks.oldest(connection, PARENTS)
     if not parents:
         return
@@ -51,7 +62,7 @@ async def step(connection: Connection, topics: Topics, now: float) -> None:
         own = uncounted.get(identifier, 0)
         most = min(_PAGE, free, OPEN_CHILDREN // len(parents) - own)
         free -= await _step(
-            connection, bulk, locked[identifier], ended[identifier], own, most, topics, now
+            connection, bulk, locked[identifier], ended[identifier], own, most, home, now
         )
 
 
@@ -62,7 +73,7 @@ async def _step(
     ended: Sequence[Operation],
     uncounted: int,
     most: int,
-    topics: Topics,
+    home: _Home,
     now: float,
 ) -> int:
     """Take the step of one parent; return how many children it was given, up to ``most``.
@@ -76,7 +87,7 @@ async def _step(
     after, chosen, skipped = bulk, 0, 0
     if not bulk.selected and most > 0:
         page = await selections.page(connection, bulk.selection, bulk.after, most)
-        await _add_children(connection, operation, page.dids, topics, now)
+        await _add_children(connection, operation, page.dids, home, now)
         after = replace(bulk, after=page.after or "", selected=page.after is None)
         chosen, skipped = len(page.dids), page.skipped
     if operation != before or ended or after != bulk:
@@ -100,7 +111,7 @@ async def _step(
 
 
 async def _add_children(
-    connection: Connection, parent: Operation, dids: tuple[str, ...], topics: Topics, now: float
+    connection: Connection, parent: Operation, dids: tuple[str, ...], home: _Home, now: float
 ) -> None:
     if not dids:
         return
@@ -109,8 +120,18 @@ async def _add_children(
         admission.child(parent, str(uuid4()), did, others.get(did, ()), now) for did in dids
     ]
     await write.save(connection, [each.primary for each in accepted if each.primary is not None])
-    lanes = [topics.partition_of(did) for did in dids]
-    await write.insert_all(connection, [each.operation for each in accepted], lanes)
+    children = [
+        _here(each.operation, home.shard.elsewhere(did), now)
+        for each, did in zip(accepted, dids, strict=True)
+    ]
+    await write.insert_all(connection, children, [home.topics.partition_of(did) for did in dids])
+
+
+def _here(child: Operation, elsewhere: str | None, now: float) -> Operation:
+    """Return ``child``, as failed if its account is ``elsewhere``: another shard's."""
+    if elsewhere is None:
+        return child
+    return transitions.fail(child, now, Failure.OTHER_SHARD, elsewhere)
 
 
 async def cancel(

@@ -86,7 +86,9 @@ def _searched(operation: Operation, scope: Scope, now: float) -> Operation:
 
 
 def _within(operation: Operation, command: WorkCommand, scope: Scope, now: float) -> Operation:
-    """Return ``operation``, as failed if it is work on a record that cannot be done here."""
+    """Return ``operation``, as failed if it is work that cannot be done here."""
+    if error := scope.shard.elsewhere(command.did):
+        return transitions.fail(operation, now, Failure.OTHER_SHARD, error)
     if command.uri is None:
         return operation
     if len(command.uri) > _MAX_URI:

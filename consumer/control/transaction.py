@@ -70,7 +70,7 @@ class CommandTransactions:
 
     async def _step(self, connection: Connection) -> None:
         if time.monotonic() - self._stepped >= _STEP_EVERY:
-            await bulks.step(connection, self._topics, time.time())
+            await bulks.step(connection, self._topics, time.time(), self._scope.shard)
             self._stepped = time.monotonic()
 
     async def sweep(self, forget_after: float) -> None:

@@ -60,6 +60,7 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
     ):
         directory = Directory(settings.identity, http, hosts, allow_loopback=loopback)
         admins = frozenset(settings.gateway.admins)
+        scope = scope_of(settings)
         keys = Keys(directory.document, settings.identity.refresh_interval)
         auth = ServiceAuth(
             keys,
@@ -69,10 +70,11 @@ async def serve(services: Services, routes: Sequence[BaseRoute], stop: asyncio.E
         ports = Ports(
             commands=control,
             operations=History(services.database, changes),
-            hosts=StoredHosts(settings, scope_of(settings), services.database),
+            hosts=StoredHosts(settings, scope, services.database),
             index=StoredIndex(services.database),
             firehose=StoredFirehose(services.database),
             letters=StoredLetters(services.client, services.topics),
+            elsewhere=scope.shard.elsewhere,
         )
         calls = Calls(ports, admins)
         replays = StoredReplays(services.database)

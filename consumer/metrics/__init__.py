@@ -99,10 +99,11 @@ OPEN_TRANSACTION = closed(
 
 BUILD = gauge(
     "chive_build_info",
-    "Always 1; the labels are version and commit of this process, and the form of its core",
+    "Always 1; the labels are version and commit of this process, the form of its core, its shard",
     "version",
     "commit",
     "core",
+    "shard",
 )
 ROOT_UP = gauge(
     "chive_root_up", "1 while this part (root task) of the process runs, else 0", "root"

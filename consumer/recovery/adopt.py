@@ -1,13 +1,14 @@
 """Begin anew under another prefix, with the repositories that an older deployment knew.
 
-With another Kafka cluster, another number of partitions or lost topics, offsets and markers mean
-nothing.  The new deployment reads every repository from its host and publishes all of it; consumers
-read the new ``chive.events`` from its beginning.
+With another Kafka cluster, another number of partitions or shards, or lost topics, offsets and
+markers mean nothing.  The new deployment reads every repository from its host and publishes all of
+it; consumers read the new ``chive.events`` from its beginning.
 """
 
 from __future__ import annotations
 
-from consumer.services import Services
+from consumer.config.settings import PostgresSettings
+from consumer.services import Services, scope_of
 from consumer.store import found, repos
 from consumer.store.database import Database
 
@@ -15,13 +16,15 @@ SOURCE = "recovery"
 _PAGE = 5_000
 
 
-async def adopt(services: Services, prefix: str) -> int:
+async def adopt(services: Services, prefix: str, at: PostgresSettings | None = None) -> int:
     """Remember the repositories of the deployment with ``prefix``, to be synced; return how many.
 
-    Deleted accounts are left out.  Repeating it adds nothing.  Raises ``Transient``, and ``Fatal``
-    if there are no tables of that prefix.
+    Deleted accounts are left out, and those of another shard.  ``at``: the server of the
+    earlier deployment, if it is another.  Repeating it adds nothing.  Raises ``Transient``, and
+    ``Fatal`` if there are no tables of that prefix.
     """
-    earlier = Database(services.settings.postgres, prefix)
+    earlier = Database(at or services.settings.postgres, prefix)
+    shard = scope_of(services.settings).shard
     try:
         await earlier.attach()
         after, count = "", 0
@@ -31,8 +34,9 @@ async def adopt(services: Services, prefix: str) -> int:
             if not dids:
                 return count
             async with services.database.transaction() as connection:
-                listed = [(did, services.topics.partition_of(did)) for did in dids]
+                own = list(filter(shard.has, dids))
+                listed = [(did, services.topics.partition_of(did)) for did in own]
                 await found.note(connection, listed, SOURCE, prefix, None)
-            after, count = dids[-1], count + len(dids)
+            after, count = dids[-1], count + len(own)
     finally:
         await earlier.close()

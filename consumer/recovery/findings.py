@@ -98,8 +98,9 @@ async def look(services: Services) -> Findings:
 
 
 async def _same_deployment(services: Services) -> None:
-    kafka = services.settings.kafka
-    mine = Deployment(await services.client.cluster_id(), kafka.topic_prefix, kafka.partitions)
+    kafka, shard = services.settings.kafka, services.settings.scope.shard
+    cluster = await services.client.cluster_id()
+    mine = Deployment(cluster, kafka.topic_prefix, kafka.partitions, shard)
     async with services.database.transaction() as connection:
         theirs = await deployment.read(connection)
     if theirs not in (None, mine):

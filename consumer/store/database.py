@@ -31,7 +31,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from consumer.config.settings import PostgresSettings
 from consumer.errors import Fatal, Transient
 from consumer.metrics.labels import Service
-from consumer.store import rights, routes
+from consumer.store import deployment, rights, routes
 from consumer.store.errors import CommitUnknown, translate_commit, translated
 from consumer.store.routes import Known
 from consumer.store.schema import migrate, migrations, schema_of
@@ -192,6 +192,16 @@ class Database:
             async with await self._connect() as connection, connection.transaction():
                 await connection.begin()
                 return await rights.lacking(connection, self.schema, migrations())
+
+    async def shard(self) -> str | None:
+        """Return the shard that the tables have, None if nothing has run, without the pool.
+
+        Raises ``Transient`` if the server does not answer, ``Fatal`` if it refuses.
+        """
+        with translated():
+            async with await self._connect() as connection, connection.transaction():
+                await connection.begin()
+                return await deployment.shard_of_tables(connection)
 
     async def routes(self) -> Known | None:
         """Return the routes of events that are known, None if nothing has run, without the pool.

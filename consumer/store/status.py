@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from consumer.shard import WHOLE
 from consumer.state.discovery import Search
-from consumer.store import answers, lanes, outbox, routes, searches, sweep
+from consumer.store import answers, deployment, lanes, outbox, routes, searches, sweep
 from consumer.store import found as found_repos
 from consumer.store.answers import HeldHost
 from consumer.store.database import Connection
@@ -68,6 +69,7 @@ class Status:
     sweep: Progress | None = None
     routes_changed: datetime | None = None
     estimated: frozenset[str] = frozenset()
+    shard: str = str(WHOLE)
 
 
 _RELAYS = """
@@ -104,6 +106,7 @@ async def read(connection: Connection) -> Status:
         table: await _counted(connection, query, samples[table])
         for table, query in _SAMPLED.items()
     }
+    known = await deployment.read(connection)
     return Status(
         cursors=cursors,
         lanes=await lanes.read_all(connection),
@@ -120,6 +123,7 @@ async def read(connection: Connection) -> Status:
         sweep=await sweep.progress(connection),
         routes_changed=await routes.changed_at(connection),
         estimated=frozenset(table for table, sample in samples.items() if sample.partial),
+        shard=str(WHOLE) if known is None else known.shard,
     )
 
 

@@ -4,6 +4,7 @@ Every message ends in exactly one of these: forwarded to ``chive.firehose`` byte
 out as irrelevant or as a replay, or refused (counted by reason, kept on ``chive.dead-letter``).
 The cursor in the same transaction covers all of them.  What cannot be decoded is forwarded
 nevertheless if its account can be read and is wanted: the worker refuses it, and marks the repo.
+If the account is another shard's, it is left out like its other frames.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _REFRESH_EVERY = 600.0
 _WARN_EVERY = 1.0
 # After this many refused messages in a row, the relay does not send a firehose.
 _GARBAGE = 10_000
+# Each frame compares with it: a global is found sooner than the member of a class.
+_COMMIT = Kind.COMMIT
 
 _log = structlog.get_logger()
 
@@ -79,7 +82,7 @@ class Collector:
         self._limit = limit
         self._records: list[OutRecord] = []
         self._counts: Counter[tuple[FrameKind | Kind, FrameOutcome]] = Counter()
-        self._irrelevant = 0  # commits: nothing else can be
+        self._irrelevant = 0  # commits
         self._since: float | None = None  # when the oldest record came
         self._cut_at: float | None = None
         self._cut_seq = position.seq
@@ -175,8 +178,10 @@ class Collector:
             return
         if self._relevance.wants(look):
             self._forward(look, look.seq, message)
-        else:
+        elif look.kind is _COMMIT:
             self._irrelevant += 1
+        else:
+            self._counts[look.kind, FrameOutcome.IRRELEVANT] += 1  # of another shard
 
     def _goes_on(self, admission: Admission, look: Peek) -> bool:
         """Tell whether a frame that is not simply the next one is taken.  Raises ``Denied``."""
@@ -230,7 +235,9 @@ class Collector:
         if look is None or look.seq is None:
             self._bury(refused, data, None)
         elif self._goes_on_at(look, look.seq):
-            if self._relevance.wants(look):
+            if not self._relevance.concerns(look):
+                self._counts[look.kind, FrameOutcome.IRRELEVANT] += 1
+            elif self._relevance.wants(look):
                 metrics.REFUSED.labels(refused.reason, Stage.TAILER).inc()
                 self._forward(look, look.seq, data)
             else:

@@ -30,12 +30,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import orjson
 
 from consumer.errors import Fatal
 from consumer.metrics.labels import EpochCause
+from consumer.shard import WHOLE
 from procedures import times
 
 HOUR = 3600.0
@@ -52,6 +54,8 @@ _NEAR = 60.0
 _REPLAYS = 1_000
 # This many of the last frames are kept, to be compared with what is replayed.
 KEPT = 16
+
+_WHOLE = str(WHOLE)
 
 # What is kept of a frame: its seq, its DID, and its rev; its kind if it has no rev.
 Kept = tuple[int, str, str]
@@ -108,6 +112,7 @@ class Cursor:
     ``last`` holds, for each partition of ``chive.firehose``, the seq of its newest frame in
     this epoch, 0 before the first.  ``as_of``: until then we had received everything.  ``seen``
     are the newest frames up to ``seq``, in their order; empty if an earlier version wrote it.
+    ``shard``: whose frames were forwarded.
     """
 
     seq: int
@@ -116,6 +121,7 @@ class Cursor:
     last: tuple[int, ...]
     as_of: float
     seen: tuple[Kept, ...] = ()
+    shard: str = _WHOLE
 
     def encode(self) -> bytes:
         """Return the value for ``chive.cursor``; the epoch is stored as ``session``."""
@@ -128,6 +134,8 @@ class Cursor:
         }
         if self.seen:
             fields["seen"] = self.seen
+        if self.shard != _WHOLE:
+            fields["shard"] = self.shard
         return orjson.dumps(fields)
 
     @classmethod
@@ -152,7 +160,8 @@ class Position:
     position until it is given up.  ``announced`` is the newest epoch that the lanes
     were told of.  Without a position none is announced: what is missed until the first frame comes
     belongs to the loss window before it.  ``start`` is the cursor to connect with as long as there
-    is no position: 0 for the oldest frame kept, None for the frames to come.
+    is no position: 0 for the oldest frame kept, None for the frames to come.  ``shard``: whose
+    frames are forwarded.
     """
 
     def __init__(
@@ -163,8 +172,10 @@ class Position:
         start: int | None,
         now: float,
         confirm: float = 60.0,
+        shard: str = _WHOLE,
     ) -> None:
         self.epoch = epoch
+        self._shard = shard
         self.seq = 0
         self.time: str | None = None
         self.last = [0] * partitions
@@ -195,7 +206,7 @@ class Position:
     def cursor(self) -> Cursor:
         """Return the position as it is to be stored."""
         last, seen = tuple(self.last), tuple(self._seen)
-        return Cursor(self.seq, self.time, self.epoch, last, self.as_of, seen)
+        return Cursor(self.seq, self.time, self.epoch, last, self.as_of, seen, self._shard)
 
     def restore(self, cursor: Cursor) -> None:
         """Go on at a stored cursor, in its epoch."""
@@ -348,25 +359,32 @@ def resume(
     start: int | None,
     now: float,
     confirm: float = 60.0,
+    shard: str = _WHOLE,
 ) -> tuple[Position, EpochCause | None]:
     """Return the position on ``relay`` to go on from, and why its epoch is new, if it is.
 
-    ``cursors`` are the durable ones of all relays, by URL.  ``start`` and ``confirm`` (seconds) are
-    as for ``Position``; a ``start`` that is a seq counts only until the first frame of the
-    deployment has come: later it may be another sequence's.  Raises ``Fatal`` if the cursor was
-    written with another number of ``partitions``.
+    ``cursors`` are the durable ones of all relays, by URL.  ``start``, ``confirm`` (seconds) and
+    ``shard`` are as for ``Position``; a ``start`` that is a seq counts only until the first frame
+    of the deployment has come: later it may be another sequence's.  Raises ``Fatal`` if the cursor
+    was written with another number of ``partitions``, or one of them for another shard.
     """
+    if others := {cursor.shard for cursor in cursors.values()} - {shard}:
+        raise Fatal(
+            f"chive.cursor was written for shard {min(others)}, and scope.shard is {shard}: each "
+            "shard has a kafka.topic_prefix of its own (docs/scaling.md)"
+        )
+    begin = partial(Position, partitions=partitions, confirm=confirm, shard=shard)
     newest = max((cursor.epoch for cursor in cursors.values()), default=0)
     own = cursors.get(relay)
     if newest > 1 or any(cursor.seq for cursor in cursors.values()):
         start = _of_any_sequence(start)
     if own is None:
-        position = Position(newest + 1, partitions, start=start, now=now, confirm=confirm)
+        position = begin(newest + 1, start=start, now=now)
         position.announced = newest or position.epoch
         return position, EpochCause.RELAY if newest else None
     if len(own.last) != partitions:
         raise Fatal(f"the cursor knows {len(own.last)} partitions, the settings say {partitions}")
-    position = Position(own.epoch, partitions, start=start, now=own.as_of, confirm=confirm)
+    position = begin(own.epoch, start=start, now=own.as_of)
     position.restore(own)
     if own.epoch == newest:
         if not own.seq:

@@ -1,7 +1,9 @@
 """Which frames are forwarded to ``chive.firehose``.  Pure.
 
-``#account``, ``#identity`` and ``#sync`` always are.  A commit is forwarded if its repository is
-tracked, or if it touches a wanted collection: the repository is tracked from that commit on.
+Frames of another shard's accounts never are: the deployment that has the shard takes them.  Of
+the others ``#account``, ``#identity`` and ``#sync`` always are.  A commit is forwarded if its
+repository is tracked, or if it touches a wanted collection: the repository is tracked from that
+commit on.
 So a tracked repository's chain of commits arrives without holes, and the tracked set can be
 found again: it is what the workers know, and what they have not read yet.
 """
@@ -21,6 +23,7 @@ class Relevance:
         self._scope = scope
         self._everything = forward_all or scope.repos is Repos.ALL
         self._joins = scope.repos is Repos.COLLECTIONS
+        self._shard = None if scope.shard.is_whole else scope.shard
         self._tracked: set[str] = set(scope.dids)
 
     @property
@@ -40,8 +43,14 @@ class Relevance:
     def wants(self, look: Peek) -> bool:
         """Tell whether the frame is forwarded, and track its repository if it joins."""
         if self._everything or look.kind is not Kind.COMMIT or look.did in self._tracked:
-            return True
+            return self._shard is None or self.concerns(look)
         if self._joins and any(map(self._scope.wants, look.paths)):
+            if not self.concerns(look):
+                return False
             self._tracked.add(look.did or "")
             return True
         return False
+
+    def concerns(self, look: Peek) -> bool:
+        """Tell whether the frame is of an account of this shard."""
+        return self._shard is None or self._shard.has(look.did or "")

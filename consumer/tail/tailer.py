@@ -235,6 +235,7 @@ class Tailer:
             start=self._relay.first_cursor,
             now=time.time(),
             confirm=self._relay.future_cursor_confirm,
+            shard=str(self._scope.shard),
         )
 
     async def _relevance(self) -> Relevance:

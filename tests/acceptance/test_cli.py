@@ -83,6 +83,7 @@ async def test_check_shows_the_settings_and_what_cannot_be_reached(
         "relay": False,
         "rights": False,
         "routes": False,
+        "shard": False,
         "spool": seen["checks"]["spool"]["ok"],  # as much room as there is here
         "tables": False,
         "topics": False,

@@ -76,9 +76,9 @@ CLOSED: dict[str, set[str]] = {
     "group": {"worker", "tailer", "controller"},
     "role": {"tailer", "publisher"},
 }
-# Numbers of lanes, names of roots (tests have roots with other names), version and commit: the
-# code's own, there while they run.
-OURS = {"lane", "root", "version", "commit", "core"}
+# Numbers of lanes, names of roots (tests have roots with other names), version, commit and shard:
+# the code's own or a setting, there while they run.
+OURS = {"lane", "root", "version", "commit", "core", "shard"}
 CATALOGUE = {
     name: metric
     for name, metric in vars(metrics).items()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from consumer.backfill import Cause, LookupKind
 from consumer.fetch.listings import Page
 from consumer.kafka.topics import Topics
+from consumer.shard import WHOLE, Shard
 from consumer.state.accounts import AccountRules
 from consumer.state.discovery import SWEEP, Search
 from consumer.store import found, lookups, repos
@@ -21,15 +23,18 @@ _SETTLED = 600.0  # seconds after which a rev should have arrived by the firehos
 class Findings:
     """Keeps what pages name, in the transaction that keeps the search."""
 
-    def __init__(self, topics: Topics, account_rules: AccountRules) -> None:
+    def __init__(self, topics: Topics, account_rules: AccountRules, shard: Shard = WHOLE) -> None:
         self._topics = topics
+        self._shard = shard
         self._account_rules = account_rules
 
     async def note(self, connection: Connection, search: Search, page: Page) -> int:
         """Remember the repositories of ``page`` that are not known; return how many are new.
 
-        Known ones are compared: with the account's status, and in a sweep with its rev.
+        Known ones are compared: with the account's status, and in a sweep with its rev.  Those of
+        another shard are passed over.
         """
+        page = replace(page, repos=tuple(repo for repo in page.repos if self._shard.has(repo.did)))
         await self._question(connection, page)
         lane_of = self._topics.partition_of
         present = [repo for repo in page.repos if repo.active is not False]

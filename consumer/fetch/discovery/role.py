@@ -60,7 +60,7 @@ async def discover(
             rules,
             allow_loopback=loopback,
         )
-        findings = Findings(topics, settings.accounts.rules())
+        findings = Findings(topics, settings.accounts.rules(), scope.shard)
         reader = Reader(settings.discovery, planner, pages, findings, relay, database, rules)
         patient = Hosts.of(settings, queue=True)
         of_documents = Directory(settings.identity, http, patient, allow_loopback=loopback)

@@ -9,10 +9,18 @@ import pytest
 from consumer.control import commands
 from consumer.kafka.topics import Topics
 from consumer.scope import History, Scope
+from consumer.shard import Shard, shard_of
 from consumer.store.database import Connection
 from consumer.store.operations import read, write
 from procedures.failures import Failure
-from procedures.messages import Discover, RecordRefresh, RegisterHost, is_record_uri
+from procedures.messages import (
+    DidSync,
+    Discover,
+    Forget,
+    RecordRefresh,
+    RegisterHost,
+    is_record_uri,
+)
 from procedures.operations import Operation, Status
 from procedures.retries import RetryPolicy
 
@@ -78,3 +86,22 @@ async def test_a_search_fails_at_once_where_nothing_is_searched(
     (operation,) = inserted
     assert (operation.status, operation.reason) == (status, command.subject)
     assert operation.failure == (Failure.OUT_OF_SCOPE if status is Status.FAILED else None)
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_work_for_an_account_of_another_shard_fails_and_says_who_has_it(
+    inserted: list[Operation], *, here: bool
+) -> None:
+    did = "did:plc:alice"
+    home = Shard(shard_of(did, 2), 2)
+    scope = Scope(("pub.chive.*",), shard=home if here else Shard(3 - home.number, 2))
+    nowhere = cast("Connection", None)
+    for command in (
+        DidSync(id="one", did=did, requested_at=0.0),
+        Forget(id="two", did=did, requested_at=0.0),
+        RecordRefresh(id="three", uri=f"at://{did}/{PATH}", requested_at=0.0),
+    ):
+        args = (nowhere, command, Topics("t.", 4), scope, RetryPolicy(), 1.0)
+        assert await commands.carry_out(*args) is None
+    assert {one.failure for one in inserted} == {None if here else Failure.OTHER_SHARD}
+    assert all(here or f"shard {home}" in (one.error or "") for one in inserted)

@@ -77,6 +77,7 @@ class Rig:
         broker: Broker | None = None,
         table: Table | None = None,
         token_reuse: bool = True,
+        elsewhere: Callable[[str], str | None] = lambda _did: None,
         clock: Callable[[], float] = time.monotonic,
         **limits: Any,
     ) -> None:
@@ -95,6 +96,7 @@ class Rig:
             index=self.index,
             firehose=self.firehose,
             letters=self.letters,
+            elsewhere=elsewhere,
         )
         gateway = Gateway(
             authenticator or Trusting(),

@@ -19,9 +19,14 @@ from procedures.messages import Cancel, Command, DidSync, RecordRefresh
 from procedures.operations import FINAL, Operation, Status, Type, queued
 from tests.unit.procedures import service_auth
 from tests.unit.procedures.gateway import (
+    ADMIN,
+    BACKFILL,
     CALLER,
+    CHECK,
     HISTORY,
+    INDEX,
     REFRESH,
+    STALE,
     STATUS,
     TRIGGER,
     Rig,
@@ -365,3 +370,31 @@ async def test_the_whole_way_with_real_tokens() -> None:
     assert response.headers["www-authenticate"] == "Bearer"
     assert [command.requested_by for command in rig.broker.sent] == [service_auth.ADMIN]
     assert keys.lookups == {False: 1}
+
+
+# one of several deployments
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "fields"),
+    [
+        ("post", TRIGGER, {"did": DID}),
+        ("post", BACKFILL, {"type": "didSync", "did": DID}),
+        ("post", REFRESH, {"uri": URI}),
+        ("post", INDEX, {"uri": URI}),
+        ("get", CHECK, {"uri": URI}),
+        ("get", STALE, {"uri": URI}),
+        ("get", HISTORY, {"did": DID}),
+    ],
+)
+async def test_a_call_about_an_account_of_another_shard_says_who_has_it(
+    verb: str, path: str, fields: dict[str, str]
+) -> None:
+    rig = Rig(elsewhere=lambda did: f"{did} belongs to shard 2/4, this is 1/4")
+    admin = {"Authorization": ADMIN}
+    if verb == "post":
+        call = rig.post(path, json=fields, headers=admin)
+    else:
+        call = rig.get(path, params=fields, headers=admin)
+    assert "shard 2/4" in error_of(await call, 421, "OtherShard")
+    assert not rig.broker.sent

@@ -10,6 +10,7 @@ from consumer.errors import Reason
 from consumer.kafka.topics import Topics
 from consumer.kafka.transaction import OutRecord
 from consumer.scope import Scope
+from consumer.shard import Shard, shard_of
 from consumer.tail import collector as module
 from consumer.tail.collector import LINGER, MAX_BYTES, MAX_FRAMES, Collector
 from consumer.tail.cursor import Cursor, Position
@@ -74,6 +75,27 @@ def test_prev_seq_is_that_of_the_partition(collector: Collector) -> None:
         assert int(headers(record)["prev_seq"]) == seen[record.partition]
         seen[record.partition] = int(headers(record)["seq"])
     assert Cursor.decode(out[-1].value or b"").last == tuple(seen.values())
+
+
+def test_frames_of_another_shard_move_no_more_than_the_cursor() -> None:
+    mine, theirs = "did:plc:alice", "did:plc:carol"
+    shard = Shard(shard_of(mine, 2), 2)
+    assert not shard.has(theirs)
+    position = Position(3, TOPICS.partitions, start=None, now=0.0)
+    relevance = Relevance(Scope(("pub.chive.*",), shard=shard), forward_all=True)
+    out = records(
+        Collector(RELAY, TOPICS, relevance, position, LIMIT),
+        commit(7, theirs),
+        account_frame(8, theirs, active=False),
+        odd(9, theirs),  # the worker of the other shard refuses it
+        commit(10, mine),
+        identity_frame(11, theirs),
+    )
+    assert [(record.topic, record.key) for record in out] == [
+        ("t.firehose", mine.encode()),
+        ("t.cursor", RELAY.encode()),
+    ]
+    assert Cursor.decode(out[-1].value or b"").seq == 11
 
 
 def test_irrelevant_frames_and_replays_move_no_more_than_the_cursor(collector: Collector) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -156,6 +157,16 @@ def test_coming_back_to_a_relay_resumes_its_seq_in_a_new_epoch() -> None:
 def test_another_number_of_partitions_is_refused() -> None:
     with pytest.raises(Fatal, match="partitions"):
         resume({RELAY: stored()}, RELAY, 8, start=None, now=NOON)
+
+
+def test_the_cursor_of_another_shard_is_refused() -> None:
+    own = replace(stored(), shard="1/2")
+    assert Cursor.decode(own.encode()) == own
+    for cursor, shard in ((own, "2/2"), (own, "1/1"), (stored(), "1/2")):
+        with pytest.raises(Fatal, match=f"shard {cursor.shard}.*is {shard}"):
+            resume({OTHER: cursor}, RELAY, 2, start=None, now=NOON, shard=shard)
+    position, cause = resume({RELAY: own}, RELAY, 2, start=None, now=NOON, shard="1/2")
+    assert (position.cursor().shard, cause) == ("1/2", None)
 
 
 def test_frames_go_up_and_replays_are_dropped() -> None:

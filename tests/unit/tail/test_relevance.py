@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from consumer.scope import Repos, Scope
+from consumer.shard import Shard, shard_of
 from consumer.tail.relevance import Relevance
 from consumer.verify.frames import Kind, Peek
 
@@ -37,6 +39,22 @@ def test_a_wanted_collection_makes_the_repository_tracked() -> None:
     assert filter_.wants(commit(ALICE))
     assert not filter_.wants(commit(BOB, OTHER))
     assert filter_.tracked == 1
+
+
+@pytest.mark.parametrize("forward_all", [False, True])
+@pytest.mark.parametrize("repos", Repos)
+def test_nothing_of_another_shard_is_forwarded(repos: Repos, *, forward_all: bool) -> None:
+    own, other = Shard(shard_of(ALICE, 2), 2), Shard(3 - shard_of(ALICE, 2), 2)
+    scope = Scope(("pub.chive.*",), repos, shard=other)
+    there = Relevance(scope, forward_all=forward_all)
+    here = Relevance(replace(scope, shard=own), forward_all=forward_all)
+    for look in (*(Peek(kind, 1, ALICE, None) for kind in Kind), commit(ALICE, WANTED)):
+        assert not there.concerns(look)
+        assert not there.wants(look)
+        assert here.concerns(look)
+    assert there.tracked == 0
+    assert here.wants(Peek(Kind.ACCOUNT, 1, ALICE, None))
+    assert here.wants(commit(ALICE, WANTED)) == (forward_all or repos is not Repos.LISTED)
 
 
 def test_announcing_an_account_does_not_make_it_tracked() -> None:
