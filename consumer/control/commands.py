@@ -1,6 +1,14 @@
-"""Carrying out one command: ``procedures.admission`` decides, this module writes the rows."""
+"""Carrying out commands: ``procedures.admission`` decides, this module writes the rows.
+
+Commands often come by the thousand.  Those in a row that ask for work on one repository are read
+and written at once, and decided one after the other.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from consumer.control import bulks as parents
 from consumer.kafka.topics import Topics
@@ -8,7 +16,7 @@ from consumer.scope import History, Scope
 from consumer.store.database import Connection
 from consumer.store.operations import bulks, queue, read, write
 from procedures import admission, transitions
-from procedures.admission import Accepted, Repeated
+from procedures.admission import Accepted
 from procedures.failures import Failure
 from procedures.messages import (
     BulkCommand,
@@ -28,39 +36,85 @@ _MAX_URI = 2_560
 
 async def carry_out(
     connection: Connection,
-    command: Command,
+    commands: Sequence[Command],
+    topics: Topics,
+    scope: Scope,
+    retries: RetryPolicy,
+    now: float,
+) -> list[Refusal | None]:
+    """Insert the operations that ``commands`` ask for, or cancel those that they name, in order.
+
+    ``now`` is in Unix seconds.  Returns a refusal for each command that cannot be carried out.
+    """
+    refusals: list[Refusal | None] = []
+    for _, run in groupby(commands, lambda one: isinstance(one, WorkCommand)):
+        work: list[WorkCommand] = []
+        for command in run:
+            if isinstance(command, WorkCommand):
+                work.append(command)
+            else:
+                refusals.append(await _carry_out(connection, command, topics, scope, retries, now))
+        if work:
+            refusals += await _admit(connection, work, topics, scope, now)
+    return refusals
+
+
+async def _carry_out(
+    connection: Connection,
+    command: Cancel | BulkCommand | SearchCommand,
     topics: Topics,
     scope: Scope,
     retries: RetryPolicy,
     now: float,
 ) -> Refusal | None:
-    """Insert the operation that ``command`` asks for, or cancel the one that it names.
-
-    ``now`` is in Unix seconds.  Returns the refusal if the command cannot be carried out.
-    """
     if isinstance(command, Cancel):
         return await _cancel(connection, command, retries, now)
     known = await read.read(connection, command.id)
     if isinstance(command, BulkCommand):
         return await _begin_bulk(connection, command, known, topics, now)
-    if isinstance(command, SearchCommand):
-        found = admission.search(command, known, now)
-        if isinstance(found, Accepted):
-            operation = _searched(found.operation, scope, now)
-            await write.insert(connection, operation, topics.partitions)
-        return found if isinstance(found, Refusal) else None
-    outcome = admission.accept(command, known, await read.open_of(connection, command.did), now)
-    match outcome:
-        case Refusal():
-            return outcome
-        case Repeated():
-            return None
-        case Accepted(operation=operation, primary=primary):
-            if primary is not None:
-                await write.save(connection, [primary])
-            operation = _within(operation, command, scope, now)
-            await write.insert(connection, operation, topics.partition_of(command.did))
-    return None
+    found = admission.search(command, known, now)
+    if isinstance(found, Accepted):
+        operation = _searched(found.operation, scope, now)
+        await write.insert(connection, operation, topics.partitions)
+    return found if isinstance(found, Refusal) else None
+
+
+async def _admit(
+    connection: Connection,
+    commands: Sequence[WorkCommand],
+    topics: Topics,
+    scope: Scope,
+    now: float,
+) -> list[Refusal | None]:
+    """Insert the operations of commands that ask for work; the earlier ones count for the later."""
+    known = await read.read_all(connection, [one.id for one in commands])
+    open_ = await read.open_of_all(connection, list({one.did for one in commands}))
+    new: dict[str, Operation] = {}
+    changed: dict[str, Operation] = {}
+    refusals: list[Refusal | None] = []
+    for command in commands:
+        others = open_.get(command.did, [])
+        outcome = admission.accept(command, known.get(command.id), others, now)
+        refusals.append(outcome if isinstance(outcome, Refusal) else None)
+        if not isinstance(outcome, Accepted):
+            continue
+        operation, primary = _within(outcome.operation, command, scope, now), outcome.primary
+        known[operation.id] = new[operation.id] = operation
+        if primary is not None:
+            (new if primary.id in new else changed)[primary.id] = primary
+            others = [primary if one.id == primary.id else one for one in others]
+        open_[command.did] = _oldest_first([*others, operation])
+    await write.save(connection, list(changed.values()))
+    if new:
+        lanes = [topics.partition_of(one.did or "") for one in new.values()]
+        await write.insert_all(connection, list(new.values()), lanes)
+    return refusals
+
+
+def _oldest_first(operations: Iterable[Operation]) -> list[Operation]:
+    """Return those of ``operations`` that have not ended, as ``read.open_of_all`` orders them."""
+    open_ = [one for one in operations if not one.ended]
+    return sorted(open_, key=attrgetter("requested_at", "id"))
 
 
 async def _begin_bulk(

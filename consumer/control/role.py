@@ -28,7 +28,8 @@ from procedures.retries import RetryPolicy
 
 _GROUP = "controller"
 _BATCH = 200  # commands in one transaction
-# Seconds to wait for a command before operations that changed are published; longer in quiet times.
+# Seconds to wait for a command before operations that changed are published, which many do at a
+# time in a backfill; longer in quiet times.
 _WAIT, _LONGEST_WAIT = 0.25, 1.0
 _SWEEP_EVERY = 5.0
 _STOP_SECONDS = 11.0
@@ -117,8 +118,9 @@ class Controller:
             records = await reader.fetch(commands, wait=wait, limit=_BATCH)
             wait = min(2 * wait, _LONGEST_WAIT)
             if records or await transactions.has_work():
-                wait = _WAIT
-                while await transactions.commit(records):
+                wait, more = _WAIT, True
+                while records or more:
+                    more = await transactions.commit(records)
                     records = await reader.fetch(commands, wait=0, limit=_BATCH)
             if time.monotonic() - swept >= _SWEEP_EVERY:
                 swept = time.monotonic()

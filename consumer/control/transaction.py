@@ -48,21 +48,20 @@ class CommandTransactions:
 
         Between two of them, at most four times a second, open parents are brought forward.
 
-        Returns whether there was anything to do.  Raises ``LaneLost``, ``Transient``, ``Fatal``.
+        Returns whether more operations may have changed than are published at once.
+        Raises ``LaneLost``, ``Transient``, ``Fatal``.
         """
         async with self._lane.begin() as transaction:
-            for record in records:
-                refusal = await self._carry_out(transaction.connection, record)
-                if refusal is not None:
-                    metrics.COMMANDS_REFUSED.labels(refusal.reason).inc()
-                    transaction.add_dead_letter(dead_letter(record, refusal))
+            for record, refusal in await self._carry_out(transaction.connection, records):
+                metrics.COMMANDS_REFUSED.labels(refusal.reason).inc()
+                transaction.add_dead_letter(dead_letter(record, refusal))
             await self._step(transaction.connection)
-            await _publish(transaction)
+            published = await _publish(transaction)
             if records:
                 offset = records[-1].offset + 1
                 transaction.move_to(replace(self._lane.row, control_offset=offset))
         await self._lane.hand_over(transaction)
-        return bool(records or transaction.rows)
+        return published == _PUBLISHED
 
     async def has_work(self) -> bool:
         """Tell whether operations have changed, or parents are open.  Raises ``Transient``."""
@@ -102,17 +101,23 @@ class CommandTransactions:
         async with self._lane.begin() as transaction:
             transaction.move_to(replace(self._lane.row, control_offset=offset))
 
-    async def _carry_out(self, connection: Connection, record: Record) -> Refusal | None:
-        command = messages.decode(record.value, record.offset, record.timestamp)
-        if isinstance(command, Refusal):
-            return command
-        return await carry_out(
-            connection, command, self._topics, self._scope, self._retries, time.time()
+    async def _carry_out(
+        self, connection: Connection, records: Sequence[Record]
+    ) -> list[tuple[Record, Refusal]]:
+        """Carry out the commands in ``records``; return those that were refused."""
+        read = [messages.decode(one.value, one.offset, one.timestamp) for one in records]
+        commands = [one for one in read if not isinstance(one, Refusal)]
+        refusals = iter(
+            await carry_out(
+                connection, commands, self._topics, self._scope, self._retries, time.time()
+            )
         )
+        outcomes = [one if isinstance(one, Refusal) else next(refusals) for one in read]
+        return [(one, why) for one, why in zip(records, outcomes, strict=True) if why is not None]
 
 
-async def _publish(transaction: LaneTransaction) -> None:
-    """Add the operations that have changed to the outbox."""
+async def _publish(transaction: LaneTransaction) -> int:
+    """Add operations that have changed to the outbox; return how many."""
     changed = await write.take_unpublished(transaction.connection, _PUBLISHED)
     followed = [one.same_as for one in changed if one.same_as and not one.ended]
     primaries = await read.read_all(transaction.connection, followed) if followed else {}
@@ -120,6 +125,7 @@ async def _publish(transaction: LaneTransaction) -> None:
         primary = primaries.get(one.same_as or "")
         seen = one if primary is None else answered_through(one, primary)
         transaction.add(Topic.OPERATIONS, 0, one.id.encode(), procedure.encode(seen))
+    return len(changed)
 
 
 def dead_letter(record: Record, refusal: Refusal) -> DeadLetter:

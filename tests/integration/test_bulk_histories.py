@@ -57,9 +57,8 @@ class Histories:
         self._named = 0
 
     async def command(self, connection: Connection, command: Command) -> None:
-        assert await commands.carry_out(connection, command, TOPICS, SCOPE, RETRIES, NOW) is None, (
-            command
-        )
+        refused = await commands.carry_out(connection, [command], TOPICS, SCOPE, RETRIES, NOW)
+        assert refused == [None], command
 
     def name(self) -> str:
         self._named += 1

@@ -86,7 +86,7 @@ async def test_a_command_opens_the_listings_again(harness: DiscoveryHarness) -> 
         )
         async with harness.database.transaction() as connection:
             for _ in range(2):  # a repeated command is the same
-                await carry_out(connection, told, harness.topics, harness.scope, DEFAULT, 1.0)
+                await carry_out(connection, [told], harness.topics, harness.scope, DEFAULT, 1.0)
 
         async def ended() -> str | None:
             sql = "SELECT status FROM operations WHERE id = %s"
@@ -129,7 +129,7 @@ async def test_a_command_takes_over_a_search_whose_page_is_being_read(
     async with harness.discovering():
         await asyncio.wait_for(asked.wait(), 30)
         async with harness.database.transaction() as connection:
-            await carry_out(connection, told, harness.topics, harness.scope, DEFAULT, 1.0)
+            await carry_out(connection, [told], harness.topics, harness.scope, DEFAULT, 1.0)
         await eventually(taken_over, what="the command has the search")
         async with harness.database.transaction() as plan:  # that is being made elsewhere
             await searches.one_by_one(plan)

@@ -47,7 +47,7 @@ async def register(site: DiscoveryHarness, identifier: str, host: str | None = N
     )
     async with site.database.transaction() as connection:
         for _ in range(2):  # a repeated command is the same
-            await carry_out(connection, told, site.topics, site.scope, DEFAULT, 1.0)
+            await carry_out(connection, [told], site.topics, site.scope, DEFAULT, 1.0)
 
 
 async def ended(site: DiscoveryHarness, identifier: str) -> tuple[str, str | None, str | None]:

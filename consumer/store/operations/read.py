@@ -14,10 +14,6 @@ from consumer.store.operations.rows import COLUMNS, of_row
 from procedures.operations import Operation
 
 _READ = f"SELECT {COLUMNS} FROM operations WHERE id = %s FOR UPDATE"  # noqa: S608 - our own columns
-_OPEN = f"""
-SELECT {COLUMNS} FROM operations WHERE did = %s AND status IN ('queued', 'running')
-ORDER BY requested_at, id FOR UPDATE
-"""  # noqa: S608
 _COALESCED = f"""
 SELECT {COLUMNS} FROM operations WHERE same_as = %s AND status = 'queued'
 ORDER BY requested_at, id FOR UPDATE
@@ -46,18 +42,13 @@ async def read(connection: Connection, identifier: str) -> Operation | None:
     return found[0] if found else None
 
 
-async def open_of(connection: Connection, did: str) -> list[Operation]:
-    """Return the operations of ``did`` that have not ended, oldest first, locked."""
-    return await _rows(connection, _OPEN, [did])
-
-
 async def coalesced_with(connection: Connection, identifier: str) -> list[Operation]:
     """Return the queued operations that ``identifier`` does the work of, oldest first, locked."""
     return await _rows(connection, _COALESCED, [identifier])
 
 
 async def open_of_all(connection: Connection, dids: Sequence[str]) -> dict[str, list[Operation]]:
-    """Return the operations of each of ``dids`` as ``open_of`` does, by DID."""
+    """Return the operations of ``dids`` that have not ended, oldest first, by DID, locked."""
     return _grouped(await _rows(connection, _OPEN_OF_ALL, [Texts(dids)]), lambda one: one.did)
 
 

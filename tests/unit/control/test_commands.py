@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -14,10 +15,13 @@ from consumer.store.database import Connection
 from consumer.store.operations import read, write
 from procedures.failures import Failure
 from procedures.messages import (
+    Command,
     DidSync,
     Discover,
+    Emit,
     Forget,
     RecordRefresh,
+    RefusalReason,
     RegisterHost,
     is_record_uri,
 )
@@ -35,15 +39,23 @@ def inserted(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
     async def nothing(*_: Any) -> None:
         return None
 
-    async def none(*_: Any) -> list[Operation]:
-        return []
+    async def none(*_: Any) -> dict[str, Any]:
+        return {}
 
-    async def insert(_connection: Connection, operation: Operation, _lane: int) -> None:
-        found.append(operation)
+    async def insert_all(
+        _connection: Connection, new: Sequence[Operation], _lanes: Sequence[int]
+    ) -> None:
+        found.extend(new)
+
+    async def insert(connection: Connection, new: Operation, lane: int) -> None:
+        await insert_all(connection, [new], [lane])
 
     monkeypatch.setattr(read, "read", nothing)
-    monkeypatch.setattr(read, "open_of", none)
+    monkeypatch.setattr(read, "read_all", none)
+    monkeypatch.setattr(read, "open_of_all", none)
+    monkeypatch.setattr(write, "save", nothing)
     monkeypatch.setattr(write, "insert", insert)
+    monkeypatch.setattr(write, "insert_all", insert_all)
     return found
 
 
@@ -62,10 +74,8 @@ async def test_a_refresh_that_the_tables_cannot_index_fails_at_once(
     assert is_record_uri(uri)
     refresh = RecordRefresh(id="one", uri=uri, requested_at=0.0)
     nowhere, scope = cast("Connection", None), Scope(("pub.chive.*",))
-    assert (
-        await commands.carry_out(nowhere, refresh, Topics("t.", 4), scope, RetryPolicy(), 1.0)
-        is None
-    )
+    topics = Topics("t.", 4)
+    assert await commands.carry_out(nowhere, [refresh], topics, scope, RetryPolicy(), 1.0) == [None]
     assert [(one.status, one.failure) for one in inserted] == [(status, failure)]
     assert inserted[0].status is Status.FAILED or len(uri) < 2_704
 
@@ -82,7 +92,7 @@ async def test_a_search_fails_at_once_where_nothing_is_searched(
 ) -> None:
     nowhere, scope = cast("Connection", None), Scope(("pub.chive.*",), history=history)
     topics = Topics("t.", 4)
-    assert await commands.carry_out(nowhere, command, topics, scope, RetryPolicy(), 1.0) is None
+    assert await commands.carry_out(nowhere, [command], topics, scope, RetryPolicy(), 1.0) == [None]
     (operation,) = inserted
     assert (operation.status, operation.reason) == (status, command.subject)
     assert operation.failure == (Failure.OUT_OF_SCOPE if status is Status.FAILED else None)
@@ -101,7 +111,36 @@ async def test_work_for_an_account_of_another_shard_fails_and_says_who_has_it(
         Forget(id="two", did=did, requested_at=0.0),
         RecordRefresh(id="three", uri=f"at://{did}/{PATH}", requested_at=0.0),
     ):
-        args = (nowhere, command, Topics("t.", 4), scope, RetryPolicy(), 1.0)
-        assert await commands.carry_out(*args) is None
+        args = (nowhere, [command], Topics("t.", 4), scope, RetryPolicy(), 1.0)
+        assert await commands.carry_out(*args) == [None]
     assert {one.failure for one in inserted} == {None if here else Failure.OTHER_SHARD}
     assert all(here or f"shard {home}" in (one.error or "") for one in inserted)
+
+
+async def test_commands_that_come_together_count_for_those_behind_them(
+    inserted: list[Operation],
+) -> None:
+    nowhere, scope, topics = cast("Connection", None), Scope(("pub.chive.*",)), Topics("t.", 4)
+    one, other = (f"did:plc:{letter * 24}" for letter in "ab")
+    asked: list[Command] = [
+        DidSync(id="1", did=one, requested_at=1.0),
+        DidSync(id="2", did=other, requested_at=2.0),
+        DidSync(id="1", did=one, requested_at=1.0),  # again
+        DidSync(id="2", did=one, requested_at=2.0),
+        DidSync(id="3", did=one, requested_at=3.0),
+        Discover(id="4", requested_at=4.0),
+        DidSync(id="5", did=other, requested_at=5.0, emit=Emit.ALL),
+    ]
+    refusals = await commands.carry_out(nowhere, asked, topics, scope, RetryPolicy(), 9.0)
+    assert [one.reason if one else None for one in refusals] == [
+        *[None] * 3,
+        RefusalReason.ID_TAKEN,
+        *[None] * 3,
+    ]
+    assert [(each.id, each.did, each.same_as) for each in inserted] == [
+        ("1", one, None),
+        ("2", other, None),
+        ("3", one, "1"),
+        ("4", None, None),
+        ("5", other, None),  # the tables, which are faked, know nothing of 2
+    ]
