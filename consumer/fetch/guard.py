@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-import httpcore
-
 from consumer.errors import Reason, Refused
 from consumer.fetch import addresses
 from consumer.fetch.addresses import Address
 from consumer.network.proxy import Proxy, ProxyFailed
-from consumer.network.tunnel import Target
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 Permit = Callable[[Address], bool]
 
 _MAX_ADDRESSES = 4  # of one name that are dialled; more would only take time
 _CONNECT_SECONDS = 5.0  # for one address
-_READ_BYTES = 4096  # of what a proxy says
+_IPV4 = 4
 _RESOLVER_THREADS = 64
 _DOMAIN_SLOTS = 4  # concurrent lookups of names of one domain
+
+
+class ConnectionBroken(Exception):
+    """There is no connection, it broke, or what came on it is not HTTP."""
 
 
 class Resolver:
@@ -46,7 +47,7 @@ class Resolver:
     async def __call__(self, host: str, port: int) -> Sequence[Address]:
         """Return the addresses of ``host`` in the system's order of preference.
 
-        Raises ``httpcore.ConnectError`` if the name cannot be resolved.
+        Raises ``ConnectionBroken`` if the name cannot be resolved.
         """
         slots = self._slots.setdefault(_domain(host), asyncio.Semaphore(_DOMAIN_SLOTS))
         await slots.acquire()
@@ -55,7 +56,7 @@ class Resolver:
         try:
             found = await asyncio.shield(query)
         except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"cannot resolve {host}: {error}") from error
+            raise ConnectionBroken(f"cannot resolve {host}: {error}") from error
         parsed = (addresses.parse(str(entry[4][0])) for entry in found)
         return list(dict.fromkeys(address for address in parsed if address is not None))
 
@@ -79,47 +80,35 @@ def _getaddrinfo(host: str, port: int) -> list[Any]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
-class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the addresses that ``permit`` allows, and to no others; maybe by ``proxy``.
-
-    Unix sockets are not implemented, as in the base class.
-    """
+class Guard:
+    """Connects to the addresses that ``permit`` allows, and to no others; maybe by ``proxy``."""
 
     def __init__(self, resolve: Resolve, permit: Permit, proxy: Proxy | None = None) -> None:
         self._resolve = resolve
         self._permit = permit
         self._proxy = proxy
-        self._direct = httpcore.AnyIOBackend()
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Dial the permitted addresses of ``host`` one after the other; ``timeout`` in seconds.
+    async def dial(self, host: str, port: int) -> socket.socket:
+        """Dial the permitted addresses of ``host`` one after the other; return a connected socket.
 
-        Raises ``Refused(FETCH_FORBIDDEN)`` when no address is permitted, httpcore's
-        ``ConnectError`` or ``ConnectTimeout`` when none answers, and ``ProxyFailed``.
+        It does not block.  Raises ``Refused(FETCH_FORBIDDEN)`` when no address is permitted,
+        ``ConnectionBroken`` when none answers, and ``ProxyFailed``.
         """
         if self._proxy is not None and self._proxy.resolves and not is_local(host):
-            return await self._tunnel(self._proxy, host, port)
+            return await self._proxy.tunnel(host, port)
         found = await self._resolve(host, port)
         permitted = [address for address in found if self._permit(address)]
         if found and not permitted:
             shown = ", ".join(map(str, found[:_MAX_ADDRESSES]))
             detail = f"{host} has no address that may be reached, only {shown}"
             raise Refused(Reason.FETCH_FORBIDDEN, detail)
-        options = min(timeout or _CONNECT_SECONDS, _CONNECT_SECONDS), local_address, socket_options
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        failure: Exception = ConnectionBroken(f"{host} has no address")
         for address in permitted[:_MAX_ADDRESSES]:
             try:
                 if self._proxy is None:
-                    return await self._direct.connect_tcp(str(address), port, *options)
-                return await self._tunnel(self._proxy, address, port)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                    return await connect(address, port)
+                return await self._proxy.tunnel(address, port)
+            except ConnectionBroken as error:
                 failure = error
             except ProxyFailed as error:
                 if not error.about_target:
@@ -127,24 +116,24 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 failure = error
         raise failure
 
-    async def _tunnel(self, proxy: Proxy, target: Target, port: int) -> httpcore.AsyncNetworkStream:
-        try:
-            stream = await self._direct.connect_tcp(proxy.host, proxy.port, _CONNECT_SECONDS)
-        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            raise proxy.failed(f"cannot be reached: {str(error) or 'no answer'}") from error
-        try:
-            await proxy.ask(target, port, partial(_read, stream), stream.write)
-        except httpcore.NetworkError as error:
-            await stream.aclose()
-            raise proxy.failed(f"breaks the connection: {error}") from error
-        except BaseException:
-            await stream.aclose()
-            raise
-        return stream
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, for httpcore's retries (which are off)."""
-        await asyncio.sleep(seconds)
+async def connect(address: Address, port: int) -> socket.socket:
+    """Return a connected socket that does not block.  Raises ``ConnectionBroken``."""
+    family = socket.AF_INET if address.version == _IPV4 else socket.AF_INET6
+    dialled = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        dialled.setblocking(False)
+        dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(dialled, (str(address), port))
+    except OSError as error:
+        dialled.close()
+        said = str(error) or f"no connection in {_CONNECT_SECONDS:g} s"
+        raise ConnectionBroken(f"{address}, port {port}: {said}") from error
+    except BaseException:
+        dialled.close()
+        raise
+    return dialled
 
 
 def is_local(host: str) -> bool:
@@ -159,7 +148,3 @@ def is_local(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return True
-
-
-async def _read(stream: httpcore.AsyncNetworkStream) -> bytes:
-    return await stream.read(_READ_BYTES)

@@ -13,23 +13,23 @@ away, slow, busy (429) or broken (5xx).  No answer of a host raises another exce
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import BinaryIO, Self
+from functools import lru_cache, partial
+from typing import IO, Self
 
-import httpcore
 import httpx
 
 from consumer.config.settings import NetworkSettings
 from consumer.errors import Reason, Refused, Transient
 from consumer.fetch import addresses
 from consumer.fetch.addresses import Address
-from consumer.fetch.guard import GuardedBackend, Permit, Resolve, Resolver
+from consumer.fetch.connections import Connections, Origin, Response
+from consumer.fetch.guard import ConnectionBroken, Guard, Resolve, Resolver
 from consumer.network.proxy import Proxy, ProxyFailed
 from consumer.runtime.closing import Closing
 from procedures.retries import parse_retry_after
@@ -37,27 +37,28 @@ from procedures.retries import parse_retry_after
 MAX_REDIRECTS = 3
 _MAX_URL = 8192  # characters
 _MAX_PORT = 65535
-_MAX_CONNECTIONS = 128
-_IDLE_CONNECTIONS = 32
-_IDLE_SECONDS = 30.0  # of a kept connection
+_PORTS = {"https": 443, "http": 80}
+_SHOWN = 100  # characters of a URL in an error
 _OK = 200
 _ERROR_BYTES = 64 * 1024  # of a body with another status than 200
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
-_HEADERS = {
-    "Accept-Encoding": "identity",
-    "User-Agent": "chive-firehose (+https://chive.pub)",
-}
+_HEADERS = (
+    (b"Accept", b"*/*"),
+    (b"Accept-Encoding", b"identity"),
+    (b"User-Agent", b"chive-firehose (+https://chive.pub)"),
+)
 
 
 # Raised by httpx and the modules below it for texts that are not URLs.
 _NO_URL = (httpx.InvalidURL, ValueError)
-# httpcore does not translate the errors of a TLS record that cannot be read.
-_CUT = (httpx.TransportError, ssl.SSLError)
-_FAILED = (httpx.HTTPError, ssl.SSLError)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# A URL that means what it says: httpx would change nothing of it.
+_PLAIN = re.compile(r"(https?://[a-z0-9.:-]+)(/(?:[A-Za-z0-9_~=&:/?-]|(?<!/)\.|%[0-9A-F]{2})*)")
+_MAX_CACHED = 1024
 
-Read = Callable[[httpx.Response], Awaitable["HttpResponse"]]
-"""Reads the body of an open response."""
+Read = Callable[[Response, str], Awaitable["HttpResponse"]]
+"""Reads the body of an open response from a URL."""
 
 
 class HostErrorKind(StrEnum):
@@ -107,22 +108,6 @@ class Timeouts:
     total: float
 
 
-class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's own transport over guarded connections."""
-
-    def __init__(
-        self, tls: ssl.SSLContext, resolve: Resolve, permit: Permit, proxy: Proxy | None
-    ) -> None:
-        # httpx has no parameter for the network backend; its pool is all that the base class has.
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=_MAX_CONNECTIONS,
-            max_keepalive_connections=_IDLE_CONNECTIONS,
-            keepalive_expiry=_IDLE_SECONDS,
-            network_backend=GuardedBackend(resolve, permit, proxy),
-        )
-
-
 class HttpClient(Closing):
     """Makes guarded requests; close it after use.  ``resolve`` is for tests."""
 
@@ -132,21 +117,14 @@ class HttpClient(Closing):
         self._schemes = {"https", "http"} if allow_loopback else {"https"}
         self._resolver = Resolver()
         resolve = resolve or self._resolver
-        tls = _tls()
         permit = _public_or_loopback if allow_loopback else addresses.is_public
-        mounts = {"https://": _Transport(tls, resolve, permit, proxy)}
-        if allow_loopback:
-            # Names of this machine are checked here, even if a proxy resolves the others.
-            by_address = None if proxy is None else replace(proxy, resolves=False)
-            mounts["http://"] = _Transport(tls, resolve, addresses.is_loopback, by_address)
-        self._client = httpx.AsyncClient(
-            transport=_Transport(tls, resolve, _none, None),
-            mounts=mounts,
-            headers=_HEADERS,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            trust_env=False,
-            timeout=None,  # noqa: S113 - get() bounds the whole
-        )
+        # Names of this machine are checked here, even if a proxy resolves the others.
+        by_address = None if proxy is None else replace(proxy, resolves=False)
+        guards = {
+            "https": Guard(resolve, permit, proxy),
+            "http": Guard(resolve, addresses.is_loopback, by_address),
+        }
+        self._connections = Connections(guards, _tls())
 
     @classmethod
     def of(cls, settings: NetworkSettings) -> Self:
@@ -155,7 +133,7 @@ class HttpClient(Closing):
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        self._connections.close()
         self._resolver.close()
 
     async def get(self, url: str, *, limit: int, seconds: float) -> HttpResponse:
@@ -165,19 +143,19 @@ class HttpClient(Closing):
         """
         try:
             async with asyncio.timeout(seconds):
-                return await self._follow(url, lambda response: _read(response, limit))
+                return await self._follow(url, partial(_read, limit=limit))
         except TimeoutError as error:
             detail = f"no complete response in {seconds:g} s from {url}"
             raise HostError(HostErrorKind.SLOW, detail) from error
         except ProxyFailed as error:
             raise HostError(HostErrorKind.AWAY, f"{error} (for {url})") from error
-        except _FAILED as error:
+        except ConnectionBroken as error:
             raise _away(url, error) from error
 
     async def download(
         self,
         url: str,
-        file: BinaryIO,
+        file: IO[bytes],
         *,
         limit: int,
         timeouts: Timeouts,
@@ -189,25 +167,24 @@ class HttpClient(Closing):
         bytes so far.  Raises ``Refused`` or ``HostError``.
         """
 
-        async def read(response: httpx.Response) -> HttpResponse:
-            if response.status_code != _OK:
+        async def read(response: Response, at: str) -> HttpResponse:
+            if response.status != _OK:
                 async with asyncio.timeout(timeouts.idle):  # the body of an error is short
-                    return await _read(response, _ERROR_BYTES)
-            _check_plain(response)
+                    return await _read(response, at, _ERROR_BYTES)
+            _check_plain(response, at)
             size = 0
-            parts = response.aiter_raw().__aiter__()
             while True:
                 try:
                     async with asyncio.timeout(timeouts.idle):
-                        part = await anext(parts, None)
-                except _CUT as error:
-                    detail = f"the body ended after {size} bytes from {url}: {error}"
+                        part = await response.part()
+                except ConnectionBroken as error:
+                    detail = f"the body ended after {size} bytes from {at}: {error}"
                     raise HostError(HostErrorKind.CUT_SHORT, detail) from error
                 if part is None:
                     return HttpResponse(_OK, b"")
                 size += len(part)
                 if size > limit:
-                    raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {url}")
+                    raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {at}")
                 file.write(part)
                 progress(size)
 
@@ -219,54 +196,80 @@ class HttpClient(Closing):
             raise HostError(HostErrorKind.SLOW, detail) from error
         except ProxyFailed as error:
             raise HostError(HostErrorKind.AWAY, f"{error} (for {url})") from error
-        except _FAILED as error:
+        except ConnectionBroken as error:
             raise _away(url, error) from error
 
     async def _follow(self, url: str, read: Read, first_byte: float | None = None) -> HttpResponse:
         for _ in range(1 + MAX_REDIRECTS):
+            origin, target = self._checked(url)
             async with asyncio.timeout(first_byte):
-                response = await self._sent(self._checked(url))
+                headers = ((b"Host", _netloc(origin)), *_HEADERS)
+                response = await self._connections.get(origin, target, headers)
             try:
-                if not response.has_redirect_location:
-                    return await read(response)
-                url = _join(response)
+                location = response.header(b"location") if response.status in _REDIRECTS else None
+                if location is None:
+                    return await read(response, url)
+                url = _join(url, location)
             finally:
-                await response.aclose()
+                response.close()
         raise Refused(Reason.FETCH_FORBIDDEN, f"more than {MAX_REDIRECTS} redirects, to {url}")
 
-    async def _sent(self, url: httpx.URL) -> httpx.Response:
-        """Return the response, whose body is not read yet."""
-        try:
-            request = self._client.build_request("GET", url)
-            return await self._client.send(request, stream=True)
-        except _NO_URL as error:
-            # httpx builds the next request of a redirect before its URL can be checked.
-            raise Refused(
-                Reason.FETCH_FORBIDDEN, f"not a URL, or a redirect to none: {str(url)[:100]!r}"
-            ) from error
+    def _checked(self, url: str) -> tuple[Origin, bytes]:
+        """Return where a request for ``url`` goes, and its target."""
+        plain = _PLAIN.fullmatch(url)
+        if plain is None:
+            origin, target = _parsed(url)
+        else:
+            origin, target = _origin(plain[1]), plain[2].encode()
+        if origin.scheme not in self._schemes:
+            raise Refused(Reason.FETCH_FORBIDDEN, f"scheme is not allowed: {url[:_SHOWN]!r}")
+        if len(url) > _MAX_URL:
+            raise Refused(Reason.FETCH_FORBIDDEN, f"the URL is too large: {url[:_SHOWN]!r}")
+        return origin, target
 
-    def _checked(self, url: str) -> httpx.URL:
-        try:
-            parsed = httpx.URL(url)
-            _ = parsed.host  # decodes international names
-        except _NO_URL as error:
-            raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
-        if parsed.scheme not in self._schemes or not parsed.host or parsed.userinfo:
-            raise Refused(
-                Reason.FETCH_FORBIDDEN,
-                f"scheme, host or credentials are not allowed: {url[:100]!r}",
-            )
-        if len(url) > _MAX_URL or (parsed.port or 0) > _MAX_PORT:
-            raise Refused(
-                Reason.FETCH_FORBIDDEN, f"the URL or its port is too large: {url[:100]!r}"
-            )
-        return parsed
+
+def _parsed(url: str) -> tuple[Origin, bytes]:
+    """Return the origin of ``url``, and the target of a request.  Raises ``Refused``."""
+    parsed = _url(url)
+    if parsed.scheme not in _PORTS or not parsed.host or parsed.userinfo:
+        raise Refused(
+            Reason.FETCH_FORBIDDEN,
+            f"scheme, host or credentials are not allowed: {url[:_SHOWN]!r}",
+        )
+    port = parsed.port or _PORTS[parsed.scheme]
+    if port > _MAX_PORT:
+        raise Refused(Reason.FETCH_FORBIDDEN, f"the port is too large: {url[:_SHOWN]!r}")
+    return Origin(parsed.scheme, parsed.raw_host.decode("ascii"), port), parsed.raw_path
+
+
+@lru_cache(_MAX_CACHED)
+def _origin(url: str) -> Origin:
+    return _parsed(url)[0]
+
+
+@lru_cache(_MAX_CACHED)
+def _netloc(origin: Origin) -> bytes:
+    """Return the value of the header ``Host``."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return (host if origin.port == _PORTS[origin.scheme] else f"{host}:{origin.port}").encode()
+
+
+def _url(text: str) -> httpx.URL:
+    """Return ``text`` as a URL.  Raises ``Refused``."""
+    try:
+        parsed = httpx.URL(text)
+        _ = parsed.host, parsed.raw_host  # decodes and encodes international names
+    except _NO_URL as error:
+        raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {text[:_SHOWN]!r}") from error
+    return parsed
 
 
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
     """Return the context that all clients share: reading the certificates is slow."""
-    return httpx.create_ssl_context(trust_env=False)
+    context = httpx.create_ssl_context(trust_env=False)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def host_of(url: str) -> str:
@@ -274,49 +277,48 @@ def host_of(url: str) -> str:
 
     Raises ``Refused(FETCH_FORBIDDEN)`` if it is not a URL: it may come from the network.
     """
-    try:
-        parsed = httpx.URL(url)
-        _ = parsed.host  # decodes international names
-    except _NO_URL as error:
-        raise Refused(Reason.FETCH_FORBIDDEN, f"not a URL: {url[:100]!r}") from error
+    plain = _PLAIN.fullmatch(url)
+    return _host_name(url if plain is None else plain[1])
+
+
+@lru_cache(_MAX_CACHED)
+def _host_name(url: str) -> str:
+    parsed = _url(url)
     host = parsed.host.rstrip(".")  # the final dot makes no difference
     return f"{host}:{parsed.port}" if parsed.port else host
 
 
-def _join(response: httpx.Response) -> str:
+def _join(url: str, location: str) -> str:
     try:
-        return str(response.url.join(response.headers["location"]))
+        target = httpx.URL(location)
+        return str(target if target.scheme else httpx.URL(url).join(target))
     except _NO_URL as error:
         raise Refused(Reason.FETCH_FORBIDDEN, "redirect to something that is not a URL") from error
 
 
 def _away(url: str, error: Exception) -> HostError:
-    return HostError(HostErrorKind.AWAY, f"{type(error).__name__} from {url}: {error}")
-
-
-def _none(_address: Address) -> bool:
-    return False
+    return HostError(HostErrorKind.AWAY, f"no answer from {url}: {error}")
 
 
 def _public_or_loopback(address: Address) -> bool:
     return addresses.is_public(address) or addresses.is_loopback(address)
 
 
-async def _read(response: httpx.Response, limit: int) -> HttpResponse:
-    status = response.status_code
+async def _read(response: Response, url: str, limit: int) -> HttpResponse:
+    status = response.status
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
-        after = parse_retry_after(response.headers.get("retry-after"), time.time())
+        after = parse_retry_after(response.header(b"retry-after"), time.time())
         kind = HostErrorKind.BUSY if status == _TOO_MANY_REQUESTS else HostErrorKind.BROKEN
-        raise HostError(kind, f"status {status} from {response.url}", after, status)
-    _check_plain(response)
+        raise HostError(kind, f"status {status} from {url}", after, status)
+    _check_plain(response, url)
     body = bytearray()
-    async for part in response.aiter_raw():
+    while (part := await response.part()) is not None:
         body += part
         if len(body) > limit:
-            raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {response.url}")
+            raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {url}")
     return HttpResponse(status, bytes(body))
 
 
-def _check_plain(response: httpx.Response) -> None:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed without request: {response.url}")
+def _check_plain(response: Response, url: str) -> None:
+    if response.header(b"content-encoding") not in {None, "identity"}:
+        raise Refused(Reason.FETCH_FORBIDDEN, f"compressed without request: {url}")

@@ -89,7 +89,7 @@ class Proxy:
         failure = ProxyFailed(f"proxy {self} is not asked: {host} has no address")
         for target in await self._targets(host, port):
             try:
-                return await self._open(target, port)
+                return await self.tunnel(target, port)
             except ProxyFailed as error:
                 failure = error
                 if not error.about_target:
@@ -151,7 +151,11 @@ class Proxy:
             ) from error
         return [ip_address(each[4][0]) for each in found[:_MAX_ADDRESSES]]
 
-    async def _open(self, target: Target, port: int) -> socket.socket:
+    async def tunnel(self, target: Target, port: int) -> socket.socket:
+        """Return a connected, non-blocking socket to ``target`` through the proxy.
+
+        Raises ``ProxyFailed``.
+        """
         loop, connected = asyncio.get_running_loop(), await self._dial()
         try:
             await self.ask(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
-import httpcore
 import pytest
 
 from consumer.errors import Reason, Refused
+from consumer.fetch import guard
 from consumer.fetch import http as module
 from consumer.fetch.addresses import Address
+from consumer.fetch.guard import ConnectionBroken
 from consumer.fetch.http import HttpClient
 from tests.support.web import Web, certified, redirect, response, web
 from tests.unit.fetch.requests import LIMIT, download, fetch, host_error, refusal, resolving
@@ -107,18 +108,19 @@ class Internet:
         self.names = names
         self.ports: dict[str, int] = {}
         self.dialled: list[str] = []
-        self._loopback = httpcore.AnyIOBackend()
+        self._loopback = guard.connect
 
     async def resolve(self, host: str, _port: int) -> Sequence[Address]:
         answers = self.names[host]
         texts = answers.pop(0) if len(answers) > 1 else answers[0]
         return [ip_address(text) for text in texts]
 
-    async def connect_tcp(self, host: str, _port: int, *_: Any) -> httpcore.AsyncNetworkStream:
+    async def connect(self, address: Address, _port: int) -> socket.socket:
+        host = str(address)
         self.dialled.append(host)
         if host not in self.ports:
-            raise httpcore.ConnectError(f"no server at {host}")
-        return await self._loopback.connect_tcp("127.0.0.1", self.ports[host])
+            raise ConnectionBroken(f"no server at {host}")
+        return await self._loopback(ip_address("127.0.0.1"), self.ports[host])
 
 
 PDS = "8.8.8.8"
@@ -132,9 +134,8 @@ async def internet(
     net = Internet({"pds.example": [[PDS]]})
     server, client = certified(tmp_path, "pds.example", "other.example")
     monkeypatch.setattr(module, "_tls", lambda: client)
-    with monkeypatch.context() as patched:
-        patched.setattr(httpcore, "AnyIOBackend", lambda: net)
-        http = HttpClient(allow_loopback=False, resolve=net.resolve)
+    monkeypatch.setattr(guard, "connect", net.connect)
+    http = HttpClient(allow_loopback=False, resolve=net.resolve)
     async with web(server) as site, http:
         net.ports[PDS] = site.port
         yield net, site, http

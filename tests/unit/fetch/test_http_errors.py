@@ -54,8 +54,9 @@ async def test_tls_that_breaks_is_a_host_error(
         assert (await host_error(http, f"{origin}/a")).kind is HostErrorKind.AWAY
         with pytest.raises(HostError) as caught:
             await download(http, f"{origin}/a")
-    cut = reply.endswith(b"some")
-    assert caught.value.kind is (HostErrorKind.CUT_SHORT if cut else HostErrorKind.AWAY)
+    # What came just before a bad record may be lost with it.
+    cut = {HostErrorKind.CUT_SHORT} if reply.endswith(b"some") else set()
+    assert caught.value.kind in {HostErrorKind.AWAY, *cut}
 
 
 async def test_an_untrusted_certificate_is_a_host_error(
