@@ -348,7 +348,7 @@ class LimitSettings(Section):
 class FetchSettings(Section):
     """Syncs and refreshes: how many run at once in a process, and timeouts for hosts."""
 
-    syncs: Count = 8
+    syncs: Count = 32
     refreshes: Count = 8
     first_byte: Seconds = 30.0
     idle: Seconds = 30.0

@@ -30,6 +30,7 @@ from procedures.retries import Backoff, RetryPolicy
 _MAX_HOSTS = 10_000  # remembered; names come from the network
 _DIRECTORY_REQUESTS = 16
 _BRIEFLY = 0.25  # a host of small repositories has a slot again within it
+_CROWDED_SECONDS = 5.0
 _OF_HOST = frozenset({HostErrorKind.AWAY, HostErrorKind.BUSY})
 
 
@@ -112,6 +113,7 @@ class Hosts:
         self._retries = retries
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
+        self._turned_away_at = -math.inf
 
     @classmethod
     def of(cls, settings: Settings, *, queue: bool = False) -> Self:
@@ -165,6 +167,11 @@ class Hosts:
             if host.running >= host.slots(self._special.get(name, self._policy))
         ]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a caller got ``HostBusy`` a moment ago: more of them would mostly get it too."""
+        return self._clock() - self._turned_away_at < _CROWDED_SECONDS
+
     def room(self, name: str) -> int:
         """Return how many callers can have a slot of the host or wait for one briefly."""
         policy = self._special.get(name, self._policy)
@@ -181,6 +188,7 @@ class Hosts:
                 return
             seconds = give_up - anyio.current_time()
             if seconds <= 0 or not (policy.queue or host.running + host.queued < host.room(policy)):
+                self._turned_away_at = self._clock()
                 raise HostBusy(f"{name} is busy", _random(self._retries.busy_host, 1), name)
             await self._queue(host, seconds)
 

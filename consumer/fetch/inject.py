@@ -1,4 +1,9 @@
-"""Writing chunks and proofs to ``chive.backfill``, no faster than the lanes apply them."""
+"""Writing chunks and proofs to ``chive.backfill``, no faster than the lanes apply them.
+
+What a request to Kafka and a transaction of the worker cost does not depend on how much is in
+them.  So small chunks that follow one another closely are written together: the first goes at
+once, those within ``_GATHER`` seconds wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,8 @@ from consumer.store.database import Database
 from consumer.store.operations import claims
 
 _POLL_SECONDS = 0.25  # between two looks at how far a lane is
+_GATHER = 0.05  # seconds
+_SMALL = 64 * 1024  # bytes
 
 
 @dataclass(slots=True)
@@ -34,6 +41,31 @@ class _Lane:
             self.size -= self.waiting.popleft()[1]
 
 
+class _Bursts:
+    """Lets what comes within ``_GATHER`` seconds go together; the first of all goes at once."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._waiting: asyncio.Event | None = None
+
+    async def turn(self) -> None:
+        """Wait for the next burst."""
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            if loop.time() >= self._next:
+                self._next = loop.time() + _GATHER
+                return
+            self._waiting = asyncio.Event()
+            loop.call_at(self._next, self._begin)
+        await self._waiting.wait()
+
+    def _begin(self) -> None:
+        self._next = asyncio.get_running_loop().time() + _GATHER
+        if self._waiting is not None:
+            self._waiting.set()
+            self._waiting = None
+
+
 class Injector:
     """Shared by all operations of the process; ``limit``: bytes in each lane not applied yet."""
 
@@ -43,6 +75,7 @@ class Injector:
         self._database = database
         self._limit = limit
         self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
+        self._bursts = _Bursts()
 
     async def put(
         self,
@@ -64,6 +97,8 @@ class Injector:
         records = [OutRecord(name, number, key, value, headers)]
         if before is not None:
             records.insert(0, OutRecord(name, number, key, backfill.encode(before)))
+        if isinstance(message, Chunk) and len(value) <= _SMALL:
+            await self._bursts.turn()
         offset = await self._writer.write(*records)
         lane.add(offset, len(value))
         metrics.INJECTED_BYTES.inc(len(value))

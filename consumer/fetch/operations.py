@@ -38,6 +38,7 @@ from procedures.retries import RetryPolicy
 RULES = LeaseRules(claims.CHANNEL, poll=10.0, drain=3.0, return_failed=False)
 
 _WORKER_SECONDS = 0.1
+_CROWDED = 4  # of so many slots one is used while hosts turn attempts away
 
 _log = structlog.get_logger()
 
@@ -141,7 +142,7 @@ class OperationPool:
     ) -> NextLook:
         """Write what has ended, and claim what fits into the free slots of each type."""
         running_now = [(attempt.claim.operation, attempt.host) for attempt in running]
-        free = FreeSlots(self._slots, running_now, self._hosts.room)
+        free = FreeSlots(self._slots_now(), running_now, self._hosts.room)
         async with self._database.transaction() as connection:
             waits = await self._ended.write(connection)
             claimed: list[Attempt] = []
@@ -153,6 +154,15 @@ class OperationPool:
             start(attempt)
         times = [seconds for seconds in (due, waits) if seconds is not None]
         return NextLook(min(times, default=None), after_each=True)  # a host may be less busy, too
+
+    def _slots_now(self) -> Mapping[Type, int]:
+        """Return the slots of each type; for syncs fewer while many of them go to one host.
+
+        Where an operation goes is often found out by its attempt alone.
+        """
+        if not self._hosts.crowded:
+            return self._slots
+        return {**self._slots, Type.DID_SYNC: max(1, self._slots[Type.DID_SYNC] // _CROWDED)}
 
     async def _claim(
         self, connection: Connection, free: FreeSlots, *, spare: bool

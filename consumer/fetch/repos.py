@@ -1,7 +1,8 @@
 """Fetching a whole repository or one record from its PDS, and verifying it.
 
-Lexicons: com.atproto.sync.getRepo and com.atproto.sync.getRecord.  A repository is streamed to a
-temporary file without a name, which is gone at the end of the caller's block or of the process.
+Lexicons: com.atproto.sync.getRepo and com.atproto.sync.getRecord.  A repository that is
+not small is streamed to a temporary file without a name, which is gone at the end of the caller's
+block or of the process.
 Verification runs in a thread, and stops soon after its caller is cancelled.
 """
 
@@ -12,9 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import IO, TypeVar
 from urllib.parse import urlencode
 
 from consumer import metrics
@@ -24,7 +25,7 @@ from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, NoProof, of_fetching
 from consumer.fetch.hosts import Hosts
 from consumer.fetch.http import HostError, HttpClient, HttpResponse, Timeouts, host_of
-from consumer.fetch.spool import SpooledBlocks
+from consumer.fetch.spool import WHOLE, SpooledBlocks
 from consumer.scope import Interval
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
@@ -37,6 +38,8 @@ _NOT_IMPLEMENTED = 501
 _NO_PROOF = {400, 404}  # an error of the record, or getRecord is not there
 _PROOF_SECONDS = 20.0
 _BRIEF_BYTES = 32 * 1024  # some hundred blocks, which take a few milliseconds
+# The memory for a repository grows with it, up to a bound: so many of more bytes at a time.
+_LARGE_BYTES, _LARGE_AT_ONCE = 1024 * 1024, 8
 
 T = TypeVar("T")
 
@@ -51,8 +54,8 @@ class _Thread:
     What is ``brief`` is run at once: the way to a thread and back would take longer.
     """
 
-    def __init__(self) -> None:
-        self.brief = False
+    def __init__(self, *, brief: bool) -> None:
+        self._brief = brief
         self._cancelled = threading.Event()
 
     def alive(self) -> None:
@@ -60,7 +63,7 @@ class _Thread:
             raise _Cancelled
 
     async def run(self, work: Callable[[], T]) -> T:
-        if self.brief:
+        if self._brief:
             return work()
         task = asyncio.ensure_future(asyncio.to_thread(work))
         try:
@@ -97,6 +100,7 @@ class RepoSource:
         self._hosts = hosts
         self._limits = limits
         self._settings = settings
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     @asynccontextmanager
     async def snapshot(
@@ -114,35 +118,18 @@ class RepoSource:
         the bytes so far, ``verifying`` when all have arrived.  Raises ``FetchFailed``, and
         ``Incomplete`` if nodes of the tree are missing behind a good signature.
         """
-        thread = _Thread()
-        with tempfile.TemporaryFile(prefix="chive-spool-") as spool:
+        with tempfile.SpooledTemporaryFile(WHOLE, prefix="chive-spool-") as spool:
             await self._download(did, document, spool, progress)
             size = spool.tell()
-            thread.brief = size <= _BRIEF_BYTES
             metrics.DOWNLOADED_BYTES.inc(size)
-            verifying()
-            key = SigningKey.from_did_key(document.signing_key)
-            limits = SnapshotLimits(
-                self._limits.repo_records, self._limits.commit_blocks, self._limits.rev_ahead
-            )
-
-            def verified() -> Snapshot:
-                return Snapshot.open(
-                    SpooledBlocks(spool),
-                    did,
-                    key,
-                    limits,
-                    intervals,
-                    now=time.time(),
-                    alive=thread.alive,
-                )
-
-            with _failures():
-                snapshot = await thread.run(verified)
-            try:
-                yield Downloaded(snapshot, thread)
-            finally:
-                snapshot.close()
+            async with self._large if size > _LARGE_BYTES else nullcontext():
+                verifying()
+                thread = _Thread(brief=size <= _BRIEF_BYTES)
+                snapshot = await self._verified(did, document, spool, intervals, thread)
+                try:
+                    yield Downloaded(snapshot, thread)
+                finally:
+                    snapshot.close()
 
     async def proof(self, did: str, document: Document, path: str) -> Proven:
         """Return the record at ``path`` of the repository of ``did``, or the proof of its absence.
@@ -177,8 +164,35 @@ class RepoSource:
                 now=time.time(),
             )
 
+    async def _verified(
+        self,
+        did: str,
+        document: Document,
+        spool: IO[bytes],
+        intervals: Sequence[Interval],
+        thread: _Thread,
+    ) -> Snapshot:
+        key = SigningKey.from_did_key(document.signing_key)
+        limits = SnapshotLimits(
+            self._limits.repo_records, self._limits.commit_blocks, self._limits.rev_ahead
+        )
+
+        def verified() -> Snapshot:
+            return Snapshot.open(
+                SpooledBlocks(spool),
+                did,
+                key,
+                limits,
+                intervals,
+                now=time.time(),
+                alive=thread.alive,
+            )
+
+        with _failures():
+            return await thread.run(verified)
+
     async def _download(
-        self, did: str, document: Document, spool: BinaryIO, progress: Callable[[int], None]
+        self, did: str, document: Document, spool: IO[bytes], progress: Callable[[int], None]
     ) -> None:
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRepo?{urlencode({'did': did})}"
         settings = self._settings

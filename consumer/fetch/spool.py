@@ -1,7 +1,7 @@
 """The blocks of a CAR in a file, found by an index.  Not for the event loop.
 
-Memory does not grow with the file: the index of more than ``in_memory`` blocks is an SQLite table
-in another file.
+Memory does not grow with the file: one of more than ``whole`` bytes is read where it is needed, and
+the index of more than ``in_memory`` blocks is an SQLite table in another file.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from consumer.errors import Reason, Refused
 from consumer.verify.snapshot import Alive
 from consumer.verify.stream import Location, checked_blocks, read_roots
 
 IN_MEMORY = 100_000  # blocks, about 30 MiB
+WHOLE = 256 * 1024  # bytes
 
 _PORTION = 2_000  # blocks between two calls of ``alive``
 
@@ -30,9 +32,10 @@ class SpooledBlocks:
     The first of several blocks with one CID counts.  ``file`` is closed with it.
     """
 
-    def __init__(self, file: BinaryIO, in_memory: int = IN_MEMORY) -> None:
+    def __init__(self, file: IO[bytes], in_memory: int = IN_MEMORY, whole: int = WHOLE) -> None:
         self._in_memory = in_memory
         self._file = file
+        self._data = _whole(file, whole)
         self._places: _Places = {}
         self._table: _Table | None = None
 
@@ -49,9 +52,10 @@ class SpooledBlocks:
         Raises ``Refused``, also for a block of over ``largest`` bytes and for over ``most`` blocks.
         """
         self._file.seek(0)
-        roots = read_roots(self._file)
+        stream = self._file if self._data is None else BytesIO(self._data)
+        roots = read_roots(stream)
         places, most_in_memory = self._places, self._in_memory
-        for count, (cid, location) in enumerate(checked_blocks(self._file, largest), start=1):
+        for count, (cid, location) in enumerate(checked_blocks(stream, largest), start=1):
             if count > most:
                 raise Refused(Reason.FETCH_TOO_BIG, f"more than {most} blocks")
             places.setdefault(cid, location)
@@ -78,6 +82,8 @@ class SpooledBlocks:
     def read(self, location: Location) -> bytes:
         """Return the block at ``location``."""
         position, size = location
+        if self._data is not None:
+            return self._data[position : position + size]
         return os.pread(self._file.fileno(), size, position)
 
     def locate(self, cids: Iterable[bytes]) -> _Places:
@@ -86,6 +92,14 @@ class SpooledBlocks:
             return self._table.locate(cids)
         places = self._places
         return {cid: places[cid] for cid in cids if cid in places}
+
+
+def _whole(file: IO[bytes], most: int) -> bytes | None:
+    """Return what is in ``file``, None if that is more than ``most`` bytes."""
+    if file.seek(0, os.SEEK_END) > most:
+        return None
+    file.seek(0)
+    return file.read()
 
 
 class _Table:

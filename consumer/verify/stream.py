@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import BinaryIO
+from typing import IO
 
 from consumer.errors import Reason, Refused
 from consumer.verify.car import MAX_HEADER, read_header
@@ -24,7 +24,7 @@ _READ = 256 * 1024  # bytes at once
 _MORE = 0x80  # the bit of a byte that says that another follows
 
 
-def read_roots(stream: BinaryIO) -> tuple[bytes, ...]:
+def read_roots(stream: IO[bytes]) -> tuple[bytes, ...]:
     """Return the roots of the CAR that ``stream`` begins with, and go to the first block.
 
     Raises ``Refused`` with ``CAR_TRUNCATED`` or ``CAR_INVALID``.
@@ -37,7 +37,7 @@ def read_roots(stream: BinaryIO) -> tuple[bytes, ...]:
     return roots
 
 
-def checked_blocks(stream: BinaryIO, largest: int) -> Iterator[tuple[bytes, Location]]:
+def checked_blocks(stream: IO[bytes], largest: int) -> Iterator[tuple[bytes, Location]]:
     """Yield the CID and location of every block, once its hash is checked.
 
     Raises ``Refused`` with ``CAR_TRUNCATED``, ``BLOCK_HASH`` or ``CAR_INVALID``, the last also
@@ -65,7 +65,7 @@ class _Window:
 
     __slots__ = ("at", "data", "start", "stream")
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.start = stream.tell()
         self.data = b""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import Reason, Refused
-from consumer.fetch.spool import IN_MEMORY, SpooledBlocks
+from consumer.fetch.spool import SpooledBlocks
 from consumer.scope import Scope
 from consumer.verify.keys import SigningKey
 from consumer.verify.proof import Proven, verify_proof
@@ -68,7 +68,7 @@ def opened(
     key = SigningKey.from_did_key(account.did_key)
     intervals = SCOPE.intervals
     return Snapshot.open(
-        SpooledBlocks(spool.open("rb"), IN_MEMORY if small else 0),
+        SpooledBlocks(spool.open("rb"), *(() if small else (0, 0))),
         did or account.did,
         key,
         LIMITS if small else replace(LIMITS, kept=0),
@@ -306,7 +306,7 @@ def test_memory_does_not_grow_with_the_repository(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         snapshot = Snapshot.open(
-            SpooledBlocks(spool.open("rb"), in_memory=1_000),
+            SpooledBlocks(spool.open("rb"), in_memory=1_000, whole=0),
             ALICE.did,
             key,
             replace(LIMITS, kept=1_000),

@@ -241,3 +241,18 @@ async def test_some_failures_are_the_hosts_at_once(
     hosts: Hosts, kind: HostErrorKind, after: float | None
 ) -> None:
     assert await fail_for(hosts, "a", kind, after) is CircuitOpen
+
+
+async def test_hosts_are_crowded_for_a_moment_after_one_turned_a_caller_away(
+    hosts: Hosts, clock: Clock
+) -> None:
+    async with hosts.slot(HOST), hosts.slot(HOST):
+        assert not hosts.crowded
+        queued = [asyncio.create_task(succeed(hosts)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await refused(hosts, kind=HostBusy)
+        for task in queued:
+            task.cancel()
+    crowded = [hosts.crowded]
+    clock.now += 6.0
+    assert [*crowded, hosts.crowded] == [True, False]

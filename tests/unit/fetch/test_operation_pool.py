@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 from consumer.errors import Transient
 from consumer.fetch import operations
 from consumer.fetch.attempts import Attempts
-from consumer.fetch.hosts import HostPolicy, Hosts
+from consumer.fetch.hosts import HostBusy, HostPolicy, Hosts
 from consumer.fetch.operations import Attempt, OperationPool
 from consumer.state.accounts import AccountRules
 from consumer.store.database import Database
@@ -153,6 +154,29 @@ async def test_each_type_has_slots_of_its_own(queue: Queue) -> None:
     assert await leased(pool, running) == []
     del running[0]
     assert await leased(pool, running) == [f"{REFRESH}-2"]
+
+
+async def test_while_hosts_turn_attempts_away_few_syncs_begin(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many syncs whose host is not known may all go to one that has no room for them."""
+    queue.due = [claim_of(SYNC, n) for n in range(20)]
+    pool, hosts = pool_of(queue, syncs=8, refreshes=1)
+    async with hosts.slot("pds.example"):
+        waiting = asyncio.create_task(enter(hosts, "pds.example"))
+        await asyncio.sleep(0)
+        with pytest.raises(HostBusy):
+            await enter(hosts, "pds.example")
+        waiting.cancel()
+    running: list[Attempt] = []
+    assert await leased(pool, running) == [f"{SYNC}-0", f"{SYNC}-1"]
+    monkeypatch.setattr(Hosts, "crowded", False)
+    assert len(await leased(pool, running)) == 6
+
+
+async def enter(hosts: Hosts, name: str) -> None:
+    async with hosts.slot(name):
+        pass
 
 
 async def test_one_slot_is_kept_for_what_a_person_requested(queue: Queue) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from consumer.config.settings import FetchSettings, LimitSettings
 from consumer.errors import Reason, Refused
+from consumer.fetch import repos
 from consumer.fetch.documents import Document
 from consumer.fetch.failed import FetchFailed, of_resolving
 from consumer.fetch.hosts import HostPolicy, Hosts
@@ -47,6 +48,7 @@ async def source() -> AsyncIterator[RepoSource]:
 def spools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the directory where downloads are written."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(repos, "WHOLE", 1)  # a repository of more bytes is in a file
     return tmp_path
 
 
