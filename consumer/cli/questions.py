@@ -25,6 +25,7 @@ from consumer.fetch import documents
 from consumer.fetch.discovery.sources import sources_of
 from consumer.fetch.http import HttpClient
 from consumer.fetch.listings import Listings
+from consumer.fetch.repos import LARGE_AT_ONCE, LARGE_BYTES
 from consumer.kafka import permissions, rights
 from consumer.kafka.client import Client
 from consumer.kafka.provision import rehearse
@@ -275,18 +276,18 @@ async def sources(settings: Settings) -> CheckResult:
 async def spool(settings: Settings) -> CheckResult:
     """Compare the room for repositories on their way with what the largest ones may take."""
     folder = Path(tempfile.gettempdir())
-    syncs, limit = settings.fetch.syncs, settings.limits.repo
+    large, limit = min(settings.fetch.syncs, LARGE_AT_ONCE), settings.limits.repo
     try:
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
         detail = f"{folder} cannot be written to ({error}): set TMPDIR to a place for repositories"
         return CheckResult(False, detail)
-    needed = syncs * (limit + _INDEX_BYTES)
+    needed = large * (limit + _INDEX_BYTES) + settings.fetch.syncs * LARGE_BYTES
     room = f"{folder} has {free / _GIB:.1f} GiB"
     if free < needed:
         detail = (
-            f"{room}; {syncs} repositories of {limit / _GIB:.1f} GiB at once may take "
+            f"{room}; {large} repositories of {limit / _GIB:.1f} GiB at once may take "
             f"{needed / _GIB:.1f}: set TMPDIR to a larger place, or lower fetch.syncs or "
             "limits.repo"
         )

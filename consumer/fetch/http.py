@@ -16,7 +16,8 @@ import asyncio
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -159,13 +160,15 @@ class HttpClient(Closing):
         *,
         limit: int,
         timeouts: Timeouts,
-        progress: Callable[[int], None],
+        progress: Callable[[int], Awaitable[None]],
     ) -> HttpResponse:
         """Write the body of a response with status 200 to ``file``, and return the response.
 
-        That response then has no body.  ``limit`` is in bytes; ``progress`` is called with the
-        bytes so far.  Raises ``Refused`` or ``HostError``.
+        That response then has no body.  ``limit`` is in bytes; ``progress`` is awaited with the
+        bytes so far, and the time that it takes counts for no timeout.  Raises ``Refused`` or
+        ``HostError``.
         """
+        whole = asyncio.timeout(timeouts.total)
 
         async def read(response: Response, at: str) -> HttpResponse:
             if response.status != _OK:
@@ -186,10 +189,11 @@ class HttpClient(Closing):
                 if size > limit:
                     raise Refused(Reason.FETCH_TOO_BIG, f"more than {limit} bytes from {at}")
                 file.write(part)
-                progress(size)
+                async with _uncounted(whole):
+                    await progress(size)
 
         try:
-            async with asyncio.timeout(timeouts.total):
+            async with whole:
                 return await self._follow(url, read, timeouts.first_byte)
         except TimeoutError as error:
             detail = f"the body did not arrive in time from {url}"
@@ -302,6 +306,16 @@ def _away(url: str, error: Exception) -> HostError:
 
 def _public_or_loopback(address: Address) -> bool:
     return addresses.is_public(address) or addresses.is_loopback(address)
+
+
+@asynccontextmanager
+async def _uncounted(bound: asyncio.Timeout) -> AsyncIterator[None]:
+    """Let ``bound`` not go on during the block."""
+    end, began = bound.when(), time.monotonic()
+    bound.reschedule(None)
+    yield
+    if end is not None:
+        bound.reschedule(end + time.monotonic() - began)
 
 
 async def _read(response: Response, url: str, limit: int) -> HttpResponse:

@@ -12,10 +12,10 @@ import asyncio
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, Self, TypeVar
 from urllib.parse import urlencode
 
 from consumer import metrics
@@ -38,8 +38,9 @@ _NOT_IMPLEMENTED = 501
 _NO_PROOF = {400, 404}  # an error of the record, or getRecord is not there
 _PROOF_SECONDS = 20.0
 _BRIEF_BYTES = 32 * 1024  # some hundred blocks, which take a few milliseconds
-# The memory for a repository grows with it, up to a bound: so many of more bytes at a time.
-_LARGE_BYTES, _LARGE_AT_ONCE = 1024 * 1024, 8
+LARGE_AT_ONCE = 8
+"""Repositories over ``LARGE_BYTES`` at a time: they need memory and room in the spool."""
+LARGE_BYTES = 2 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -90,6 +91,27 @@ class Downloaded:
             yield chunk
 
 
+class _Place:
+    """The place of one of the large repositories, once it is known to be one."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken:
+            self._places.release()
+
+    async def take(self) -> None:
+        """Wait for a place, unless it is taken already."""
+        if not self._taken:
+            await self._places.acquire()
+            self._taken = True
+
+
 class RepoSource:
     """Fetches repositories and records from the PDS that the DID document names."""
 
@@ -100,7 +122,7 @@ class RepoSource:
         self._hosts = hosts
         self._limits = limits
         self._settings = settings
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     @asynccontextmanager
     async def snapshot(
@@ -118,18 +140,26 @@ class RepoSource:
         the bytes so far, ``verifying`` when all have arrived.  Raises ``FetchFailed``, and
         ``Incomplete`` if nodes of the tree are missing behind a good signature.
         """
-        with tempfile.SpooledTemporaryFile(WHOLE, prefix="chive-spool-") as spool:
-            await self._download(did, document, spool, progress)
+        with (
+            tempfile.SpooledTemporaryFile(WHOLE, prefix="chive-spool-") as spool,
+            _Place(self._large) as place,
+        ):
+
+            async def arrived(size: int) -> None:
+                progress(size)
+                if size > LARGE_BYTES:
+                    await place.take()
+
+            await self._download(did, document, spool, arrived)
             size = spool.tell()
             metrics.DOWNLOADED_BYTES.inc(size)
-            async with self._large if size > _LARGE_BYTES else nullcontext():
-                verifying()
-                thread = _Thread(brief=size <= _BRIEF_BYTES)
-                snapshot = await self._verified(did, document, spool, intervals, thread)
-                try:
-                    yield Downloaded(snapshot, thread)
-                finally:
-                    snapshot.close()
+            verifying()
+            thread = _Thread(brief=size <= _BRIEF_BYTES)
+            snapshot = await self._verified(did, document, spool, intervals, thread)
+            try:
+                yield Downloaded(snapshot, thread)
+            finally:
+                snapshot.close()
 
     async def proof(self, did: str, document: Document, path: str) -> Proven:
         """Return the record at ``path`` of the repository of ``did``, or the proof of its absence.
@@ -192,7 +222,11 @@ class RepoSource:
             return await thread.run(verified)
 
     async def _download(
-        self, did: str, document: Document, spool: IO[bytes], progress: Callable[[int], None]
+        self,
+        did: str,
+        document: Document,
+        spool: IO[bytes],
+        progress: Callable[[int], Awaitable[None]],
     ) -> None:
         url = f"{_pds(did, document)}/xrpc/com.atproto.sync.getRepo?{urlencode({'did': did})}"
         settings = self._settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from io import BytesIO
 from ipaddress import ip_address
 from typing import BinaryIO
@@ -36,11 +36,24 @@ async def fetch(http: HttpClient, url: str) -> HttpResponse:
 SOME = Timeouts(first_byte=5.0, idle=5.0, total=20.0)
 
 
+async def nothing(_size: int) -> None:
+    pass
+
+
+def noting(sizes: list[int]) -> Callable[[int], Awaitable[None]]:
+    """Return what notes the sizes of a download."""
+
+    async def note(size: int) -> None:
+        sizes.append(size)
+
+    return note
+
+
 async def download(
     http: HttpClient, url: str, file: BinaryIO | None = None, timeouts: Timeouts = SOME
 ) -> HttpResponse:
     return await http.download(
-        url, file or BytesIO(), limit=LIMIT, timeouts=timeouts, progress=lambda _: None
+        url, file or BytesIO(), limit=LIMIT, timeouts=timeouts, progress=nothing
     )
 
 

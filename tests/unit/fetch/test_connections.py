@@ -19,7 +19,7 @@ from consumer.fetch import http as module
 from consumer.fetch.http import HostError, HostErrorKind, HttpClient
 from tests.support.eventually import eventually
 from tests.support.web import certified, web
-from tests.unit.fetch.requests import LIMIT, SOME, fetch, host_error
+from tests.unit.fetch.requests import LIMIT, SOME, fetch, host_error, noting
 
 KEPT = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
@@ -219,7 +219,7 @@ async def test_a_large_body_comes_in_parts_as_it_is_taken(http: HttpClient, host
     received, seen = BytesIO(), list[int]()
     for _ in range(2):
         await http.download(
-            f"{host.origin}/a", received, limit=size, timeouts=SOME, progress=seen.append
+            f"{host.origin}/a", received, limit=size, timeouts=SOME, progress=noting(seen)
         )
     assert received.getvalue() == bytes(2 * size)
     parts = [after - before for before, after in pairwise([0, *seen])]

@@ -8,9 +8,18 @@ from io import BytesIO
 import pytest
 
 from consumer.errors import Refused
-from consumer.fetch.http import HostError, HostErrorKind, HttpClient, HttpResponse
+from consumer.fetch.http import HostError, HostErrorKind, HttpClient, HttpResponse, Timeouts
 from tests.support.web import Web, response
-from tests.unit.fetch.requests import CHUNK, CHUNKED, HEAD, LIMIT, SOME, download, host_error
+from tests.unit.fetch.requests import (
+    CHUNK,
+    CHUNKED,
+    HEAD,
+    LIMIT,
+    SOME,
+    download,
+    host_error,
+    noting,
+)
 
 
 async def test_a_download_is_written_as_it_came_and_told(http: HttpClient, site: Web) -> None:
@@ -18,7 +27,7 @@ async def test_a_download_is_written_as_it_came_and_told(http: HttpClient, site:
     site.replies["/a"] = CHUNKED + body + b"0\r\n\r\n"
     file, told = BytesIO(), list[int]()
     answer = await http.download(
-        f"{site.origin}/a", file, limit=LIMIT, timeouts=SOME, progress=told.append
+        f"{site.origin}/a", file, limit=LIMIT, timeouts=SOME, progress=noting(told)
     )
     assert answer == HttpResponse(200, b"")
     assert file.getvalue() == b"x" * 780
@@ -73,3 +82,21 @@ async def test_one_deadline_bounds_the_whole(http: HttpClient, site: Web) -> Non
     began = loop.time()
     await host_error(http, f"{site.origin}/a", seconds=0.3)
     assert loop.time() - began < 3
+
+
+async def test_the_time_that_the_caller_takes_counts_for_no_timeout(
+    http: HttpClient, site: Web
+) -> None:
+    site.replies["/a"] = CHUNKED + CHUNK + b"0\r\n\r\n"
+    brief = Timeouts(first_byte=5.0, idle=0.5, total=0.5)
+    taken = 0
+
+    async def slowly(_size: int) -> None:
+        nonlocal taken
+        taken += 1
+        await asyncio.sleep(0.8)
+
+    answer = await http.download(
+        f"{site.origin}/a", BytesIO(), limit=LIMIT, timeouts=brief, progress=slowly
+    )
+    assert (answer.status, taken) == (200, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from procedures.failures import Failure
 from procedures.retries import DEFAULT
 from simulator.account import Account
 from simulator.repo import Repo, Write
+from tests.support.eventually import eventually
 from tests.support.pds import COLLECTION, cut_off, record_path, repo_path
 from tests.support.web import Reply, Web, redirect, response, web
 
@@ -130,3 +132,37 @@ async def test_an_error_that_is_no_text_is_an_error_of_the_host(
     with pytest.raises(FetchFailed) as caught:
         await source.proof(ACCOUNT.did, Document(ACCOUNT.did_key, site.origin, None), PATH)
     assert caught.value.failure is Failure.HOST_ERROR
+
+
+async def test_of_large_repositories_there_are_few_at_once(
+    source: RepoSource, site: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repos, "LARGE_BYTES", 100)
+    source._large = asyncio.Semaphore(1)
+    site.replies[repo_path(ACCOUNT.did)] = response(200, whole())
+    document = Document(ACCOUNT.did_key, site.origin, None)
+    inside = asyncio.Event()
+    leave = asyncio.Event()
+
+    async def sync(told: list[int]) -> None:
+        async with source.snapshot(
+            ACCOUNT.did, document, (), progress=told.append, verifying=lambda: None
+        ):
+            inside.set()
+            await leave.wait()
+
+    first, second = list[int](), list[int]()
+    one = asyncio.create_task(sync(first))
+    await asyncio.wait_for(inside.wait(), 30)
+    inside.clear()
+    other = asyncio.create_task(sync(second))
+
+    async def waits() -> bool:
+        return bool(second)
+
+    await eventually(waits, what="the second one turns out to be large")
+    assert not inside.is_set()
+    leave.set()
+    await asyncio.gather(one, other)
+    assert inside.is_set()
+    assert not source._large.locked()
