@@ -18,7 +18,7 @@ import pytest
 
 from consumer.embedded.postgres import EmbeddedPostgres
 from consumer.kafka.topics import Topic
-from consumer.shard import Shard
+from consumer.shard import Shard, shard_of
 from procedures.failures import Failure
 from simulator.repo import Repo
 from tests.field.network import Network
@@ -158,6 +158,7 @@ async def test_two_shards_are_the_network(shards: tuple[Sharded, Sharded]) -> No
         ours, theirs = await first.known(), await second.known()
         assert ours == {repo.account.did for repo in first.own(everyone)}
         assert theirs == {repo.account.did for repo in second.own(everyone)}
+        await the_database_can_tell(first, [repo.account.did for repo in everyone])
         await commands_reach_their_shard(first, second, everyone)
     await another_shard_is_refused(first)
 
@@ -166,7 +167,7 @@ async def test_one_deployment_becomes_two(
     deployment: Deployment, shards: tuple[Sharded, Sharded], network: Network, consumer: Start
 ) -> None:
     """Follow docs/scaling.md while accounts write; the earlier deployment goes on."""
-    (take_over,) = blocks("From one deployment to several")
+    (take_over,) = blocks("### From one deployment to several", "sh")
     villagers = await settlers(network, "moves")
     repos = [repo for _, repo in villagers]
     whole = Shard()
@@ -202,11 +203,11 @@ async def cursor(product: Product) -> list[int]:
     return [seq for (seq,) in await product.rows("SELECT seq FROM cursors WHERE seq > 0")]
 
 
-def blocks(section: str) -> list[str]:
-    """Return the commands that docs/scaling.md gives in one of its sections."""
+def blocks(heading: str, language: str) -> list[str]:
+    """Return what docs/scaling.md gives in ``language`` below one of its headings."""
     page = (ROOT / "docs" / "scaling.md").read_text()
-    (text,) = re.findall(rf"^### {section}\n((?:(?!^##).*\n?)*)", page, re.MULTILINE)
-    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(rf"^{heading}\n((?:(?!^##).*\n?)*)", page, re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 async def followed(product: Sharded, block: str, earlier: Product) -> tuple[int, str]:
@@ -257,6 +258,16 @@ def counted(operation: dict[str, Any]) -> tuple[int, int, dict[str, int]]:
     """Return how many repositories a parent chose, completed, and failed for which reason."""
     children = operation["children"]
     return children["chosen"], children["completed"], children["failed"]
+
+
+async def the_database_can_tell(product: Product, dids: list[str]) -> None:
+    """Check that the query of docs/scaling.md knows the shard of each account."""
+    (query,) = blocks("## Shards", "sql")
+    given = query.strip().rstrip(";").replace("% 4", "%% 4")
+    rows = await product.rows(
+        f"WITH accounts AS (SELECT unnest(%s::text[]) AS did) {given}", [dids]
+    )
+    assert [number for (number,) in rows] == [shard_of(did, 4) for did in dids]
 
 
 async def another_shard_is_refused(first: Sharded) -> None:
