@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.processes import cpu_seconds, peak_mebibytes
-from consumer.config.settings import KafkaSettings, Settings
+from consumer.config.settings import KafkaSettings, ScopeSettings, Settings
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.process import Server
 from consumer.errors import Fatal
@@ -158,11 +158,16 @@ class Deployment:
 
 @asynccontextmanager
 async def deployed(
-    stack: EmbeddedStack, directory: Path, name: str, partitions: int = PARTITIONS
+    stack: EmbeddedStack,
+    directory: Path,
+    name: str,
+    partitions: int = PARTITIONS,
+    shard: str = "1/1",
 ) -> AsyncIterator[Deployment]:
     """Prepare topics and tables of a deployment called ``name``; it logs below ``directory``."""
     kafka = KafkaSettings(topic_prefix=f"{name}.", partitions=partitions)
-    settings = at(Settings(kafka=kafka), stack.bootstrap_servers, stack.dsn)
+    scope = ScopeSettings(shard=shard)
+    settings = at(Settings(kafka=kafka, scope=scope), stack.bootstrap_servers, stack.dsn)
     async with opened(settings, asyncio.Event()) as services:
         published, cursor = map(services.topics.name, (Topic.PUBLISHED, Topic.CURSOR))
         markers = {TopicPartition(published, lane): None for lane in range(partitions)}

@@ -15,6 +15,7 @@ from bench.processes import RelayProcess, consumer, relaying
 from bench.traffic import FIRST_SEQ, Traffic
 from consumer.embedded import EmbeddedStack
 from consumer.embedded.process import Server
+from consumer.shard import Shard
 
 _WARM_UP = 4  # the part of a round that goes first, unmeasured
 
@@ -46,14 +47,22 @@ class _Stage:
 
 
 async def measure(
-    stack: EmbeddedStack, directory: Path, traffic: Traffic, forward: str, frames: int, rounds: int
+    stack: EmbeddedStack,
+    directory: Path,
+    traffic: Traffic,
+    forward: str,
+    frames: int,
+    rounds: int,
+    shard: str = "1/1",
 ) -> list[Measured]:
-    """Measure ``rounds`` times ``frames`` frames; ``forward`` is the tailer's setting."""
+    """Measure ``rounds`` times ``frames`` frames; ``forward`` and ``shard`` are the settings."""
     async with (
-        deployed(stack, directory, forward) as deployment,
+        deployed(stack, directory, f"{forward}-{Shard.parse(shard).of}", shard=shard) as deployment,
         relaying(traffic, deployment.directory) as relay,
     ):
-        environment = deployment.environment(relay.url, CHIVE_RELAY__FORWARD=forward)
+        environment = deployment.environment(
+            relay.url, CHIVE_RELAY__FORWARD=forward, CHIVE_SCOPE__SHARD=shard
+        )
         async with consumer("tailer", deployment.directory, environment) as tailer:
             stage = _Stage(deployment, relay, tailer)
             warm = frames // _WARM_UP
