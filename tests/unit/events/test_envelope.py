@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -301,3 +302,18 @@ def test_the_id_of_the_rest_depends_on_epoch_and_seq(event: Event, change: dict[
 
 def test_ids_of_different_types_differ() -> None:
     assert len({decoded(event)["id"] for event in (CREATE, ACCOUNT, IDENTITY, SYNC)}) == 4
+
+
+def test_an_event_takes_no_more_memory_than_it_has_bytes() -> None:
+    """Events wait for Kafka by the thousand, and orjson's own buffers are many times as large."""
+    record = cbor2.dumps({"$type": "pub.chive.eprint.submission", "text": "x" * 300})
+    origin = Origin(Source.FIREHOSE, 7, "2026-01-02T03:04:05.678Z", None)
+    event = RecordEvent(origin, DID, 1, PDS, REV, PATH, Action.CREATE, CID, None, record)
+    encoded = envelope.encode(event, MAX_RECORD)  # what is made once is made now
+    tracemalloc.start()
+    try:
+        kept = [envelope.encode(event, MAX_RECORD).value for _ in range(1_000)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1.5 * len(encoded.value) * len(kept)
