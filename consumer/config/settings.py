@@ -29,6 +29,7 @@ from consumer.config.types import (
     HostPort,
     HttpOrigin,
     HttpUrl,
+    Moment,
     Nsid,
     Patterns,
     PerSecond,
@@ -74,6 +75,7 @@ class RelaySettings(Section):
     failover_after: Seconds = 300.0  # of not being able to read a relay: the next one is read
     return_after: Seconds = 600.0  # of good answers from a relay before the one that is read
     forward: Literal["relevant", "all"] = "relevant"
+    linger: Moment = 0.05  # a frame waits for others, to be written to Kafka with them
     silence: Seconds = 30.0  # no frame and no pong in that time: the connection counts as dead
     # Where to begin without a cursor; a seq is that of another consumer of this relay.
     start: Start = "live"

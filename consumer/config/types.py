@@ -23,6 +23,9 @@ from consumer.shard import Shard
 from procedures import syntax
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Moment = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""A wait in seconds, of one at most."""
+
 PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]

@@ -33,8 +33,7 @@ from consumer.verify.glance import glance
 
 MAX_FRAMES = 2_000
 MAX_BYTES = 8 * 1024 * 1024
-# Seconds until a transaction is due: with frames, with only the cursor moved, with nothing new.
-LINGER = 0.05
+# Seconds until a transaction is due: with only the cursor moved, with nothing new.
 _CURSOR_EVERY = 1.0
 _REFRESH_EVERY = 600.0
 # Seconds between two warnings about what the relay sends.
@@ -60,7 +59,8 @@ class Collector:
     """Collects the next transaction; its ``position`` runs ahead of the durable one.
 
     ``size`` is in bytes before compression, as is ``limit``, the bound on one message.  ``cause``
-    is why the position begins an epoch, if it does; it is told once the relay is read.
+    is why the position begins an epoch, if it does; it is told once the relay is read.  ``linger``:
+    seconds that a frame waits for others.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Collector:
         position: Position,
         limit: int,
         cause: EpochCause | None = None,
+        *,
+        linger: float,
     ) -> None:
         self.position = position
         self._cause = cause
@@ -80,6 +82,7 @@ class Collector:
         self._firehose = topics.name(Topic.FIREHOSE)
         self._relevance = relevance
         self._limit = limit
+        self._linger = linger
         self._records: list[OutRecord] = []
         self._counts: Counter[tuple[FrameKind | Kind, FrameOutcome]] = Counter()
         self._irrelevant = 0  # commits
@@ -109,7 +112,7 @@ class Collector:
         if self.full:
             return 0.0
         if self._since is not None:
-            return self._since + LINGER - now
+            return self._since + self._linger - now
         if self._cut_at is None:
             self._cut_at = now
         return self._cut_at + (_CURSOR_EVERY if self.pending else _REFRESH_EVERY) - now

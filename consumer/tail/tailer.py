@@ -159,7 +159,15 @@ class Tailer:
                 self._mirror.committed(stored)  # an earlier tailer may not have shown it
             position, cause = self._position(cursors, url)
             looked, relevance = _clock(), await self._relevance()
-            collector = Collector(url, self._topics, relevance, position, self._limit, cause)
+            collector = Collector(
+                url,
+                self._topics,
+                relevance,
+                position,
+                self._limit,
+                cause,
+                linger=self._relay.linger,
+            )
             pipeline = Pipeline(producer, self._committed)
             loop = ReadLoop(
                 self._relay,

@@ -172,7 +172,7 @@ def test_a_dead_message_of_the_relay_has_no_place(
     topics = Topics("chive.", 4)
     position = Position(3, topics.partitions, start=None, now=0.0)
     relevance = Relevance(Scope(("pub.chive.*",)), forward_all=False)
-    collector = Collector(RELAY, topics, relevance, position, 1_000_000)
+    collector = Collector(RELAY, topics, relevance, position, 1_000_000, linger=0.05)
     collector.take([message], 0.0)
     [letter, _cursor] = collector.cut(0.0).records
     validate(letter)

@@ -118,7 +118,7 @@ class Tailer:
             url = self.relay.url
             position, cause = resume(self._world.cursors, url, PARTITIONS, start=0, now=NOW)
             relevance = Relevance(Scope(("pub.chive.*",), Repos.ALL), forward_all=True)
-            self._collector = Collector(url, TOPICS, relevance, position, LIMIT, cause)
+            self._collector = Collector(url, TOPICS, relevance, position, LIMIT, cause, linger=0.05)
             position.connected(NOW)
             self._collector.connected(0.0)
             self._replayed = False

@@ -12,7 +12,7 @@ from consumer.kafka.transaction import OutRecord
 from consumer.scope import Scope
 from consumer.shard import Shard, shard_of
 from consumer.tail import collector as module
-from consumer.tail.collector import LINGER, MAX_BYTES, MAX_FRAMES, Collector
+from consumer.tail.collector import MAX_BYTES, MAX_FRAMES, Collector
 from consumer.tail.cursor import Cursor, Position
 from consumer.tail.outcomes import Garbage, RelayError
 from consumer.tail.relevance import Relevance
@@ -22,6 +22,9 @@ from simulator.frames import account_frame, error_frame, frame, identity_frame, 
 RELAY = "wss://relay.test"
 TOPICS = Topics("t.", 4)
 LIMIT = 1_000_000
+
+
+LINGER = 0.03  # seconds
 
 
 def commit(seq: int, did: str, path: str = "pub.chive.eprint.submission/3k") -> bytes:
@@ -34,7 +37,7 @@ def commit(seq: int, did: str, path: str = "pub.chive.eprint.submission/3k") -> 
 def collector() -> Collector:
     position = Position(3, TOPICS.partitions, start=None, now=0.0)
     relevance = Relevance(Scope(("pub.chive.*",)), forward_all=False)
-    return Collector(RELAY, TOPICS, relevance, position, LIMIT)
+    return Collector(RELAY, TOPICS, relevance, position, LIMIT, linger=LINGER)
 
 
 def records(collector: Collector, *messages: bytes | Unusable) -> list[OutRecord]:
@@ -84,7 +87,7 @@ def test_frames_of_another_shard_move_no_more_than_the_cursor() -> None:
     position = Position(3, TOPICS.partitions, start=None, now=0.0)
     relevance = Relevance(Scope(("pub.chive.*",), shard=shard), forward_all=True)
     out = records(
-        Collector(RELAY, TOPICS, relevance, position, LIMIT),
+        Collector(RELAY, TOPICS, relevance, position, LIMIT, linger=LINGER),
         commit(7, theirs),
         account_frame(8, theirs, active=False),
         odd(9, theirs),  # the worker of the other shard refuses it
