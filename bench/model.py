@@ -24,7 +24,6 @@ _HOUR = 3_600.0
 _HISTORY_DAYS = 10.5  # between min. and max.compaction.lag.ms of the events
 _FIREHOSE_DAYS = 3.0  # retention.ms of the firehose
 _LISTED = 1_000  # repositories on a page of a relay's listing
-_PAGE = 8_192  # bytes of PostgreSQL's pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,7 @@ class Costs:
     commit: Mapping[str, float]
     commit_kafka: Mapping[str, float]
     commit_log: float
+    scattered_log: float
     record: Mapping[str, float]
     record_kafka: Mapping[str, float]
     record_log: float
@@ -91,6 +91,7 @@ class Costs:
             commit["us"],
             commit["written"]["kafka"],
             commit["written"]["wal"],
+            measured["scattered_log"],
             record["us"],
             record["written"]["kafka"],
             record["written"]["wal"],
@@ -131,10 +132,9 @@ class Model:
 
     @property
     def pages(self) -> float:
-        """Pages of large tables that a commit reads, and changes, if none is in memory.
+        """Pages of large tables that a commit reads if none is in memory.
 
-        Of each record that it touches a leaf of the index and the row's page; of the repository
-        the row's page, and to find it a leaf, which does not change.
+        Of the repository, and of each record that it touches, a leaf of the index and the row's.
         """
         return 2 * self.network.operations + 2
 
@@ -145,7 +145,7 @@ class Model:
         The first change of a page behind a checkpoint puts the whole page there: with tables far
         larger than what is written between two checkpoints that is nearly every change.
         """
-        return self.costs.commit_log + (self.pages - 1) * _PAGE
+        return self.costs.commit_log + self.costs.scattered_log
 
     @property
     def rates(self) -> dict[str, float]:

@@ -6,7 +6,8 @@ few cores this shows the price of a process, not the gain.
 
 Beside it what the model of a whole network rests on (``bench.model``): bytes on Kafka's topics and
 in PostgreSQL's write-ahead log for a record that is synced and for a commit, the bytes of a row
-with its indexes, what a small repository costs, and a frame that is not forwarded.  ``--record``
+with its indexes, what scattered changes write to the log, what a small repository costs, and a
+frame that is not forwarded.  ``--record``
 writes it all to ``bench/workers.json``.
 """
 
@@ -65,6 +66,24 @@ INSERT INTO identities (did, signing_key, pds, handle, fetched_at)
 SELECT did, 'did:key:zQ3sh' || left(md5(did) || md5(did), 44), pds, left(md5(did), 10) || '.host.example',
     now() FROM repos ORDER BY md5(did)
 """  # noqa: E501
+
+# What commits change, one in each account that is chosen, far apart in tables and indexes: the
+# repository's row, a new record, and in every fifth a tombstone.  Tables are as after a while of
+# changes before: there is room on their pages.
+_BEFORE = (
+    "UPDATE repos SET updated_at = now() WHERE hashtext(did) % 5 = 0",
+    "VACUUM repos",
+    "CHECKPOINT",
+)
+_CHOSEN = "hashtext(did) % 200 = 7"
+_CHANGES = (
+    f"UPDATE repos SET rev = rev || '2', updated_at = now() WHERE {_CHOSEN}",  # noqa: S608
+    f"""
+INSERT INTO records (did, path, cid, rev)
+SELECT did, 'app.bsky.feed.post/3l' || left(md5(did), 11), data, rev FROM repos WHERE {_CHOSEN}
+""",  # noqa: S608
+    "UPDATE records SET cid = NULL, rev = rev || '2' WHERE hashtext(path) % 1000 = 7",
+)
 
 Figures = dict[str, Any]
 
@@ -214,8 +233,11 @@ def _tracked() -> int:
     return round(used / _DIDS)
 
 
-async def _rows(stack: EmbeddedStack, directory: Path, rows: int) -> Figures:
-    """Return the bytes of a row of each large table: all, and those of its indexes alone."""
+async def _rows(stack: EmbeddedStack, directory: Path, rows: int) -> tuple[Figures, float]:
+    """Return the bytes of a row of each large table: all, and those of its indexes alone.
+
+    And what ``_scattered`` measures.
+    """
     async with deployed(stack, directory, "rows") as deployment:
         schema = schema_of(deployment.services.topics.prefix)
         quiet = Quiet(stack.dsn, schema)
@@ -231,7 +253,24 @@ async def _rows(stack: EmbeddedStack, directory: Path, rows: int) -> Figures:
                 row = await (await connection.execute(sql)).fetchone()
                 assert row is not None
                 found[table] = {"all": round(row[0] / rows), "indexes": round(row[1] / rows)}
-    return found
+            scattered = await _scattered(connection)
+    return found, scattered
+
+
+async def _scattered(connection: psycopg.AsyncConnection[Any]) -> float:
+    """Return the bytes of log of a commit whose changes are each the first of their page."""
+    for statement in _BEFORE:
+        await connection.execute(statement)
+    begun, commits = await _log(connection), 0
+    for statement in _CHANGES:
+        commits = max(commits, (await connection.execute(statement)).rowcount)
+    return round((await _log(connection) - begun) / commits, 1)
+
+
+async def _log(connection: psycopg.AsyncConnection[Any]) -> int:
+    row = await (await connection.execute("SELECT pg_current_wal_lsn() - '0/0'")).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def _measure(size: Size, workers: tuple[int, ...], console: Console) -> Figures:
@@ -256,7 +295,7 @@ async def _measure(size: Size, workers: tuple[int, ...], console: Console) -> Fi
             with console.status("small repositories, frames and rows"):
                 small = await _small(stack, directory, few)
                 frames = await _frames(stack, directory, size)
-                rows = await _rows(stack, directory, size.rows)
+                rows, scattered = await _rows(stack, directory, size.rows)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return {
@@ -272,6 +311,7 @@ async def _measure(size: Size, workers: tuple[int, ...], console: Console) -> Fi
         "frame_us": frames,
         "tracked_bytes": _tracked(),
         "row_bytes": rows,
+        "scattered_log": scattered,
     }
 
 

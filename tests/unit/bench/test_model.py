@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import model as module
-from bench.model import Model, markdown, model_of, processes
+from bench.model import Model, Servers, markdown, model_of, processes
 from bench.workers import RECORDED
 
 PAGE = Path(__file__).parents[3] / "docs" / "scaling.md"
@@ -73,12 +73,15 @@ def test_a_small_network_is_one_deployment(measured: dict[str, Any]) -> None:
 
 
 def test_a_burst_is_caught_up_with_by_what_is_left_of_the_servers(whole: Model) -> None:
-    few, many = whole.recovery(whole.shards), whole.recovery(2 * whole.shards)
-    assert 0.0 <= many < few
-    assert model_of_one_that_is_too_slow(whole).recovery(1) == math.inf
+    burst = replace(whole.network, burst=10.0, burst_seconds=600.0)
+    slow, fast, fastest = [
+        replace(whole, network=burst, servers=with_log(whole, times)) for times in (0.5, 4.0, 10.0)
+    ]
+    assert slow.recovery(1) == math.inf
+    assert fast.recovery(1) == pytest.approx(1_200.0)
+    assert fastest.recovery(1) == 0.0
 
 
-def model_of_one_that_is_too_slow(whole: Model) -> Model:
-    """Return the model with a log that takes half of the sustained rate."""
-    log = whole.network.commits * whole.commit_log / 2
-    return replace(whole, servers=replace(whole.servers, log=log))
+def with_log(whole: Model, times: float) -> Servers:
+    """Return servers whose log takes the sustained rate so many times, and nothing less."""
+    return Servers(log=times * whole.network.commits * whole.commit_log, reads=1e9, cores=1e9)
