@@ -34,7 +34,7 @@ from consumer.printable import escape, escape_json
 from consumer.runtime import lifecycle
 from consumer.runtime.tasks import unless_stopped
 from consumer.scope import Scope
-from consumer.services import attached, kafka_of
+from consumer.services import attached, kafka_of, scope_of
 
 _SHORT = 8
 PROGRESS = "progress"
@@ -131,6 +131,8 @@ def events_command(
     ago (90s, 15m, 2h, 7d), or 'now'. It is when Kafka took the events, not when they happened.
     """
     span = span_of(time.time(), follows, from_beginning, since, until)
+    for elsewhere in filter(None, map(scope_of(settings).shard.elsewhere, dids)):
+        raise click.UsageError(elsewhere)
     settings = attached(briefly(settings))
     wanted = Filter.of(dids, collections, types)
     client, topics = kafka_of(settings)

@@ -16,6 +16,7 @@ from consumer.cli.following import summary
 from consumer.cli.operations import print_operations
 from consumer.cli.output import print_json
 from consumer.errors import Transient
+from consumer.shard import shard_of
 from procedures import operations
 from procedures.failures import Failure
 from procedures.operations import Status, Type
@@ -54,6 +55,15 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(main.cli, arguments)
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_events_of_an_account_are_with_the_shard_that_has_it() -> None:
+    did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
+    assert shard_of(did, 2) == 2
+    environment = {"CHIVE_SCOPE__SHARD": "1/2"}
+    result = CliRunner().invoke(main.cli, ["events", "--did", did], env=environment)
+    assert result.exit_code == 2
+    assert "belongs to shard 2/2" in result.output
 
 
 HOSTILE = "a\x1b[2J\x9b31m\r\nid  completed\u202e\x7f\u2028\U000e0041"
