@@ -41,6 +41,7 @@ class CommandTransactions:
         self._scope = scope
         self._retries = retries
         self._stepped = 0.0
+        self._repaired = ""  # the last DID that was looked at
 
     async def commit(self, records: Sequence[Record]) -> bool:
         """Carry out the commands in ``records``, and publish operations that have changed.
@@ -84,7 +85,9 @@ class CommandTransactions:
                 Sweep.PASSED: await sweeps.requeue_passed(connection),
             }
             if self._scope.history is History.FULL:
-                counts[Sweep.REPAIRED] = await sweeps.repair(connection, self._retries.renewal)
+                counts[Sweep.REPAIRED], self._repaired = await sweeps.repair(
+                    connection, self._retries.renewal, self._repaired
+                )
             forgotten = await sweeps.forget(connection, forget_after)
             counts[Sweep.FORGOTTEN] = len(forgotten)
             for identifier in forgotten:

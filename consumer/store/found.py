@@ -28,14 +28,15 @@ SELECT did, lane, %(source)s, %(listing)s, %(host)s FROM unnest(%(dids)s, %(lane
 WHERE NOT EXISTS (SELECT FROM repos AS r WHERE r.did = new.did)
 ON CONFLICT (did) DO NOTHING
 """  # noqa: E501
-# What is due later, because its host is away, is no crowd.
+# What is due later, because its host is away, is no crowd.  The order keeps to the index of what is
+# queued, among all operations that are kept.
 _CROWD = """
 SELECT count(*) FROM (
     SELECT FROM operations
     WHERE status = 'queued' AND same_as IS NULL AND (automatic OR behind) AND run_after <= now()
         AND automatic
         AND type = 'didSync'
-    LIMIT %s
+    ORDER BY run_after LIMIT %s
 ) AS waiting
 """
 _FEED = """

@@ -77,19 +77,22 @@ SELECT FROM lookups WHERE kind = 'account' AND did = ANY(%s) ORDER BY did FOR UP
 """
 _NOTIFY = f"SELECT pg_notify(current_schema() || '_{CHANNEL}', '')"
 
-# The only place that says which lookups go to the PLC directory and to no account's host.
-_AT_DIRECTORY = "(kind = 'identity' AND did LIKE 'did:plc:%%')"
-_LEASE = f"""
+_LEASE = """
 UPDATE lookups SET lease_until = now() + make_interval(secs => %(lease)s)
 WHERE (did, kind) IN (
     SELECT did, kind FROM lookups
-    WHERE run_after <= now() AND (lease_until IS NULL OR lease_until <= now())
-        AND (%(directory)s::bool IS NULL OR {_AT_DIRECTORY} = %(directory)s)
+    WHERE {chosen} run_after <= now() AND (lease_until IS NULL OR lease_until <= now())
     ORDER BY run_after LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 )
-RETURNING did, kind, lane, session, seq, version, attempts, {_AT_DIRECTORY}, cause
-"""  # noqa: S608 - a constant of this module
+RETURNING did, kind, lane, session, seq, version, attempts, at_directory, cause
+"""
+# With a parameter PostgreSQL might plan for both, and read one to find the other.
+_LEASES = {
+    None: _LEASE.format(chosen=""),
+    True: _LEASE.format(chosen="at_directory AND"),
+    False: _LEASE.format(chosen="NOT at_directory AND"),
+}
 # A locked one is being opened or closed: its lease is extended the next time.
 _EXTEND = """
 WITH held AS (
@@ -101,8 +104,7 @@ UPDATE lookups AS l SET lease_until = now() + make_interval(secs => %s)
 FROM held WHERE l.did = held.did AND l.kind = held.kind
 """
 _NEXT_DUE = """
-SELECT extract(epoch FROM min(due) - now())::float8
-FROM (SELECT greatest(run_after, lease_until) AS due FROM lookups) AS waiting
+SELECT extract(epoch FROM min(greatest(run_after, lease_until)) - now())::float8 FROM lookups
 """
 _CLOSE = "DELETE FROM lookups WHERE did = %s AND kind = %s AND version = %s"
 _REOPEN = """
@@ -176,8 +178,8 @@ async def lease(
     ``directory``: True for those that go to the PLC directory only, False for all others, None
     for both.
     """
-    parameters = {"limit": limit, "lease": seconds, "directory": directory}
-    cursor = await connection.execute(_LEASE, parameters)
+    parameters = {"limit": limit, "lease": seconds}
+    cursor = await connection.execute(_LEASES[directory], parameters)
     return [LeasedLookup(*row) for row in await cursor.fetchall()]
 
 

@@ -26,10 +26,11 @@ from consumer.state.progress import LaneReport, Reached, Received, is_due
 from consumer.store import progress, snapshots
 from consumer.store.database import Database
 from consumer.store.progress import Said
-from consumer.store.snapshots import Snapshot
+from consumer.store.snapshots import Counts, Snapshot
 from consumer.worker.plan import Plan
 
 _clock = time.monotonic
+_REST = 100.0  # a look at a snapshot is followed by a rest that is so many times longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Reporter:
         self._said_at = -math.inf
         self._looked_in = -1
         self._queued_until: datetime | None = None  # all syncs that the snapshot waits for
+        self._rest_until = -math.inf  # in which the snapshot is not looked at
 
     @property
     def rest(self) -> float:
@@ -135,17 +137,13 @@ class Reporter:
         """Return what to say of the snapshot if the lane has it whole, and has not said so."""
         if snapshot is None or snapshot.searched_at is None or snapshot.id == self._said.snapshot:
             return None
-        lane, patience = self._lane, self._intervals.patience
-        async with self._intervals.database.transaction() as connection:
-            queued = await snapshots.all_queued(connection, lane)
-            if queued is None:
-                return None
-            until = self._queued_until = self._queued_until or queued
-            counts = await snapshots.whole(connection, lane, snapshot.searched_at, until, patience)
+        if _clock() < self._rest_until:
+            return None
+        counts = await self._counts(snapshot.searched_at)
         if counts is None:
             return None
         return SnapshotComplete(
-            lane=lane,
+            lane=self._lane,
             snapshot=str(snapshot.id),
             began_at=snapshot.began_at.timestamp(),
             searched_at=snapshot.searched_at.timestamp(),
@@ -155,6 +153,20 @@ class Reporter:
             failed=counts.failed,
             unread_hosts=snapshot.unread,
         )
+
+    async def _counts(self, searched_at: datetime) -> Counts | None:
+        """Return what the lane has once all that the search led to has ended, None before."""
+        lane, patience = self._lane, self._intervals.patience
+        async with self._intervals.database.transaction() as connection:
+            began = _clock()
+            try:
+                queued = await snapshots.all_queued(connection, lane)
+                if queued is None:
+                    return None
+                until = self._queued_until = self._queued_until or queued
+                return await snapshots.whole(connection, lane, searched_at, until, patience)
+            finally:
+                self._rest_until = _clock() + _REST * (_clock() - began)
 
 
 def _progress(plan: Plan, found: Reached) -> Progress:

@@ -59,7 +59,7 @@ async def test_renewed_syncs_wait_as_the_rule_says(
             await put(connection, [ended])
             await connection.execute("UPDATE operations SET setbacks = %s", [failures])
             if repairs:
-                await queue.repair(connection, POLICY.renewal, 10)
+                await queue.repair(connection, POLICY.renewal, "", 10)
             else:
                 await queue.renew(connection, [DID], POLICY.renewal)
             [new] = [one for one in (await rows(connection)).values() if not one.ended]
@@ -136,7 +136,7 @@ async def test_a_repo_whose_sync_never_ended_in_vain_is_repaired_at_once(
         )
         await queue.renew(connection, [DID], POLICY.renewal)
         assert await rows(connection) == {}, "nothing ended"
-        assert await queue.repair(connection, POLICY.renewal, 10) == 1
+        assert await queue.repair(connection, POLICY.renewal, "", 10) == (1, "")
         [new] = (await rows(connection)).values()
         assert new.run_after == pytest.approx(now, abs=0.001)
         row = await (await connection.execute("SELECT setbacks FROM operations")).fetchone()

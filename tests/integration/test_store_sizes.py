@@ -13,12 +13,13 @@ import pytest
 
 from consumer.state.accounts import AccountRules
 from consumer.state.repo_state import Repo
-from consumer.store import answers, searches, status
+from consumer.store import answers, found, lookups, searches, status
 from consumer.store.arrays import Booleans, Texts
 from consumer.store.database import Connection, Database
-from consumer.store.operations import claims
+from consumer.store.operations import claims, queue, read, write
 from consumer.store.repos import Repos
 from consumer.store.sampling import sample_of
+from procedures.retries import RetryPolicy
 
 pytestmark = pytest.mark.services
 
@@ -31,6 +32,11 @@ SELECT 'did:plc:' || md5(n::text), n %% 4, 'active',
     CASE WHEN n %% 10 = 0 THEN '{_HOST}' END
 FROM generate_series(1, %s) AS n
 """  # noqa: S608 - our own constants
+
+_HISTORY = """
+INSERT INTO operations (id, type, did, lane, status, automatic, published_version)
+SELECT n::text, 'didSync', 'did:plc:' || n, 0, 'completed', true, 1 FROM generate_series(1, %s) AS n
+"""
 
 
 async def plan(
@@ -86,6 +92,93 @@ async def test_what_is_due_of_one_type_is_found_behind_any_number_of_another(
     found = scan(nodes, "operations_due")
     assert "type" in found["Index Cond"]
     assert "run_after" in found["Index Cond"]
+
+
+async def test_the_next_that_is_due_is_found_before_any_number_of_later_ones(
+    database: Database,
+) -> None:
+    async with database.transaction() as connection:
+        nodes = await plan(connection, claims._NEXT_DUE, [Texts(claims._CLAIMED)])
+        found = scan(nodes, "operations_due")
+        assert "type" in found["Index Cond"]
+        assert "run_after" in found["Index Cond"]
+        assert any(node["Node Type"] == "Limit" for node in nodes)
+        assert await claims.next_due(connection) is None
+        for number, (seconds, behind) in enumerate([(90, True), (60, False), (-60, True)]):
+            await connection.execute(
+                "INSERT INTO operations (id, type, did, lane, automatic, behind, run_after)"
+                " VALUES (%s, 'didSync', %s, 0, false, %s, now() + make_interval(secs => %s))",
+                [str(number), f"did:plc:{number}", behind, seconds],
+            )
+        assert await claims.next_due(connection) == pytest.approx(60)
+
+
+@pytest.mark.parametrize("sql", [read._NEEDS_CONTROLLER, write._TAKE_UNPUBLISHED % 500])
+async def test_what_is_to_be_published_is_found_among_all_operations(
+    database: Database, sql: str
+) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(_HISTORY, [10_000])
+        await connection.execute("ANALYZE operations")
+        # PostgreSQL expects a third of the rows, and may read what it likes.
+        row = await (await connection.execute(f"EXPLAIN (FORMAT JSON) {sql}")).fetchone()
+        assert row is not None
+        scan(list(_nodes(row[0][0]["Plan"])), "operations_unpublished")
+
+
+async def test_what_is_queued_is_counted_among_all_operations(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(_HISTORY, [10_000])
+        await connection.execute(
+            "INSERT INTO operations (id, type, did, lane, automatic)"
+            " SELECT 'queued ' || n, 'didSync', 'did:plc:' || n, 0, true"
+            " FROM generate_series(1, 4000) AS n"
+        )
+        await connection.execute("ANALYZE operations")
+        row = await (
+            await connection.execute(f"EXPLAIN (FORMAT JSON) {found._CROWD}", [2_000])
+        ).fetchone()
+        assert row is not None
+        scan(list(_nodes(row[0][0]["Plan"])), "operations_due")
+
+
+async def test_repositories_without_a_sync_are_repaired_portion_by_portion(
+    database: Database,
+) -> None:
+    backoff = RetryPolicy().renewal
+    async with database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO repos (did, lane, sync_state)"
+            " SELECT 'did:plc:' || n, 0, 'desynchronized' FROM generate_series(1, 5) AS n"
+        )
+        nodes = await plan(connection, queue._DESYNCHRONIZED, ["", 2])
+        assert "did" in scan(nodes, "repos_desynchronized")["Index Cond"]
+        assert await queue.repair(connection, backoff, "", 2) == (2, "did:plc:2")
+        assert await queue.repair(connection, backoff, "did:plc:2", 2) == (2, "did:plc:4")
+        assert await queue.repair(connection, backoff, "did:plc:4", 2) == (1, "")
+        assert await queue.repair(connection, backoff, "", 5) == (0, "did:plc:5")
+        assert await queue.repair(connection, backoff, "did:plc:5", 5) == (0, "")
+
+
+@pytest.mark.parametrize("directory", [True, False])
+async def test_lookups_of_one_kind_are_found_behind_any_number_of_the_other(
+    database: Database, directory: bool
+) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO lookups (did, kind, lane) VALUES ('did:plc:a', 'identity', 0),"
+            " ('did:plc:a', 'account', 0), ('did:web:a', 'identity', 0)"
+        )
+        sql = lookups._LEASES[directory]
+        nodes = await plan(connection, sql, {"limit": 8, "lease": 9.0})
+        assert "at_directory" in scan(nodes, "lookups_due")["Index Cond"]
+        leased = await lookups.lease(connection, 8, 9.0, directory=directory)
+        assert [one.at_directory for one in leased] == ([True] if directory else [False, False])
+
+
+async def test_the_next_lookup_is_found_among_any_number(database: Database) -> None:
+    async with database.transaction() as connection:
+        scan(await plan(connection, lookups._NEXT_DUE, []), "lookups_next")
 
 
 async def test_discoveries_are_found_among_all_operations(database: Database) -> None:

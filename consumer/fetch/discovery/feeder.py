@@ -19,8 +19,8 @@ from consumer.store.database import Database
 from consumer.store.found import EndedSync, Retry
 from procedures.retries import RetryPolicy
 
-_FEED_SECONDS = 2.0
-_COUNT_SECONDS = 15.0
+_FEED_SECONDS, _GATHER_SECONDS = 2.0, 0.5
+_COUNT_SECONDS, _COUNT_REST = 15.0, 100.0  # the latter: as many times as long as it took
 _ENDED = 500  # syncs in one transaction
 _ASKED = 20  # hosts in one round
 
@@ -44,19 +44,21 @@ class Feeder:
         """Feed until ``stop`` is set.  Raises ``Transient`` when Postgres is away."""
         count_at = 0.0
         while not stop.is_set():
-            ended = await self._settle()
+            ended, more = await self._settle()
             async with self._database.transaction() as connection:
                 fed = await found.feed(connection, self._settings.queued)
-                if time.monotonic() >= count_at:  # it reads the whole table
-                    count_at = time.monotonic() + _COUNT_SECONDS
+                began = time.monotonic()
+                if began >= count_at:  # it reads the whole table
                     remembered, _, failed = await found.counts(connection)
+                    took = time.monotonic() - began
+                    count_at = began + max(_COUNT_SECONDS, _COUNT_REST * took)
                     metrics.FOUND_WAITING.set(remembered)
                     metrics.FOUND_FAILED.set(failed)
-            if not (fed or ended):
-                await wait_for_stop(stop, _FEED_SECONDS)
+            if not more:  # what is under way is looked through each time
+                await wait_for_stop(stop, _GATHER_SECONDS if fed or ended else _FEED_SECONDS)
 
-    async def _settle(self) -> int:
-        """Decide about found repositories whose sync has ended; return how many."""
+    async def _settle(self) -> tuple[int, bool]:
+        """Decide about those whose sync has ended; return how many, and whether there are more."""
         async with self._database.transaction() as connection:
             ended = await found.ended(connection, _ENDED)
         gone: list[str] = []
@@ -82,7 +84,7 @@ class Feeder:
             async with self._database.transaction() as connection:
                 await found.forget(connection, gone)
                 await found.again(connection, retries)
-        return len(gone) + len(retries)
+        return len(gone) + len(retries), len(ended) == _ENDED or len(asked) == _ASKED
 
     def _retry(self, ended: EndedSync) -> Retry:
         chance = random.random()  # noqa: S311 - jitter

@@ -85,7 +85,9 @@ CROSS JOIN LATERAL (
 ) AS due
 ORDER BY due.later, due.run_after
 """
-# A row is locked as it is now, which may be later than what was seen to be due.
+# A row is locked as it is now, which may be later than what was seen to be due.  The rows are found
+# by their ids (OFFSET 0 sees to it): where few were queued when PostgreSQL last counted, it would
+# read all that is due for them.
 _CLAIM = f"""
 SELECT {COLUMNS}, operations.lane, coalesce(r.want, 0) AS want, r.floor_rev AS floor, r.rev,
     r.status AS account, coalesce(r.status_session, 0) AS epoch, coalesce(r.status_seq, 0) AS seq,
@@ -96,18 +98,27 @@ SELECT {COLUMNS}, operations.lane, coalesce(r.want, 0) AS want, r.floor_rev AS f
         ) AS first_rows
     ) AS rows,
     extract(epoch FROM now())::float8 AS now
-FROM operations LEFT JOIN repos AS r ON r.did = operations.did
-WHERE operations.id = ANY(%(ids)s) AND operations.status = 'queued'
+FROM (
+    SELECT * FROM operations WHERE id = ANY(%(ids)s) OFFSET 0 FOR UPDATE SKIP LOCKED
+) AS operations LEFT JOIN repos AS r ON r.did = operations.did
+WHERE operations.status = 'queued'
     AND operations.same_as IS NULL AND operations.run_after <= now()
 ORDER BY (operations.automatic OR operations.behind), operations.run_after
-FOR UPDATE OF operations SKIP LOCKED
 """  # noqa: S608 - our own columns
 # What is no part of the operation.
 _BESIDE = ("lane", "want", "floor", "rev", "account", "epoch", "seq", "rows", "now")
+# The first of each kind: any number may wait for later.
 _NEXT_DUE = """
-SELECT extract(epoch FROM min(run_after) - now())::float8 FROM operations
-WHERE status = 'queued' AND same_as IS NULL AND type <> 'discovery' AND run_after > now()
+SELECT extract(epoch FROM min(next.run_after) - now())::float8
+FROM unnest(%s) AS claimed (type) CROSS JOIN (VALUES (false), (true)) AS turn (later)
+CROSS JOIN LATERAL (
+    SELECT run_after FROM operations
+    WHERE status = 'queued' AND same_as IS NULL AND type = claimed.type
+        AND (automatic OR behind) = turn.later AND run_after > now()
+    ORDER BY run_after LIMIT 1
+) AS next
 """
+_CLAIMED = [kind for kind in Type if kind is not Type.DISCOVERY]
 _EXTEND = """
 UPDATE operations SET lease_until = now() + make_interval(secs => %s)
 WHERE lease_owner = ANY(%s) AND status = 'running' RETURNING lease_owner
@@ -185,7 +196,7 @@ async def look_again(connection: Connection, claim: Claim) -> Claim:
 
 async def next_due(connection: Connection) -> float | None:
     """Return the seconds until something more is due, None if nothing is queued for later."""
-    row = await (await connection.execute(_NEXT_DUE)).fetchone()
+    row = await (await connection.execute(_NEXT_DUE, [Texts(_CLAIMED)])).fetchone()
     return row[0] if row else None
 
 

@@ -111,12 +111,17 @@ FROM repos AS r JOIN LATERAL ({_LAST_VAIN}) AS last ON true
 WHERE r.did = ANY(%(dids)s) AND {_NEEDY}
 {_ONE_QUEUED}
 """
+# After a loss window, or with another scope, there are as many as there are repositories.
+_DESYNCHRONIZED = """
+SELECT did FROM repos WHERE sync_state <> 'active' AND status = 'active' AND did > %s
+ORDER BY did LIMIT %s
+"""
 _REPAIR = f"""
 {_INSERT_RENEWED}
-FROM (SELECT did, lane, reason, want FROM repos AS r WHERE {_NEEDY} LIMIT %(limit)s) AS r
-LEFT JOIN LATERAL ({_LAST_VAIN}) AS last ON true
+FROM repos AS r LEFT JOIN LATERAL ({_LAST_VAIN}) AS last ON true
+WHERE r.did = ANY(%(dids)s) AND {_NEEDY}
 {_ONE_QUEUED}
-"""  # noqa: S608 - our own SQL
+"""
 
 
 async def add(
@@ -191,12 +196,21 @@ async def renew_refreshes(
     await connection.execute(_RENEW_REFRESHES, _waits(backoff) | parameters)
 
 
-async def repair(connection: Connection, backoff: Backoff, limit: int) -> int:
-    """Queue a sync for up to ``limit`` repos that need one and have none; return how many.
+async def repair(
+    connection: Connection, backoff: Backoff, after: str, limit: int
+) -> tuple[int, str]:
+    """Queue a sync for repos that need one and have none; return how many, and where to go on.
 
-    At once where none has ended in vain, else after the wait of ``renew``.
+    Looks at ``limit`` desynchronized repos behind the DID ``after``, in order; goes on at "" when
+    there are no more.  At once where no sync has ended in vain, else after the wait of ``renew``.
     """
-    return (await connection.execute(_REPAIR, _waits(backoff) | {"limit": limit})).rowcount
+    rows = await (await connection.execute(_DESYNCHRONIZED, [after, limit])).fetchall()
+    dids = [did for (did,) in rows]
+    if not dids:
+        return 0, ""
+    parameters = _waits(backoff) | {"dids": Texts(dids)}
+    queued = (await connection.execute(_REPAIR, parameters)).rowcount
+    return queued, dids[-1] if len(dids) == limit else ""
 
 
 def _waits(backoff: Backoff) -> dict[str, object]:

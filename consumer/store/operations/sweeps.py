@@ -17,6 +17,7 @@ from procedures import transitions
 from procedures.retries import Backoff
 
 _LIMIT = 500
+_LOOKED_AT = 2_000  # desynchronized repos; almost all have a sync
 
 _LOST = """
 SELECT id FROM operations WHERE status = 'running' AND lease_until < now() AND type <> 'discovery'
@@ -46,9 +47,12 @@ async def requeue_passed(connection: Connection) -> int:
     return await _requeue(connection, _PASSED, "what was injected did not complete it")
 
 
-async def repair(connection: Connection, backoff: Backoff) -> int:
-    """Queue a sync for desynchronized repos that have none; return how many."""
-    return await queue.repair(connection, backoff, _LIMIT)
+async def repair(connection: Connection, backoff: Backoff, after: str) -> tuple[int, str]:
+    """Queue a sync for desynchronized repos behind the DID ``after`` that have none.
+
+    Returns how many, and the DID to go on behind.
+    """
+    return await queue.repair(connection, backoff, after, _LOOKED_AT)
 
 
 async def forget(connection: Connection, seconds: float) -> list[str]:
