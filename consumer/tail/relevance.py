@@ -13,18 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from consumer.scope import Repos, Scope
+from consumer.tail.packed import PackedDids
 from consumer.verify.frames import Kind, Peek
+
+_MOST_PLAIN = 1_000_000  # DIDs, 130 MiB
 
 
 class Relevance:
-    """The filter, and the set of tracked DIDs as it grows."""
+    """The filter, and the set of tracked DIDs as it grows.
 
-    def __init__(self, scope: Scope, *, forward_all: bool) -> None:
+    Above ``most_plain`` DIDs the set is packed: a commit that seems to be of a tracked repository,
+    and is not, is forwarded, and dropped by the worker.
+    """
+
+    def __init__(self, scope: Scope, *, forward_all: bool, most_plain: int = _MOST_PLAIN) -> None:
         self._scope = scope
+        self._most_plain = most_plain
         self._everything = forward_all or scope.repos is Repos.ALL
         self._joins = scope.repos is Repos.COLLECTIONS
         self._shard = None if scope.shard.is_whole else scope.shard
-        self._tracked: set[str] = set(scope.dids)
+        self._tracked: set[str] | PackedDids = set(scope.dids)
 
     @property
     def selective(self) -> bool:
@@ -39,6 +47,8 @@ class Relevance:
     def track(self, dids: Iterable[str]) -> None:
         """Track ``dids`` from now on."""
         self._tracked.update(dids)
+        if isinstance(self._tracked, set) and len(self._tracked) > self._most_plain:
+            self._tracked = PackedDids(self._tracked)
 
     def wants(self, look: Peek) -> bool:
         """Tell whether the frame is forwarded, and track its repository if it joins."""

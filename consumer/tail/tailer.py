@@ -49,7 +49,7 @@ from consumer.tail.tracked import track_unread
 
 ROLE = "tailer"
 # Seconds.
-_JOIN_EVERY = 2.0
+_JOIN_EVERY, _JOIN_REST = 2.0, 50.0  # seconds; the latter: as many times as long as it took
 _WATCH_EVERY = 0.5
 _JOIN_OVERLAP = 180.0  # longer than any transaction that may show a repository late
 _CLOSE_SECONDS = 15.0  # longer than closing the connections of a leader takes
@@ -261,14 +261,15 @@ class Tailer:
         What such a repository commits before that was not forwarded: the next commit that is
         shows the gap, and another sync closes it.
         """
+        took = 0.0
         while True:
-            await asyncio.sleep(_JOIN_EVERY)
+            await asyncio.sleep(max(_JOIN_EVERY, _JOIN_REST * took))
             if not relevance.selective:
                 continue
             now = _clock()
             with suppress(Transient):
                 relevance.track(await self._store.joined(now - looked + _JOIN_OVERLAP))
-                looked = now
+                looked, took = now, _clock() - now
 
     def _committed(self, cursor: Cursor) -> None:
         self._kafka_outage.over()
