@@ -32,10 +32,11 @@ _NULL: Final = b"\xf6"
 _RIGHT_NULL: Final = _RIGHT + _NULL
 _LEFT_NULL: Final = _LEFT + _NULL
 
-# A number up to 23 is in the head itself, a larger one in the bytes behind it.
+# A number up to 23 is in the head itself, a larger one in the bytes behind it.  No block has room
+# for what one of 8 bytes would count.
 _LARGEST_IN_HEAD: Final = 23
-_SIZES: Final = {24: 1, 25: 2, 26: 4, 27: 8}
-_LEAST: Final = {1: 24, 2: 1 << 8, 4: 1 << 16, 8: 1 << 32}
+_SIZES: Final = {24: 1, 25: 2, 26: 4}
+_LEAST: Final = {1: 24, 2: 1 << 8, 4: 1 << 16}
 
 Parts = tuple[list[bytes], list[bytes], list[bytes], list[bytes | None]]
 """Keys, values, heads (see ``head_of``), and links, of which there is one more."""

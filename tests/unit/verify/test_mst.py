@@ -136,7 +136,7 @@ def test_what_is_missing_stays_a_cid() -> None:
         (node(entry(LOW, p=-1)), "form"),
         (node(entry(LOW), entry(LOW_2, b"")), "prefix"),
         (node(entry(LOW), entry(LOW_2, LOW, p=len(LOW) + 1)), "prefix"),
-        (node(entry(LOW), entry(LOW_2, LOW, p=2**64 - 1)), "prefix"),
+        (node(entry(LOW), entry(LOW_2, LOW, p=2**64 - 1)), "form"),
         (node(entry(LOW), entry(LOW_2, k=LOW_2[len(LOW) - 1 :], p=-1)), "form"),
         (node(entry(b"\x01\x55\x00\x00")), "form"),  # a CID in the place of a key
         (node(entry(RAW_PREFIX + b"/" * 32)), "form"),
@@ -166,7 +166,16 @@ def test_a_node_is_not_read_beyond_what_is_wrong_with_it() -> None:
     assert "layer" in problem(node(*listed))
     assert "form" in problem(node(*[[]] * 10_000))
     assert "form" in problem(b"\xa2ae" + b"\x99\x20\x00" * 900 + bytes(9_000))
-    assert "cut off" in problem(b"\xa2ae\x9b" + b"\xff" * 8)
+
+
+@pytest.mark.parametrize("digits", [b"\x1a" + b"\xff" * 4, b"\x1b" + b"\xff" * 8])
+@pytest.mark.parametrize(
+    "before", [b"\xa2ae\x80", b"\xa2ae\x81\xa4ak\x40", b"\xa2ae\x81\xa4akAaap\x00"]
+)
+def test_numbers_that_no_block_has_room_for(before: bytes, digits: bytes) -> None:
+    head = bytes((before[-1] | digits[0],)) + digits[1:]
+    assert problem(before[:-1] + head)
+    assert problem(before[:-1] + head + b"at\xf6av" + node(entry(LOW)))
 
 
 def test_a_value_that_is_bytes_not_a_cid() -> None:
