@@ -30,7 +30,7 @@ _GROUP = "controller"
 _BATCH = 200  # commands in one transaction
 # Seconds to wait for a command before operations that changed are published, which many do at a
 # time in a backfill; longer in quiet times.
-_WAIT, _LONGEST_WAIT = 0.25, 1.0
+_WAIT, _LONGEST_WAIT = 0.25, 2.0
 _SWEEP_EVERY = 5.0
 _STOP_SECONDS = 11.0
 _CANCEL_SECONDS = 6.0  # the owner waits up to 4 s for its own tasks
@@ -98,7 +98,9 @@ class Controller:
         transactions = CommandTransactions(
             lane.transactions, self._topics, self._scope, self._retries
         )
-        async with await PartitionReader.open(self._client, {commands: offset}) as reader:
+        async with await PartitionReader.open(
+            self._client, {commands: offset}, patience=_LONGEST_WAIT
+        ) as reader:
             lane.mark_healthy()
             try:
                 await self._carry_out(transactions, reader, commands, lane.stop)

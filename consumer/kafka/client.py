@@ -31,11 +31,15 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024  # of one partition in one produce request, before compression
 # Of one partition in one fetch, compressed; a record that is larger comes all the same.
 _SHARED_BYTES = 1024 * 1024
+_FETCH_SECONDS = 0.5
 _CLOSE_SECONDS = 5.0
 _RETRY_BACKOFF_MS = 50
 _LEAST_PATIENCE = 5.0  # seconds
 _HEARTBEAT_MS = 1_000  # five may fail before the shortest session that brokers allow ends
 _NEVER_MS = 2**31 - 1
+# How often aiokafka looks for something to fetch although nothing has happened; a member never
+# fetches.  Its default is five times a second.
+_LOOK_MS, _MEMBER_LOOK_MS = 1_000, 5_000
 
 _UNAUTHORIZED = (
     errors.ClusterAuthorizationFailedError,
@@ -162,11 +166,14 @@ class Client:
             max_request_size=MAX_RECORD_BYTES,
         )
 
-    def consumer(self, *, committed: bool = True, shared: bool = False) -> Any:
+    def consumer(
+        self, *, committed: bool = True, shared: bool = False, patience: float = _FETCH_SECONDS
+    ) -> Any:
         """Return a group-less consumer of records that has not been started.
 
         It reads committed records alone, or all if ``committed`` is false.  A ``shared`` one reads
-        many partitions: less of each at once.
+        many partitions: less of each at once.  A fetch in vain takes ``patience`` seconds; what
+        is asked meanwhile on the same connection, as for other partitions, waits for its end.
         """
         return AIOKafkaConsumer(
             **self._connection(),
@@ -176,6 +183,8 @@ class Client:
             enable_auto_commit=False,
             max_partition_fetch_bytes=_SHARED_BYTES if shared else MAX_RECORD_BYTES,
             fetch_max_bytes=2 * MAX_RECORD_BYTES,
+            fetch_max_wait_ms=round(patience * 1000),
+            consumer_timeout_ms=_LOOK_MS,
         )
 
     def member(self, group: str, client_id: str) -> Any:
@@ -188,6 +197,7 @@ class Client:
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=round(self.settings.session_timeout * 1000),
             heartbeat_interval_ms=_HEARTBEAT_MS,
+            consumer_timeout_ms=_MEMBER_LOOK_MS,
             max_poll_interval_ms=_NEVER_MS,
         )
 

@@ -30,7 +30,7 @@ from consumer.runtime.closing import Closing
 from consumer.runtime.logs import Outage
 from consumer.runtime.tasks import first_of, joined
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 5.0
 _WATCH_SECONDS = 20.0
 _RETRY_SECONDS = 1.0
 
@@ -169,7 +169,8 @@ class Membership(Closing):
         """
         with translated(f"staying in {self._group}"), suppress(TimeoutError):
             async with asyncio.timeout(2 * _POLL_SECONDS):
-                await consumer.getmany(timeout_ms=round(_POLL_SECONDS * 1000))
+                polled: Awaitable[Any] = consumer.getmany(timeout_ms=round(_POLL_SECONDS * 1000))
+                await first_of(polled, self._rejoin.wait())
 
     async def _known(self, identity: str) -> bool:
         """Ask the broker whether ``identity`` is in the group; assume so while it is away."""

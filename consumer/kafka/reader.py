@@ -94,14 +94,16 @@ class PartitionReader(Closing):
         *,
         committed: bool = True,
         shared: bool = False,
+        patience: float = 0.5,
     ) -> Self:
         """Start at ``positions``: offsets of the next record, None for the oldest kept one.
 
         Without ``committed`` the records of open and aborted transactions are seen too.  A reader
-        that many share fetches less of each partition at once.  Raises ``Transient`` if Kafka does
-        not answer in time, ``Fatal`` if it refuses.
+        that many share fetches less of each partition at once.  ``patience`` is that of
+        ``Client.consumer``.  Raises ``Transient`` if Kafka does not answer in time, ``Fatal`` if it
+        refuses.
         """
-        consumer = client.consumer(committed=committed, shared=shared)
+        consumer = client.consumer(committed=committed, shared=shared, patience=patience)
         reader = cls(client, consumer)
         try:
             async with deadline(client.timeout, "opening a reader"):

@@ -20,6 +20,7 @@ from consumer.kafka.reader import OffsetExpired, PartitionReader, Record, TopicP
 from consumer.runtime.tasks import cancel
 
 _WAIT = 5.0  # seconds for a fetch that brings nothing
+_PATIENCE = 1.0  # seconds of a fetch in vain; a lane that comes may wait for its end
 _HELD = 4 * 1024 * 1024  # bytes of one partition in memory, and one fetch beyond that
 
 
@@ -114,7 +115,9 @@ class SharedReader:
         """
         async with self._changing:
             if self._pump is None or self._pump.broken:
-                reader = await PartitionReader.open(self._client, {}, shared=True)
+                reader = await PartitionReader.open(
+                    self._client, {}, shared=True, patience=_PATIENCE
+                )
                 self._pump = _Pump(reader)
             pump = self._pump
             feed = await pump.join(positions)

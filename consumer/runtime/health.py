@@ -26,6 +26,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import anyio
 import h11
 import structlog
 import uvicorn
@@ -45,7 +46,7 @@ Check = Callable[[], Awaitable[None]]
 
 _FRESH_SECONDS = 2.0
 _CHECK_SECONDS = 4.0
-_BEAT_SECONDS = 1.0
+_BEAT_SECONDS = _TICK_SECONDS = 1.0
 _STUCK_SECONDS = 10.0
 _HEAD_SECONDS = 10.0  # for the head of a request
 
@@ -196,7 +197,25 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without its own idea of signals."""
+    """uvicorn, without its own idea of signals and of time.
+
+    It would look ten times a second whether it is to end, and once a second at the date.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """End serving."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Tick until told to end."""
+        while not await self.on_tick(0):
+            with anyio.move_on_after(_TICK_SECONDS):
+                await self._ending.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -253,5 +272,5 @@ async def serving(
         try:
             yield task
         finally:
-            server.should_exit = True
+            server.end()
             await asyncio.wait({task})

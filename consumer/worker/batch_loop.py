@@ -43,7 +43,7 @@ from consumer.worker.turns import Turns
 from consumer.worker.verdicts import ReadFrame, Rules, Unknown, unknown
 from procedures import times
 
-_IDLE = 5.0  # seconds without anything to do
+_IDLE = 30.0  # seconds without anything to do
 _PORTION = 16  # frames read or verified at a stretch; then other tasks run
 _QUARANTINED = Refused(Reason.STALLED, "every worker that tried it alone crashed")
 

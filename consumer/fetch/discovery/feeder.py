@@ -19,7 +19,7 @@ from consumer.store.database import Database
 from consumer.store.found import EndedSync, Retry
 from procedures.retries import RetryPolicy
 
-_FEED_SECONDS, _GATHER_SECONDS = 2.0, 0.5
+_FEED_SECONDS, _GATHER_SECONDS = 5.0, 0.5
 _COUNT_SECONDS, _COUNT_REST = 15.0, 100.0  # the latter: as many times as long as it took
 _ENDED = 500  # syncs in one transaction
 _ASKED = 20  # hosts in one round

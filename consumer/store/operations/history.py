@@ -13,6 +13,7 @@ import orjson
 from psycopg.rows import dict_row
 
 from consumer.errors import Transient
+from consumer.runtime.tasks import Stopped, unless_stopped
 from consumer.store.arrays import Texts
 from consumer.store.database import Connection, Database
 from consumer.store.operations import read
@@ -23,7 +24,7 @@ from procedures.operations import Operation, Status, answered_through
 
 _CHANNEL = "operations"
 _LOOK_SECONDS = 2.0  # between two looks at Postgres when no notification came
-_STOP_SECONDS = 0.5
+_HEARD_SECONDS = 60.0
 
 
 class Changes:
@@ -36,10 +37,11 @@ class Changes:
     async def run(self, stop: asyncio.Event) -> None:
         """Listen until told to stop.  Raises ``Transient``; those who wait look by themselves."""
         async with self._database.listening(_CHANNEL) as listener:
-            while not stop.is_set():
-                for identifier in await listener.heard(_STOP_SECONDS):
-                    for event in self._waiting.get(identifier, ()):
-                        event.set()
+            with suppress(Stopped):
+                while not stop.is_set():
+                    for identifier in await unless_stopped(stop, listener.heard(_HEARD_SECONDS)):
+                        for event in self._waiting.get(identifier, ()):
+                            event.set()
 
     @contextmanager
     def told(self, identifier: str) -> Iterator[asyncio.Event]:
