@@ -56,7 +56,7 @@ _TABLES = ("repos", "identities", "records")
 _ROWS = 500_000
 _FEW = 5_000
 _WIDTH = 120  # of the table in a file
-_DIDS = 200_000
+_DIDS = 500_000
 _SMALL = Spec(500, 10, 500)  # the commits are for the floor
 _UNRELATED = TrafficSpec(300, 200, 10_000, related=False)
 _OTHER = "1/1024"  # a shard that has none of the accounts, or a few
@@ -224,13 +224,13 @@ async def _small(stack: EmbeddedStack, directory: Path, people: Population) -> F
 
 
 def _tracked() -> int:
-    """Return the bytes that a tracked repository takes in the memory of the tailer."""
-    relevance = Relevance(Scope(("*",)), forward_all=False)
+    """Return the bytes that one of many tracked repositories takes in the memory of the tailer."""
+    relevance = Relevance(Scope(("*",)), forward_all=False, most_plain=0)
     tracemalloc.start()
     relevance.track(f"did:plc:{number:024}" for number in range(_DIDS))
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return round(used / _DIDS)
+    return round(used / _DIDS, 1)
 
 
 async def _rows(stack: EmbeddedStack, directory: Path, rows: int) -> tuple[Figures, float]:
