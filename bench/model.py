@@ -247,7 +247,11 @@ def rows(model: Model) -> Iterator[Row]:
     yield Row("repositories", _count(network.repos), _count(network.repos / n))
     yield Row("records", _count(network.records), _count(network.records / n))
     yield _both("worker: cores busy, sustained", model.cores("worker"), n)
-    yield _both("worker: processes that keep up with a burst", math.ceil(model.workers), n)
+    yield Row(
+        "worker: processes that keep up with a burst",
+        _count(math.ceil(model.workers)),
+        _count(math.ceil(model.workers / n)),
+    )
     memory = model.workers * costs.worker_memory / 1024
     yield Row("worker: memory of these", _gibibytes(memory), _gibibytes(memory / n))
     partitions = 2 ** math.ceil(math.log2(model.workers))
@@ -293,7 +297,7 @@ def rows(model: Model) -> Iterator[Row]:
         f"{_count(reads / n)} / {_count(reads * network.burst / n)}",
     )
     for bound, servers in model.limits.items():
-        yield Row(f"PostgreSQL: servers needed for {bound}", f"{servers:.1f}")
+        yield Row(f"PostgreSQL: servers needed for {bound}", _number(servers))
     yield Row(
         "PostgreSQL: times the sustained rate that it takes",
         f"{model.capacity(1):.1f}",
@@ -360,7 +364,8 @@ def _both(what: str, value: float, shards: int) -> Row:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    digits = 0 if value >= 10 else 1 if value >= 1 else 2
+    return f"{value:,.{digits}f}"
 
 
 def _busy(share: float, burst: float) -> str:

@@ -56,7 +56,7 @@ _TABLES = ("repos", "identities", "records")
 _ROWS = 500_000
 _FEW = 5_000
 _WIDTH = 120  # of the table in a file
-_DIDS = 500_000
+_DIDS = 8_000_000
 _SMALL = Spec(500, 10, 500)  # the commits are for the floor
 _UNRELATED = TrafficSpec(300, 200, 10_000, related=False)
 _OTHER = "1/1024"  # a shard that has none of the accounts, or a few
@@ -223,7 +223,7 @@ async def _small(stack: EmbeddedStack, directory: Path, people: Population) -> F
     return {"records": people.spec.records} | _costs(found.steps["small"])
 
 
-def _tracked() -> int:
+def _tracked() -> float:
     """Return the bytes that one of many tracked repositories takes in the memory of the tailer."""
     relevance = Relevance(Scope(("*",)), forward_all=False, most_plain=0)
     tracemalloc.start()
