@@ -21,7 +21,7 @@ ARGS   ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit pgbouncer nginx redis schema-registry compile samples check format bench bench-guard fuzz lock clean
+.PHONY: help setup run demo test test-unit pgbouncer nginx redis schema-registry compile samples check format bench bench-guard bench-plots fuzz lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,13 @@ bench: $(BINARIES) ## the benchmark: one table, also as JSON (ARGS="--help" for 
 
 bench-guard: $(BINARIES) ## is a cost of the main load more than 25 % worse than recorded? (ARGS=--record records)
 	$(BIN)/python -m bench.guard $(ARGS)
+
+$(VENV)/.plots: $(STAMP) requirements-bench.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-bench.txt
+	@touch $@
+
+bench-plots: $(VENV)/.plots ## draw the plots of docs/performance.md from what bench.sizes has recorded
+	$(BIN)/python -m bench.plots
 
 $(VENV)/.atheris: $(STAMP) requirements-fuzz.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement requirements-fuzz.txt \

@@ -8,6 +8,7 @@ behind them: nobody may use the tables meanwhile.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import md5
 
 import psycopg
 
@@ -26,7 +27,7 @@ SELECT {_DID.format(n="n")}, n %% %(lanes)s, 'active', {_TID.format(n="n")}, {_C
 FROM generate_series(%(first)s::bigint, %(last)s::bigint - 1) AS n
 """  # noqa: S608 - constants of this module
 # Record n belongs to account n modulo the accounts: the records of one lie apart.
-_RECORDS = f"""
+RECORDS = f"""
 INSERT INTO records (did, path, cid, rev)
 SELECT {_DID.format(n="n %% %(accounts)s")},
     (ARRAY['pub.chive.eprint.submission', 'pub.chive.review.comment', 'pub.chive.graph.vote',
@@ -40,6 +41,13 @@ SELECT c.relname, pg_get_indexdef(i.indexrelid), i.indisprimary
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
 WHERE i.indrelid = %s::regclass ORDER BY c.relname
 """
+_DIGITS = str.maketrans("0189", "wxyz")
+
+
+def did_of(number: int) -> str:
+    """Return the DID of a quiet account."""
+    digest = md5(f"quiet {number}".encode(), usedforsecurity=False).hexdigest()
+    return f"did:plc:{digest[:24].translate(_DIGITS)}"
 
 
 class Quiet:
@@ -60,7 +68,7 @@ class Quiet:
     async def add_records(self, first: int, last: int, *, accounts: int) -> None:
         """Add records from number ``first`` up to ``last`` to the first ``accounts`` accounts."""
         numbers = {"first": first, "last": last, "accounts": accounts}
-        await self._add("records", _RECORDS, numbers)
+        await self._add("records", RECORDS, numbers)
 
     async def _add(self, table: str, sql: str, numbers: Mapping[str, object]) -> None:
         async with await psycopg.AsyncConnection.connect(

@@ -9,19 +9,21 @@ Each axis makes one thing larger and measures the same load at each step, as fas
 ``batch``        frames that one batch may have.
 
 A step is the median of some rounds, as a multiple of the floor of the same seconds.
-``--record`` writes what was measured to ``bench/sizes.json``, each axis in the place of an earlier
+``--record`` writes what was measured to ``bench/sizes.json``, each step in the place of an earlier
 one; ``make bench-plots`` draws it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +66,28 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to measure; nothing larger than ``most``."""
+    """Where to measure which steps: from ``least`` to ``most``."""
 
     stack: EmbeddedStack
     directory: Path
+    least: int
     most: int
+    lock: Path | None
     say: Say
 
     def steps(self, steps: Iterable[int]) -> list[int]:
-        """Return those that are not too large."""
-        return [step for step in steps if step <= self.most]
+        """Return those that are wanted."""
+        return [step for step in steps if self.least <= step <= self.most]
+
+    @asynccontextmanager
+    async def quietly(self) -> AsyncIterator[None]:
+        """Have the machine alone during the block, as far as others go by the same lock."""
+        if self.lock is None:
+            yield
+            return
+        with self.lock.open("a") as file:
+            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+            yield
 
 
 async def _tracked(place: Place) -> list[Point]:
@@ -84,7 +98,7 @@ async def _tracked(place: Place) -> list[Point]:
     async with network.placed(
         place.stack, place.directory, people, "tracked", CHIVE_DISCOVERY__SWEEP_EVERY=_NO_SWEEP
     ) as run:
-        async with network.consuming(run, [ALL_ROLES]):
+        async with place.quietly(), network.consuming(run, [ALL_ROLES]):
             await run.sync()
         there = 0
         for step in steps:
@@ -92,7 +106,7 @@ async def _tracked(place: Place) -> list[Point]:
             lanes = run.deployment.partitions
             await _quiet(run).add_repos(there, step, lanes=lanes, scope=Scope(("*",)).digest)
             there = step
-            async with network.consuming(run, [ALL_ROLES]):
+            async with place.quietly(), network.consuming(run, [ALL_ROLES]):
                 points.append(_point(step, await _live(run)))
         await run.check()
     return points
@@ -105,14 +119,14 @@ async def _records(place: Place) -> list[Point]:
     people = _people(len(steps))
     accounts = max(steps) // 5
     async with network.placed(place.stack, place.directory, people, "records") as run:
-        async with network.consuming(run, [ALL_ROLES]):
+        async with place.quietly(), network.consuming(run, [ALL_ROLES]):
             await run.sync()
         there = 0
         for step in steps:
             place.say(f"{step:,} records")
             await _quiet(run).add_records(there, step, accounts=accounts)
             there = step
-            async with network.consuming(run, [ALL_ROLES]):
+            async with place.quietly(), network.consuming(run, [ALL_ROLES]):
                 points.append(_point(step, await _live(run)))
         await run.check()
     return points
@@ -128,6 +142,7 @@ async def _repository(place: Place) -> list[Point]:
         )
         name = f"repository-{step}"
         async with (
+            place.quietly(),
             network.placed(place.stack, place.directory, one, name) as run,
             network.consuming(run, _ROLES),
         ):
@@ -154,6 +169,7 @@ async def _partitions(place: Place) -> list[Point]:
     for step in place.steps(_PARTITIONS):
         place.say(f"{step} partitions")
         async with (
+            place.quietly(),
             network.placed(
                 place.stack, place.directory, people, f"partitions-{step}", partitions=step
             ) as run,
@@ -181,6 +197,7 @@ async def _batch(place: Place) -> list[Point]:
         place.say(f"batches of {step} frames")
         name, limit = f"batch-{step}", str(step)
         async with (
+            place.quietly(),
             network.placed(
                 place.stack, place.directory, people, name, CHIVE_WORKER__BATCH_FRAMES=limit
             ) as run,
@@ -228,6 +245,7 @@ def _floors(one: Measured) -> float:
 def _point(step: int, one: Measured) -> Point:
     return {
         "at": step,
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
         "floor_us": round(one.floor or 0.0, 1),
         "floors": round(_floors(one), 2),
         "us": {
@@ -239,33 +257,62 @@ def _point(step: int, one: Measured) -> Point:
     }
 
 
-async def _measure(names: Iterable[str], most: int, parent: Path | None, say: Say) -> Point:
-    found: Point = {}
+async def _measure(
+    names: Iterable[str],
+    least: int,
+    most: int,
+    parent: Path | None,
+    lock: Path | None,
+    say: Say,
+) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
     for name in names:
         directory = Path(tempfile.mkdtemp(prefix="chive-sizes-", dir=parent))
         try:
             async with EmbeddedStack(directory) as stack:
-                points = await AXES[name](Place(stack, directory, most, say))
+                found[name] = await AXES[name](Place(stack, directory, least, most, lock, say))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-        found[name] = {"measured": time.strftime("%Y-%m-%d", time.gmtime()), "points": points}
     return found
+
+
+def recorded() -> dict[str, list[Point]]:
+    """Return what was measured, by axis, in the order of the steps."""
+    known: dict[str, list[Point]] = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    return known
+
+
+def merged(known: Sequence[Point], found: Sequence[Point]) -> list[Point]:
+    """Return the steps of an axis, those that were ``found`` now in the place of earlier ones."""
+    points = {point["at"]: point for point in (*known, *found)}
+    return [points[at] for at in sorted(points)]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--only", "names", multiple=True, type=click.Choice(list(AXES)), help="Repeatable.")
+@click.option("--least", default=1, type=click.IntRange(1), help="No step below this.")
 @click.option("--most", default=sys.maxsize, type=click.IntRange(1), help="No step above this.")
 @click.option("--record", is_flag=True, help=f"Write {RECORDED.name}, which the plots show.")
 @click.option("--directory", type=click.Path(path_type=Path), help="For tables: up to 40 GB.")
-def main(names: tuple[str, ...], most: int, record: bool, directory: Path | None) -> None:
+@click.option("--lock", type=click.Path(path_type=Path), help="Hold it (flock) while measuring.")
+def main(
+    names: tuple[str, ...],
+    least: int,
+    most: int,
+    record: bool,
+    directory: Path | None,
+    lock: Path | None,
+) -> None:
     """Measure what a commit costs against the size of what is around it."""
     logs.configure(LogSettings(level="error"))
     console = Console()
-    found = asyncio.run(_measure(names or AXES, most, directory, console.print))
+    found = asyncio.run(_measure(names or AXES, least, most, directory, lock, console.print))
     console.print_json(json.dumps(found))
     if record:
-        known = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
-        RECORDED.write_text(json.dumps(known | found, indent=1) + "\n")
+        known = recorded()
+        for name, points in found.items():
+            known[name] = merged(known.get(name, ()), points)
+        RECORDED.write_text(json.dumps(known, indent=1) + "\n")
 
 
 if __name__ == "__main__":
