@@ -108,6 +108,11 @@ class Histories:
             for one in await self.operations(connection)
             if one.type is Type.DID_SYNC and not one.ended and one.same_as is None
         ]
+        if what != "cancel child":  # syncs of one DID follow each other
+            running = {one.did for one in working if one.status is Status.RUNNING}
+            working = [
+                one for one in working if not (one.status is Status.QUEUED and one.did in running)
+            ]
         if not working:
             return
         [one] = await write.lock(connection, [working[place % len(working)].id])
