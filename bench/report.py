@@ -19,7 +19,7 @@ from consumer import compiled
 
 # In CPU µs per commit or frame, on one core; verification as a multiple of the floor.
 _FRAME_AIM = 25.0
-_VERIFY_AIM = 4.0
+_VERIFY_AIM = 2.0
 _COMMIT_AIM = 350.0
 
 _CALL_AIM = 150.0  # milliseconds, the median
