@@ -30,7 +30,7 @@ from consumer.store.snapshots import Counts, Snapshot
 from consumer.worker.plan import Plan
 
 _clock = time.monotonic
-_REST = 100.0  # a look at a snapshot is followed by a rest that is so many times longer
+_REST = 100.0  # a look at a snapshot is followed by a rest, this many times as long
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,11 @@ class Load:
 
     committed: list[int] = field(default_factory=lambda: [0] * _WRITERS)
     waited: list[Transient] = field(default_factory=list)
+    over: bool = False
 
     async def write(self, database: Database, number: int) -> None:
-        """Write ever higher numbers; anything but a ``Transient`` ends it."""
-        while True:
+        """Write ever higher numbers until it is over; anything but a ``Transient`` ends it."""
+        while not self.over:
             value = self.committed[number] + 1
             try:
                 async with database.transaction() as connection:
@@ -62,11 +63,15 @@ class Load:
 async def load_on(database: Database) -> AsyncIterator[Load]:
     load = Load()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(load.write(database, n)) for n in range(_WRITERS)]
-        await load.goes_on()
-        yield load
-        for task in tasks:
-            task.cancel()
+        for number in range(_WRITERS):
+            group.create_task(load.write(database, number))
+        try:
+            await load.goes_on()
+            yield load
+        finally:
+            # Cancelling is not enough: before Python 3.12 ``asyncio.wait_for``, in which psycopg
+            # waits, loses a cancellation that comes together with an answer.
+            load.over = True
 
 
 @pytest.fixture
