@@ -16,14 +16,12 @@ one; ``make bench-plots`` draws it.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +60,8 @@ _NO_SWEEP = "0"  # the hosts of quiet accounts are nowhere
 
 Point = dict[str, Any]
 Say = Callable[[str], None]
+Add = Callable[[Run, int, int], Awaitable[None]]
+"""Adds rows of a run's deployment: how many there are, and are to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,64 +72,54 @@ class Place:
     directory: Path
     least: int
     most: int
-    lock: Path | None
     say: Say
 
     def steps(self, steps: Iterable[int]) -> list[int]:
         """Return those that are wanted."""
         return [step for step in steps if self.least <= step <= self.most]
 
-    @asynccontextmanager
-    async def quietly(self) -> AsyncIterator[None]:
-        """Have the machine alone during the block, as far as others go by the same lock."""
-        if self.lock is None:
-            yield
-            return
-        with self.lock.open("a") as file:
-            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
-            yield
+
+async def _growing(
+    place: Place, name: str, steps: Sequence[int], what: str, add: Add
+) -> list[Point]:
+    """Measure with more and more rows, which ``add`` makes from one step to the next."""
+    points: list[Point] = []
+    people = _people(len(steps))
+    async with network.placed(
+        place.stack, place.directory, people, name, CHIVE_DISCOVERY__SWEEP_EVERY=_NO_SWEEP
+    ) as run:
+        async with network.consuming(run, [ALL_ROLES]):
+            await run.sync()
+        there = 0
+        for step in steps:
+            place.say(f"{step:,} {what}")
+            await add(run, there, step)
+            there = step
+            async with network.consuming(run, [ALL_ROLES]):
+                points.append(_point(step, await _live(run)))
+        await run.check()
+    return points
 
 
 async def _tracked(place: Place) -> list[Point]:
     """Measure with more and more quiet accounts."""
-    points: list[Point] = []
+
+    async def add(run: Run, there: int, step: int) -> None:
+        lanes, scope = run.deployment.partitions, Scope(("*",)).digest
+        await _quiet(run).add_repos(there, step, lanes=lanes, scope=scope)
+
     steps = place.steps(_TRACKED)
-    people = _people(len(steps))
-    async with network.placed(
-        place.stack, place.directory, people, "tracked", CHIVE_DISCOVERY__SWEEP_EVERY=_NO_SWEEP
-    ) as run:
-        async with place.quietly(), network.consuming(run, [ALL_ROLES]):
-            await run.sync()
-        there = 0
-        for step in steps:
-            place.say(f"{step:,} tracked repositories")
-            lanes = run.deployment.partitions
-            await _quiet(run).add_repos(there, step, lanes=lanes, scope=Scope(("*",)).digest)
-            there = step
-            async with place.quietly(), network.consuming(run, [ALL_ROLES]):
-                points.append(_point(step, await _live(run)))
-        await run.check()
-    return points
+    return await _growing(place, "tracked", steps, "tracked repositories", add)
 
 
 async def _records(place: Place) -> list[Point]:
     """Measure with more and more records of quiet accounts, five of each at the end."""
-    points: list[Point] = []
     steps = place.steps(_RECORDS)
-    people = _people(len(steps))
-    accounts = max(steps) // 5
-    async with network.placed(place.stack, place.directory, people, "records") as run:
-        async with place.quietly(), network.consuming(run, [ALL_ROLES]):
-            await run.sync()
-        there = 0
-        for step in steps:
-            place.say(f"{step:,} records")
-            await _quiet(run).add_records(there, step, accounts=accounts)
-            there = step
-            async with place.quietly(), network.consuming(run, [ALL_ROLES]):
-                points.append(_point(step, await _live(run)))
-        await run.check()
-    return points
+
+    async def add(run: Run, there: int, step: int) -> None:
+        await _quiet(run).add_records(there, step, accounts=max(steps) // 5)
+
+    return await _growing(place, "records", steps, "records", add)
 
 
 async def _repository(place: Place) -> list[Point]:
@@ -142,7 +132,6 @@ async def _repository(place: Place) -> list[Point]:
         )
         name = f"repository-{step}"
         async with (
-            place.quietly(),
             network.placed(place.stack, place.directory, one, name) as run,
             network.consuming(run, _ROLES),
         ):
@@ -169,7 +158,6 @@ async def _partitions(place: Place) -> list[Point]:
     for step in place.steps(_PARTITIONS):
         place.say(f"{step} partitions")
         async with (
-            place.quietly(),
             network.placed(
                 place.stack, place.directory, people, f"partitions-{step}", partitions=step
             ) as run,
@@ -197,7 +185,6 @@ async def _batch(place: Place) -> list[Point]:
         place.say(f"batches of {step} frames")
         name, limit = f"batch-{step}", str(step)
         async with (
-            place.quietly(),
             network.placed(
                 place.stack, place.directory, people, name, CHIVE_WORKER__BATCH_FRAMES=limit
             ) as run,
@@ -262,7 +249,6 @@ async def _measure(
     least: int,
     most: int,
     parent: Path | None,
-    lock: Path | None,
     say: Say,
 ) -> dict[str, list[Point]]:
     found: dict[str, list[Point]] = {}
@@ -270,7 +256,7 @@ async def _measure(
         directory = Path(tempfile.mkdtemp(prefix="chive-sizes-", dir=parent))
         try:
             async with EmbeddedStack(directory) as stack:
-                found[name] = await AXES[name](Place(stack, directory, least, most, lock, say))
+                found[name] = await AXES[name](Place(stack, directory, least, most, say))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
     return found
@@ -294,19 +280,17 @@ def merged(known: Sequence[Point], found: Sequence[Point]) -> list[Point]:
 @click.option("--most", default=sys.maxsize, type=click.IntRange(1), help="No step above this.")
 @click.option("--record", is_flag=True, help=f"Write {RECORDED.name}, which the plots show.")
 @click.option("--directory", type=click.Path(path_type=Path), help="For tables: up to 40 GB.")
-@click.option("--lock", type=click.Path(path_type=Path), help="Hold it (flock) while measuring.")
 def main(
     names: tuple[str, ...],
     least: int,
     most: int,
     record: bool,
     directory: Path | None,
-    lock: Path | None,
 ) -> None:
     """Measure what a commit costs against the size of what is around it."""
     logs.configure(LogSettings(level="error"))
     console = Console()
-    found = asyncio.run(_measure(names or AXES, least, most, directory, lock, console.print))
+    found = asyncio.run(_measure(names or AXES, least, most, directory, console.print))
     console.print_json(json.dumps(found))
     if record:
         known = recorded()
