@@ -170,7 +170,7 @@ class Model:
         return max(1, math.ceil(max(self.limits.values())))
 
     def capacity(self, shards: int) -> float:
-        """Return how many times the sustained rate so many PostgreSQL servers take."""
+        """Return the rate that ``shards`` servers take, as a multiple of the sustained one."""
         return shards / max(self.rates.values())
 
     @property
@@ -183,7 +183,7 @@ class Model:
         return self.network.commits * self.costs.commit[group] / 1e6
 
     def tailer(self, shards: int) -> float:
-        """Return the share of a core that the tailer of one of so many ``shards`` takes."""
+        """Return the share of a core that the tailer of one of ``shards`` takes."""
         own = 1 / shards
         of_a_frame = own * self.costs.commit["tailer"] + (1 - own) * self.costs.other_shard
         return self.network.commits * of_a_frame / 1e6
@@ -225,7 +225,7 @@ class Model:
         return self.network.records * self.costs.record[group] / 1e6
 
     def recovery(self, shards: int) -> float:
-        """Return the seconds after a burst until so many servers have caught up."""
+        """Return the seconds after a burst until ``shards`` servers have caught up."""
         network, capacity = self.network, self.capacity(shards)
         if capacity <= 1:
             return math.inf

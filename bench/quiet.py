@@ -2,7 +2,7 @@
 
 They are made in PostgreSQL, as fast as it writes: DIDs, paths and CIDs of the real length, in an
 order that is not that of the DIDs, as they come in from a network.  Primary keys are built again
-behind them: nobody may use the tables meanwhile.
+behind them: the tables must not be in use while rows are made.
 """
 
 from __future__ import annotations

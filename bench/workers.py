@@ -159,7 +159,7 @@ async def _step(
     size: Size,
     name: str = "workers",
 ) -> Figures:
-    """Measure with so many worker processes."""
+    """Measure with ``workers`` worker processes."""
     names = ("tailer", *(f"worker-{number}" for number in range(1, workers + 1)), "fetcher")
     records = size.accounts * size.records
     async with (

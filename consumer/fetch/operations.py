@@ -38,7 +38,7 @@ from procedures.retries import RetryPolicy
 RULES = LeaseRules(claims.CHANNEL, poll=10.0, drain=3.0, return_failed=False)
 
 _WORKER_SECONDS = 0.1
-_CROWDED = 4  # of so many slots one is used while hosts turn attempts away
+_CROWDED = 4  # the part of the slots that is used while hosts turn attempts away: a quarter
 
 _log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
 """The Kafka cluster, topic prefix, partition count and shard that the tables belong to.
 
 Offsets in ``lanes`` are valid only for the topics they were read from, and what is not of the
-shard would go on as it is for ever.  The first process writes cluster, prefix, partition count and
+shard would stay as it is.  The first process writes cluster, prefix, partition count and
 shard; a later process with others is refused.
 
 A deployment whose tables contradict what is in Kafka is halted: no process goes on, also after a

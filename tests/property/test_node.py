@@ -71,7 +71,9 @@ def parsed(block: bytes) -> tuple[list[bytes], list[bytes], list[bytes | None]] 
     try:
         keys, values, heads, links = parse_node(CID, block)
     except Refused as refused:
-        return None if refused.reason is Reason.TREE_INVALID else ([], [], [])
+        if refused.reason is not Reason.TREE_INVALID:
+            raise
+        return None
     assert encode_node(heads, values, links) == block
     return keys, values, links
 
